@@ -1,0 +1,213 @@
+"""From YAML groups and `key=value` words to one typed, checked configuration.
+
+`compose("pretrain", ["objective=jigsaw", "attack.eps=8/255", "out=RUN"])` picks YAML files with Hydra, merges them into the
+dataclasses of `schema`, then the single values, then refuses what cannot work (`checks`). A mistake is a `UserError` that
+names the key, the value, what is accepted and the nearest valid name; nothing has been written by then.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ..errors import UserError, nearest
+from . import checks
+from .schema import OBJECTIVES, EvaluateConfig, TrainConfig
+
+SCHEMAS: dict[str, type] = {"pretrain": TrainConfig, "finetune": TrainConfig, "evaluate": EvaluateConfig}
+FRACTION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*$")
+WORD = re.compile(r"^([A-Za-z_][\w.]*)=(.*)$", re.S)
+
+
+def config_dir() -> Path:
+    """The folder of YAML groups: inside the installed package, or at the top of a clone."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def options(group: str) -> list[str]:
+    """The names that a group accepts, such as the files of configs/model/."""
+    return sorted(p.stem for p in (config_dir() / group).glob("*.yaml"))
+
+
+def compose(command: str, words: Sequence[str], inherited: dict[str, Any] | None = None) -> Any:
+    """A checked `TrainConfig` or `EvaluateConfig`.
+
+    `words` are `key=value`; `inherited` holds whole nodes of another run (`{"data": …, "model": …}`), which stand where
+    the words choose no group of their own. Raises UserError.
+    """
+    schema = SCHEMAS[command]
+    groups, values = _split(words, schema)
+    raw = dict(_compose_groups(command, tuple(sorted(groups.items()))))
+    for node, content in (inherited or {}).items():
+        if node not in groups:
+            raw[node] = content
+    objective = groups.get("objective", (raw.get("objective") or {}).get("name"))
+    typed = fill(_tree(schema, objective), raw, values)
+    checks.check(command, typed)
+    return typed
+
+
+def fill(tree: Any, raw: dict[str, Any], values: Sequence[tuple[str, str]]) -> Any:
+    """A dataclass of the type of `tree`: its defaults, then the leaves of `raw`, then the named texts `values`.
+
+    Each value is converted and held against its field's `choices`, `low` and `high`. Raises UserError.
+    """
+    config = OmegaConf.structured(tree)
+    _merge(config, raw, tree)
+    for name, text in values:
+        _set(config, name, text, tree)
+    return OmegaConf.to_object(_without_missing(config))
+
+
+def as_yaml(config: Any) -> str:
+    """The configuration as YAML text, every key written out; what `--print` shows and config.yaml holds."""
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
+
+
+def parse_words(words: Sequence[str]) -> list[tuple[str, str]]:
+    """`["a.b=c"]` as `[("a.b", "c")]`; the last of several values for one key stands."""
+    pairs: dict[str, str] = {}
+    for word in words:
+        match = WORD.match(word)
+        if not match:
+            raise UserError(f"{word!r}: not a key=value; write for example attack.eps=8/255")
+        pairs.pop(match[1], None)
+        pairs[match[1]] = match[2]
+    return list(pairs.items())
+
+
+def _tree(schema: type, objective: str | None) -> Any:
+    """An instance of the schema, its `objective` node of the class that the chosen objective has."""
+    tree = schema()
+    if objective is not None and hasattr(tree, "objective"):
+        tree.objective = OBJECTIVES[objective]()
+    return tree
+
+
+def _split(words: Sequence[str], schema: type) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """Words that choose a YAML file of a group, and words that set one value."""
+    nodes = {f.name for f in dataclasses.fields(schema) if (config_dir() / f.name).is_dir()}
+    groups: dict[str, str] = {}
+    values: list[tuple[str, str]] = []
+    for name, value in parse_words(words):
+        if name not in nodes:
+            values.append((name, value))
+        elif value in options(name):
+            groups[name] = value
+        else:
+            raise UserError(f"{name}={value}: no such file in configs/{name}; {nearest(value, options(name))}")
+    return groups, values
+
+
+@functools.cache  # an experiment composes dozens of stages from a handful of choices
+def _compose_groups(command: str, groups: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3", job_name="dist_advss"):
+        composed = hydra_compose(config_name=command, overrides=[f"{k}={v}" for k, v in groups])
+    return typing.cast(dict[str, Any], OmegaConf.to_container(composed))
+
+
+def _merge(config: Any, raw: dict[str, Any], tree: Any, prefix: str = "") -> None:
+    """Every leaf of `raw` set in `config`, one by one, so that a wrong one is named in full."""
+    for name, value in raw.items():
+        full = f"{prefix}{name}"
+        inner = getattr(tree, name, None)
+        if isinstance(value, dict) and dataclasses.is_dataclass(inner):
+            _merge(config, value, inner, f"{full}.")
+        else:
+            _set(config, full, value, config_tree(config))
+
+
+def config_tree(config: Any) -> Any:
+    """The dataclass tree that an OmegaConf node was made from."""
+    return _tree(OmegaConf.get_type(config), config.objective.name if "objective" in config else None)
+
+
+def _set(config: Any, name: str, value: Any, tree: Any) -> None:
+    """One value, converted to its field's type. Raises UserError for an unknown key or a value that does not fit."""
+    field, kind = _field(tree, name)
+    try:
+        OmegaConf.update(config, name, _convert(value, kind))
+    except (OmegaConfBaseException, ValueError) as error:
+        wanted = _describe(kind)
+        raise UserError(f"{name}={value}: not {wanted}; {field.metadata.get('help', '')}".rstrip("; ")) from error
+    checks.check_value(name, OmegaConf.select(config, name), field.metadata)
+
+
+def _field(tree: Any, name: str) -> tuple[Any, Any]:
+    """The dataclass field that a dotted name leads to, and its type."""
+    node, seen = tree, ""
+    parts = name.split(".")
+    for depth, part in enumerate(parts):
+        names = [f.name for f in dataclasses.fields(node)]
+        if part not in names:
+            hint = nearest(part, names)
+            raise UserError(f"{name}: unknown key{f' in {seen[:-1]}' if seen else ''}; {hint}")
+        inner = getattr(node, part)
+        last = depth == len(parts) - 1
+        if last and dataclasses.is_dataclass(inner):
+            raise UserError(f"{name}: a group of keys, not a value; set one of {', '.join(f'{name}.{f.name}' for f in dataclasses.fields(inner))}")
+        if last:
+            field = next(f for f in dataclasses.fields(node) if f.name == part)
+            return field, typing.get_type_hints(type(node))[part]
+        if not dataclasses.is_dataclass(inner):
+            raise UserError(f"{name}: {seen}{part} is a value and has no keys of its own; set {seen}{part}=…")
+        node, seen = inner, f"{seen}{part}."
+    raise AssertionError("a name has at least one part")
+
+
+def _convert(value: Any, kind: Any) -> Any:
+    """Text as the command line gives it, made fit for OmegaConf: null, lists, fractions."""
+    inner = [t for t in typing.get_args(kind) if t is not type(None)]
+    optional = isinstance(kind, types.UnionType)
+    base = inner[0] if optional else kind
+    if optional and value in (None, "null", "none", "None", ""):
+        return None
+    if typing.get_origin(base) is list:
+        items = yaml.safe_load(value) if isinstance(value, str) else value
+        if not isinstance(items, list):
+            raise ValueError("not a list")
+        return [_convert(item, typing.get_args(base)[0]) for item in items]
+    if base is float:
+        match = FRACTION.match(value) if isinstance(value, str) else None
+        number = float(match[1]) / float(match[2]) if match and float(match[2]) else float(value)
+        if number != number or abs(number) == float("inf"):
+            raise ValueError("not a finite number")
+        return number
+    if base is int and (isinstance(value, bool) or (isinstance(value, float) and value != int(value))):
+        raise ValueError("not a whole number")
+    if base is str and isinstance(value, str) and not value.strip():
+        raise ValueError("empty")
+    return value
+
+
+def _describe(kind: Any) -> str:
+    inner = [t for t in typing.get_args(kind) if t is not type(None)]
+    if typing.get_origin(kind) is list:
+        return "a list such as [0.6,0.8]"
+    if isinstance(kind, types.UnionType):
+        return f"{_describe(inner[0])}, nor null"
+    return {int: "a whole number", float: "a number or a fraction such as 8/255", bool: "true or false"}.get(kind, "a text")
+
+
+def _without_missing(config: Any) -> Any:
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        name = missing[0]
+        field, _ = _field(config_tree(config), name)
+        raise UserError(f"{name}: missing; give {name}=… ({field.metadata.get('help', '')})")
+    return config

@@ -1,0 +1,237 @@
+"""Every key there is: the dataclass tree that a YAML file or a `key=value` must fit.
+
+Each field says what it means, what it accepts and in which unit; `--help` prints these sentences. Nothing heavy is
+imported here, so a configuration can be checked on a login node in a moment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, field
+from typing import Any
+
+from omegaconf import MISSING as REQUIRED
+
+
+def key(
+    default: Any, help: str, choices: tuple[Any, ...] | None = None, low: float | None = None, high: float | None = None
+) -> Any:
+    """A field with its sentence and its accepted values (`choices`, or a closed range `low`..`high`)."""
+    metadata = {"help": help, "choices": choices, "low": low, "high": high}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+DATASETS = (
+    "fashion_mini",
+    "fashion_mnist",
+    "cifar10",
+    "cifar100",
+    "svhn",
+    "stl10",
+    "imagenet32",
+    "folder",
+)
+MODELS = (
+    "preact_small",
+    "preact_resnet18",
+    "preact_resnet34",
+    "resnet50v2",
+    "wrn28_10",
+    "wrn34_10",
+    "tv_resnet18",
+    "tv_resnet50",
+)
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+@dataclass
+class Data:
+    name: str = key(REQUIRED, "which set of images", choices=DATASETS)
+    root: str | None = key(None, "folder that holds the set; fashion_mini needs none, fashion_mnist finds Debian's")
+    download: bool = key(False, "fetch the set into data.root when it is not there (torchvision's sets)")
+    size: int = key(32, "height and width of an image in pixels", low=8, high=512)
+    channels: int = key(3, "colour channels", choices=(1, 3))
+    classes: int = key(10, "number of classes", low=2)
+    validation: float = key(0.1, "share of the training images held out, stratified, the same in every phase", low=0.01, high=0.5)
+    limit: int | None = key(None, "take the first N training images (evaluate: the first N evaluated)", low=1)
+    labels: int | None = key(None, "keep N labelled training images, stratified: the low-label setting", low=1)
+    loader: str = key("memory", "how batches are made", choices=("memory",))
+
+
+@dataclass
+class Model:
+    name: str = key(REQUIRED, "backbone", choices=MODELS)
+    width: int | None = key(None, "channels of the first stage (preact_small); null: the published width", low=4)
+    mean: list[float] | None = key(None, "normalisation inside the model, per channel; null: ImageNet's")
+    std: list[float] | None = key(None, "normalisation inside the model, per channel; null: ImageNet's")
+
+
+@dataclass
+class Objective:
+    name: str = REQUIRED
+    flip: bool = key(True, "augmentation: mirror half of the images")
+    pad: int = key(4, "augmentation: pad by this many pixels, then crop at random; 0: no crop", low=0, high=64)
+
+
+@dataclass
+class Rotation(Objective):
+    name: str = "rotation"
+
+
+@dataclass
+class Jigsaw(Objective):
+    name: str = "jigsaw"
+    grid: int = key(4, "tiles per side", low=2, high=8)
+    permutations: int = key(30, "fixed random permutations to tell apart (the answer 0 is 'untouched')", low=1)
+    untouched: float = key(0.1, "probability of forcing 'untouched', besides its own share of the draw", low=0, high=1)
+
+
+@dataclass
+class Selfie(Objective):
+    name: str = "selfie"
+    flip: bool = key(False, "augmentation: mirror half of the images")
+    pad: int = key(2, "augmentation: pad by this many pixels, then crop at random; 0: no crop", low=0, high=64)
+    grid: int = key(4, "patches per side", low=2, high=8)
+    masked: int = key(4, "patches that are masked, the same ones for the whole batch", low=2, high=32)
+    layers: int = key(13, "transformer layers of the attention pooling", low=1, high=48)
+    heads: int = key(16, "attention heads; must divide the width of theta_p's output", low=1, high=64)
+    ffn: int = key(2048, "width inside the feed-forward parts", low=8)
+    dropout: float = key(0.1, "dropout in the attention pooling", low=0.0, high=0.9)
+    double_softmax: bool = key(False, "feed probabilities to the cross-entropy, as the published code does (a fault)")
+
+
+@dataclass
+class Classify(Objective):
+    name: str = "classify"
+
+
+@dataclass
+class Trades(Objective):
+    name: str = "trades"
+    beta: float = key(6.0, "weight of the KL term (Zhang et al. 2019, eq. 5: 1/lambda)", low=0.0)
+
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "rotation": Rotation,
+    "jigsaw": Jigsaw,
+    "selfie": Selfie,
+    "classify": Classify,
+    "trades": Trades,
+}
+PRETEXT = ("rotation", "jigsaw", "selfie")
+
+
+@dataclass
+class Attack:
+    norm: str = key("linf", "norm of the ball", choices=("linf", "l2"))
+    eps: float = key(8 / 255, "radius of the ball, images in [0,1]; a fraction such as 8/255 is accepted", low=0.0)
+    steps: int = key(10, "gradient steps; 0: no attack (eps still says against what RA is measured)", low=0, high=10_000)
+    step_size: float | None = key(None, "length of a step in the ball's norm; null: eps/4", low=0.0)
+    random_start: bool = key(True, "start at a uniform random point of the ball instead of its centre")
+    restarts: int = key(1, "independent starts; the one with the highest loss is kept", low=1, high=1000)
+    keep: str = key("last", "last: the last iterate; any: the first iterate or restart that fools", ("last", "any"))
+    batch_norm: str = key(
+        "train",
+        "in training: train (statistics move, the paper), batch (batch statistics, nothing moves), eval",
+        choices=("train", "batch", "eval"),
+    )
+    precision: str = key("fp32", "autocast of the attack's forward and backward pass", choices=PRECISIONS)
+
+
+@dataclass
+class Engine:
+    name: str = key("single", "how processes share the work", choices=("single",))
+
+
+@dataclass
+class Schedule:
+    epochs: int = key(100, "passes over the training images", low=1)
+    optimizer: str = key("sgd", "optimizer", choices=("sgd", "adamw", "lars"))
+    lr: float = key(0.1, "highest learning rate", low=0.0)
+    momentum: float = key(0.9, "momentum (sgd, lars)", low=0.0, high=1.0)
+    nesterov: bool = key(False, "Nesterov momentum (sgd)")
+    weight_decay: float = key(3e-4, "weight decay", low=0.0)
+    decay: str = key("cosine", "shape after the warm-up", choices=("cosine", "multistep", "onecycle", "constant"))
+    final_lr: float = key(0.0, "learning rate at the end (cosine, onecycle)", low=0.0)
+    milestones: list[float] = key([0.6, 0.8], "shares of the run at which the rate is multiplied by gamma (multistep)")
+    gamma: float = key(0.1, "factor at each milestone (multistep)", low=0.0, high=1.0)
+    warmup: float = key(0.0, "length of the linear warm-up, in warmup_unit (onecycle: of the rise)", low=0.0)
+    warmup_unit: str = key("epochs", "unit of warmup; it is never longer than the run", choices=("epochs", "steps"))
+    warmup_lr: float = key(0.0, "learning rate at the first step of the warm-up", low=0.0)
+
+
+@dataclass
+class Train:
+    batch_size: int = key(128, "images per step over all processes; a last, smaller batch is dropped", low=1)
+    precision: str = key("fp32", "autocast of the update's forward and backward pass", choices=PRECISIONS)
+    threads: int | None = key(None, "CPU threads; null: all of this machine's", low=1)
+    log_every: int = key(20, "steps between two lines of metrics", low=1)
+    checkpoint_every: int = key(0, "steps between two checkpoints within an epoch; 0: at the end of epochs only", low=0)
+
+
+@dataclass
+class Validation:
+    steps: int = key(10, "attack steps of the validation RA, in the ball of attack.eps", low=1)
+    limit: int | None = key(None, "validate on the first N held-out images", low=1)
+    every: int = key(1, "epochs between two validations (the last epoch always is one)", low=1)
+
+
+@dataclass
+class Tracking:
+    wandb: str = key("disabled", "Weights & Biases", choices=("disabled", "offline", "online"))
+    project: str = key("dist_advss", "wandb project")
+    entity: str | None = key(None, "wandb entity; null: your default")
+    group: str | None = key(None, "wandb group: the launch this run belongs to")
+
+
+@dataclass
+class TrainConfig:
+    """What `pretrain` and `finetune` take."""
+
+    out: str = key(REQUIRED, "run folder; the same command with the same folder resumes")
+    seed: int = key(0, "names every random draw of the run", low=0)
+    device: str = key("auto", "auto: a GPU when there is one", choices=("auto", "cpu", "cuda"))
+    init: str | None = key(None, "run folder or checkpoint whose encoder (theta_p) is transferred; null: random (P1)")
+    freeze: str = key("none", "encoder: theta_p stays as loaded (F1, F2); none: every weight (F3, F4)", ("none", "encoder"))
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    objective: Any = field(default_factory=Objective)
+    attack: Attack = field(default_factory=Attack)
+    engine: Engine = field(default_factory=Engine)
+    schedule: Schedule = field(default_factory=Schedule)
+    train: Train = field(default_factory=Train)
+    validation: Validation = field(default_factory=Validation)
+    tracking: Tracking = field(default_factory=Tracking)
+
+
+@dataclass
+class EvaluateConfig:
+    """What `evaluate` takes; data and model are those of the checkpoint unless overridden."""
+
+    checkpoint: str = key(REQUIRED, "run folder of a fine-tuning, or one of its checkpoint files")
+    pick: str = key("best_ra", "which checkpoint of a run folder", choices=("best_ra", "best_ta", "last"))
+    out: str = key(REQUIRED, "folder of the evaluation; the same command again resumes or does nothing")
+    split: str = key("test", "which images", choices=("test", "validation"))
+    seed: int = key(0, "names the attack's random starts", low=0)
+    device: str = key("auto", "auto: a GPU when there is one", choices=("auto", "cpu", "cuda"))
+    batch_size: int = key(250, "images per forward pass", low=1)
+    threads: int | None = key(None, "CPU threads; null: all of this machine's", low=1)
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    attack: Attack = field(default_factory=Attack)
+
+
+def help_of(f: Any) -> str:
+    """The sentence of a dataclass field, with its default and what it accepts."""
+    m = f.metadata
+    accepted = ""
+    if m.get("choices"):
+        accepted = " {" + "|".join(str(c) for c in m["choices"]) + "}"
+    elif m.get("low") is not None and m.get("high") is not None:
+        accepted = f" [{m['low']:g} to {m['high']:g}]"
+    elif m.get("low") is not None:
+        accepted = f" [at least {m['low']:g}]"
+    default = f.default if f.default is not MISSING else f.default_factory()
+    shown = "required" if default == REQUIRED else f"default {'null' if default is None else default}"
+    return f"{m.get('help', '')}{accepted} ({shown})"
