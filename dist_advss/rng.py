@@ -1,0 +1,119 @@
+"""Every random draw in the program.
+
+A draw is named, not remembered: (seed, purpose, epoch, step) and the row of the global batch say what comes out, through a
+counter-based generator (SplitMix64's finaliser, Steele et al. 2014, applied twice). So the draws are the same on 1 process
+or 8, on CPU or GPU, and after a resume in mid-epoch; there is no state to save, and each process computes its own rows
+only. Nothing here touches torch's global generator.
+
+    rng = Rng(seed).at(epoch, step).rows(torch.arange(128))
+    noise = rng.uniform("attack.start.0", (3, 32, 32))      # (128, 3, 32, 32), float32 in [0, 1)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit number: 2^64 / golden ratio
+MULTIPLY_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
+MULTIPLY_2 = -7723592293110705685  # 0x94D049BB133111EB
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift of int64, which torch shifts arithmetically."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """SplitMix64's finaliser: every input bit changes every output bit with probability close to 1/2."""
+    x = (x ^ _shift(x, 30)) * MULTIPLY_1
+    x = (x ^ _shift(x, 27)) * MULTIPLY_2
+    return x ^ _shift(x, 31)
+
+
+def _key(*names: object) -> int:
+    """A signed 64-bit key from a name; stable over processes and versions, unlike hash()."""
+    digest = hashlib.blake2b("/".join(map(str, names)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+@dataclass(frozen=True)
+class Rng:
+    """The draws of one place in a run.
+
+    `row` holds the positions in the global batch (N,) int64 that this process computes; it also says on which device the
+    draws are made. `epoch` and `step` say when. `purpose` prefixes names, so that training, validation and evaluation
+    never share a draw.
+    """
+
+    seed: int
+    purpose: str = "train"
+    epoch: int = 0
+    step: int = 0
+    row: Tensor | None = None
+
+    def at(self, epoch: int, step: int) -> Rng:
+        """The same draws at another place in the run."""
+        return replace(self, epoch=epoch, step=step)
+
+    def rows(self, row: Tensor) -> Rng:
+        """For these rows of the global batch, (N,) int64, on their device."""
+        return replace(self, row=row)
+
+    def select(self, index: Tensor) -> Rng:
+        """For a subset of the rows: `index` is (M,) int64 or a boolean mask (N,)."""
+        return replace(self, row=self._row()[index])
+
+    def _row(self) -> Tensor:
+        if self.row is None:
+            raise ValueError("this Rng has no rows; call rows() first")
+        return self.row
+
+    def _bits(self, name: str, shape: Sequence[int]) -> Tensor:
+        """(N, *shape) int64, uniform over all 64-bit values."""
+        row = self._row()
+        key = _key(self.seed, self.purpose, name, self.epoch, self.step)
+        start = _mix(row * GOLDEN + key)  # one well-mixed key for each row
+        element = torch.arange(math.prod(shape), device=row.device, dtype=torch.int64) * GOLDEN
+        return _mix(start[:, None] + element[None, :]).view(len(row), *shape)
+
+    def uniform(self, name: str, shape: Sequence[int] = (), low: float = 0.0, high: float = 1.0) -> Tensor:
+        """(N, *shape) float32, uniform in [low, high), 2^24 equally likely values."""
+        unit = _shift(self._bits(name, shape), 40).to(torch.float32) * 2.0**-24
+        return unit if (low, high) == (0.0, 1.0) else low + (high - low) * unit
+
+    def normal(self, name: str, shape: Sequence[int] = ()) -> Tensor:
+        """(N, *shape) float32, standard normal (Box and Muller 1958)."""
+        radius = torch.sqrt(-2.0 * torch.log1p(-self.uniform(f"{name}.radius", shape)))
+        return radius * torch.cos(2.0 * math.pi * self.uniform(f"{name}.angle", shape))
+
+    def integers(self, name: str, high: int, shape: Sequence[int] = ()) -> Tensor:
+        """(N, *shape) int64, uniform in 0..high-1; high up to 2^20 (bias below 2^-12)."""
+        return _shift(self._bits(name, shape), 32) * high >> 32
+
+    def keep_mask(self, name: str, shape: Sequence[int], drop: float) -> Tensor:
+        """(N, *shape) float32, 0 with probability `drop`, else 1/(1-drop): a dropout mask."""
+        return (self.uniform(name, shape) >= drop).to(torch.float32) / (1.0 - drop)
+
+    def shared_permutation(self, name: str, n: int) -> Tensor:
+        """(n,) int64 on the rows' device (CPU without rows): one permutation for the whole global batch."""
+        device = self.row.device if self.row is not None else torch.device("cpu")
+        single = self.rows(torch.zeros(1, dtype=torch.int64, device=device))
+        return single._bits(name, (n,))[0].argsort(stable=True)
+
+
+@contextlib.contextmanager
+def initialisation(seed: int, name: str) -> Iterator[None]:
+    """Weights created inside come from (seed, name); torch's global CPU generator is put back afterwards."""
+    state = torch.random.get_rng_state()
+    torch.random.manual_seed(_key(seed, "initialisation", name))
+    try:
+        yield
+    finally:
+        torch.random.set_rng_state(state)
