@@ -1,0 +1,108 @@
+"""What every backbone is made of: theta_p, the encoder that pre-training shares and transfers, and tops that sit on it.
+
+An encoder is normalisation + stem + all stages but the last; a top is the last stage + pooling + linear layer. Both are
+plain sequences of named parts, so a state dict reads `encoder.layer1.0.conv1.weight`, `top.layer4.0.…`, `top.linear.bias`.
+No part is in-place and none assumes a memory format: channels_last goes in and comes out, a gradient can be differentiated
+again, and hooks of distributed engines may sit on any module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Normalise(nn.Module):
+    """(x - mean) / std per channel, inside the model, so that attacks and images stay in [0,1].
+
+    mean, std: buffers (C, 1, 1) float32. An fp32 image stays fp32 under autocast.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+def normalisation(channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> Normalise:
+    """The module for `channels` colour channels.
+
+    None stands for ImageNet's values with 3 channels and for their average with any other number. Raises UserError when
+    the number of values is not the number of channels or a std is not above 0.
+    """
+    mean = _imagenet(IMAGENET_MEAN, channels) if mean is None else mean
+    std = _imagenet(IMAGENET_STD, channels) if std is None else std
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != channels:
+            raise UserError(f"model.{name}={list(values)}: one value per channel, and data.channels={channels}")
+    if min(std) <= 0:
+        raise UserError(f"model.std={list(std)}: every value must be above 0")
+    return Normalise(mean, std)
+
+
+def _imagenet(values: tuple[float, float, float], channels: int) -> tuple[float, ...]:
+    return values if channels == 3 else (sum(values) / 3,) * channels
+
+
+class Encoder(nn.Sequential):
+    """theta_p: (N, C, H, W) float in [0,1] -> (N, out_channels, h, w).
+
+    `out_channels` is the number of feature maps; h and w follow from the strides of the parts and are at least 1.
+    """
+
+    def __init__(self, out_channels: int, **parts: nn.Module) -> None:
+        super().__init__()
+        self.out_channels = out_channels
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """An encoder, and `top(outputs)`, which makes a new last stage + pooling + linear layer at every call.
+
+    A top takes the encoder's (N, out_channels, h, w) to logits (N, outputs).
+    """
+
+    encoder: Encoder
+    top: Callable[[int], nn.Module]
+
+
+def sequence(**parts: nn.Module) -> nn.Sequential:
+    """Modules one after the other, under these names."""
+    made = nn.Sequential()
+    for name, part in parts.items():
+        made.add_module(name, part)
+    return made
+
+
+def classifier(channels: int, outputs: int) -> dict[str, nn.Module]:
+    """The end of a top: average over any height and width, then a linear layer: (N, channels, h, w) -> (N, outputs)."""
+    return {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "linear": nn.Linear(channels, outputs)}
+
+
+def stage(
+    block: Callable[[int, int, int], nn.Module], in_channels: int, out_channels: int, blocks: int, stride: int
+) -> nn.Sequential:
+    """`blocks` residual blocks `block(in_channels, out_channels, stride)`; the first one changes channels and size."""
+    rest = (block(out_channels, out_channels, 1) for _ in range(blocks - 1))
+    return nn.Sequential(block(in_channels, out_channels, stride), *rest)
+
+
+def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    """A convolution without bias that keeps height and width at stride 1 (odd kernels)."""
+    return nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)

@@ -1,0 +1,69 @@
+"""Carrying theta_p from a pre-training checkpoint into a fine-tuning, name by name, all of it or nothing.
+
+What is transferred: every entry of the state dict under `encoder.`, that is weights, batch-norm statistics and the
+normalisation. What is not: heads, and a pretext task's own last stage (`top.…`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+
+PREFIX = "encoder."
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """How many tensors (weights and buffers) of theta_p were taken over, of how many, and their names."""
+
+    matched: int
+    total: int
+    names: tuple[str, ...]
+
+
+def load_encoder(module: nn.Module, state: dict[str, Tensor], origin: str) -> Transfer:
+    """Copies theta_p of `state` into `module.encoder`; `state` is a checkpoint's "model" dict, `origin` where it came from.
+
+    Raises UserError, before anything is copied, unless the two encoders have the same entries of the same shapes and
+    normalise alike: half a network, or one trained for other inputs, would train on without a word.
+    """
+    encoder = module.get_submodule(PREFIX.removesuffix("."))
+    ours = {PREFIX + name: tensor for name, tensor in encoder.state_dict().items()}
+    theirs = {name: tensor for name, tensor in state.items() if name.startswith(PREFIX)}
+    matched = tuple(name for name in ours if name in theirs and theirs[name].shape == ours[name].shape)
+    mismatch = _first_mismatch(ours, theirs)
+    if mismatch is not None:
+        raise UserError(
+            f"init={origin}: {len(matched)} of {len(ours)} tensors of the encoder match, so none was taken; {mismatch}; "
+            + ("use the model, model.width and data.channels it was trained with" if theirs else "give a run of dist-advss pretrain")
+        )
+    _check_normalisation(ours, theirs, origin)
+    encoder.load_state_dict({name.removeprefix(PREFIX): theirs[name] for name in matched})
+    return Transfer(len(matched), len(ours), matched)
+
+
+def _first_mismatch(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> str | None:
+    for name, tensor in ours.items():
+        if name not in theirs:
+            return f"first, {name} is not in it"
+        if theirs[name].shape != tensor.shape:
+            return f"first, {name} is {_shape(theirs[name])} in it and {_shape(tensor)} here"
+    extra = next((name for name in theirs if name not in ours), None)
+    return extra and f"it also holds {extra}, which this model has no place for"
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a scalar"
+
+
+def _check_normalisation(ours: dict[str, Tensor], theirs: dict[str, Tensor], origin: str) -> None:
+    for key in ("mean", "std"):
+        name = f"{PREFIX}normalise.{key}"
+        here, there = ours[name].cpu().flatten(), theirs[name].cpu().flatten()
+        if not torch.allclose(here, there.to(here.dtype)):
+            values = ",".join(f"{v:.6g}" for v in there.tolist())
+            raise UserError(f"init={origin}: was trained with another normalisation; set model.{key}=[{values}]")
