@@ -1,0 +1,162 @@
+"""Projected gradient descent (Madry et al. 2018) against any objective; FGSM is PGD with one step.
+
+The perturbation is kept in fp32 (fp64 for fp64 images), the forward pass runs under autocast where asked, the per-image
+losses are summed so that a gradient does not shrink with the batch, and the parameters are frozen meanwhile, so that no
+weight gradient is computed. What comes back is detached and inside ball and box.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ..config.schema import Attack
+from ..objectives.base import Images, Judgement, Task, as_tuple
+from .threat import BALLS
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+FP16_LOSS_SCALE = 1024.0  # lifts input gradients out of fp16's subnormals; a step only uses their direction
+
+LossFn = Callable[[Images, Task], Tensor]
+JudgeFn = Callable[[Images, Task], Judgement]
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+
+
+class PGD:
+    """An attack on `module`, the bare network that `loss_fn` runs. Reads no data and draws only from the task's rng."""
+
+    def __init__(self, config: Attack, module: nn.Module) -> None:
+        self.config, self.module = config, module
+        self.ball = BALLS[config.norm](config.eps)
+        self.step_size = config.eps / 4 if config.step_size is None else config.step_size
+
+    def __call__(self, loss_fn: LossFn, task: Task) -> Images:
+        """Adversarial examples for `task.inputs`: the last iterate, of the restart with the highest loss.
+
+        `loss_fn(x, task)` gives (N,), what is ascended. Returns float32 in [0,1], shaped like the inputs, detached.
+        """
+        with self._undisturbed():
+            best = self.ascend(loss_fn, task, self.start(task, 0))
+            if self.config.restarts > 1:
+                best_loss = self._loss(loss_fn, best, task)
+            for restart in range(1, self.config.restarts):
+                found = self.ascend(loss_fn, task, self.start(task, restart))
+                loss = self._loss(loss_fn, found, task)
+                better = loss > best_loss
+                best = tuple(torch.where(_column(better, f), f, b) for f, b in zip(found, best, strict=True))
+                best_loss = torch.maximum(loss, best_loss)
+        return best if isinstance(task.inputs, tuple) else best[0]
+
+    def until_fooled(self, judge: JudgeFn, task: Task) -> Images:
+        """Adversarial examples where any iterate of any restart counts, the clean image included.
+
+        An image leaves the batch once it is judged wrong, so the work shrinks as the model falls. Rows that never fall get
+        the last iterate of the last restart.
+        """
+        result = tuple(_perturbable(x).clone() for x in as_tuple(task.inputs))
+        device = result[0].device
+        with self._undisturbed():
+            standing = torch.arange(len(result[0]), device=device)
+            with torch.no_grad(), self._autocast(device):
+                standing = standing[judge(_like(task.inputs, result), task).correct > 0]
+            for restart in range(self.config.restarts):
+                if len(standing) == 0:
+                    break
+                part = task.select(standing)
+                x = self.start(part, restart)
+                for step in range(self.config.steps + 1):
+                    last = step == self.config.steps
+                    gradients, correct = self._gradients_and_verdicts(judge, x, part, needed=not last)
+                    for whole, piece in zip(result, x, strict=True):
+                        whole[standing] = piece
+                    up = correct > 0
+                    standing, part, x = standing[up], part.select(up), tuple(piece[up] for piece in x)
+                    if last or len(standing) == 0:
+                        break
+                    x = self._move(x, tuple(g[up] for g in gradients), part)
+        return _like(task.inputs, result)
+
+    def start(self, task: Task, restart: int) -> tuple[Tensor, ...]:
+        """Where a restart begins: a random point of each input's ball, or the clean input."""
+        clean = tuple(_perturbable(x) for x in as_tuple(task.inputs))
+        if not self.config.random_start:
+            return clean
+        return tuple(self.ball.random_start(x, task.rng, f"attack.{restart}.{i}") for i, x in enumerate(clean))
+
+    def ascend(self, loss_fn: LossFn, task: Task, start: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """`steps` projected steps from `start`."""
+        x = start
+        for _ in range(self.config.steps):
+            x = self._move(x, self._gradients(loss_fn, x, task), task)
+        return x
+
+    def _move(self, x: tuple[Tensor, ...], gradients: tuple[Tensor, ...], task: Task) -> tuple[Tensor, ...]:
+        moved = []
+        for piece, gradient, clean in zip(x, gradients, as_tuple(task.inputs), strict=True):
+            stepped = self.ball.step(piece, gradient, self.step_size)
+            moved.append(self.ball.project(stepped, clean.to(piece.dtype)))
+        return tuple(moved)
+
+    def _gradients(self, loss_fn: LossFn, x: tuple[Tensor, ...], task: Task) -> tuple[Tensor, ...]:
+        leaves = tuple(piece.detach().requires_grad_() for piece in x)
+        with self._autocast(leaves[0].device):
+            loss = loss_fn(_like(task.inputs, leaves), task).float().sum()
+        return torch.autograd.grad(loss * self._scale(), leaves)
+
+    def _gradients_and_verdicts(
+        self, judge: JudgeFn, x: tuple[Tensor, ...], task: Task, needed: bool
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Gradients at x (none when not needed) and whether each row is still judged right there, in one forward pass."""
+        leaves = tuple(piece.detach().requires_grad_(needed) for piece in x)
+        with torch.set_grad_enabled(needed), self._autocast(leaves[0].device):
+            loss, correct = judge(_like(task.inputs, leaves), task)
+        return (torch.autograd.grad(loss.float().sum() * self._scale(), leaves) if needed else ()), correct
+
+    def _loss(self, loss_fn: LossFn, x: tuple[Tensor, ...], task: Task) -> Tensor:
+        with torch.no_grad(), self._autocast(x[0].device):
+            return loss_fn(_like(task.inputs, x), task).float()
+
+    def _scale(self) -> float:
+        return FP16_LOSS_SCALE if self.config.precision == "fp16" else 1.0
+
+    def _autocast(self, device: torch.device) -> torch.autocast:
+        dtype = DTYPES[self.config.precision]
+        return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
+
+    @contextlib.contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """Parameters frozen and the batch-norm policy in force; both as before afterwards."""
+        trained = [p for p in self.module.parameters() if p.requires_grad]
+        norms = [m for m in self.module.modules() if isinstance(m, BATCH_NORMS) and m.training]
+        policy = self.config.batch_norm
+        for p in trained:
+            p.requires_grad_(False)
+        for norm in norms:
+            if policy == "batch":
+                norm.track_running_stats = False
+            elif policy == "eval":
+                norm.training = False
+        try:
+            with torch.enable_grad():
+                yield
+        finally:
+            for p in trained:
+                p.requires_grad_(True)
+            for norm in norms:
+                norm.track_running_stats, norm.training = True, True
+
+
+def _perturbable(x: Tensor) -> Tensor:
+    """Detached, and in at least fp32, so that a step smaller than a half-precision ulp is not lost."""
+    return x.detach().to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _like(inputs: Images, x: tuple[Tensor, ...]) -> Images:
+    return x if isinstance(inputs, tuple) else x[0]
+
+
+def _column(mask: Tensor, like: Tensor) -> Tensor:
+    return mask.view(-1, *[1] * (like.dim() - 1))

@@ -1,0 +1,42 @@
+"""Jigsaw (Noroozi and Favaro 2016; Carlucci et al. 2019 as used by Chen et al. 2020): which permutation shuffled the tiles?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..config.schema import Jigsaw as JigsawConfig
+from ..models import Backbone
+from ..rng import Rng
+from .base import Judgement, Objective, Task, assemble, cross_entropy, patches
+
+PERMUTATION_SEED = 0  # the permutations define the task, so they do not change with the run's seed
+
+
+class Jigsaw(Objective):
+    """grid x grid tiles in one of `permutations` fixed orders or untouched (answer 0); cross-entropy over all of these.
+
+    P(untouched) = u + (1 - u) / (permutations + 1) with u = `untouched`: 0.129 as published.
+    """
+
+    permutations: Tensor
+
+    def __init__(self, config: JigsawConfig, backbone: Backbone) -> None:
+        super().__init__()
+        self.grid, self.untouched = config.grid, config.untouched
+        self.encoder = backbone.encoder
+        self.top = backbone.top(config.permutations + 1)
+        tiles = config.grid**2
+        rng = Rng(PERMUTATION_SEED, "jigsaw")
+        orders = [rng.shared_permutation(f"permutation.{i}", tiles) for i in range(config.permutations)]
+        self.register_buffer("permutations", torch.stack([torch.arange(tiles), *orders]))
+
+    def prepare(self, images: Tensor, labels: Tensor, rng: Rng) -> Task:
+        drawn = rng.integers("jigsaw.order", len(self.permutations))
+        order = torch.where(rng.uniform("jigsaw.untouched") < self.untouched, 0, drawn)
+        tiles = patches(images, self.grid)
+        rows = torch.arange(len(images), device=images.device)[:, None]
+        return Task(assemble(tiles[rows, self.permutations[order]], self.grid), order, rng)
+
+    def judge(self, x: Tensor, task: Task) -> Judgement:
+        return cross_entropy(self.top(self.encoder(x)), task.targets)

@@ -1,0 +1,30 @@
+"""Rotation (Gidaris et al. 2018; Chen et al. 2020, section 3.1): by how many quarter turns was the image rotated?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..config.schema import Rotation as RotationConfig
+from ..models import Backbone
+from ..rng import Rng
+from .base import Judgement, Objective, Task, cross_entropy
+
+TURNS = 4
+
+
+class Rotation(Objective):
+    """Each image is turned counter-clockwise by 0, 90, 180 or 270 degrees; 4-way cross-entropy. Images are square."""
+
+    def __init__(self, config: RotationConfig, backbone: Backbone) -> None:
+        super().__init__()
+        self.encoder = backbone.encoder
+        self.top = backbone.top(TURNS)
+
+    def prepare(self, images: Tensor, labels: Tensor, rng: Rng) -> Task:
+        turns = rng.integers("rotation", TURNS)
+        turned = torch.stack([images.rot90(k, (2, 3)) for k in range(TURNS)])
+        return Task(turned[turns, torch.arange(len(images), device=images.device)], turns, rng)
+
+    def judge(self, x: Tensor, task: Task) -> Judgement:
+        return cross_entropy(self.top(self.encoder(x)), task.targets)

@@ -1,0 +1,56 @@
+"""Selfie (Trinh et al. 2019; Chen et al. 2020, section 3.1): which of the masked patches belongs at each masked place?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..config.schema import Selfie as SelfieConfig
+from ..errors import UserError
+from ..models import Backbone
+from ..rng import Rng
+from .attention_pooling import AttentionPooling
+from .base import Judgement, Objective, Task, patches
+
+
+class Selfie(Objective):
+    """The encoder sees each patch alone; a transformer pools the visible ones into a query for each masked place.
+
+    The same patches are masked in the whole batch. logits[i, j] = <query + row embedding + column embedding of masked
+    place i, code of masked patch j>; cross-entropy of each row i against j = i, summed over the masked places.
+    `double_softmax` hands the softmax of the logits to the cross-entropy, as the published code does.
+    """
+
+    def __init__(self, config: SelfieConfig, backbone: Backbone) -> None:
+        super().__init__()
+        width = int(backbone.encoder.out_channels)
+        if width % config.heads:
+            raise UserError(
+                f"objective.heads={config.heads}: does not divide {width}, the width of theta_p's output; choose a divisor"
+            )
+        self.grid, self.masked, self.double_softmax = config.grid, config.masked, config.double_softmax
+        self.encoder = backbone.encoder
+        self.pooling = AttentionPooling(width, config.layers, config.heads, config.ffn, config.dropout)
+        self.row_embedding = nn.Parameter(torch.randn(config.grid, width))
+        self.column_embedding = nn.Parameter(torch.zeros(config.grid, width))
+
+    def prepare(self, images: Tensor, labels: Tensor, rng: Rng) -> Task:
+        order = rng.shared_permutation("selfie.order", self.grid**2)
+        shared = {"masked": order[: self.masked], "visible": order[self.masked :]}
+        targets = torch.arange(self.masked, device=images.device).expand(len(images), -1)
+        return Task(images, targets, rng, shared)
+
+    def logits(self, x: Tensor, task: Task) -> Tensor:
+        """(N, masked, masked): for each masked place, a score for each masked patch."""
+        cut = patches(x, self.grid)
+        codes = self.encoder(cut.flatten(0, 1)).mean((2, 3)).unflatten(0, cut.shape[:2])
+        masked = task.shared["masked"]
+        query = self.pooling(codes[:, task.shared["visible"]], task.rng)
+        places = self.row_embedding[masked // self.grid] + self.column_embedding[masked % self.grid]
+        return (query[:, None] + places) @ codes[:, masked].transpose(1, 2)
+
+    def judge(self, x: Tensor, task: Task) -> Judgement:
+        logits = self.logits(x, task).float()
+        fed = logits.softmax(2) if self.double_softmax else logits
+        loss = nn.functional.cross_entropy(fed.transpose(1, 2), task.targets, reduction="none").sum(1)
+        return Judgement(loss, (logits.detach().argmax(2) == task.targets).float().mean(1))

@@ -1,0 +1,40 @@
+"""TRADES (Zhang et al. 2019, eq. 5): cross-entropy on clean images plus beta times KL(clean || adversarial)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..config.schema import Trades as TradesConfig
+from ..models import Backbone
+from .base import Images, Judgement, Outcome, Task, cross_entropy
+from .classify import Classify
+
+
+class Trades(Classify):
+    """The attack ascends the same KL term from a random start; the clean probabilities are found once an attack."""
+
+    def __init__(self, config: TradesConfig, backbone: Backbone, classes: int) -> None:
+        super().__init__(config, backbone, classes)
+        self.beta = config.beta
+
+    def attack_loss(self, x_adv: Tensor, task: Task) -> Tensor:
+        if "clean" not in task.shared:
+            with torch.no_grad():
+                task.shared["clean"] = self.logits(task.inputs)
+        return divergence(task.shared["clean"], self.logits(x_adv))
+
+    def forward(self, task: Task, x_adv: Images | None = None) -> Outcome:
+        if x_adv is None:
+            return super().forward(task)
+        logits_clean, logits_adv = self.logits(task.inputs), self.logits(x_adv)
+        clean = cross_entropy(logits_clean, task.targets)
+        kl = divergence(logits_clean, logits_adv)
+        correct = (logits_adv.detach().argmax(1) == task.targets).float()
+        return Outcome(clean.loss.mean() + self.beta * kl.mean(), clean, Judgement(kl, correct))
+
+
+def divergence(logits_p: Tensor, logits_q: Tensor) -> Tensor:
+    """KL(softmax(logits_p) || softmax(logits_q)) of each row, (N,) float32, in nats."""
+    log_p, log_q = (nn.functional.log_softmax(logits.float(), 1) for logits in (logits_p, logits_q))
+    return nn.functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
