@@ -1,0 +1,1 @@
+"""Robust accuracy, image by image."""

@@ -1,0 +1,33 @@
+"""Rates with their uncertainty, from verdicts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .verdicts import Verdicts
+
+
+def interval(right: int, n: int) -> list[float]:
+    """The 95% Wilson score interval of right/n, in percent (Wilson 1927)."""
+    from scipy.stats import binomtest
+
+    found = binomtest(right, n).proportion_ci(0.95, method="wilson")
+    return [round(100 * float(found.low), 2), round(100 * float(found.high), 2)]
+
+
+def rates(verdicts: Verdicts, classes: list[str]) -> dict[str, Any]:
+    """TA and RA in percent with intervals, and by class. RA is the accuracy on the attacked images, as published."""
+    n = len(verdicts)
+    right = {"ta": verdicts.clean_correct, "ra": verdicts.adversarial_correct}
+    result: dict[str, Any] = {name: round(100 * float(mask.mean()), 4) for name, mask in right.items()}
+    result |= {f"{name}_interval": interval(int(mask.sum()), n) for name, mask in right.items()}
+    result["n"] = n
+    result["per_class"] = []
+    for label, name in enumerate(classes):
+        members = verdicts.label == label
+        if members.any():
+            row = {key: round(100 * float(np.mean(mask[members])), 2) for key, mask in right.items()}
+            result["per_class"].append({"class": name, "n": int(members.sum()), **row})
+    return result

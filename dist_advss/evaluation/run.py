@@ -1,0 +1,113 @@
+"""`evaluate`: from a checkpoint to TA, RA and a verdict for every image."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from ..config.schema import Classify as ClassifyConfig
+from ..config.schema import EvaluateConfig
+from ..data import ImageSet, MemoryLoader, load_data
+from ..errors import UserError
+from ..files import write_json, write_whole
+from ..models import build
+from ..objectives.classify import Classify
+from ..rng import Rng
+from ..training import checkpoint, folder
+from ..training.device import choose_device
+from .rates import rates
+from .verdicts import Verdicts, judge_images, samples
+
+SAMPLES = 16
+
+
+def evaluate(config: EvaluateConfig) -> Path:
+    """Judges every image of the split clean and attacked; writes verdicts.npz, samples/ and, last, result.json.
+
+    Returns the folder; one that holds a result already is left as it is, one that was interrupted goes on where its
+    saved verdicts end. Raises UserError before anything is written.
+    """
+    out = Path(config.out)
+    folder.refuse_other_config(out, config)
+    if folder.finished(out):
+        print(f"{out}: finished already, nothing to do")
+        return out
+    device = choose_device(config.device, config.threads)
+    images = load_data(config.data, config.split, labelled=True)
+    if config.data.limit is not None:
+        images = images.first(config.data.limit)
+    path = checkpoint_file(config)
+    model = load_classifier(config, path).to(device)
+    loader = MemoryLoader(images, 1, Rng(config.seed, "evaluation"), device)
+    console = Console(highlight=False, soft_wrap=True)
+
+    with folder.claim(out, config):
+        started = time.monotonic()
+        partial = out / "verdicts.partial.npz"
+
+        def show(verdicts: Verdicts) -> None:
+            done = rates(verdicts, [])
+            text = f"evaluate  {len(verdicts)}/{len(images)}  TA {done['ta']:.1f}  RA {done['ra']:.1f}"
+            console.print(text, end="\r" if console.is_terminal else "\n")
+
+        verdicts = judge_images(model, loader.in_order(config.batch_size), config.attack, config.seed, partial, show)
+        verdicts.save(out / "verdicts.npz")
+        _save_samples(config, model, loader, images, verdicts, out)
+        write_json(
+            out / "result.json",
+            {
+                "kind": "evaluate",
+                **rates(verdicts, images.classes),
+                "attack": asdict(config.attack),
+                "split": config.split,
+                "checkpoint": str(path),
+                "seed": config.seed,
+                "seconds": round(time.monotonic() - started, 1),
+            },
+        )
+        partial.unlink(missing_ok=True)
+    return out
+
+
+def checkpoint_file(config: EvaluateConfig) -> Path:
+    """The file that `checkpoint` and `pick` name."""
+    path = Path(config.checkpoint)
+    return path / "checkpoints" / f"{config.pick}.pt" if path.is_dir() else path
+
+
+def load_classifier(config: EvaluateConfig, path: Path) -> Classify:
+    """The classifier with the checkpoint's weights. Raises UserError when they belong to another kind of model."""
+    weights = checkpoint.load(path)["model"]
+    model = Classify(ClassifyConfig(), build(config.model, config.data), config.data.classes)
+    expected = model.state_dict()
+    wrong = [n for n in expected.keys() | weights.keys() if n not in weights or n not in expected]
+    wrong += [n for n in expected.keys() & weights.keys() if expected[n].shape != weights[n].shape]
+    if wrong:
+        raise UserError(
+            f"checkpoint={path}: {len(wrong)} of {len(expected)} tensors do not fit model={config.model.name} with "
+            f"{config.data.classes} classes (such as {min(wrong)}); evaluate takes a fine-tuned classifier"
+        )
+    model.load_state_dict(weights)
+    return model
+
+
+def _save_samples(
+    config: EvaluateConfig, model: Classify, loader: MemoryLoader, images: ImageSet, verdicts: Verdicts, out: Path
+) -> None:
+    """A grid's worth of images with what was found for them; the attack is run again on these few."""
+    batch = next(iter(loader.in_order(SAMPLES)))
+    count = min(SAMPLES, len(verdicts))
+    pictures = samples(model, batch, config.attack, config.seed, count)
+    arrays = {
+        "clean": pictures.clean,
+        "adversarial": pictures.adversarial,
+        "label": verdicts.label[:count],
+        "clean_prediction": verdicts.clean_prediction[:count],
+        "adversarial_prediction": verdicts.adversarial_prediction[:count],
+        "classes": np.array(images.classes),
+    }
+    write_whole(out / "samples" / "samples.npz", lambda file: np.savez_compressed(file, **arrays))

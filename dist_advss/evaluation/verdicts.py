@@ -1,0 +1,123 @@
+"""What a model says of every image, clean and attacked, kept image by image and saved as it grows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..attacks import PGD
+from ..config.schema import Attack
+from ..data import Batch
+from ..data.augment import to_float
+from ..files import write_whole
+from ..objectives.base import Images, Task
+from ..objectives.classify import Classify
+from ..rng import Rng
+
+SAVE_EVERY_S = 20.0
+
+
+@dataclass
+class Verdicts:
+    """One entry per image, int64 (N,), in the order of the set; `index` is the position in the source."""
+
+    index: np.ndarray
+    label: np.ndarray
+    clean_prediction: np.ndarray
+    adversarial_prediction: np.ndarray
+
+    @staticmethod
+    def none() -> Verdicts:
+        return Verdicts(*(np.empty(0, dtype=np.int64) for _ in fields(Verdicts)))
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def clean_correct(self) -> np.ndarray:
+        return self.clean_prediction == self.label
+
+    @property
+    def adversarial_correct(self) -> np.ndarray:
+        return self.adversarial_prediction == self.label
+
+    def save(self, path: Path) -> None:
+        write_whole(path, lambda file: np.savez_compressed(file, **vars(self)))
+
+    @staticmethod
+    def load(path: Path) -> Verdicts:
+        with np.load(path) as archive:
+            return Verdicts(**{f.name: archive[f.name] for f in fields(Verdicts)})
+
+
+@dataclass
+class Samples:
+    """A few images for people to look at: clean and adversarial, float32 (K, H, W, C) in [0,1]."""
+
+    clean: np.ndarray
+    adversarial: np.ndarray
+
+
+def judge_images(
+    model: Classify,
+    batches: Iterable[Batch],
+    attack: Attack,
+    seed: int,
+    partial: Path,
+    on_batch: Callable[[Verdicts], Any] = lambda verdicts: None,
+) -> Verdicts:
+    """Clean and adversarial predictions for every image of `batches`, in eval mode.
+
+    An image's random start depends on the seed and its position alone, not on batch size or interruption. What is found is
+    saved to `partial` every few seconds; images that stand there already are not judged again.
+    """
+    model.eval()
+    verdicts = Verdicts.load(partial) if partial.exists() else Verdicts.none()
+    adversary = PGD(attack, model)
+    rng = Rng(seed, "evaluation")
+    saved = time.monotonic()
+    skip = len(verdicts)
+    for batch in batches:
+        if skip >= len(batch.labels):
+            skip -= len(batch.labels)
+            continue
+        images, labels, row, index = (part[skip:] for part in (batch.images, batch.labels, batch.row, batch.index))
+        skip = 0
+        task = model.prepare(to_float(images), labels, rng.rows(row))
+        found = _attack(model, adversary, task)
+        with torch.no_grad():
+            predictions = [model.logits(x).argmax(1).cpu().numpy() for x in (task.inputs, found)]
+        fresh = (index.cpu().numpy(), labels.cpu().numpy(), *predictions)
+        verdicts = Verdicts(*(np.concatenate(pair) for pair in zip(vars(verdicts).values(), fresh, strict=True)))
+        on_batch(verdicts)
+        if time.monotonic() - saved > SAVE_EVERY_S:
+            verdicts.save(partial)
+            saved = time.monotonic()
+    return verdicts
+
+
+def samples(model: Classify, batch: Batch, attack: Attack, seed: int, count: int) -> Samples:
+    """The first `count` images of a batch with the same adversarial examples that `judge_images` finds for them."""
+    rng = Rng(seed, "evaluation").rows(batch.row[:count])
+    task = model.prepare(to_float(batch.images[:count]), batch.labels[:count], rng)
+    found = _attack(model, PGD(attack, model), task)
+    return Samples(*(x.permute(0, 2, 3, 1).cpu().numpy() for x in (task.inputs, found)))
+
+
+def _attack(model: Classify, adversary: PGD, task: Task) -> torch.Tensor:
+    """Ascends the cross-entropy, whatever loss the model was trained with; `keep` says which iterate counts."""
+
+    def loss(x: Images, task: Task) -> torch.Tensor:
+        return model.judge(x, task).loss
+
+    if adversary.config.steps == 0:
+        return task.inputs
+    found = adversary.until_fooled(model.judge, task) if adversary.config.keep == "any" else adversary(loss, task)
+    assert isinstance(found, torch.Tensor)
+    return found

@@ -1,0 +1,85 @@
+"""metrics.jsonl: one JSON object a line, only ever appended to; the truth that dashboards and reports are made from."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..errors import RunError
+
+
+class MetricsFile:
+    """Appends lines, each flushed at once. After a crash a half-written last line is cut off.
+
+    A resumed run computes some steps again and gets the same numbers, so a "train" or "validation" line whose step is
+    already on file is not written twice. `now` gives the time of a line (seconds since 1970).
+    """
+
+    def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
+        self.path, self._now = path, now
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab")
+        _cut_half_line(path)
+        self._written = {kind: -1 for kind in ("train", "validation")}
+        for line in read(path):
+            if line.get("kind") in self._written:
+                self._written[line["kind"]] = max(self._written[line["kind"]], line["step"])
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        """One line. Raises RunError when the disk does not take it."""
+        if step <= self._written.get(kind, -1):
+            return
+        line = {"kind": kind, "step": step, **values, "time": round(self._now(), 3)}
+        try:
+            self._file.write(json.dumps(line).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise RunError(f"{self.path}: could not be written ({error.strerror}); the checkpoints are untouched") from error
+        if kind in self._written:
+            self._written[kind] = step
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics file; none when there is no file."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1] if line]
+
+
+def _cut_half_line(path: Path) -> None:
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)
+
+
+class Meter:
+    """Means of scalars since it was last emptied; its state is part of a checkpoint, so a resume logs the same means."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.count = 0
+
+    def add(self, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.count += 1
+
+    def take(self) -> dict[str, float]:
+        """The means, and an empty meter."""
+        means = {name: total / self.count for name, total in self.sums.items()}
+        self.sums, self.count = {}, 0
+        return means
+
+    def state(self) -> dict[str, Any]:
+        return {"sums": dict(self.sums), "count": self.count}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.sums, self.count = dict(state["sums"]), state["count"]

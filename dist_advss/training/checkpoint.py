@@ -1,0 +1,75 @@
+"""Checkpoints: plain tensors and numbers, whole or absent, checked before they are believed.
+
+A run keeps `last` (everything a bit-exact resume needs), `previous` (the one before it), and `best_ra` and `best_ta` (the
+weights with the highest validation RA and TA). `torch.load(path, weights_only=True)["model"]` reads the weights of any.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import RunError, UserError
+from ..files import sync_folder, write_whole
+
+FORMAT = 1
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Writes a checkpoint. Raises RunError when the disk does not take it; the file of before is then untouched."""
+    write_whole(path, lambda file: torch.save({"format": FORMAT, **content}, file))
+
+
+def save_last(folder: Path, content: dict[str, Any]) -> None:
+    """Writes `last.pt`, and keeps the one before it as `previous.pt`."""
+    last, fresh = folder / "last.pt", folder / "next.pt"
+    save(fresh, content)
+    if last.exists():
+        os.replace(last, folder / "previous.pt")
+    os.replace(fresh, last)  # a crash just before this line leaves previous.pt, which is the same state as last.pt was
+    sync_folder(folder)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint, on the CPU. Raises UserError when it is missing or damaged.
+
+    The archive's checksums are verified first: torch reads flipped bits without a word.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"checksum of {damaged} is wrong")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, RuntimeError, EOFError, KeyError, ValueError, OSError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: damaged checkpoint ({reason}); take another one of its folder") from error
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path}: not a checkpoint of plain tensors; it was not opened, as loading it could run code") from error
+    if not isinstance(content, dict) or "model" not in content:
+        raise UserError(f"{path}: holds no 'model'; give a checkpoint that dist-advss wrote")
+    return content
+
+
+def load_latest(folder: Path) -> tuple[dict[str, Any], Path, list[str]] | None:
+    """The newest whole state of a run, its file and a line for each damaged file that was passed over; None when new.
+
+    Raises RunError when there are checkpoints and none is whole.
+    """
+    complaints: list[str] = []
+    found = [path for path in (folder / "last.pt", folder / "previous.pt") if path.exists()]
+    for path in found:
+        try:
+            return load(path), path, complaints
+        except UserError as error:
+            complaints.append(str(error))
+    if found:
+        raise RunError(f"{' · '.join(complaints)}; nothing whole to resume from, start again in another folder")
+    return None

@@ -1,0 +1,69 @@
+"""The run folder: who may write in it, and what it was made for."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..config import as_yaml
+from ..errors import UserError
+from ..files import write_text
+
+WHERE_NOT_WHAT = ("out", "device", "train.threads", "threads", "train.log_every", "train.checkpoint_every", "tracking")
+
+
+def finished(folder: Path) -> bool:
+    """A folder with a result is finished: running it again does nothing."""
+    return (folder / "result.json").is_file()
+
+
+@contextlib.contextmanager
+def claim(folder: Path, config: Any) -> Iterator[None]:
+    """The folder for this process alone, its config.yaml written when it is new.
+
+    Raises UserError, before anything is written, when the folder holds a run with another configuration (keys that say
+    where a run computes, not what, may differ), cannot be made, or is in use by another process.
+    """
+    refuse_other_config(folder, config)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("a")
+    except OSError as error:
+        raise UserError(f"out={folder}: cannot be written ({error.strerror}); choose a folder of yours") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"out={folder}: another process is running in this folder; wait for it or choose another") from error
+        for leftover in folder.rglob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+        if not (folder / "config.yaml").exists():
+            write_text(folder / "config.yaml", as_yaml(config))
+        yield
+
+
+def refuse_other_config(folder: Path, config: Any) -> None:
+    """Raises UserError when the folder holds a run whose config.yaml says something else, naming the first such key."""
+    path = folder / "config.yaml"
+    if not path.exists():
+        return
+    before = yaml.safe_load(path.read_text())
+    for name, old, new in differences(before, asdict(config)):
+        if not any(name == w or name.startswith(f"{w}.") for w in WHERE_NOT_WHAT):
+            raise UserError(f"{name}={new}: {folder} holds a run with {name}={old}; choose another out, or that value")
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(dotted name, old value, new value) of every leaf that differs between two configurations."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        if old != new:
+            yield prefix, old, new
+        return
+    for name in dict.fromkeys([*old, *new]):
+        yield from differences(old.get(name), new.get(name), f"{prefix}.{name}" if prefix else name)

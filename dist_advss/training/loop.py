@@ -1,0 +1,147 @@
+"""The training loop: the same few lines for every objective, attack and engine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config.schema import TrainConfig
+from ..data import MemoryLoader
+from ..data.augment import augment
+from ..engines import SingleEngine
+from ..errors import RunError, Stopped
+from ..objectives.base import Images, Task
+from ..rng import Rng
+from ..tracking import Tracker
+from . import checkpoint
+from .interrupt import Interrupt
+from .schedules import learning_rate
+from .validation import validate
+
+Attack = Callable[[Callable[[Images, Task], torch.Tensor], Task], Images | None]
+
+
+class Trainer:
+    """One run from wherever its checkpoint stands to its last epoch.
+
+    `done` and `step` say where it is: `done` whole epochs and, of the one under way, `step` updates. `best` holds the
+    validation with the highest RA and TA so far.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: Path,
+        engine: SingleEngine,
+        attack: Attack,
+        loader: MemoryLoader,
+        held_out: MemoryLoader,
+        tracker: Tracker,
+    ) -> None:
+        self.config, self.folder, self.engine, self.attack = config, folder, engine, attack
+        self.loader, self.held_out, self.tracker = loader, held_out, tracker
+        self.checkpoints = folder / "checkpoints"
+        self.rng = Rng(config.seed, "train")
+        self.done = self.step = 0
+        self.best: dict[str, dict[str, Any]] = {}
+        self.last: dict[str, Any] = {}
+        self._window: list[tuple[int, dict[str, torch.Tensor]]] = []
+
+    @property
+    def global_step(self) -> int:
+        return self.done * len(self.loader) + self.step
+
+    def run(self, interrupt: Interrupt) -> None:
+        """Trains to the end. Raises Stopped after a signal and RunError when a loss is not finite; both after saving."""
+        self.engine.module.train()
+        while self.done < self.config.schedule.epochs:
+            self._train_epoch(interrupt)
+            self._end_epoch()
+
+    def resume(self) -> bool:
+        """Takes up the newest whole checkpoint of the folder; False when there is none."""
+        found = checkpoint.load_latest(self.checkpoints)
+        if found is None:
+            return False
+        state, path, complaints = found
+        self.engine.load(state)
+        progress = state["progress"]
+        self.done, self.step, self.best, self.last = (progress[k] for k in ("done", "step", "best", "last"))
+        self.tracker.meter.load(state["meter"])
+        for complaint in complaints:
+            self.tracker.event("damaged", self.global_step, complaint)
+        self.tracker.event("resume", self.global_step, f"resumed from {path.name} at step {self.global_step}")
+        return True
+
+    def _train_epoch(self, interrupt: Interrupt) -> None:
+        engine, objective, augmentation = self.engine, self.engine.module, self.config.objective
+        for batch in self.loader.epoch(self.done, self.step):
+            lr = learning_rate(self.config.schedule, self.global_step, len(self.loader))
+            engine.set_lr(lr)
+            rng = self.rng.at(self.done, self.step).rows(batch.row)
+            images = augment(batch.images, rng, augmentation.flip, augmentation.pad)
+
+            task = objective.prepare(images, batch.labels, rng)
+            x_adv = self.attack(objective.attack_loss, task)
+            outcome = engine(task, x_adv)
+            engine.step(outcome.loss)
+
+            self._window.append((self.global_step, outcome.terms()))
+            self.step += 1
+            self.tracker.advance(self.config.train.batch_size)
+            self._after_step(lr, interrupt)
+
+    def _after_step(self, lr: float, interrupt: Interrupt) -> None:
+        step, every = self.global_step, self.config.train.checkpoint_every
+        if step % self.config.train.log_every == 0 or self.step == len(self.loader):
+            self._empty_window()
+            self.tracker.train_line(step, self.done, lr)
+        if every and step % every == 0 and self.step < len(self.loader):
+            self.save()
+        if interrupt.signum is not None:
+            self.save()
+            self.tracker.event("stop", step, f"stopped by signal {interrupt.signum} at step {step}")
+            raise Stopped(interrupt.signum, f"stopped at step {step}, saved; the same command goes on from there")
+
+    def _empty_window(self) -> None:
+        """Moves the steps since last time into the means. Raises RunError at the first value that is not finite."""
+        for step, terms in self._window:
+            values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
+            for name, value in values.items():
+                if not math.isfinite(value):
+                    self.tracker.event("nan", step, f"{name} is {value}")
+                    raise RunError(f"step {step}: {name} is {value}, {self._last_good()}; try a lower schedule.lr")
+            self.tracker.meter.add(values)
+        self._window = []
+
+    def _last_good(self) -> str:
+        last = self.checkpoints / "last.pt"
+        return f"the last good checkpoint is {last}" if last.exists() else "there was no checkpoint yet"
+
+    def _end_epoch(self) -> None:
+        self.done, self.step = self.done + 1, 0
+        if self.done % self.config.validation.every == 0 or self.done == self.config.schedule.epochs:
+            result = validate(self.engine.module, self.held_out.in_order(self.config.train.batch_size), self.config)
+            self.last = {"epoch": self.done, "ta": result.ta, "ra": result.ra}
+            self.tracker.validation_line(self.global_step, self.done, asdict(result))
+            for name, key in (("best_ra", "ra"), ("best_ta", "ta")):
+                if name not in self.best or self.last[key] > self.best[name][key]:
+                    self.best[name] = self.last
+                    checkpoint.save(self.checkpoints / f"{name}.pt", self._content(weights_only=True))
+        self.save()
+
+    def save(self) -> None:
+        """Writes `last.pt`, after making sure that nothing in it came from a step with a NaN."""
+        self._empty_window()
+        checkpoint.save_last(self.checkpoints, self._content())
+
+    def _content(self, weights_only: bool = False) -> dict[str, Any]:
+        state = self.engine.state()
+        progress = {"done": self.done, "step": self.step, "best": self.best, "last": self.last}
+        content = {"progress": progress, "config": asdict(self.config), "meter": self.tracker.meter.state()}
+        return {"model": state["model"], **content} if weights_only else {**state, **content}
