@@ -1,6 +1,16 @@
 """One typed, validated configuration: the schema, its composition and its checks."""
 
-from .compose import as_yaml, compose, config_dir, fill, options, parse_words
+from .compose import as_yaml, compose, compose_node, config_dir, options, parse_words, schema_of
 from .schema import EvaluateConfig, TrainConfig
 
-__all__ = ["EvaluateConfig", "TrainConfig", "as_yaml", "compose", "config_dir", "fill", "options", "parse_words"]
+__all__ = [
+    "EvaluateConfig",
+    "TrainConfig",
+    "as_yaml",
+    "compose",
+    "compose_node",
+    "config_dir",
+    "options",
+    "parse_words",
+    "schema_of",
+]

@@ -54,11 +54,17 @@ def _check_model(config: Any) -> None:
     if model.std is not None and min(model.std) <= 0:
         raise UserError(f"model.std={model.std}: every value must be above 0")
     if model.width is not None and model.name != "preact_small":
-        raise UserError(f"model.width={model.width}: only preact_small has a free width; drop it or choose model=preact_small")
+        raise UserError(
+            f"model.width={model.width}: only preact_small has a free width; drop it or choose model=preact_small"
+        )
     if model.name.startswith("tv_") and data.size < 64:
-        raise UserError(f"model={model.name}: made for 224 pixels, at least 64, and data.size={data.size}; choose model=preact_resnet18")
+        raise UserError(
+            f"model={model.name}: made for 224 pixels, at least 64, and data.size={data.size}; choose model=preact_resnet18"
+        )
     if not model.name.startswith("tv_") and not 28 <= data.size <= 96:
-        raise UserError(f"model={model.name}: takes images of 28 to 96 pixels, and data.size={data.size}; choose model=tv_resnet18 above that")
+        raise UserError(
+            f"model={model.name}: takes images of 28 to 96 pixels, and data.size={data.size}; choose model=tv_resnet18 above that"
+        )
 
 
 def _check_attack(config: Any) -> None:
@@ -66,19 +72,27 @@ def _check_attack(config: Any) -> None:
     if attack.steps > 0 and attack.eps == 0:
         raise UserError("attack.eps=0: an attack of no radius; give a radius such as 8/255, or attack=none")
     if attack.norm == "linf" and attack.eps > 1:
-        raise UserError(f"attack.eps={attack.eps:g}: images are in [0,1]; for 8 of 255 grey levels write attack.eps=8/255")
+        raise UserError(
+            f"attack.eps={attack.eps:g}: images are in [0,1]; for 8 of 255 grey levels write attack.eps=8/255"
+        )
     if attack.steps > 0 and attack.step_size == 0:
         raise UserError("attack.step_size=0: the attack would not move; null gives eps/4")
     if attack.restarts > 1 and not attack.random_start:
-        raise UserError(f"attack.restarts={attack.restarts}: without a random start all restarts are the same; set attack.random_start=true")
+        raise UserError(
+            f"attack.restarts={attack.restarts}: without a random start all restarts are the same; set attack.random_start=true"
+        )
 
 
 def _check_objective(command: str, config: Any) -> None:
     objective, data, attack = config.objective, config.data, config.attack
     if command == "pretrain" and objective.name not in PRETEXT:
-        raise UserError(f"objective={objective.name}: learns from labels; pretrain takes {', '.join(PRETEXT)}, use dist-advss finetune")
+        raise UserError(
+            f"objective={objective.name}: learns from labels; pretrain takes {', '.join(PRETEXT)}, use dist-advss finetune"
+        )
     if command == "finetune" and objective.name in PRETEXT:
-        raise UserError(f"objective={objective.name}: a pretext task; finetune takes classify or trades, use dist-advss pretrain")
+        raise UserError(
+            f"objective={objective.name}: a pretext task; finetune takes classify or trades, use dist-advss pretrain"
+        )
     if command == "pretrain" and data.labels is not None:
         raise UserError(f"data.labels={data.labels}: pre-training uses no labels; data.limit takes the first N images")
     if config.freeze == "encoder" and config.init is None:
@@ -89,25 +103,41 @@ def _check_objective(command: str, config: Any) -> None:
     if grid is not None and data.size % grid:
         raise UserError(f"objective.grid={grid}: does not divide data.size={data.size}; choose one that does")
     if objective.name == "selfie" and objective.masked >= objective.grid**2:
-        raise UserError(f"objective.masked={objective.masked}: of {objective.grid**2} patches at least one must stay visible")
+        raise UserError(
+            f"objective.masked={objective.masked}: of {objective.grid**2} patches at least one must stay visible"
+        )
     if objective.name == "trades" and attack.steps == 0:
-        raise UserError("objective=trades: needs adversarial examples; choose attack=pgd10, or objective=classify for attack=none")
+        raise UserError(
+            "objective=trades: needs adversarial examples; choose attack=pgd10, or objective=classify for attack=none"
+        )
     if objective.pad >= data.size:
         raise UserError(f"objective.pad={objective.pad}: as large as the image (data.size={data.size})")
     if config.validation.limit is not None and config.validation.limit < data.classes and command == "finetune":
-        raise UserError(f"validation.limit={config.validation.limit}: fewer than one image for each of {data.classes} classes")
+        raise UserError(
+            f"validation.limit={config.validation.limit}: fewer than one image for each of {data.classes} classes"
+        )
 
 
 def _check_schedule(schedule: Any) -> None:
     if schedule.lr <= 0:
         raise UserError(f"schedule.lr={schedule.lr:g}: must be above 0")
     if schedule.final_lr > schedule.lr:
-        raise UserError(f"schedule.final_lr={schedule.final_lr:g}: above schedule.lr={schedule.lr:g}; it is where the rate ends")
+        raise UserError(
+            f"schedule.final_lr={schedule.final_lr:g}: above schedule.lr={schedule.lr:g}; it is where the rate ends"
+        )
     if schedule.warmup_lr > schedule.lr:
-        raise UserError(f"schedule.warmup_lr={schedule.warmup_lr:g}: above schedule.lr={schedule.lr:g}; it is where the warm-up starts")
+        raise UserError(
+            f"schedule.warmup_lr={schedule.warmup_lr:g}: above schedule.lr={schedule.lr:g}; it is where the warm-up starts"
+        )
     if any(not 0 < m < 1 for m in schedule.milestones) or sorted(set(schedule.milestones)) != schedule.milestones:
-        raise UserError(f"schedule.milestones={schedule.milestones}: rising shares of the run, each above 0 and below 1")
+        raise UserError(
+            f"schedule.milestones={schedule.milestones}: rising shares of the run, each above 0 and below 1"
+        )
     if schedule.nesterov and (schedule.optimizer != "sgd" or schedule.momentum == 0):
-        raise UserError(f"schedule.nesterov=true: needs schedule.optimizer=sgd with momentum, not {schedule.optimizer} with {schedule.momentum:g}")
+        raise UserError(
+            f"schedule.nesterov=true: needs schedule.optimizer=sgd with momentum, not {schedule.optimizer} with {schedule.momentum:g}"
+        )
     if schedule.warmup_unit == "epochs" and schedule.warmup >= schedule.epochs and schedule.decay == "onecycle":
-        raise UserError(f"schedule.warmup={schedule.warmup:g}: the rise must be shorter than schedule.epochs={schedule.epochs}")
+        raise UserError(
+            f"schedule.warmup={schedule.warmup:g}: the rise must be shorter than schedule.epochs={schedule.epochs}"
+        )

@@ -12,7 +12,7 @@ import functools
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,22 +53,33 @@ def compose(command: str, words: Sequence[str], inherited: dict[str, Any] | None
     for node, content in (inherited or {}).items():
         if node not in groups:
             raw[node] = content
-    objective = groups.get("objective", (raw.get("objective") or {}).get("name"))
-    typed = fill(_tree(schema, objective), raw, values)
+    typed = _fill(_tree(schema, raw), raw, values)
     checks.check(command, typed)
     return typed
 
 
-def fill(tree: Any, raw: dict[str, Any], values: Sequence[tuple[str, str]]) -> Any:
+def schema_of(command: str, words: Sequence[str]) -> Any:
+    """The dataclass tree that these words are held against: its `objective` node has the keys of the one they choose."""
+    groups, _ = _split(words, SCHEMAS[command])
+    return _tree(SCHEMAS[command], _compose_groups(command, tuple(sorted(groups.items()))))
+
+
+def compose_node(node: str, schema: type, raw: dict[str, Any], words: Sequence[str]) -> Any:
+    """One group by itself, of the dataclass `schema`: the content of a YAML file, then `node.key=value` words. Raises UserError."""
+    tree = dataclasses.make_dataclass("Node", [(node, schema, dataclasses.field(default_factory=schema))])()
+    return getattr(_fill(tree, {node: raw}, parse_words(words)), node)
+
+
+def _fill(tree: Any, raw: dict[str, Any], values: Sequence[tuple[str, str]]) -> Any:
     """A dataclass of the type of `tree`: its defaults, then the leaves of `raw`, then the named texts `values`.
 
     Each value is converted and held against its field's `choices`, `low` and `high`. Raises UserError.
     """
     config = OmegaConf.structured(tree)
-    _merge(config, raw, tree)
-    for name, text in values:
-        _set(config, name, text, tree)
-    return OmegaConf.to_object(_without_missing(config))
+    for name, value in [*_leaves(raw, tree), *values]:
+        _set(config, tree, name, value)
+    _refuse_missing(config, tree)
+    return OmegaConf.to_object(config)
 
 
 def as_yaml(config: Any) -> str:
@@ -88,11 +99,11 @@ def parse_words(words: Sequence[str]) -> list[tuple[str, str]]:
     return list(pairs.items())
 
 
-def _tree(schema: type, objective: str | None) -> Any:
-    """An instance of the schema, its `objective` node of the class that the chosen objective has."""
+def _tree(schema: type, raw: dict[str, Any]) -> Any:
+    """An instance of the schema, its `objective` node of the class that `raw` chooses."""
     tree = schema()
-    if objective is not None and hasattr(tree, "objective"):
-        tree.objective = OBJECTIVES[objective]()
+    if "objective" in raw:
+        tree.objective = OBJECTIVES[raw["objective"]["name"]]()
     return tree
 
 
@@ -121,30 +132,23 @@ def _compose_groups(command: str, groups: tuple[tuple[str, str], ...]) -> dict[s
     return typing.cast(dict[str, Any], OmegaConf.to_container(composed))
 
 
-def _merge(config: Any, raw: dict[str, Any], tree: Any, prefix: str = "") -> None:
-    """Every leaf of `raw` set in `config`, one by one, so that a wrong one is named in full."""
+def _leaves(raw: dict[str, Any], tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of everything that the YAML files say, so that a wrong value is named in full."""
     for name, value in raw.items():
-        full = f"{prefix}{name}"
         inner = getattr(tree, name, None)
         if isinstance(value, dict) and dataclasses.is_dataclass(inner):
-            _merge(config, value, inner, f"{full}.")
+            yield from _leaves(value, inner, f"{prefix}{name}.")
         else:
-            _set(config, full, value, config_tree(config))
+            yield f"{prefix}{name}", value
 
 
-def config_tree(config: Any) -> Any:
-    """The dataclass tree that an OmegaConf node was made from."""
-    return _tree(OmegaConf.get_type(config), config.objective.name if "objective" in config else None)
-
-
-def _set(config: Any, name: str, value: Any, tree: Any) -> None:
+def _set(config: Any, tree: Any, name: str, value: Any) -> None:
     """One value, converted to its field's type. Raises UserError for an unknown key or a value that does not fit."""
     field, kind = _field(tree, name)
     try:
         OmegaConf.update(config, name, _convert(value, kind))
-    except (OmegaConfBaseException, ValueError) as error:
-        wanted = _describe(kind)
-        raise UserError(f"{name}={value}: not {wanted}; {field.metadata.get('help', '')}".rstrip("; ")) from error
+    except (OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{name}={value}: not {_describe(kind)}; {field.metadata['help']}") from error
     checks.check_value(name, OmegaConf.select(config, name), field.metadata)
 
 
@@ -155,12 +159,12 @@ def _field(tree: Any, name: str) -> tuple[Any, Any]:
     for depth, part in enumerate(parts):
         names = [f.name for f in dataclasses.fields(node)]
         if part not in names:
-            hint = nearest(part, names)
-            raise UserError(f"{name}: unknown key{f' in {seen[:-1]}' if seen else ''}; {hint}")
+            raise UserError(f"{name}: no such key{f' in {seen[:-1]}' if seen else ''}; {nearest(part, names)}")
         inner = getattr(node, part)
         last = depth == len(parts) - 1
         if last and dataclasses.is_dataclass(inner):
-            raise UserError(f"{name}: a group of keys, not a value; set one of {', '.join(f'{name}.{f.name}' for f in dataclasses.fields(inner))}")
+            keys = ", ".join(f"{name}.{f.name}" for f in dataclasses.fields(inner))
+            raise UserError(f"{name}: a group of keys, not a value; set one of {keys}")
         if last:
             field = next(f for f in dataclasses.fields(node) if f.name == part)
             return field, typing.get_type_hints(type(node))[part]
@@ -201,13 +205,12 @@ def _describe(kind: Any) -> str:
         return "a list such as [0.6,0.8]"
     if isinstance(kind, types.UnionType):
         return f"{_describe(inner[0])}, nor null"
-    return {int: "a whole number", float: "a number or a fraction such as 8/255", bool: "true or false"}.get(kind, "a text")
+    return {int: "a whole number", float: "a number or a fraction such as 8/255", bool: "true or false"}.get(
+        kind, "a text"
+    )
 
 
-def _without_missing(config: Any) -> Any:
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        name = missing[0]
-        field, _ = _field(config_tree(config), name)
-        raise UserError(f"{name}: missing; give {name}=… ({field.metadata.get('help', '')})")
-    return config
+def _refuse_missing(config: Any, tree: Any) -> None:
+    for name in sorted(OmegaConf.missing_keys(config)):
+        field, _ = _field(tree, name)
+        raise UserError(f"{name}: missing; give {name}=… ({field.metadata['help']})")

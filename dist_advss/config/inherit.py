@@ -32,7 +32,9 @@ def configure(command: str, words: Sequence[str], planned: Mapping[str, Any] | N
     return compose(command, words, inherited(command, words, planned))
 
 
-def inherited(command: str, words: Sequence[str], planned: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
+def inherited(
+    command: str, words: Sequence[str], planned: Mapping[str, Any] | None = None
+) -> dict[str, dict[str, Any]]:
     """The nodes that the run named by `init` or `checkpoint` gives: `{"data": {…}, "model": {…}}`, or fewer. Raises UserError."""
     chosen = dict(parse_words(words))
     key = SOURCE_KEY[command]
@@ -48,7 +50,9 @@ def inherited(command: str, words: Sequence[str], planned: Mapping[str, Any] | N
         return {}
     objective = (config.get("objective") or {}).get("name")
     if command == "evaluate" and objective in PRETEXT:
-        raise UserError(f"{key}={source}: pre-trained on {objective}, it has no classes to tell; fine-tune it first, with init={folder}")
+        raise UserError(
+            f"{key}={source}: pre-trained on {objective}, it has no classes to tell; fine-tune it first, with init={folder}"
+        )
     return {node: _passed_on(config[node]) for node in wanted}
 
 
@@ -75,7 +79,9 @@ def _read(key: str, source: str, wanted: Sequence[str]) -> dict[str, Any] | None
             return None
         if path.is_file():
             missing = " ".join(f"{node}=…" for node in wanted)
-            raise UserError(f"{key}={source}: no config.yaml beside this checkpoint says what it was made from; add {missing}")
+            raise UserError(
+                f"{key}={source}: no config.yaml beside this checkpoint says what it was made from; add {missing}"
+            )
         raise UserError(f"{key}={source}: not a run folder (no config.yaml in it); give the out=… of an earlier run")
     if path.is_dir() and not (folder / "result.json").is_file():
         raise UserError(

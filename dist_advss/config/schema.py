@@ -53,7 +53,9 @@ class Data:
     size: int = key(32, "height and width of an image in pixels", low=8, high=512)
     channels: int = key(3, "colour channels", choices=(1, 3))
     classes: int = key(10, "number of classes", low=2)
-    validation: float = key(0.1, "share of the training images held out, stratified, the same in every phase", low=0.01, high=0.5)
+    validation: float = key(
+        0.1, "share of the training images held out, stratified, the same in every phase", low=0.01, high=0.5
+    )
     limit: int | None = key(None, "take the first N training images (evaluate: the first N evaluated)", low=1)
     labels: int | None = key(None, "keep N labelled training images, stratified: the low-label setting", low=1)
     loader: str = key("memory", "how batches are made", choices=("memory",))
@@ -69,19 +71,19 @@ class Model:
 
 @dataclass
 class Objective:
-    name: str = REQUIRED
+    name: str = key(REQUIRED, "what to learn")
     flip: bool = key(True, "augmentation: mirror half of the images")
     pad: int = key(4, "augmentation: pad by this many pixels, then crop at random; 0: no crop", low=0, high=64)
 
 
 @dataclass
 class Rotation(Objective):
-    name: str = "rotation"
+    name: str = key("rotation", "what to learn", choices=("rotation",))
 
 
 @dataclass
 class Jigsaw(Objective):
-    name: str = "jigsaw"
+    name: str = key("jigsaw", "what to learn", choices=("jigsaw",))
     grid: int = key(4, "tiles per side", low=2, high=8)
     permutations: int = key(30, "fixed random permutations to tell apart (the answer 0 is 'untouched')", low=1)
     untouched: float = key(0.1, "probability of forcing 'untouched', besides its own share of the draw", low=0, high=1)
@@ -89,7 +91,7 @@ class Jigsaw(Objective):
 
 @dataclass
 class Selfie(Objective):
-    name: str = "selfie"
+    name: str = key("selfie", "what to learn", choices=("selfie",))
     flip: bool = key(False, "augmentation: mirror half of the images")
     pad: int = key(2, "augmentation: pad by this many pixels, then crop at random; 0: no crop", low=0, high=64)
     grid: int = key(4, "patches per side", low=2, high=8)
@@ -103,12 +105,12 @@ class Selfie(Objective):
 
 @dataclass
 class Classify(Objective):
-    name: str = "classify"
+    name: str = key("classify", "what to learn", choices=("classify",))
 
 
 @dataclass
 class Trades(Objective):
-    name: str = "trades"
+    name: str = key("trades", "what to learn", choices=("trades",))
     beta: float = key(6.0, "weight of the KL term (Zhang et al. 2019, eq. 5: 1/lambda)", low=0.0)
 
 
@@ -126,7 +128,9 @@ PRETEXT = ("rotation", "jigsaw", "selfie")
 class Attack:
     norm: str = key("linf", "norm of the ball", choices=("linf", "l2"))
     eps: float = key(8 / 255, "radius of the ball, images in [0,1]; a fraction such as 8/255 is accepted", low=0.0)
-    steps: int = key(10, "gradient steps; 0: no attack (eps still says against what RA is measured)", low=0, high=10_000)
+    steps: int = key(
+        10, "gradient steps; 0: no attack (eps still says against what RA is measured)", low=0, high=10_000
+    )
     step_size: float | None = key(None, "length of a step in the ball's norm; null: eps/4", low=0.0)
     random_start: bool = key(True, "start at a uniform random point of the ball instead of its centre")
     restarts: int = key(1, "independent starts; the one with the highest loss is kept", low=1, high=1000)
@@ -193,7 +197,9 @@ class TrainConfig:
     seed: int = key(0, "names every random draw of the run", low=0)
     device: str = key("auto", "auto: a GPU when there is one", choices=("auto", "cpu", "cuda"))
     init: str | None = key(None, "run folder or checkpoint whose encoder (theta_p) is transferred; null: random (P1)")
-    freeze: str = key("none", "encoder: theta_p stays as loaded (F1, F2); none: every weight (F3, F4)", ("none", "encoder"))
+    freeze: str = key(
+        "none", "encoder: theta_p stays as loaded (F1, F2); none: every weight (F3, F4)", ("none", "encoder")
+    )
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
     objective: Any = field(default_factory=Objective)

@@ -110,4 +110,4 @@ def _save_samples(
         "adversarial_prediction": verdicts.adversarial_prediction[:count],
         "classes": np.array(images.classes),
     }
-    write_whole(out / "samples" / "samples.npz", lambda file: np.savez_compressed(file, **arrays))
+    write_whole(out / "samples" / "samples.npz", lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))

@@ -13,8 +13,7 @@ import torch
 
 from ..attacks import PGD
 from ..config.schema import Attack
-from ..data import Batch
-from ..data.augment import to_float
+from ..data import Batch, as_float
 from ..files import write_whole
 from ..objectives.base import Images, Task
 from ..objectives.classify import Classify
@@ -89,7 +88,7 @@ def judge_images(
             continue
         images, labels, row, index = (part[skip:] for part in (batch.images, batch.labels, batch.row, batch.index))
         skip = 0
-        task = model.prepare(to_float(images), labels, rng.rows(row))
+        task = model.prepare(as_float(images), labels, rng.rows(row))
         found = _attack(model, adversary, task)
         with torch.no_grad():
             predictions = [model.logits(x).argmax(1).cpu().numpy() for x in (task.inputs, found)]
@@ -105,7 +104,7 @@ def judge_images(
 def samples(model: Classify, batch: Batch, attack: Attack, seed: int, count: int) -> Samples:
     """The first `count` images of a batch with the same adversarial examples that `judge_images` finds for them."""
     rng = Rng(seed, "evaluation").rows(batch.row[:count])
-    task = model.prepare(to_float(batch.images[:count]), batch.labels[:count], rng)
+    task = model.prepare(as_float(batch.images[:count]), batch.labels[:count], rng)
     found = _attack(model, PGD(attack, model), task)
     return Samples(*(x.permute(0, 2, 3, 1).cpu().numpy() for x in (task.inputs, found)))
 
@@ -119,5 +118,4 @@ def _attack(model: Classify, adversary: PGD, task: Task) -> torch.Tensor:
     if adversary.config.steps == 0:
         return task.inputs
     found = adversary.until_fooled(model.judge, task) if adversary.config.keep == "any" else adversary(loss, task)
-    assert isinstance(found, torch.Tensor)
     return found

@@ -7,14 +7,13 @@ adversarial average and every engine follow from these two.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from ..rng import Rng
 
-Images = Tensor | tuple[Tensor, ...]
+Images = Any  # a Tensor, or a tuple of Tensors: only the objective that made the task knows which
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..config.schema import Classify as ClassifyConfig
+from ..config.schema import Objective as ObjectiveConfig
 from ..models import Backbone
 from ..rng import Rng
 from .base import Judgement, Objective, Task, cross_entropy
@@ -15,7 +15,7 @@ class Classify(Objective):
 
     clean_weight = 0.0
 
-    def __init__(self, config: ClassifyConfig, backbone: Backbone, classes: int) -> None:
+    def __init__(self, config: ObjectiveConfig, backbone: Backbone, classes: int) -> None:
         super().__init__()
         self.encoder = backbone.encoder
         self.top = backbone.top(classes)

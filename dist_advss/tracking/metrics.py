@@ -24,7 +24,7 @@ class MetricsFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab")
         _cut_half_line(path)
-        self._written = {kind: -1 for kind in ("train", "validation")}
+        self._written = dict.fromkeys(("train", "validation"), -1)
         for line in read(path):
             if line.get("kind") in self._written:
                 self._written[line["kind"]] = max(self._written[line["kind"]], line["step"])
@@ -38,7 +38,9 @@ class MetricsFile:
             self._file.write(json.dumps(line).encode() + b"\n")
             self._file.flush()
         except OSError as error:
-            raise RunError(f"{self.path}: could not be written ({error.strerror}); the checkpoints are untouched") from error
+            raise RunError(
+                f"{self.path}: could not be written ({error.strerror}); the checkpoints are untouched"
+            ) from error
         if kind in self._written:
             self._written[kind] = step
 

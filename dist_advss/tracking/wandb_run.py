@@ -64,7 +64,9 @@ class WandbRun:
 
     def _give_up(self, error: Exception) -> None:
         self._run = None
-        self._notify(f"wandb: {str(error).splitlines()[0] if str(error) else type(error).__name__}; going on without it")
+        self._notify(
+            f"wandb: {str(error).splitlines()[0] if str(error) else type(error).__name__}; going on without it"
+        )
 
 
 def _run_id(folder: Path) -> str:

@@ -52,7 +52,9 @@ def load(path: Path) -> dict[str, Any]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: damaged checkpoint ({reason}); take another one of its folder") from error
     except pickle.UnpicklingError as error:
-        raise UserError(f"{path}: not a checkpoint of plain tensors; it was not opened, as loading it could run code") from error
+        raise UserError(
+            f"{path}: not a checkpoint of plain tensors; it was not opened, as loading it could run code"
+        ) from error
     if not isinstance(content, dict) or "model" not in content:
         raise UserError(f"{path}: holds no 'model'; give a checkpoint that dist-advss wrote")
     return content

@@ -12,5 +12,7 @@ def choose_device(name: str, threads: int | None) -> torch.device:
     if threads is not None:
         torch.set_num_threads(threads)
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda: torch sees no GPU here; choose device=cpu, or ask dist-advss doctor what is missing")
+        raise UserError(
+            "device=cuda: torch sees no GPU here; choose device=cpu, or ask dist-advss doctor what is missing"
+        )
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

@@ -40,7 +40,9 @@ def claim(folder: Path, config: Any) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UserError(f"out={folder}: another process is running in this folder; wait for it or choose another") from error
+            raise UserError(
+                f"out={folder}: another process is running in this folder; wait for it or choose another"
+            ) from error
         for leftover in folder.rglob(".*.tmp"):
             leftover.unlink(missing_ok=True)
         if not (folder / "config.yaml").exists():

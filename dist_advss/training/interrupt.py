@@ -21,7 +21,9 @@ class Interrupt:
             self._before = {s: signal.signal(s, self._note) for s in SIGNALS}
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._restore()
 
     def _note(self, signum: int, frame: FrameType | None) -> None:

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from ..config.schema import TrainConfig
-from ..data import MemoryLoader
-from ..data.augment import augment
+from ..data import MemoryLoader, augment
 from ..engines import SingleEngine
 from ..errors import RunError, Stopped
 from ..objectives.base import Images, Task

@@ -5,18 +5,16 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import torch
-
 from .. import attacks, engines, objectives
 from ..config.schema import TrainConfig
 from ..data import MemoryLoader, load_data
+from ..files import write_json
 from ..models.transfer import load_encoder
 from ..objectives.base import Objective
 from ..rng import Rng
 from ..tracking import Tracker
 from . import checkpoint, folder
 from .device import choose_device
-from ..files import write_json
 from .interrupt import Interrupt
 from .loop import Trainer
 
@@ -35,9 +33,7 @@ def train(config: TrainConfig, command: str) -> Path:
     device = choose_device(config.device, config.train.threads)
     labelled = command == "finetune"
     rng = Rng(config.seed, "train")
-    loader = MemoryLoader(
-        load_data(config.data, "train", labelled=labelled), config.train.batch_size, rng, device
-    )
+    loader = MemoryLoader(load_data(config.data, "train", labelled=labelled), config.train.batch_size, rng, device)
     held_out = MemoryLoader(
         load_data(config.data, "validation", labelled=True).first(config.validation.limit), 1, rng, device
     )

@@ -9,8 +9,7 @@ import torch
 
 from ..attacks import PGD
 from ..config.schema import TrainConfig
-from ..data import Batch
-from ..data.augment import to_float
+from ..data import Batch, as_float
 from ..objectives.base import Images, Objective, Task
 from ..rng import Rng
 
@@ -42,7 +41,7 @@ def validate(objective: Objective, batches: Iterable[Batch], config: TrainConfig
 
     objective.eval()
     for number, batch in enumerate(batches):
-        task = objective.prepare(to_float(batch.images), batch.labels, rng.at(0, number).rows(batch.row))
+        task = objective.prepare(as_float(batch.images), batch.labels, rng.at(0, number).rows(batch.row))
         x_adv = attack(loss, task)
         with torch.no_grad():
             clean, adversarial = objective.judge(task.inputs, task), objective.judge(x_adv, task)

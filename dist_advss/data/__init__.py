@@ -1,0 +1,8 @@
+"""Sets of images: where they come from, how they are split, batched and augmented."""
+
+from .augment import as_float, augment
+from .image_set import ImageSet
+from .load import load_data
+from .loader import Batch, MemoryLoader
+
+__all__ = ["Batch", "ImageSet", "MemoryLoader", "as_float", "augment", "load_data"]

@@ -1,0 +1,48 @@
+"""Flips and crops of whole batches on the device: pixels are moved, never interpolated."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..rng import Rng
+
+
+def augment(images: Tensor, rng: Rng, flip: bool, pad: int) -> Tensor:
+    """Images (N, C, H, W) uint8, best in channels_last, to float32 in [0, 1] of the same shape, in channels_last.
+
+    With `pad` > 0 each image gets a border of `pad` black pixels and is cropped to its size again at a uniform random
+    place; with `flip` it is then mirrored left to right with probability 1/2. The draws are "augment.top",
+    "augment.left" and "augment.flip" of `rng`, which holds the batch's rows.
+    """
+    pixels = images.permute(0, 2, 3, 1)
+    if pad:
+        top = rng.integers("augment.top", 2 * pad + 1)
+        left = rng.integers("augment.left", 2 * pad + 1)
+        pixels = crop(pixels, top, left, pad)
+    if flip:
+        pixels = mirror(pixels, rng.uniform("augment.flip") < 0.5)
+    return as_float(pixels.permute(0, 3, 1, 2))
+
+
+def crop(pixels: Tensor, top: Tensor, left: Tensor, pad: int) -> Tensor:
+    """Windows (N, H, W, C) of the padded images; `top` and `left` (N,) int64 in 0..2*pad say where each one starts."""
+    n, h, w, c = pixels.shape
+    padded = pixels.new_zeros(n, h + 2 * pad, w + 2 * pad, c)
+    padded[:, pad : pad + h, pad : pad + w] = pixels
+    image, line, column, _ = padded.stride()
+    # every window of every image as one view without copies, of which one a image is picked
+    windows = padded.as_strided((n, 2 * pad + 1, 2 * pad + 1, h, w * c), (image, line, column, line, 1))
+    return windows[torch.arange(n, device=pixels.device), top, left].view(n, h, w, c)
+
+
+def mirror(pixels: Tensor, chosen: Tensor) -> Tensor:
+    """Images (N, H, W, C) with those that `chosen` (N,) bool names turned left to right."""
+    # picking whole images out of both versions is three times as fast as torch.where on bytes
+    both = torch.cat([pixels, pixels.flip(2)])
+    return both.index_select(0, torch.arange(len(pixels), device=pixels.device) + len(pixels) * chosen)
+
+
+def as_float(images: Tensor) -> Tensor:
+    """uint8 0..255 to float32 in [0, 1], same shape and strides."""
+    return images.to(torch.float32).div_(255)

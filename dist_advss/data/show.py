@@ -1,0 +1,95 @@
+"""What `dist-advss data show` prints and draws: a set as training and evaluation see it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..config.schema import Data
+from ..files import write_whole
+from .image_set import ImageSet
+from .load import SPLITS, load_data
+
+COLUMNS = 10  # images of each class in the contact sheet
+MARGIN = 120  # pixels for the names of the classes
+TILE = 64  # images are enlarged by whole factors to about this many pixels
+
+
+def summary(data: Data) -> str:
+    """Counts, sizes, checksums, mean and standard deviation (images in [0, 1]) of each split, and counts of each class.
+
+    The training split is what fine-tuning sees when data.labels is set, else what pre-training sees. Raises UserError.
+    """
+    splits = {split: load_data(data, split, labelled=data.labels is not None) for split in SPLITS}
+    classes = splits["test"].classes
+    counts = {split: _counts(images) for split, images in splits.items()}
+    lines = [
+        f"{data.name}: {data.size}x{data.size} pixels, {data.channels} channel{'s' * (data.channels > 1)}, {len(classes)} classes",
+        "",
+    ]
+    for split, images in splits.items():
+        mean, std = mean_std(images)
+        lines += [
+            f"{split}",
+            f"  images  {len(images):,} of shape {tuple(images.images.shape[1:])}, {images.images.numel() / 1e6:,.1f} MB"
+            + (f", {counts[split][-1]:,} of them unlabelled" if counts[split][-1] else ""),
+            f"  mean    {_numbers(mean)}",
+            f"  std     {_numbers(std)}",
+            f"  sha256  images {_sha256(images.images)}",
+            f"          labels {_sha256(images.labels)}",
+        ]
+    width = max(len(name) for name in [*classes, "class"])
+    lines += ["", f"{'class':<{width}}" + "".join(f"{split:>12}" for split in splits)]
+    for label, name in enumerate(classes):
+        lines.append(f"{name:<{width}}" + "".join(f"{counts[split][label]:>12,}" for split in splits))
+    return "\n".join(lines) + "\n"
+
+
+def mean_std(images: ImageSet) -> tuple[list[float], list[float]]:
+    """Per channel, of pixels in [0, 1]; exact, from counts of the 256 values."""
+    values = np.arange(256) / 255
+    means, stds = [], []
+    for channel in range(images.images.shape[3]):
+        count = np.zeros(256, np.int64)
+        for part in images.images[..., channel].split(4096):
+            count += np.bincount(part.numpy().reshape(-1), minlength=256)
+        mean = float(count @ values / count.sum())
+        means.append(mean)
+        stds.append(float(np.sqrt(count @ (values - mean) ** 2 / count.sum())))
+    return means, stds
+
+
+def contact_sheet(data: Data, file: Path) -> None:
+    """Writes a PNG: one row a class with its name and its first ten training images. Raises UserError, RunError."""
+    from PIL import Image, ImageDraw
+
+    images = load_data(data, "train", labelled=True)
+    scale = max(1, TILE // data.size)
+    tile = data.size * scale
+    sheet = Image.new("RGB", (MARGIN + COLUMNS * (tile + 2), len(images.classes) * (tile + 2)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for label, name in enumerate(images.classes):
+        top = label * (tile + 2)
+        draw.text((4, top + tile // 2 - 6), name[:18], fill="black")
+        for column, position in enumerate(torch.nonzero(images.labels == label)[:COLUMNS, 0].tolist()):
+            pixels = images.images[position].expand(-1, -1, 3).numpy()
+            picture = Image.fromarray(pixels).resize((tile, tile), Image.Resampling.NEAREST)
+            sheet.paste(picture, (MARGIN + column * (tile + 2), top))
+    write_whole(file, lambda stream: sheet.save(stream, format="PNG"))
+
+
+def _counts(images: ImageSet) -> list[int]:
+    """Images of each class, then the unlabelled ones."""
+    labels = torch.where(images.labels < 0, len(images.classes), images.labels)
+    return torch.bincount(labels, minlength=len(images.classes) + 1).tolist()
+
+
+def _numbers(values: list[float]) -> str:
+    return "[" + ", ".join(f"{value:.4f}" for value in values) + "]"
+
+
+def _sha256(array: torch.Tensor) -> str:
+    return hashlib.sha256(array.contiguous().numpy()).hexdigest()

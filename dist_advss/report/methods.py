@@ -1,0 +1,129 @@
+"""What a run is in the paper's terms, derived from configurations: P1 to P3, the pretext task, F1 to F4.
+
+An evaluation names a checkpoint, its fine-tuning names an `init`, and that pre-training names its objective and attack.
+The chain is followed through folders that may have been moved or copied since (`follow`).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from .runs import Launch, Run, lookup, read_run
+
+UNKNOWN = "?"
+
+
+@dataclass(frozen=True)
+class Method:
+    """The paper's labels of one run; "?" where the chain is broken, None where the label does not apply.
+
+    pretrain: P1 no pre-training, P2 standard, P3 adversarial
+    task:     the pretext task of P2 and P3
+    finetune: F1 frozen and standard, F2 frozen and adversarial, F3 full and standard, F4 full and adversarial
+    loss:     the fine-tuning objective, "classify" or "trades"
+    """
+
+    pretrain: str
+    task: str | None = None
+    finetune: str | None = None
+    loss: str | None = None
+
+    @property
+    def label(self) -> str:
+        """ "P3→F4", "P3" for a pre-training alone, "P1→F4 (trades)" where the loss is not cross-entropy."""
+        arrow = f"→{self.finetune}" if self.finetune else ""
+        return f"{self.pretrain}{arrow}" + (f" ({self.loss})" if self.loss not in (None, "classify") else "")
+
+    @property
+    def full(self) -> str:
+        """The label with its task: "P3→F4 rotation"."""
+        return f"{self.label} {self.task}" if self.task else self.label
+
+    @property
+    def order(self) -> tuple[str, str, str, str]:
+        """Sorts P1 first, then task by task, P2 before P3, F1 to F4."""
+        return (self.task or "", self.pretrain, self.finetune or "", self.loss or "")
+
+
+def method_of(run: Run, launch: Launch) -> Method:
+    """The labels of a pre-training, a fine-tuning or an evaluation."""
+    if run.command == "pretrain":
+        return _pretraining(run)
+    tuned = finetune_of(run, launch)
+    if tuned is None:
+        return Method(UNKNOWN, None, UNKNOWN)
+    frozen = lookup(tuned.config, "freeze", "none") == "encoder"
+    kind = {(True, False): "F1", (True, True): "F2", (False, False): "F3", (False, True): "F4"}[frozen, _attacks(tuned)]
+    loss = str(lookup(tuned.config, "objective.name", "classify"))
+    if not lookup(tuned.config, "init"):
+        unknown = not tuned.config  # a folder without its config.yaml may well have had an init
+        return Method(UNKNOWN if unknown else "P1", None, UNKNOWN if unknown else kind, loss)
+    origin = follow(tuned, str(tuned.config["init"]), launch)
+    before = _pretraining(origin) if origin else Method(UNKNOWN)
+    return Method(before.pretrain, before.task, kind, loss)
+
+
+def finetune_of(run: Run, launch: Launch) -> Run | None:
+    """The run whose weights are looked at: of an evaluation its checkpoint's, of a fine-tuning itself."""
+    if run.command == "finetune":
+        return run
+    link = lookup(run.config, "checkpoint") or run.result.get("checkpoint")
+    found = follow(run, str(link), launch) if link else None
+    return found if found and found.command == "finetune" else None
+
+
+def follow(run: Run, link: str, launch: Launch) -> Run | None:
+    """The run that `link` (a run folder, a checkpoint file in one, or "@stage") means; None where it cannot be found.
+
+    Tried in this order: the same place relative to the run as when it ran, which holds after a move or a copy of the whole
+    folder; the path as it stands, absolute or relative to the launch folder or the working directory; a stage of that name.
+    """
+    if link.startswith("@"):
+        return _named(PurePath(link[1:]), run, launch)
+    out = lookup(run.config, "out")
+    if out and Path(str(out)).is_absolute() == Path(link).is_absolute():
+        found = _at(run.path / os.path.relpath(link, str(out)), launch)
+        if found:
+            return found
+    for start in (launch.root, Path.cwd()):  # an absolute link replaces the start
+        found = _at(start / link, launch)
+        if found:
+            return found
+    return _named(PurePath(link), run, launch)
+
+
+def _at(path: Path, launch: Launch) -> Run | None:
+    """The run folder at this path, or that the file at this path lies in; runs of the launch first."""
+    path = Path(os.path.normpath(path))
+    folders = [path, path.parent, path.parent.parent][: 3 if path.suffix == ".pt" else 1]
+    for folder in folders:
+        for run in launch.runs.values():
+            if run.path == folder or run.path == folder.resolve():
+                return run
+    for folder in folders:
+        if (folder / "config.yaml").is_file():
+            return read_run(folder, now=0.0)  # outside the launch: only its configuration and curves are asked for
+    return None
+
+
+def _named(path: PurePath, run: Run, launch: Launch) -> Run | None:
+    """The stage named by a part of the path, the last part first; in a folder of launches, from the run's own launch."""
+    own = run.stage.rpartition("/")[0]
+    for part in reversed(path.parts):
+        for name in (f"{own}/{part}" if own else part, part):
+            if name in launch.runs and name != run.stage:
+                return launch.runs[name]
+    return None
+
+
+def _pretraining(run: Run) -> Method:
+    if not run.config:
+        return Method(UNKNOWN)
+    task = lookup(run.config, "objective.name", UNKNOWN)
+    return Method("P3" if _attacks(run) else "P2", str(task))
+
+
+def _attacks(run: Run) -> bool:
+    return bool(lookup(run.config, "attack.steps", 0))

@@ -1,0 +1,283 @@
+"""Run folders as they lie on disk, read into small dataclasses.
+
+A report is often wanted while runs are still going, or after some have died. So a missing file, a half-written line or a
+damaged archive never raises here: it becomes a state ("running", "failed", "not started") or a sentence in `problems`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ..errors import UserError
+
+State = Literal["finished", "running", "stopped", "failed", "not started"]
+SILENCE = 1800.0  # seconds without a sign of life after which an unfinished run is taken for dead (slow ones get more)
+OF_A_RUN = ("config.yaml", "metrics.jsonl", "result.json")
+NOT_RUNS = {"checkpoints", "samples", "wandb", "logs"}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of metrics: after how many steps, when (unix seconds), and its numbers by name."""
+
+    step: int
+    time: float | None
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a run: start, resume, stop, transfer, …"""
+
+    event: str
+    text: str
+    time: float | None
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """metrics.jsonl, in the order of steps; of a step that was repeated after a resume, the later line."""
+
+    train: list[Record] = field(default_factory=list)
+    validation: list[Record] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    unreadable: int = 0
+
+    def times(self) -> list[float]:
+        """Every moment that the file speaks of, unix seconds."""
+        return [r.time for r in (*self.train, *self.validation, *self.events) if r.time is not None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder. `config` is {} where there is none; `planned` says that it was read from the experiment instead."""
+
+    stage: str
+    path: Path
+    command: str
+    state: State
+    config: dict[str, Any]
+    planned: bool
+    metrics: Metrics
+    result: dict[str, Any]
+    needs: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    started: float | None = None
+    last_sign: float | None = None
+
+    def seconds(self) -> float | None:
+        """Run time: what the result says, else from the first to the last sign of life."""
+        said = number(self.result.get("seconds"))
+        if said is not None or self.started is None or self.last_sign is None:
+            return said
+        return max(0.0, self.last_sign - self.started)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A folder of runs by stage name, in the order of the experiment where there is one."""
+
+    root: Path
+    name: str
+    runs: dict[str, Run]
+
+
+def read(directory: Path, now: float) -> Launch:
+    """The runs of a launch folder, of a folder of run (or launch) folders, or of a single run folder.
+
+    `now` is the time in unix seconds, against which a run that has gone silent is judged. Raises UserError where there is
+    no folder or nothing in it to report on.
+    """
+    if not directory.is_dir():
+        raise UserError(f"{directory}: not a folder; give a launch folder, or one run folder")
+    root = directory.resolve()
+    if _is_run(root):
+        run = read_run(root, now)
+        return Launch(root, run.stage, {run.stage: run})
+    runs = {run.stage: run for run in _collect(root, "", now)}
+    if not runs:
+        raise UserError(f"{directory}: holds no run folder (one with {', '.join(OF_A_RUN)}); give a launch folder")
+    name = _experiment(root).get("name")
+    return Launch(root, str(name) if name else root.name, runs)
+
+
+def read_run(path: Path, now: float, stage: str | None = None, plan: dict[str, Any] | None = None) -> Run:
+    """One run folder; `plan` is its entry in experiment.yaml: command, overrides, needs."""
+    plan = plan or {}
+    problems: list[str] = []
+    config = _mapping(path / "config.yaml", problems)
+    metrics = _metrics(path / "metrics.jsonl", problems)
+    result = _mapping(path / "result.json", problems)
+    planned = not config and isinstance(plan.get("overrides"), list) and plan.get("command") != "report"
+    if planned:
+        config = _planned_config(str(plan.get("command")), plan["overrides"], path)
+    times = metrics.times() or _modified(path)
+    needs = plan.get("needs")
+    run = Run(
+        stage=stage or path.name,
+        path=path,
+        command=str(plan.get("command") or result.get("kind") or _command_of(config)),
+        state="finished",
+        config=config,
+        planned=planned,
+        metrics=metrics,
+        result=result,
+        needs=tuple(map(str, needs)) if isinstance(needs, list) else (),
+        problems=tuple(problems),
+        started=min(times, default=None),
+        last_sign=max(times, default=None),
+    )
+    return run if result else _unfinished(run, now)
+
+
+def _unfinished(run: Run, now: float) -> Run:
+    """A run without a result: has it not begun, is it going, or is it dead?"""
+    if not _is_run(run.path):
+        return replace(run, state="not started")
+    last = run.metrics.events[-1] if run.metrics.events else None
+    if (run.path / "result.json").exists() or (last and last.event in ("fail", "failed", "error", "nan")):
+        return replace(run, state="failed")
+    if last and last.event in ("stop", "stopped"):
+        return replace(run, state="stopped")
+    recent = max((t for t in (run.last_sign, *_modified(run.path)) if t is not None), default=now)
+    times = sorted(run.metrics.times())
+    longest_gap = max((b - a for a, b in zip(times, times[1:], strict=False)), default=0.0)
+    if now - recent > max(SILENCE, 5 * longest_gap):
+        silent = f"no result and no sign of life for {(now - recent) / 60:,.0f} minutes"
+        return replace(run, state="failed", problems=(*run.problems, silent))
+    return replace(run, state="running")
+
+
+def _collect(folder: Path, prefix: str, now: float) -> Iterator[Run]:
+    """Planned stages first, then other run folders, then those one level down, as `launch/stage`."""
+    stages = _experiment(folder).get("stages")
+    planned = {str(k): v for k, v in stages.items() if isinstance(v, dict)} if isinstance(stages, dict) else {}
+    for stage, plan in planned.items():
+        yield read_run(folder / stage, now, prefix + stage, plan)
+    for child in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        if child.name in planned or child.name in NOT_RUNS:
+            continue
+        if _is_run(child):
+            yield read_run(child, now, prefix + child.name)
+        elif not prefix:
+            yield from _collect(child, f"{child.name}/", now)
+
+
+def _is_run(path: Path) -> bool:
+    return any((path / name).is_file() for name in OF_A_RUN)
+
+
+def _experiment(folder: Path) -> dict[str, Any]:
+    return _mapping(folder / "experiment.yaml", [])
+
+
+def _command_of(config: dict[str, Any]) -> str:
+    """What a folder without plan and result is: its configuration tells."""
+    if "checkpoint" in config:
+        return "evaluate"
+    if "freeze" in config or "objective" in config:
+        return "finetune" if lookup(config, "objective.name") in ("classify", "trades") else "pretrain"
+    return ""
+
+
+def _planned_config(command: str, overrides: list[Any], out: Path) -> dict[str, Any]:
+    """The configuration that a stage which has not begun will run with; {} where its overrides do not compose."""
+    from ..config import compose
+
+    try:
+        return asdict(compose(command, [f"out={out}", *map(str, overrides)]))
+    except (UserError, KeyError):  # KeyError: a command without a configuration of its own, such as report
+        return {}
+
+
+def _mapping(file: Path, problems: list[str]) -> dict[str, Any]:
+    """A YAML or JSON file that holds a mapping; {} where it is missing, and with a problem where it is damaged."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        content = json.loads(text) if file.suffix == ".json" else yaml.load(text, Loader=_YamlLoader)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        problems.append(f"{file.name} cannot be read ({type(error).__name__})")
+        return {}
+    if isinstance(content, dict):
+        return content
+    problems.append(f"{file.name} is empty or holds no mapping")
+    return {}
+
+
+def _metrics(file: Path, problems: list[str]) -> Metrics:
+    try:
+        lines = file.read_bytes().splitlines()
+    except FileNotFoundError:
+        return Metrics()
+    except OSError as error:
+        problems.append(f"{file.name} cannot be read ({type(error).__name__})")
+        return Metrics()
+    rates: dict[str, dict[int, Record]] = {"train": {}, "validation": {}}
+    events: list[Event] = []
+    unreadable = 0
+    for line in filter(None, map(bytes.strip, lines)):
+        try:
+            content = json.loads(line)
+        except ValueError:
+            content = None
+        if not isinstance(content, dict):
+            unreadable += 1
+            continue
+        kind, when = content.get("kind"), number(content.get("time"))
+        if kind == "event":
+            events.append(Event(str(content.get("event", "")), str(content.get("text", "")), when))
+        elif kind in rates:
+            values = {k: float(v) for k, v in content.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+            step = number(content.get("step"))
+            at = len(rates[kind]) if step is None else int(step)
+            rates[kind][at] = Record(at, when, values)
+    if unreadable:
+        problems.append(f"{file.name}: {unreadable} unreadable line{'s' if unreadable > 1 else ''} skipped")
+    ordered = {kind: [found[step] for step in sorted(found)] for kind, found in rates.items()}
+    return Metrics(ordered["train"], ordered["validation"], events, unreadable)
+
+
+def _modified(path: Path) -> list[float]:
+    """When the files of a run folder were last written, unix seconds."""
+    times = []
+    for name in (*OF_A_RUN, "verdicts.npz", "checkpoints/last.pt"):
+        try:
+            times.append((path / name).stat().st_mtime)
+        except OSError:
+            continue
+    return times
+
+
+def number(value: Any) -> float | None:
+    """A finite number, else None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def lookup(tree: Any, name: str, default: Any = None) -> Any:
+    """`lookup(config, "attack.steps")`: the value under a dotted name, or `default`."""
+    for part in name.split("."):
+        if not isinstance(tree, dict) or part not in tree:
+            return default
+        tree = tree[part]
+    return tree
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """YAML without dates: `seed: 2020-01-01` stays text, so that every value can be shown as it was written."""
+
+
+_YamlLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:timestamp"]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
