@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -26,9 +27,22 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         os.replace(temporary, path)
         sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
-        temporary.unlink(missing_ok=True)
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
-        raise RunError(f"{path}: could not be written ({reason}); what was there before is untouched") from error
+        raise RunError(
+            f"{path}: could not be written ({_reason(error)}); what was there before is untouched"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):  # it is there only when something went wrong
+            temporary.unlink()
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said: torch raises an error of its own while it handles that one."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OSError) and found.strerror:
+            return found.strerror
+        found = found.__context__
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def sync_folder(folder: Path) -> None:

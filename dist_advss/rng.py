@@ -84,7 +84,7 @@ class Rng:
         return _mix(start[:, None] + element[None, :]).view(len(row), *shape)
 
     def uniform(self, name: str, shape: Sequence[int] = (), low: float = 0.0, high: float = 1.0) -> Tensor:
-        """(N, *shape) float32, uniform in [low, high), 2^24 equally likely values."""
+        """(N, *shape) float32, uniform in [low, high), 2^24 equally likely values; other bounds than 0, 1 round, even to high."""
         unit = _shift(self._bits(name, shape), 40).to(torch.float32) * 2.0**-24
         return unit if (low, high) == (0.0, 1.0) else low + (high - low) * unit
 
@@ -112,7 +112,7 @@ class Rng:
 def initialisation(seed: int, name: str) -> Iterator[None]:
     """Weights created inside come from (seed, name); torch's global CPU generator is put back afterwards."""
     state = torch.random.get_rng_state()
-    torch.random.manual_seed(_key(seed, "initialisation", name))
+    torch.default_generator.manual_seed(_key(seed, "initialisation", name))  # torch.manual_seed reseeds GPUs too
     try:
         yield
     finally:

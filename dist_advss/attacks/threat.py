@@ -13,12 +13,27 @@ from torch import Tensor
 
 from ..rng import Rng
 
-TINY = 1e-12  # keeps a zero gradient a zero step
+TINY = 1e-12  # keeps the zero perturbation from dividing by zero
 
 
 def _lengths(x: Tensor) -> Tensor:
     """(N, 1, …, 1): the l2 length of each row."""
-    return x.flatten(1).norm(dim=1).view(-1, *[1] * (x.dim() - 1))
+    return torch.linalg.vector_norm(x, dim=_within(x), keepdim=True)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Each row scaled to length 1; a zero row stays zero, and a NaN counts as zero.
+
+    Divided by its largest entry first, so that squares neither underflow nor overflow: the gradient of a very sure model
+    may be 1e-20 long and still has a direction.
+    """
+    x = x.nan_to_num()
+    x = x / x.abs().amax(_within(x), keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+    return x / _lengths(x).clamp_min(1)
+
+
+def _within(x: Tensor) -> tuple[int, ...]:
+    return tuple(range(1, x.dim()))
 
 
 @dataclass(frozen=True)
@@ -33,7 +48,7 @@ class Linf:
         return self.project(clean + noise.to(clean.dtype), clean)
 
     def step(self, x: Tensor, gradient: Tensor, step_size: float) -> Tensor:
-        """Steepest ascent: every pixel by step_size in the direction of its gradient's sign."""
+        """Steepest ascent: every pixel by step_size in the direction of its gradient's sign (0 for 0 and NaN)."""
         return x + step_size * gradient.sign()
 
     def project(self, x: Tensor, clean: Tensor) -> Tensor:
@@ -52,11 +67,11 @@ class L2:
         shape = clean.shape[1:]
         direction = rng.normal(f"{name}.direction", shape).to(clean.dtype)
         radius = rng.uniform(f"{name}.radius").to(clean.dtype).view(-1, *[1] * len(shape)) ** (1.0 / shape.numel())
-        return self.project(clean + self.eps * radius * direction / (_lengths(direction) + TINY), clean)
+        return self.project(clean + self.eps * radius * _unit(direction), clean)
 
     def step(self, x: Tensor, gradient: Tensor, step_size: float) -> Tensor:
         """Steepest ascent: step_size along the gradient scaled to unit length."""
-        return x + step_size * gradient / (_lengths(gradient) + TINY)
+        return x + step_size * _unit(gradient)
 
     def project(self, x: Tensor, clean: Tensor) -> Tensor:
         """Scaled back to the ball, then clamped to the box (which cannot leave the ball again: clean is in the box)."""

@@ -1,6 +1,6 @@
 """One typed, validated configuration: the schema, its composition and its checks."""
 
-from .compose import as_yaml, compose, compose_node, config_dir, options, parse_words, schema_of
+from .compose import as_yaml, compose, compose_data, compose_node, config_dir, options, parse_words, schema_of
 from .schema import EvaluateConfig, TrainConfig
 
 __all__ = [
@@ -8,6 +8,7 @@ __all__ = [
     "TrainConfig",
     "as_yaml",
     "compose",
+    "compose_data",
     "compose_node",
     "config_dir",
     "options",

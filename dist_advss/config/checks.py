@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ..errors import UserError, nearest
@@ -23,17 +24,19 @@ def check_value(name: str, value: Any, metadata: Any) -> None:
 
 def check(command: str, config: Any) -> None:
     """Combinations that cannot work, before anything is written. Raises UserError."""
-    _check_data(config.data)
+    check_data(config.data)
     _check_model(config)
     _check_attack(config)
     if command != "evaluate":
         _check_objective(command, config)
+        _check_batch(config)
         _check_schedule(config.schedule)
     elif config.attack.steps == 0 and config.attack.keep == "any":
         raise UserError("attack.keep=any: needs an attack; set attack.steps or choose attack=pgd20_any")
 
 
-def _check_data(data: Any) -> None:
+def check_data(data: Any) -> None:
+    """The node `data` by itself. Raises UserError."""
     if data.name in ("fashion_mini", "fashion_mnist") and (data.size, data.channels) != (28, 1):
         raise UserError(f"data.size={data.size} data.channels={data.channels}: {data.name} is 28 pixels with 1 channel")
     needs_root = data.name not in ("fashion_mini", "fashion_mnist")
@@ -76,7 +79,7 @@ def _check_attack(config: Any) -> None:
             f"attack.eps={attack.eps:g}: images are in [0,1]; for 8 of 255 grey levels write attack.eps=8/255"
         )
     if attack.steps > 0 and attack.step_size == 0:
-        raise UserError("attack.step_size=0: the attack would not move; null gives eps/4")
+        raise UserError("attack.step_size=0: the attack would not move; null gives eps/4 or more")
     if attack.restarts > 1 and not attack.random_start:
         raise UserError(
             f"attack.restarts={attack.restarts}: without a random start all restarts are the same; set attack.random_start=true"
@@ -110,12 +113,29 @@ def _check_objective(command: str, config: Any) -> None:
         raise UserError(
             "objective=trades: needs adversarial examples; choose attack=pgd10, or objective=classify for attack=none"
         )
+    if objective.name == "trades" and not attack.random_start:
+        raise UserError(
+            "attack.random_start=false: trades ascends a divergence whose gradient is zero at the clean image; set it to true"
+        )
+    if objective.name == "jigsaw" and objective.permutations >= math.factorial(objective.grid**2):
+        raise UserError(
+            f"objective.permutations={objective.permutations}: {objective.grid}x{objective.grid} tiles have "
+            f"{math.factorial(objective.grid**2) - 1} orders besides 'untouched'; choose fewer, or a larger objective.grid"
+        )
     if objective.pad >= data.size:
         raise UserError(f"objective.pad={objective.pad}: as large as the image (data.size={data.size})")
     if config.validation.limit is not None and config.validation.limit < data.classes and command == "finetune":
         raise UserError(
             f"validation.limit={config.validation.limit}: fewer than one image for each of {data.classes} classes"
         )
+
+
+def _check_batch(config: Any) -> None:
+    size, data = config.train.batch_size, config.data
+    for key in ("limit", "labels"):
+        images = getattr(data, key)
+        if images is not None and size > images:
+            raise UserError(f"train.batch_size={size}: more than the data.{key}={images} training images; lower it")
 
 
 def _check_schedule(schedule: Any) -> None:

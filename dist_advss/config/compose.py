@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import UserError, nearest
 from . import checks
-from .schema import OBJECTIVES, EvaluateConfig, TrainConfig
+from .schema import OBJECTIVES, Data, EvaluateConfig, TrainConfig
 
 SCHEMAS: dict[str, type] = {"pretrain": TrainConfig, "finetune": TrainConfig, "evaluate": EvaluateConfig}
 FRACTION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*$")
@@ -62,6 +62,23 @@ def schema_of(command: str, words: Sequence[str]) -> Any:
     """The dataclass tree that these words are held against: its `objective` node has the keys of the one they choose."""
     groups, _ = _split(words, SCHEMAS[command])
     return _tree(SCHEMAS[command], _compose_groups(command, tuple(sorted(groups.items()))))
+
+
+def compose_data(words: Sequence[str]) -> Data:
+    """The checked node `data` by itself, from `data=NAME` and `data.key=value` words. Raises UserError."""
+    chosen = dict(parse_words(words))
+    name = chosen.pop("data", "fashion_mini")
+    other = next((name for name in chosen if not name.startswith("data.")), None)
+    if other is not None:
+        raise UserError(
+            f"{other}={chosen[other]}: not about data; only data=NAME and data.key=value words are taken here"
+        )
+    if name not in options("data"):
+        raise UserError(f"data={name}: no such file in configs/data; {nearest(name, options('data'))}")
+    raw = yaml.safe_load((config_dir() / "data" / f"{name}.yaml").read_text())
+    data: Data = compose_node("data", Data, raw, [f"{key}={value}" for key, value in chosen.items()])
+    checks.check_data(data)
+    return data
 
 
 def compose_node(node: str, schema: type, raw: dict[str, Any], words: Sequence[str]) -> Any:
@@ -147,9 +164,10 @@ def _set(config: Any, tree: Any, name: str, value: Any) -> None:
     field, kind = _field(tree, name)
     try:
         OmegaConf.update(config, name, _convert(value, kind))
-    except (OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
+        held = OmegaConf.select(config, name)  # fails on an interpolation that leads nowhere
+    except (OmegaConfBaseException, ArithmeticError, TypeError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{name}={value}: not {_describe(kind)}; {field.metadata['help']}") from error
-    checks.check_value(name, OmegaConf.select(config, name), field.metadata)
+    checks.check_value(name, held, field.metadata)
 
 
 def _field(tree: Any, name: str) -> tuple[Any, Any]:

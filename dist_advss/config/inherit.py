@@ -48,7 +48,9 @@ def inherited(
         config = _read(key, source, wanted)
     if config is None:
         return {}
-    objective = (config.get("objective") or {}).get("name")
+    if "objective" not in config:
+        raise UserError(f"{key}={source}: an evaluation, which leaves no weights; give a pretrain or finetune run")
+    objective = config["objective"].get("name")
     if command == "evaluate" and objective in PRETEXT:
         raise UserError(
             f"{key}={source}: pre-trained on {objective}, it has no classes to tell; fine-tune it first, with init={folder}"
@@ -92,7 +94,7 @@ def _read(key: str, source: str, wanted: Sequence[str]) -> dict[str, Any] | None
         config = yaml.safe_load(file.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{key}={source}: its config.yaml cannot be read ({str(error).splitlines()[0]})") from error
-    broken = not isinstance(config, dict) or not all(isinstance(config.get(node), dict) for node in NODES)
-    if broken:
+    config = config if isinstance(config, dict) else {}
+    if not all(isinstance(node, dict) for node in (*map(config.get, NODES), config.get("objective", {}))):
         raise UserError(f"{key}={source}: its config.yaml is not one of dist-advss (no data and model in it)")
     return config

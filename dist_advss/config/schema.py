@@ -6,7 +6,7 @@ imported here, so a configuration can be checked on a login node in a moment.
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING as REQUIRED
@@ -131,7 +131,9 @@ class Attack:
     steps: int = key(
         10, "gradient steps; 0: no attack (eps still says against what RA is measured)", low=0, high=10_000
     )
-    step_size: float | None = key(None, "length of a step in the ball's norm; null: eps/4", low=0.0)
+    step_size: float | None = key(
+        None, "length of a step in the ball's norm; null: eps/4, or 1.25 eps/steps for fewer than five steps", low=0.0
+    )
     random_start: bool = key(True, "start at a uniform random point of the ball instead of its centre")
     restarts: int = key(1, "independent starts; the one with the highest loss is kept", low=1, high=1000)
     keep: str = key("last", "last: the last iterate; any: the first iterate or restart that fools", ("last", "any"))
@@ -228,8 +230,8 @@ class EvaluateConfig:
     attack: Attack = field(default_factory=Attack)
 
 
-def help_of(f: Any) -> str:
-    """The sentence of a dataclass field, with its default and what it accepts."""
+def help_of(f: Any, default: Any) -> str:
+    """The sentence of a dataclass field, with what it accepts and the default that holds where it is shown."""
     m = f.metadata
     accepted = ""
     if m.get("choices"):
@@ -238,6 +240,14 @@ def help_of(f: Any) -> str:
         accepted = f" [{m['low']:g} to {m['high']:g}]"
     elif m.get("low") is not None:
         accepted = f" [at least {m['low']:g}]"
-    default = f.default if f.default is not MISSING else f.default_factory()
-    shown = "required" if default == REQUIRED else f"default {'null' if default is None else default}"
+    shown = "required" if default == REQUIRED else f"default {_shown(default)}"
     return f"{m.get('help', '')}{accepted} ({shown})"
+
+
+def _shown(value: Any) -> str:
+    """A value as a user writes it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float) and value * 255 == round(value * 255) != 0 and value < 1:
+        return f"{value * 255:g}/255"
+    return f"{value:g}" if isinstance(value, float) else str(value)

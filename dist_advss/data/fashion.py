@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import lzma
+import math
 import zlib
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def read_idx(folder: Path, name: str) -> Bytes:
     start = 4 + 4 * dimensions
     shape = tuple(np.frombuffer(content[4:start], ">u4").tolist()) if len(content) >= start else ()
     # the third byte of the header is the type of the elements, 8 for unsigned bytes
-    if content[:3] != b"\0\0\x08" or not shape or len(content) != start + int(np.prod(shape)):
+    if content[:3] != b"\0\0\x08" or not shape or len(content) != start + math.prod(shape):
         raise UserError(f"{file}: not a complete IDX file of bytes; fetch it again")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
@@ -89,10 +90,14 @@ def _mini(file: Path) -> dict[str, Bytes]:
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise UserError(f"{file}: the embedded set cannot be read ({error.strerror}); install dist_advss again") from error
+        raise UserError(
+            f"{file}: the embedded set cannot be read ({error.strerror}); install dist_advss again"
+        ) from error
     digest = hashlib.sha256(content).hexdigest()
     if digest != MINI_SHA256:
-        raise UserError(f"{file}: damaged, sha256 {digest[:16]}… instead of {MINI_SHA256[:16]}…; install dist_advss again")
+        raise UserError(
+            f"{file}: damaged, sha256 {digest[:16]}… instead of {MINI_SHA256[:16]}…; install dist_advss again"
+        )
     with np.load(io.BytesIO(lzma.decompress(content)), allow_pickle=False) as arrays:
         return dict(arrays)
 

@@ -26,13 +26,17 @@ def read(data: Data, part: str) -> Source:
     root = Path(data.root).expanduser()
     train = _classes(root / "train")
     if len(train) != data.classes:
-        raise UserError(f"data.classes={data.classes}: {root / 'train'} has {len(train)} folders; set data.classes={len(train)}")
+        raise UserError(
+            f"data.classes={data.classes}: {root / 'train'} has {len(train)} folders; set data.classes={len(train)}"
+        )
     where = root / "train"
     if part == "test":
         where = root / "test" if (root / "test").is_dir() else root / "val"
         if _classes(where) != train:
             odd = sorted(set(_classes(where)) ^ set(train))[0]
-            raise UserError(f"{where}: its classes differ from those of {root / 'train'}, such as {odd!r}; give both the same folders")
+            raise UserError(
+                f"{where}: its classes differ from those of {root / 'train'}, such as {odd!r}; give both the same folders"
+            )
     files, labels = _list(where, train)
     return Source(labels, train, lambda rows: decode([files[row] for row in rows], data.size, data.channels))
 
@@ -47,7 +51,9 @@ def decode(files: list[Path], size: int, channels: int) -> Bytes:
         out = np.empty((len(files), size, size, channels), np.uint8)
     except MemoryError as error:
         gib = len(files) * size * size * channels / 2**30
-        raise UserError(f"data.loader=memory: {len(files)} images take {gib:.0f} GiB; lower data.size or data.limit") from error
+        raise UserError(
+            f"data.loader=memory: {len(files)} images take {gib:.0f} GiB; lower data.size or data.limit"
+        ) from error
 
     def work(start: int) -> None:
         for position in range(start, min(start + CHUNK, len(files))):
@@ -70,9 +76,11 @@ def _decode_one(file: Path, size: int, channels: int) -> Bytes:
     try:
         with Image.open(file) as opened:
             image = opened.convert("L" if channels == 1 else "RGB")
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's decoders raise nearly anything over damaged bytes
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{file}: cannot be read as an image ({reason}); replace it or take it out of the tree") from error
+        raise UserError(
+            f"{file}: cannot be read as an image ({reason}); replace it or take it out of the tree"
+        ) from error
     width, height = image.size
     if (width, height) != (size, size):
         scale = size / min(width, height)
@@ -105,7 +113,9 @@ def _list(folder: Path, classes: list[str]) -> tuple[list[Path], Integers]:
     for label, name in enumerate(classes):
         entries = sorted(e.name for e in os.scandir(folder / name) if os.path.splitext(e.name)[1].lower() in EXTENSIONS)
         if not entries:
-            raise UserError(f"{folder / name}: no images in it (looked for {', '.join(sorted(EXTENSIONS))}); add some or remove it")
+            raise UserError(
+                f"{folder / name}: no images in it (looked for {', '.join(sorted(EXTENSIONS))}); add some or remove it"
+            )
         files += [folder / name / entry for entry in entries]
         ranks += range(len(entries))
         labels += [label] * len(entries)

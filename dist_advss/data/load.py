@@ -37,7 +37,9 @@ def load_data(data: Data, split: str, *, labelled: bool) -> ImageSet:
     train = train[: data.limit]
     if labelled and data.labels is not None:
         if data.labels > len(train):
-            raise UserError(f"data.labels={data.labels}: more than the {len(train)} training images; give at most {len(train)}")
+            raise UserError(
+                f"data.labels={data.labels}: more than the {len(train)} training images; give at most {len(train)}"
+            )
         train = train[labelled_subset(source.labels[train], data.labels)]
     return _gather(source, train)
 
@@ -55,4 +57,6 @@ def _check_not_empty(data: Data, train: int, held_out: int) -> None:
     if held_out == 0:
         raise UserError(f"data.validation={data.validation:g}: holds out none of the {train} training images; raise it")
     if train == 0:
-        raise UserError(f"data.validation={data.validation:g}: leaves none of the {held_out} images to train on; lower it")
+        raise UserError(
+            f"data.validation={data.validation:g}: leaves none of the {held_out} images to train on; lower it"
+        )

@@ -92,4 +92,4 @@ def _numbers(values: list[float]) -> str:
 
 
 def _sha256(array: torch.Tensor) -> str:
-    return hashlib.sha256(array.contiguous().numpy()).hexdigest()
+    return hashlib.sha256(array.contiguous().numpy().data).hexdigest()

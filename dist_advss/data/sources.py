@@ -65,6 +65,11 @@ def _check_shape(data: Data) -> None:
     """A wrong size, before anything is read or downloaded."""
     if data.name not in SHAPES:
         return
-    for key, given, has in zip(("size", "channels", "classes"), (data.size, data.channels, data.classes), SHAPES[data.name]):
+    size, channels, classes = SHAPES[data.name]
+    for key, given, has in (
+        ("size", data.size, size),
+        ("channels", data.channels, channels),
+        ("classes", data.classes, classes),
+    ):
         if given != has:
             raise UserError(f"data.{key}={given}: {data.name} has {has}; set data.{key}={has}")

@@ -61,7 +61,9 @@ def fetch(data: Data, kind: Any, inside: str, **options: Any) -> Any:
     root = Path(data.root).expanduser()
     wanted = root / inside
     if not data.download and not wanted.exists():
-        raise UserError(f"data.root={data.root}: no {wanted}; give the folder that holds {inside}, or data.download=true fetches it")
+        raise UserError(
+            f"data.root={data.root}: no {wanted}; give the folder that holds {inside}, or data.download=true fetches it"
+        )
     try:
         return kind(str(root), download=data.download, **options)
     except (OSError, RuntimeError, HTTPException, tarfile.TarError, EOFError) as error:

@@ -30,8 +30,8 @@ FAMILIES: dict[str, Callable[[Normalise, int], Backbone]] = {
 def build(model: Model, data: Data) -> Backbone:
     """A fresh backbone for images of data.channels channels, on the CPU, with torch's default initialisation.
 
-    Weights come from torch's global generator: call it inside `rng.initialisation`. Raises UserError for an unknown name
-    or a normalisation that does not fit the channels.
+    Weights come from torch's global generator: call it inside `rng.initialisation`. Raises UserError for an unknown
+    name or a normalisation that does not fit the channels.
     """
     normalise = normalisation(data.channels, model.mean, model.std)
     if model.name == "preact_small":

@@ -14,12 +14,14 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def flops_per_image(module: nn.Module, shape: tuple[int, int, int]) -> int:
-    """FLOPs of one forward pass for one image of `shape` (C, H, W): convolutions and matrix products, a multiply-add as 2.
+    """FLOPs of one forward pass for one image of `shape` (C, H, W).
 
-    Only shapes are computed, so nothing in `module` changes, its batch-norm statistics neither.
+    Convolutions and matrix products are counted, a multiply-add as 2. Only shapes are computed, so nothing in `module`
+    changes, its batch-norm statistics neither.
     """
     state = {name: tensor.detach().to("meta") for name, tensor in module.state_dict().items()}
     pair = torch.empty(2, *shape, device="meta")  # two, as batch norm in train mode refuses one value per channel
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         functional_call(module, state, (pair,))
-    return counter.get_total_flops() // len(pair)
+    total: int = counter.get_total_flops()
+    return total // len(pair)

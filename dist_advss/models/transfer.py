@@ -26,7 +26,7 @@ class Transfer:
 
 
 def load_encoder(module: nn.Module, state: dict[str, Tensor], origin: str) -> Transfer:
-    """Copies theta_p of `state` into `module.encoder`; `state` is a checkpoint's "model" dict, `origin` where it came from.
+    """Copies theta_p of `state`, a checkpoint's "model" dict, into `module.encoder`; `origin` says where it came from.
 
     Raises UserError, before anything is copied, unless the two encoders have the same entries of the same shapes and
     normalise alike: half a network, or one trained for other inputs, would train on without a word.
@@ -37,10 +37,10 @@ def load_encoder(module: nn.Module, state: dict[str, Tensor], origin: str) -> Tr
     matched = tuple(name for name in ours if name in theirs and theirs[name].shape == ours[name].shape)
     mismatch = _first_mismatch(ours, theirs)
     if mismatch is not None:
-        raise UserError(
-            f"init={origin}: {len(matched)} of {len(ours)} tensors of the encoder match, so none was taken; {mismatch}; "
-            + ("use the model, model.width and data.channels it was trained with" if theirs else "give a run of dist-advss pretrain")
-        )
+        same = "use the model, model.width and data.channels it was trained with"
+        fix = same if theirs else "give a run of dist-advss pretrain"
+        count = f"{len(matched)} of {len(ours)} tensors of the encoder match, so none was taken"
+        raise UserError(f"init={origin}: {count}; {mismatch}; {fix}")
     _check_normalisation(ours, theirs, origin)
     encoder.load_state_dict({name.removeprefix(PREFIX): theirs[name] for name in matched})
     return Transfer(len(matched), len(ours), matched)

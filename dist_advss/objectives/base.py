@@ -24,17 +24,20 @@ class Task:
     targets: (N, …), the answers
     rng:     the draws of this step, with these rows
     shared:  what holds for the whole batch (such as which patches are masked)
+    by_row:  what else belongs to each row (such as the logits of its clean image), (N, …) each
     """
 
     inputs: Images
     targets: Tensor
     rng: Rng
     shared: dict[str, Tensor] = field(default_factory=dict)
+    by_row: dict[str, Tensor] = field(default_factory=dict)
 
     def select(self, index: Tensor) -> Task:
         """The same task for a subset of its rows; `index` is (M,) int64 or a boolean mask (N,)."""
         inputs = tuple(x[index] for x in self.inputs) if isinstance(self.inputs, tuple) else self.inputs[index]
-        return replace(self, inputs=inputs, targets=self.targets[index], rng=self.rng.select(index))
+        by_row = {name: tensor[index] for name, tensor in self.by_row.items()}
+        return replace(self, inputs=inputs, targets=self.targets[index], rng=self.rng.select(index), by_row=by_row)
 
 
 class Judgement(NamedTuple):

@@ -26,10 +26,7 @@ class Jigsaw(Objective):
         self.grid, self.untouched = config.grid, config.untouched
         self.encoder = backbone.encoder
         self.top = backbone.top(config.permutations + 1)
-        tiles = config.grid**2
-        rng = Rng(PERMUTATION_SEED, "jigsaw")
-        orders = [rng.shared_permutation(f"permutation.{i}", tiles) for i in range(config.permutations)]
-        self.register_buffer("permutations", torch.stack([torch.arange(tiles), *orders]))
+        self.register_buffer("permutations", distinct_orders(config.grid**2, config.permutations + 1))
 
     def prepare(self, images: Tensor, labels: Tensor, rng: Rng) -> Task:
         drawn = rng.integers("jigsaw.order", len(self.permutations))
@@ -40,3 +37,14 @@ class Jigsaw(Objective):
 
     def judge(self, x: Tensor, task: Task) -> Judgement:
         return cross_entropy(self.top(self.encoder(x)), task.targets)
+
+
+def distinct_orders(tiles: int, count: int) -> Tensor:
+    """(count, tiles) int64: the untouched order, then fixed random ones, no two alike; count <= tiles!."""
+    rng = Rng(PERMUTATION_SEED, "jigsaw")
+    orders = {tuple(range(tiles)): None}  # a dictionary keeps the order of insertion
+    drawn = 0
+    while len(orders) < count:
+        orders[tuple(rng.shared_permutation(f"permutation.{drawn}", tiles).tolist())] = None
+        drawn += 1
+    return torch.tensor(list(orders))

@@ -19,10 +19,10 @@ class Trades(Classify):
         self.beta = config.beta
 
     def attack_loss(self, x_adv: Tensor, task: Task) -> Tensor:
-        if "clean" not in task.shared:
+        if "clean_logits" not in task.by_row:
             with torch.no_grad():
-                task.shared["clean"] = self.logits(task.inputs)
-        return divergence(task.shared["clean"], self.logits(x_adv))
+                task.by_row["clean_logits"] = self.logits(task.inputs)
+        return divergence(task.by_row["clean_logits"], self.logits(x_adv))
 
     def forward(self, task: Task, x_adv: Images | None = None) -> Outcome:
         if x_adv is None:

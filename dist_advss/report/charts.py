@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 from bokeh.embed import components
-from bokeh.models import HoverTool, Range1d
+from bokeh.models import BasicTicker, HoverTool, Range1d
+from bokeh.models.annotations import Label
 from bokeh.plotting import figure
 
 from .methods import Method, method_of
@@ -22,7 +23,22 @@ GREY = "#85898f"
 TASK_COLOURS = ("#3b7de0", "#d87f26", "#1f9c78", "#a85fc4", "#c9515b", "#7c8a25")
 MARKERS = {"F1": "diamond", "F2": "triangle", "F3": "square"}  # F4 and the rest: circle
 FONT = "system-ui, sans-serif"
+MOST_LABELS = 6  # points named within the scatter; the legend names them all
 MOST_POINTS = 300  # of one curve; more are averaged, since a screen shows no more
+
+
+PANELS: dict[str, list[tuple[str, str, str]]] = {
+    "pretrain": [
+        ("train", "loss", "Training loss"),
+        ("validation", "ta", "Pretext accuracy, clean (%)"),
+        ("validation", "ra", "Pretext accuracy, attacked (%)"),
+    ],
+    "finetune": [
+        ("train", "loss", "Training loss"),
+        ("validation", "ta", "Validation TA (%)"),
+        ("validation", "ra", "Validation RA (%)"),
+    ],
+}
 
 
 @dataclass(frozen=True)
@@ -88,6 +104,7 @@ def draw(launch: Launch, rows: list[Row]) -> Charts:
     curves: dict[str, Chart] = {}
     for command, titles in PANELS.items():
         runs = [run for run in launch.runs.values() if run.command == command and run.metrics.validation]
+        runs.sort(key=lambda run: methods[run.stage].order)
         legend = [Entry(run.stage, looks[methods[run.stage]]) for run in runs]
         keys = []
         for kind, value, title in titles:
@@ -103,20 +120,6 @@ def draw(launch: Launch, rows: list[Row]) -> Charts:
     for chart in (*scatters.values(), *curves.values()):
         chart.figures = [(title, divs[key]) for title, key in chart.figures]
     return Charts(script, scatters, curves)
-
-
-PANELS: dict[str, list[tuple[str, str, str]]] = {
-    "pretrain": [
-        ("train", "loss", "Training loss"),
-        ("validation", "ta", "Pretext accuracy, clean (%)"),
-        ("validation", "ra", "Pretext accuracy, attacked (%)"),
-    ],
-    "finetune": [
-        ("train", "loss", "Training loss"),
-        ("validation", "ta", "Validation TA (%)"),
-        ("validation", "ra", "Validation RA (%)"),
-    ],
-}
 
 
 def _figure(height: int, x_label: str, y_label: str | None) -> Any:
@@ -139,10 +142,15 @@ def _figure(height: int, x_label: str, y_label: str | None) -> Any:
         axis.axis_label_text_color = axis.major_label_text_color = GREY
         axis.axis_line_color = axis.major_tick_line_color = GREY
         axis.minor_tick_line_color = None
-        axis.ticker.desired_num_ticks = 5
+        axis.ticker = BasicTicker(desired_num_ticks=5)
     plot.grid.grid_line_color = GREY
     plot.grid.grid_line_alpha = 0.2
     return plot
+
+
+def _tooltip(name: str, *lines: str) -> str:
+    """A tooltip of a bold name and some lines; Bokeh escapes what it puts in for $ and @."""
+    return f'<div style="font: 12px {FONT}"><b>{name}</b><br>{"<br>".join(lines)}</div>'
 
 
 def _scatter(rows: list[Row], looks: dict[Method, Style]) -> tuple[Any, list[Entry]]:
@@ -150,40 +158,65 @@ def _scatter(rows: list[Row], looks: dict[Method, Style]) -> tuple[Any, list[Ent
     plot = _figure(400, "TA, accuracy on clean images (%)", "RA, accuracy under attack (%)")
     legend: dict[str, Entry] = {}
     hover_on = []
-    for row in rows:
-        assert row.ta and row.ra  # rows are the finished ones
-        style = looks[row.method]
-        entry = legend.setdefault(row.method.full, Entry(row.method.full, style))
-        for rate, across in ((row.ta, True), (row.ra, False)):
-            if rate.interval:
-                ends = {"x0": row.ta.value, "x1": row.ta.value, "y0": row.ra.value, "y1": row.ra.value}
-                ends.update(zip(("x0", "x1") if across else ("y0", "y1"), rate.interval, strict=True))
-                bar = plot.segment(**ends, line_color=style.colour, line_width=1.5, line_alpha=0.6)
-                entry.models.append(bar.id)
-        source = {"x": [row.ta.value], "y": [row.ra.value], "ta": [str(row.ta)], "ra": [str(row.ra)]}
-        point = plot.scatter(
+    for name in dict.fromkeys(row.method.full for row in rows):
+        here = [(row, row.ta, row.ra) for row in rows if row.method.full == name and row.ta and row.ra]
+        style = looks[here[0][0].method]
+        bars = [(*ta.interval, ra.value, ra.value) for _, ta, ra in here if ta.interval]
+        bars += [(ta.value, ta.value, *ra.interval) for _, ta, ra in here if ra.interval]
+        ends = dict(zip(("x0", "x1", "y0", "y1"), zip(*bars, strict=True), strict=True)) if bars else {}
+        whiskers = plot.segment(**ends, line_color=style.colour, line_width=1.5, line_alpha=0.6) if bars else None
+        source = {
+            "x": [ta.value for _, ta, _ in here],
+            "y": [ra.value for _, _, ra in here],
+            "ta": [str(ta) for _, ta, _ in here],
+            "ra": [str(ra) for _, _, ra in here],
+            "stage": [row.evaluation for row, _, _ in here],
+        }
+        points = plot.scatter(
             "x",
             "y",
-            source={**source, "stage": [row.evaluation], "method": [row.method.full]},
+            source=source,
             size=12,
             marker=style.marker,
             line_color=style.colour,
             line_width=2,
             fill_color=style.colour if style.filled else None,
+            name=name,
         )
-        hover_on.append(point)
-        entry.models.append(point.id)
-    values = [(row.ta, row.ra) for row in rows]
-    plot.x_range = _padded([v for ta, _ in values if ta for v in (ta.value, *(ta.interval or ()))])
-    plot.y_range = _padded([v for _, ra in values if ra for v in (ra.value, *(ra.interval or ()))])
-    tooltips = [("method", "@method"), ("TA", "@ta"), ("RA", "@ra"), ("stage", "@stage")]
-    plot.add_tools(HoverTool(renderers=hover_on, tooltips=tooltips))
+        hover_on.append(points)
+        legend[name] = Entry(name, style, [model.id for model in (whiskers, points) if model])
+    plot.x_range = _padded([v for row in rows if row.ta for v in (row.ta.value, *(row.ta.interval or ()))])
+    plot.y_range = _padded([v for row in rows if row.ra for v in (row.ra.value, *(row.ra.interval or ()))])
+    if len(rows) <= MOST_LABELS:
+        _label(plot, rows, legend)
+    plot.add_tools(HoverTool(renderers=hover_on, tooltips=_tooltip("$name", "TA @ta", "RA @ra", "@stage")))
     return plot, list(legend.values())
+
+
+def _label(plot: Any, rows: list[Row], legend: dict[str, Entry]) -> None:
+    """Names beside the points, towards the middle of the chart, clear of the interval bars."""
+    middle = (plot.x_range.start + plot.x_range.end) / 2
+    for row in rows:
+        assert row.ta and row.ra
+        on_right = row.ta.value > middle
+        label = Label(
+            x=row.ta.value,
+            y=row.ra.value,
+            text=row.method.full,
+            text_align="right" if on_right else "left",
+            x_offset=-8 if on_right else 8,
+            y_offset=5,
+            text_font=FONT,
+            text_font_size="12px",
+            text_color=GREY,
+        )
+        plot.add_layout(label)
+        legend[row.method.full].models.append(label.id)
 
 
 def _padded(values: list[float]) -> Range1d:
     margin = max(0.08 * (max(values) - min(values)), 1.0)
-    return Range1d(max(min(values) - margin, -2.0), min(max(values) + margin, 102.0))
+    return Range1d(start=max(min(values) - margin, -2.0), end=min(max(values) + margin, 102.0))
 
 
 def _curves(runs: list[Run], legend: list[Entry], kind: str, value: str) -> Any:
@@ -206,7 +239,7 @@ def _curves(runs: list[Run], legend: list[Entry], kind: str, value: str) -> Any:
             dots.glyph.fill_color = fill
             entry.models.append(dots.id)
     shown = "@y{0.000}" if value == "loss" else "@y{0.0} %"
-    plot.add_tools(HoverTool(renderers=hover_on, tooltips=[("", "$name"), ("epoch", "@x{0.0}"), ("", shown)]))
+    plot.add_tools(HoverTool(renderers=hover_on, tooltips=_tooltip("$name", shown, "epoch @x{0.0}")))
     return plot if hover_on else None
 
 

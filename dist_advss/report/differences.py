@@ -9,8 +9,7 @@ from typing import Any
 from .methods import follow
 from .runs import Launch, Run
 
-LINKS = ("init", "checkpoint")
-OWN = ("out",)  # differs in every run and says nothing
+OWN = ("out", "checkpoint")  # differ in every run and say nothing that the stages do not
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ def differences(launch: Launch) -> list[Differences]:
 def _shown(run: Run, launch: Launch) -> dict[str, str]:
     shown = {}
     for name, value in flatten(run.config):
-        if name in LINKS and isinstance(value, str):
+        if name == "init" and isinstance(value, str):
             target = follow(run, value, launch)
             inside = target is not None and target.stage in launch.runs
             value = target.stage if target and inside else value

@@ -107,13 +107,21 @@ def newcombe(before: Rate, after: Rate) -> tuple[float | None, float | None]:
 
 def sentence(effect: Effect) -> str:
     """The effect in plain words, the numbers with their intervals."""
-    seeds = f", mean of {effect.seeds} seeds" if effect.seeds > 1 else ""
     lead = (
         f"Adversarial pre-training on {effect.task} {_moved(effect.ra)} robust accuracy by {_points(effect.ra, effect)} "
-        f"and {_moved(effect.ta)} standard accuracy by {_points(effect.ta, effect)}{seeds}"
+        f"and {_moved(effect.ta)} standard accuracy by {_points(effect.ta, effect)}, compared with no pre-training "
+        "(P3→F4 against P1→F4)"
     )
-    caution = "" if effect.ra.clear or effect.ra.low is None else "; for robust accuracy this is not a clear difference"
-    return f"{lead}, against no pre-training{caution}."
+    return f"{lead}{_caution(effect)}. {_sooner(effect)}".rstrip()
+
+
+def clause(effect: Effect) -> str:
+    """The same for a list of several tasks, after the name of the task."""
+    changes = [
+        f"{name} {difference.value:+.1f}{_ends(difference, effect, 1)}".replace("-", "−")
+        for name, difference in (("RA", effect.ra), ("TA", effect.ta))
+    ]
+    return f"{changes[0]}, {changes[1]} points{_caution(effect)}. {_sooner(effect)}".rstrip()
 
 
 def _moved(difference: Difference) -> str:
@@ -121,10 +129,29 @@ def _moved(difference: Difference) -> str:
 
 
 def _points(difference: Difference, effect: Effect) -> str:
-    ends = ""
-    if difference.low is not None and difference.high is not None:
-        sign = 1 if difference.value >= 0 else -1
-        low, high = sorted((sign * difference.low, sign * difference.high))
-        what = "95% interval" if effect.seeds == 1 else "over seeds"
-        ends = f" ({what} {low:.1f} to {high:.1f})".replace("-", "−")
-    return f"{abs(difference.value):.1f} points{ends}"
+    sign = 1 if difference.value >= 0 else -1
+    average = " on average" if effect.seeds > 1 else ""
+    return f"{abs(difference.value):.1f} points{average}{_ends(difference, effect, sign)}"
+
+
+def _ends(difference: Difference, effect: Effect, sign: int) -> str:
+    """ " (95% interval 9.0 to 17.7)", or the extremes over seeds; `sign` -1 turns a change into a loss."""
+    if difference.low is None or difference.high is None:
+        return ""
+    low, high = sorted((sign * difference.low, sign * difference.high))
+    if effect.seeds > 1:
+        return f" ({low:.1f} to {high:.1f} over {effect.seeds} seeds)".replace("-", "−")
+    return f" (95% interval {low:.1f} to {high:.1f})".replace("-", "−")
+
+
+def _caution(effect: Effect) -> str:
+    return "" if effect.ra.clear or effect.ra.low is None else "; for robust accuracy this is not a clear difference"
+
+
+def _sooner(effect: Effect) -> str:
+    before, after = effect.epochs_before, effect.epochs_after
+    if before is None or after is None:
+        return ""
+    if before == after:
+        return f"Both reached their best validation RA after {after:.3g} epochs of fine-tuning."
+    return f"Best validation RA came after {after:.3g} epochs of fine-tuning instead of {before:.3g}."

@@ -75,13 +75,11 @@ def finetune_of(run: Run, launch: Launch) -> Run | None:
 
 
 def follow(run: Run, link: str, launch: Launch) -> Run | None:
-    """The run that `link` (a run folder, a checkpoint file in one, or "@stage") means; None where it cannot be found.
+    """The run that `link` (a run folder, or a checkpoint file in one) means; None where it cannot be found.
 
     Tried in this order: the same place relative to the run as when it ran, which holds after a move or a copy of the whole
     folder; the path as it stands, absolute or relative to the launch folder or the working directory; a stage of that name.
     """
-    if link.startswith("@"):
-        return _named(PurePath(link[1:]), run, launch)
     out = lookup(run.config, "out")
     if out and Path(str(out)).is_absolute() == Path(link).is_absolute():
         found = _at(run.path / os.path.relpath(link, str(out)), launch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,10 +10,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from .. import __version__
-from ..errors import UserError
+from ..files import write_text
 from . import sections
 from .differences import differences
-from .effects import effects, sentence
+from .effects import clause, effects, sentence
 from .runs import Launch, read
 from .table import rows_of
 
@@ -24,19 +23,12 @@ HERE = Path(__file__).parent
 def write(directory: Path, file: Path) -> Path:
     """Writes the report on a launch folder, a folder of run folders or a single run folder; returns `file`.
 
-    Raises UserError where there is nothing to report on or the file cannot be written.
+    Raises UserError where there is nothing to report on, RunError where the file cannot be written.
     """
     now = time.time()
     file = Path(file)
     html = render(read(Path(directory), now), now)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(html, encoding="utf-8")
-        temporary.replace(file)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"report file {file}: cannot be written ({error.strerror}); give another with -o FILE") from error
+    write_text(file, html)
     return file
 
 
@@ -50,25 +42,31 @@ def render(launch: Launch, now: float) -> str:
     charts = draw(launch, rows)
     measured = effects(rows)
     bokeh = Resources(mode="inline", components=["bokeh"], log_level="error").render() if charts.script else ""
-    return _environment().get_template("page.html.j2").render(
-        name=launch.name,
-        facts=sections.facts(launch),
-        when=sections.when(launch),
-        states=sections.state_counts(launch),
-        effects=[(effect, sentence(effect)) for effect in measured],
-        waiting=sections.waiting(rows),
-        groups=sections.groups(rows),
-        charts=charts,
-        image_grids=sections.image_grids(launch, rows),
-        per_class=sections.per_class(launch, rows),
-        differences=differences(launch),
-        stages=sections.stages(launch),
-        bokeh=Markup(bokeh),
-        plots=Markup(charts.script),
-        style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
-        script=Markup((HERE / "script.js").read_text(encoding="utf-8")),
-        version=__version__,
-        now=now,
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            name=launch.name,
+            facts=sections.facts(launch),
+            when=sections.when(launch),
+            progress=sections.progress(launch),
+            effects=measured,
+            headline=sentence(measured[0]) if len(measured) == 1 else "",
+            clauses=[(effect.task, clause(effect)) for effect in measured],
+            waiting=sections.waiting(rows),
+            groups=sections.groups(rows),
+            charts=charts,
+            image_grids=sections.image_grids(launch, rows),
+            per_class=sections.per_class(launch, rows),
+            differences=differences(launch),
+            stages=sections.stages(launch),
+            bokeh=Markup(bokeh),
+            plots=Markup(charts.script),
+            style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
+            script=Markup((HERE / "script.js").read_text(encoding="utf-8")),
+            version=__version__,
+            now=now,
+        )
     )
 
 

@@ -7,9 +7,11 @@ damaged archive never raises here: it becomes a state ("running", "failed", "not
 from __future__ import annotations
 
 import json
-import math
+import re
+import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +22,8 @@ from ..errors import UserError
 State = Literal["finished", "running", "stopped", "failed", "not started"]
 SILENCE = 1800.0  # seconds without a sign of life after which an unfinished run is taken for dead (slow ones get more)
 OF_A_RUN = ("config.yaml", "metrics.jsonl", "result.json")
+REFERENCE = re.compile(r"^([\w.]+)=@")  # init=@stage
+LARGEST = 1e15  # of any number in a run folder; what is above (or infinite) is taken for damage
 NOT_RUNS = {"checkpoints", "samples", "wandb", "logs"}
 
 
@@ -52,7 +56,8 @@ class Metrics:
 
     def times(self) -> list[float]:
         """Every moment that the file speaks of, unix seconds."""
-        return [r.time for r in (*self.train, *self.validation, *self.events) if r.time is not None]
+        said = [record.time for record in (*self.train, *self.validation)] + [event.time for event in self.events]
+        return [moment for moment in said if moment is not None]
 
 
 @dataclass(frozen=True)
@@ -108,28 +113,22 @@ def read(directory: Path, now: float) -> Launch:
     return Launch(root, str(name) if name else root.name, runs)
 
 
-def read_run(path: Path, now: float, stage: str | None = None, plan: dict[str, Any] | None = None) -> Run:
-    """One run folder; `plan` is its entry in experiment.yaml: command, overrides, needs."""
-    plan = plan or {}
+def read_run(path: Path, now: float, stage: str | None = None, command: str | None = None) -> Run:
+    """One run folder; `stage` is its name in the launch, `command` what the experiment says that it is."""
     problems: list[str] = []
     config = _mapping(path / "config.yaml", problems)
     metrics = _metrics(path / "metrics.jsonl", problems)
     result = _mapping(path / "result.json", problems)
-    planned = not config and isinstance(plan.get("overrides"), list) and plan.get("command") != "report"
-    if planned:
-        config = _planned_config(str(plan.get("command")), plan["overrides"], path)
     times = metrics.times() or _modified(path)
-    needs = plan.get("needs")
     run = Run(
         stage=stage or path.name,
         path=path,
-        command=str(plan.get("command") or result.get("kind") or _command_of(config)),
+        command=str(command or result.get("kind") or _command_of(config)),
         state="finished",
         config=config,
-        planned=planned,
+        planned=False,
         metrics=metrics,
         result=result,
-        needs=tuple(map(str, needs)) if isinstance(needs, list) else (),
         problems=tuple(problems),
         started=min(times, default=None),
         last_sign=max(times, default=None),
@@ -139,28 +138,63 @@ def read_run(path: Path, now: float, stage: str | None = None, plan: dict[str, A
 
 def _unfinished(run: Run, now: float) -> Run:
     """A run without a result: has it not begun, is it going, or is it dead?"""
+    told = _mapping(run.path / "state.json", [])  # by the launcher
+    ended, state = number(told.get("ended")), told.get("state")
+    since = ended is not None and run.last_sign is not None and run.last_sign > ended + 60.0
+    if state in ("failed", "died", "stopped") and not since:  # since: somebody has started it again by hand
+        said = (str(told["error"]),) if told.get("error") else ()
+        return replace(run, state="stopped" if state == "stopped" else "failed", problems=(*run.problems, *said))
+    if state == "running" and _gone(told):
+        return _failed(run, f"process {told.get('pid')} is gone and left no result")
     if not _is_run(run.path):
-        return replace(run, state="not started")
-    last = run.metrics.events[-1] if run.metrics.events else None
-    if (run.path / "result.json").exists() or (last and last.event in ("fail", "failed", "error", "nan")):
-        return replace(run, state="failed")
-    if last and last.event in ("stop", "stopped"):
+        return replace(run, state="running" if state == "running" else "not started")
+    last = run.metrics.events[-1].event if run.metrics.events else ""
+    if last == "stop":
         return replace(run, state="stopped")
+    if last == "nan" or (run.path / "result.json").exists():
+        return replace(run, state="failed")
     recent = max((t for t in (run.last_sign, *_modified(run.path)) if t is not None), default=now)
     times = sorted(run.metrics.times())
-    longest_gap = max((b - a for a, b in zip(times, times[1:], strict=False)), default=0.0)
+    longest_gap = max((b - a for a, b in pairwise(times)), default=0.0)
     if now - recent > max(SILENCE, 5 * longest_gap):
-        silent = f"no result and no sign of life for {(now - recent) / 60:,.0f} minutes"
-        return replace(run, state="failed", problems=(*run.problems, silent))
+        return _failed(run, f"no result and no sign of life for {(now - recent) / 60:,.0f} minutes")
     return replace(run, state="running")
+
+
+def _failed(run: Run, why: str) -> Run:
+    return replace(run, state="failed", problems=(*run.problems, why))
+
+
+def _gone(told: dict[str, Any]) -> bool:
+    """Whether the process that the launcher names was one of this machine and has ended."""
+    import psutil
+
+    pid, born = told.get("pid"), number(told.get("born"))
+    if told.get("host") != socket.gethostname() or not isinstance(pid, int):
+        return False
+    try:
+        process = psutil.Process(pid)
+        again = born is not None and abs(process.create_time() - born) > 2.0  # process ids are used again
+        return again or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return True
 
 
 def _collect(folder: Path, prefix: str, now: float) -> Iterator[Run]:
     """Planned stages first, then other run folders, then those one level down, as `launch/stage`."""
     stages = _experiment(folder).get("stages")
     planned = {str(k): v for k, v in stages.items() if isinstance(v, dict)} if isinstance(stages, dict) else {}
+    configs: dict[str, Any] = {}
     for stage, plan in planned.items():
-        yield read_run(folder / stage, now, prefix + stage, plan)
+        run = read_run(folder / stage, now, prefix + stage, str(plan.get("command", "")))
+        needs = plan.get("needs")
+        run = replace(run, needs=tuple(map(str, needs)) if isinstance(needs, list) else ())
+        if not run.config:
+            run = replace(
+                run, config=_planned_config(run.command, plan.get("overrides"), run.path, configs), planned=True
+            )
+        configs[str(run.path)] = run.config
+        yield run
     for child in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
         if child.name in planned or child.name in NOT_RUNS:
             continue
@@ -187,13 +221,16 @@ def _command_of(config: dict[str, Any]) -> str:
     return ""
 
 
-def _planned_config(command: str, overrides: list[Any], out: Path) -> dict[str, Any]:
-    """The configuration that a stage which has not begun will run with; {} where its overrides do not compose."""
-    from ..config import compose
+def _planned_config(command: str, overrides: Any, out: Path, configs: dict[str, Any]) -> dict[str, Any]:
+    """What a stage that has not begun will run with, given the `configs` of those before it; {} where it cannot be told."""
+    from ..config.inherit import configure
 
+    if command not in ("pretrain", "finetune", "evaluate") or not isinstance(overrides, list):
+        return {}
+    words = [REFERENCE.sub(rf"\1={out.parent}/", str(word)) for word in overrides]
     try:
-        return asdict(compose(command, [f"out={out}", *map(str, overrides)]))
-    except (UserError, KeyError):  # KeyError: a command without a configuration of its own, such as report
+        return asdict(configure(command, [*words, f"out={out}"], configs))
+    except (UserError, KeyError):  # KeyError: the stage before it has no configuration either
         return {}
 
 
@@ -235,11 +272,11 @@ def _metrics(file: Path, problems: list[str]) -> Metrics:
         kind, when = content.get("kind"), number(content.get("time"))
         if kind == "event":
             events.append(Event(str(content.get("event", "")), str(content.get("text", "")), when))
-        elif kind in rates:
-            values = {k: float(v) for k, v in content.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+        elif kind in ("train", "validation"):
+            values = {name: number(value) for name, value in content.items()}
             step = number(content.get("step"))
             at = len(rates[kind]) if step is None else int(step)
-            rates[kind][at] = Record(at, when, values)
+            rates[kind][at] = Record(at, when, {name: value for name, value in values.items() if value is not None})
     if unreadable:
         problems.append(f"{file.name}: {unreadable} unreadable line{'s' if unreadable > 1 else ''} skipped")
     ordered = {kind: [found[step] for step in sorted(found)] for kind, found in rates.items()}
@@ -258,8 +295,8 @@ def _modified(path: Path) -> list[float]:
 
 
 def number(value: Any) -> float | None:
-    """A finite number, else None."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    """A number of sensible size, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LARGEST:  # NaN is not below
         return None
     return float(value)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from statistics import mean
+from typing import Any
 
 from .images import Gallery, galleries
 from .methods import Method, method_of
 from .runs import Launch, Run, lookup, number
-from .table import Row, Setting, describe_eps
+from .table import Row, Setting, describe_ball
 
+KINDS = ("F1", "F2", "F3", "F4")
 MOST_CLASSES = 30
 STATES = ("finished", "running", "stopped", "failed", "not started")
 
@@ -27,6 +29,14 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Matrix:
+    """The paper's grid: pre-training down, fine-tuning across, (TA, RA) in percent or None; means over seeds."""
+
+    columns: list[str]
+    rows: list[tuple[str, str, list[tuple[float, float] | None]]]
+
+
+@dataclass(frozen=True)
 class Group:
     """The rows of one setting; n is None where they differ."""
 
@@ -34,6 +44,7 @@ class Group:
     n: int | None
     comparisons: list[Comparison]
     seeds: bool
+    matrix: Matrix | None
 
 
 @dataclass(frozen=True)
@@ -63,12 +74,29 @@ def groups(rows: list[Row]) -> list[Group]:
         here = [row for row in rows if row.setting == setting]
         counts = {row.n for row in here if row.n is not None}
         compared = [_comparison(row, here) for row in here]
-        found.append(Group(setting, counts.pop() if len(counts) == 1 else None, compared, _several_seeds(here)))
+        n = counts.pop() if len(counts) == 1 else None
+        found.append(Group(setting, n, compared, _several_seeds(here), _matrix(here)))
     return sorted(found, key=lambda group: -len(group.comparisons))
 
 
 def _several_seeds(rows: list[Row]) -> bool:
     return len({row.seed for row in rows if row.seed is not None}) > 1
+
+
+def _matrix(rows: list[Row]) -> Matrix | None:
+    """None where only one kind of fine-tuning was evaluated: a list then says it all."""
+    columns = sorted({row.method.label.partition("→")[2] for row in rows if row.method.finetune in KINDS})
+    if len(columns) < 2:
+        return None
+    lines = []
+    for pretrain, task in dict.fromkeys((row.method.pretrain, row.method.task) for row in rows):
+        cells: list[tuple[float, float] | None] = []
+        for column in columns:
+            here = [r for r in rows if (r.method.label, r.method.task) == (f"{pretrain}→{column}", task)]
+            rated = [(r.ta.value, r.ra.value) for r in here if r.ta and r.ra]
+            cells.append((mean(ta for ta, _ in rated), mean(ra for _, ra in rated)) if rated else None)
+        lines.append((pretrain, task or "", cells))
+    return Matrix(columns, lines)
 
 
 def _comparison(row: Row, rows: list[Row]) -> Comparison:
@@ -97,36 +125,36 @@ def waiting(rows: list[Row]) -> str:
 
 
 def facts(launch: Launch) -> list[str]:
-    """What all runs share, in a few words: data, model, labels, radius of the attack."""
+    """What all runs share, in a few words: data, model, labels, radius of the attack, seed."""
     configs = [run.config for run in launch.runs.values() if run.config]
 
-    def only(name: str) -> str | None:
-        values = {lookup(config, name) for config in configs if not isinstance(lookup(config, name), (dict, list))}
-        values.discard(None)
-        return str(values.pop()) if len(values) == 1 else None
+    def shared(name: str) -> Any:
+        values = {str(value): value for config in configs if (value := lookup(config, name)) is not None}
+        return next(iter(values.values())) if len(values) == 1 else None
 
-    found = [value for value in (only("data.name"), only("model.name")) if value]
-    labels, radius, seed = only("data.labels"), only("attack.eps"), only("seed")
-    found += [f"{int(labels):,} labels"] if labels and labels.isdigit() else []
-    norm = {"linf": "l∞", None: "norms differ,"}.get(only("attack.norm"), only("attack.norm"))
-    try:
-        found += [f"{norm} eps {describe_eps(float(radius))}"] if radius else []
-    except ValueError:
-        pass
-    return [*found, f"seed {seed}"] if seed else found
+    found = [str(value) for value in (shared("data.name"), shared("model.name")) if value]
+    labels, radius, norm = number(shared("data.labels")), number(shared("attack.eps")), shared("attack.norm")
+    found += [f"{labels:,.0f} labels"] if labels else []
+    found += [f"{describe_ball(str(norm), radius)}"] if radius and norm else []
+    seed = shared("seed")
+    return [*found, f"seed {seed}"] if seed is not None else found
 
 
 def when(launch: Launch) -> tuple[float | None, float | None]:
-    """First and last sign of life of any run, unix seconds."""
-    runs = launch.runs.values()
-    started = min((r.started for r in runs if r.started is not None), default=None)
-    return started, max((r.last_sign for r in runs if r.last_sign is not None), default=None)
+    """First and last sign of life of any run, unix seconds; from metrics where there are any, since files get copied."""
+    said = [time for run in launch.runs.values() for time in run.metrics.times()]
+    signs = said or [time for run in launch.runs.values() for time in (run.started, run.last_sign) if time is not None]
+    return min(signs, default=None), max(signs, default=None)
 
 
-def state_counts(launch: Launch) -> list[tuple[str, int]]:
-    """How many stages are in each state, the report itself not counted."""
-    counts = Counter(run.state for run in launch.runs.values() if run.command != "report")
-    return [(state, counts[state]) for state in STATES if counts[state]]
+def progress(launch: Launch) -> str:
+    """ "all 8 stages finished", "5 of 8 stages finished, 1 running, 2 not started"; the report itself not counted."""
+    counts: Counter[str] = Counter(run.state for run in launch.runs.values() if run.command != "report")
+    total = counts.total()
+    if counts["finished"] == total:
+        return f"all {total} stages finished" if total > 1 else "finished"
+    others = [f"{counts[state]} {state}" for state in STATES[1:] if counts[state]]
+    return ", ".join([f"{counts['finished']} of {total} stages finished", *others])
 
 
 def image_grids(launch: Launch, rows: list[Row]) -> list[tuple[Row, Gallery]]:
@@ -162,8 +190,8 @@ def per_class(launch: Launch, rows: list[Row]) -> PerClass | None:
 
 
 def stages(launch: Launch) -> list[Stage]:
-    """Every stage in the order of the experiment."""
-    return [_stage(run, launch) for run in launch.runs.values()]
+    """Every stage in the order of the experiment, but for the report, which is being written."""
+    return [_stage(run, launch) for run in launch.runs.values() if run.command != "report"]
 
 
 def _stage(run: Run, launch: Launch) -> Stage:
@@ -173,10 +201,11 @@ def _stage(run: Run, launch: Launch) -> Stage:
     validated = [number(record.values.get("epoch")) for record in run.metrics.validation]
     done = number(run.result.get("epochs")) or max((epoch for epoch in validated if epoch), default=0)
     notes = list(run.problems)
-    last = run.metrics.events[-1] if run.metrics.events else None
-    if last and run.state in ("failed", "stopped"):
-        notes.append(f"{last.event}: {last.text}" if last.text else last.event)
-    resumed = sum(event.event == "resume" for event in run.metrics.events)
+    events = run.metrics.events
+    notes += [event.text or event.event for event in events if event.event in ("damaged", "nan")]
+    if run.state == "stopped" and events and not run.problems:
+        notes.append(events[-1].text or events[-1].event)
+    resumed = sum(event.event == "resume" for event in events)
     notes += [f"resumed {resumed} time{'s' if resumed > 1 else ''}"] if resumed else []
     matched, tensors = lookup(run.result, "transferred.matched"), lookup(run.result, "transferred.total")
     notes += [f"{matched} of {tensors} encoder tensors transferred"] if matched is not None else []

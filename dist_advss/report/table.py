@@ -147,24 +147,24 @@ def best_ra_epoch(run: Run) -> int | None:
     said = number(lookup(run.result, "best_ra.epoch"))
     if said is not None:
         return int(said)
-    pairs = [(r.values.get("ra"), r.values.get("epoch")) for r in run.metrics.validation]
-    rated = [(ra, epoch) for ra, epoch in pairs if number(ra) is not None and number(epoch) is not None]
-    return int(max(rated, key=lambda pair: (pair[0], -pair[1]))[1]) if rated else None  # type: ignore[operator, arg-type]
+    values = [record.values for record in run.metrics.validation if {"ra", "epoch"} <= record.values.keys()]
+    return int(max(values, key=lambda v: (v["ra"], -v["epoch"]))["epoch"]) if values else None
 
 
 def describe_attack(attack: Any) -> str:
-    """`{"norm": "linf", "eps": 0.0314, "steps": 20, …}` as "PGD-20, l∞ 8/255"."""
+    """`{"norm": "linf", "eps": 0.0314, "steps": 20, …}` as "PGD-20, l∞ eps 8/255"."""
     if not isinstance(attack, dict):
         return "an unknown attack"
     steps, eps = number(attack.get("steps")), number(attack.get("eps"))
     restarts, norm = number(attack.get("restarts")) or 1, str(attack.get("norm", "linf"))
     name = str(attack.get("name") or ("no attack" if steps == 0 else f"PGD-{steps:g}" if steps else "PGD"))
-    radius = "" if eps is None else f", {'l∞' if norm == 'linf' else norm} {describe_eps(eps)}"
+    radius = "" if eps is None else f", {describe_ball(norm, eps)}"
     more = f", {restarts:g} restarts" if restarts > 1 else ""
     return name + radius + more + (", any iterate" if attack.get("keep") == "any" else "")
 
 
-def describe_eps(eps: float) -> str:
-    """0.03137 as "8/255", 0.1 as "0.1"."""
+def describe_ball(norm: str, eps: float) -> str:
+    """ "l∞ eps 8/255" or "l2 eps 0.5"."""
     grey = eps * 255
-    return f"{round(grey)}/255" if abs(grey - round(grey)) < 1e-3 and grey >= 0.5 else f"{eps:g}"
+    radius = f"{round(grey)}/255" if abs(grey - round(grey)) < 1e-3 and grey >= 0.5 else f"{eps:g}"
+    return f"{'l∞' if norm == 'linf' else norm} eps {radius}"

@@ -13,7 +13,7 @@ from ..errors import RunError
 
 
 class MetricsFile:
-    """Appends lines, each flushed at once. After a crash a half-written last line is cut off.
+    """Appends lines, each written at once. After a crash a half-written last line is cut off.
 
     A resumed run computes some steps again and gets the same numbers, so a "train" or "validation" line whose step is
     already on file is not written twice. `now` gives the time of a line (seconds since 1970).
@@ -22,7 +22,7 @@ class MetricsFile:
     def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
         self.path, self._now = path, now
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab")
+        self._file = path.open("ab", buffering=0)
         _cut_half_line(path)
         self._written = dict.fromkeys(("train", "validation"), -1)
         for line in read(path):
@@ -33,11 +33,12 @@ class MetricsFile:
         """One line. Raises RunError when the disk does not take it."""
         if step <= self._written.get(kind, -1):
             return
-        line = {"kind": kind, "step": step, **values, "time": round(self._now(), 3)}
+        line = json.dumps({"kind": kind, "step": step, **values, "time": round(self._now(), 3)}).encode() + b"\n"
         try:
-            self._file.write(json.dumps(line).encode() + b"\n")
-            self._file.flush()
+            while line:  # a disk that is filling up takes a part, and refuses the next one
+                line = line[self._file.write(line) :]
         except OSError as error:
+            _cut_half_line(self.path)
             raise RunError(
                 f"{self.path}: could not be written ({error.strerror}); the checkpoints are untouched"
             ) from error

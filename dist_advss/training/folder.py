@@ -27,10 +27,9 @@ def finished(folder: Path) -> bool:
 def claim(folder: Path, config: Any) -> Iterator[None]:
     """The folder for this process alone, its config.yaml written when it is new.
 
-    Raises UserError, before anything is written, when the folder holds a run with another configuration (keys that say
-    where a run computes, not what, may differ), cannot be made, or is in use by another process.
+    Raises UserError when the folder holds a run with another configuration, cannot be made, or is in use by another
+    process.
     """
-    refuse_other_config(folder, config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("a")
@@ -43,6 +42,7 @@ def claim(folder: Path, config: Any) -> Iterator[None]:
             raise UserError(
                 f"out={folder}: another process is running in this folder; wait for it or choose another"
             ) from error
+        refuse_other_config(folder, config)  # the process that had the lock until now may have written one
         for leftover in folder.rglob(".*.tmp"):
             leftover.unlink(missing_ok=True)
         if not (folder / "config.yaml").exists():
@@ -51,11 +51,19 @@ def claim(folder: Path, config: Any) -> Iterator[None]:
 
 
 def refuse_other_config(folder: Path, config: Any) -> None:
-    """Raises UserError when the folder holds a run whose config.yaml says something else, naming the first such key."""
+    """Raises UserError when the folder holds a run whose config.yaml says something else, naming the first such key.
+
+    Keys that say where a run computes, not what, may differ.
+    """
     path = folder / "config.yaml"
     if not path.exists():
         return
-    before = yaml.safe_load(path.read_text())
+    try:
+        before = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        before = None
+    if not isinstance(before, dict):
+        raise UserError(f"out={folder}: its config.yaml is not one of dist-advss; choose another folder")
     for name, old, new in differences(before, asdict(config)):
         if not any(name == w or name.startswith(f"{w}.") for w in WHERE_NOT_WHAT):
             raise UserError(f"{name}={new}: {folder} holds a run with {name}={old}; choose another out, or that value")

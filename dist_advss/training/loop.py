@@ -111,23 +111,36 @@ class Trainer:
         """Moves the steps since last time into the means. Raises RunError at the first value that is not finite."""
         for step, terms in self._window:
             values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
-            for name, value in values.items():
-                if not math.isfinite(value):
-                    self.tracker.event("nan", step, f"{name} is {value}")
-                    raise RunError(f"step {step}: {name} is {value}, {self._last_good()}; try a lower schedule.lr")
+            self._refuse_non_finite(step, values)
             self.tracker.meter.add(values)
         self._window = []
 
-    def _last_good(self) -> str:
-        last = self.checkpoints / "last.pt"
-        return f"the last good checkpoint is {last}" if last.exists() else "there was no checkpoint yet"
+    def _refuse_non_finite(self, step: int, values: dict[str, float]) -> None:
+        """Raises RunError at the first value that is NaN or infinite."""
+        for name, value in values.items():
+            if not math.isfinite(value):
+                last = self.checkpoints / "last.pt"
+                good = f"the last good checkpoint is {last}" if last.exists() else "there was no checkpoint yet"
+                self.tracker.event("nan", step, f"{name} is {value}")
+                raise RunError(f"step {step}: {name} is {value}, {good}; try a lower schedule.lr")
+
+    def _refuse_broken_weights(self) -> None:
+        """Raises RunError when an update has left a NaN or an infinity in the model; its loss may still have been finite."""
+        tensors = {name: t for name, t in self.engine.module.state_dict().items() if t.is_floating_point()}
+        largest = torch.stack([t.abs().max().float() for t in tensors.values()]).tolist()
+        self._refuse_non_finite(
+            self.global_step, {f"model {name}": v for name, v in zip(tensors, largest, strict=True)}
+        )
 
     def _end_epoch(self) -> None:
         self.done, self.step = self.done + 1, 0
+        self._refuse_broken_weights()
         if self.done % self.config.validation.every == 0 or self.done == self.config.schedule.epochs:
             result = validate(self.engine.module, self.held_out.in_order(self.config.train.batch_size), self.config)
+            values = asdict(result)
+            self._refuse_non_finite(self.global_step, {f"validation {name}": value for name, value in values.items()})
             self.last = {"epoch": self.done, "ta": result.ta, "ra": result.ra}
-            self.tracker.validation_line(self.global_step, self.done, asdict(result))
+            self.tracker.validation_line(self.global_step, self.done, values)
             for name, key in (("best_ra", "ra"), ("best_ta", "ta")):
                 if name not in self.best or self.last[key] > self.best[name][key]:
                     self.best[name] = self.last
@@ -135,8 +148,9 @@ class Trainer:
         self.save()
 
     def save(self) -> None:
-        """Writes `last.pt`, after making sure that nothing in it came from a step with a NaN."""
+        """Writes `last.pt`, after making sure that it holds no NaN and nothing that came from one."""
         self._empty_window()
+        self._refuse_broken_weights()
         checkpoint.save_last(self.checkpoints, self._content())
 
     def _content(self, weights_only: bool = False) -> dict[str, Any]:

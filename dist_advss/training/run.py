@@ -39,13 +39,14 @@ def train(config: TrainConfig, command: str) -> Path:
     )
     objective = objectives.build(config)
     transferred = _transfer(config, objective)
+    steps = len(loader)  # refuses a batch larger than the set, while nothing is written yet
 
-    with folder.claim(out, config), Interrupt() as interrupt, Tracker(out, config, command, len(loader)) as tracker:
+    with folder.claim(out, config), Interrupt() as interrupt, Tracker(out, config, command, steps) as tracker:
         engine = engines.build(config, objective, device)
         attack = attacks.build(config.attack, engine.module)
         trainer = Trainer(config, out, engine, attack, loader, held_out, tracker)
         if not trainer.resume():
-            tracker.event("start", 0, f"{command} {config.objective.name} on {device}, {len(loader)} steps an epoch")
+            tracker.event("start", 0, f"{command} {config.objective.name} on {device}, {steps} steps an epoch")
             if transferred:
                 tracker.event("transfer", 0, f"{transferred['matched']} of {transferred['total']} tensors of theta_p")
         tracker.start(trainer.global_step)

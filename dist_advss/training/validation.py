@@ -29,8 +29,7 @@ def validate(objective: Objective, batches: Iterable[Batch], config: TrainConfig
 
     Tasks and random starts are the same at every call, so epochs are compared on the same questions.
     """
-    steps, eps = config.validation.steps, config.attack.eps
-    threat = replace(config.attack, steps=steps, step_size=max(eps / 4, 2 * eps / steps), restarts=1, random_start=True)
+    threat = replace(config.attack, steps=config.validation.steps, step_size=None, restarts=1, random_start=True)
     attack = PGD(threat, objective)
     rng = Rng(config.seed, "validation")
     sums = torch.zeros(4, dtype=torch.float64)

@@ -1,0 +1,7 @@
+"""`python -m dist_advss`, the same as `dist-advss`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,243 @@
+"""The front door: `dist-advss COMMAND …`. One command, one call.
+
+Only the standard library is imported up here, so that `--help` answers at once; a command imports what it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import __version__
+from .errors import RunError, Stopped, UserError, nearest
+
+EXAMPLES = {
+    "pretrain": "objective=rotation data=fashion_mini attack=pgd10 attack.steps=5 attack.eps=0.1 schedule.epochs=4 out=RUN",
+    "finetune": "init=RUN freeze=none attack=pgd10 attack.eps=0.1 data.labels=1000 schedule.epochs=12 out=RUN2",
+    "evaluate": "checkpoint=RUN2 attack=pgd20 attack.eps=0.1 data.limit=1000 out=RUN3",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are one line, as all others are."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0 done, 1 a run that could not go on, 2 a user's mistake.
+
+    A run that a signal stopped gives 128 + its number. A fault of the program keeps its traceback.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(words)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read the output, such as head, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except UserError as error:
+        return _complain(error, 2)
+    except RunError as error:
+        return _complain(error, 1)
+    except Stopped as stopped:
+        return _complain(stopped, 128 + stopped.signum)
+    except KeyboardInterrupt:
+        return _complain(KeyboardInterrupt("interrupted"), 130)
+    except SystemExit as end:  # argparse, after printing a help text
+        return end.code if isinstance(end.code, int) else 0
+
+
+def _complain(error: BaseException, code: int) -> int:
+    print(f"dist-advss: {' '.join(str(error).splitlines())}", file=sys.stderr)
+    return code
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if words[0] == "--version":
+        print(f"dist-advss {__version__}")
+        return 0
+    command, *rest = words
+    if command not in COMMANDS:
+        raise UserError(f"{command}: no such command; {nearest(command, COMMANDS)}")
+    return COMMANDS[command][1](rest)
+
+
+def _overview() -> str:
+    lines = [f"  {name:<10} {sentence}" for name, (sentence, _) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: dist-advss COMMAND …",
+            "",
+            "Robust vision models from unlabelled images: adversarial pre-training, fine-tuning, robust evaluation.",
+            "",
+            *lines,
+            "",
+            "dist-advss COMMAND --help explains a command; the first thing to try:",
+            "  dist-advss launch experiment=quickstart out=runs/quickstart",
+        ]
+    )
+
+
+def _parser(command: str) -> Parser:
+    return Parser(prog=f"dist-advss {command}", description=COMMANDS[command.split()[0]][0], allow_abbrev=False)
+
+
+def _configured(command: str, rest: list[str], run: Callable[[Any], object]) -> int:
+    """pretrain, finetune, evaluate: `key=value` words become a configuration, which is shown or run."""
+    parser = Parser(prog=f"dist-advss {command}", add_help=False, allow_abbrev=False)
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("--print", action="store_true")
+    given = parser.parse_intermixed_args(rest)
+    if given.help:
+        from .config.explain import explain
+
+        print(f"usage: dist-advss {command} key=value … [--print]\n\n{COMMANDS[command][0]}")
+        print(f"example: dist-advss {command} {EXAMPLES[command]}")
+        print(f"--print shows the whole configuration as YAML and does nothing\n\n{explain(command)}")
+        return 0
+    from .config import as_yaml
+    from .config.inherit import configure
+
+    config = configure(command, given.words)
+    if given.print:
+        print(as_yaml(config), end="")
+    else:
+        run(config)
+    return 0
+
+
+def _pretrain(rest: list[str]) -> int:
+    def run(config: Any) -> object:
+        from .training.run import train
+
+        return train(config, "pretrain")
+
+    return _configured("pretrain", rest, run)
+
+
+def _finetune(rest: list[str]) -> int:
+    def run(config: Any) -> object:
+        from .training.run import train
+
+        return train(config, "finetune")
+
+    return _configured("finetune", rest, run)
+
+
+def _evaluate(rest: list[str]) -> int:
+    def run(config: Any) -> object:
+        from .evaluation.run import evaluate
+
+        return evaluate(config)
+
+    return _configured("evaluate", rest, run)
+
+
+def _launch(rest: list[str]) -> int:
+    parser = _parser("launch")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "words", nargs="*", metavar="key=value", help="experiment=NAME|FILE.yaml out=DIR cluster=inline, see below"
+    )
+    parser.add_argument(
+        "--only", metavar="STAGES", help="names or patterns (p3_*), comma-separated: these and what they need"
+    )
+    parser.add_argument("--retry-failed", action="store_true", help="try stages again that failed in an earlier launch")
+    parser.add_argument("--print", action="store_true", help="show the stages, spelled out, and do nothing")
+    if {"-h", "--help"} & set(rest):
+        from .config import options
+
+        parser.epilog = (
+            f"experiment=  {'|'.join(options('experiment'))}, or the path of your own YAML file\n"
+            f"cluster=     {'|'.join(options('cluster'))} (default inline); cluster.KEY=value sets one of its keys\n"
+            "out=         launch folder; the same command again goes on, and skips what is finished\n"
+            "other words  such as seed=1 or data.root=FOLDER go to every stage that has the key"
+        )
+    given = parser.parse_intermixed_args(rest)
+    from .config import options, parse_words
+
+    chosen = dict(parse_words(given.words))
+    experiment = chosen.pop("experiment", None)
+    if experiment is None:
+        raise UserError(f"experiment: missing; give experiment=NAME. {nearest('', options('experiment'))}")
+    cluster, out = chosen.pop("cluster", "inline"), chosen.pop("out", None)
+    others = [f"{name}={value}" for name, value in chosen.items()]
+    if given.print:
+        from launch.submit import plan
+
+        print(plan(experiment, cluster, Path(out or "DIR").absolute(), others)[1].as_yaml(), end="")
+        return 0
+    if not out:
+        raise UserError("out: missing; give out=DIR, a folder for the runs of this launch")
+    from launch.submit import launch
+
+    return launch(experiment, cluster, out, others, given.only.split(",") if given.only else None, given.retry_failed)
+
+
+def _status(rest: list[str]) -> int:
+    parser = _parser("status")
+    parser.add_argument("directory", metavar="DIR", type=Path, help="a launch folder")
+    directory = parser.parse_args(rest).directory
+    from launch.status import status
+
+    return status(directory)
+
+
+def _report(rest: list[str]) -> int:
+    parser = _parser("report")
+    parser.add_argument("directory", metavar="DIR", type=Path, help="a launch folder, or one run folder")
+    parser.add_argument("-o", metavar="FILE", dest="file", type=Path, help="the page (default DIR/report.html)")
+    given = parser.parse_args(rest)
+    from .report.page import write
+
+    print(f"report: {write(given.directory, given.file or given.directory / 'report.html')}")
+    return 0
+
+
+def _data(rest: list[str]) -> int:
+    parser = _parser("data")
+    parser.add_argument(
+        "action", choices=("show",), help="show: counts per split and class, and what the images look like"
+    )
+    parser.add_argument("words", nargs="*", metavar="key=value", help="data=NAME data.root=FOLDER …, as for pretrain")
+    parser.add_argument("--png", metavar="FILE", type=Path, help="write a sheet of images of every class")
+    given = parser.parse_intermixed_args(rest)
+    from .config import compose_data
+
+    data = compose_data(given.words)
+    from .data.show import contact_sheet, summary
+
+    print(summary(data), end="")
+    if given.png:
+        contact_sheet(data, given.png)
+    return 0
+
+
+def _doctor(rest: list[str]) -> int:
+    _parser("doctor").parse_args(rest)
+    from .doctor import doctor
+
+    return doctor()
+
+
+COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
+    "pretrain": ("learn an encoder from unlabelled images, clean and adversarial", _pretrain),
+    "finetune": ("learn to classify, from a pre-trained encoder or from nothing", _finetune),
+    "evaluate": ("standard and robust accuracy (TA, RA) of a fine-tuned model", _evaluate),
+    "launch": ("run a whole experiment: stages of pre-training, fine-tuning and evaluation, and a report", _launch),
+    "status": ("how far each stage of a launch is", _status),
+    "report": ("one self-contained HTML page of a launch or a run", _report),
+    "data": ("what a set of images holds", _data),
+    "doctor": ("what this machine has, what is missing, and how to get it", _doctor),
+}

@@ -1,0 +1,77 @@
+"""What `dist-advss pretrain --help` says of its words: every group with its choices, every key with its sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from .compose import SCHEMAS, config_dir, options
+from .schema import OBJECTIVES, PRETEXT, Objective, help_of
+
+INDENT, WIDTH = 26, 110
+UNSHARED = object()
+
+
+def explain(command: str) -> str:
+    """The groups and keys of `pretrain`, `finetune` or `evaluate`, as lines of at most 110 characters."""
+    chosen = _default_choices(command)
+    lines = ["groups: the name of a YAML file in configs/GROUP/, which sets several keys at once"]
+    for group, name in chosen.items():
+        accepted = _objectives(command) if group == "objective" else options(group)
+        lines += _entry(f"{group}=", f"{' '.join(accepted)} (default {name})")
+    lines += ["", "keys: what a group sets, a word for one of its keys changes; --print shows what holds in the end"]
+    files = {
+        group: yaml.safe_load((config_dir() / group / f"{name}.yaml").read_text()) for group, name in chosen.items()
+    }
+    for name, text in _keys(SCHEMAS[command](), files):
+        lines += _entry(name, text)
+    if "objective" in chosen:
+        for name, text in _objective_keys(command):
+            lines += _entry(name, text)
+    return "\n".join(lines)
+
+
+def _default_choices(command: str) -> dict[str, str]:
+    """The group choices that configs/COMMAND.yaml makes."""
+    defaults = yaml.safe_load((config_dir() / f"{command}.yaml").read_text())["defaults"]
+    return {group: name for entry in defaults if isinstance(entry, dict) for group, name in entry.items()}
+
+
+def _objectives(command: str) -> list[str]:
+    return [name for name in OBJECTIVES if (name in PRETEXT) == (command == "pretrain")]
+
+
+def _keys(node: Any, says: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted name, sentence) of every key but those of the objective; `says` is what the default YAML files set."""
+    for field in dataclasses.fields(node):
+        value = getattr(node, field.name)
+        if isinstance(value, Objective):
+            continue
+        if dataclasses.is_dataclass(value):
+            yield from _keys(value, says.get(field.name) or {}, f"{prefix}{field.name}.")
+        elif not (prefix and field.name == "name"):  # chosen with the group
+            yield f"{prefix}{field.name}", help_of(field, says.get(field.name, value))
+
+
+def _objective_keys(command: str) -> Iterator[tuple[str, str]]:
+    """Keys that all objectives of the command share, then those of one, or with a default of its own, led by its name."""
+    base = Objective()
+    shared = {field.name: getattr(base, field.name) for field in dataclasses.fields(base) if field.name != "name"}
+    for field in dataclasses.fields(base):
+        if field.name in shared:
+            yield f"objective.{field.name}", help_of(field, shared[field.name])
+    for name in _objectives(command):
+        objective = OBJECTIVES[name]()
+        for field in dataclasses.fields(objective):
+            default = getattr(objective, field.name)
+            if field.name != "name" and shared.get(field.name, UNSHARED) != default:
+                yield f"objective.{field.name}", f"[{name}] {help_of(field, default)}"
+
+
+def _entry(name: str, text: str) -> list[str]:
+    first, *rest = textwrap.wrap(text, WIDTH - INDENT - 2, break_long_words=False, break_on_hyphens=False)
+    return [f"  {name:<{INDENT - 1}} {first}", *(" " * (INDENT + 2) + line for line in rest)]

@@ -1,0 +1,251 @@
+"""`dist-advss doctor`: what this machine has, what is missing, and how to get it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import netrc
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlparse
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Verdict = Literal["ok", "missing", "optional"]
+REQUIRED = (
+    "torchvision",
+    "numpy",
+    "scipy",
+    "hydra-core",
+    "omegaconf",
+    "pyyaml",
+    "rich",
+    "jinja2",
+    "bokeh",
+    "pillow",
+    "psutil",
+    "submitit",
+    "timm",
+    "wandb",
+)
+INSTALL = "in the clone: make setup, or pip install --constraint constraints.txt --editable ."
+ROOM = 2e9  # bytes; checkpoints of a large model and its images take about this much
+COLOURS = {"ok": "green", "missing": "red", "optional": "yellow"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: `verdict` is ok, missing (nothing works without) or optional (something does not); `fix` says what to do."""
+
+    what: str
+    verdict: Verdict
+    found: str
+    fix: str = ""
+
+
+def doctor() -> int:
+    """Prints the findings, a table or plain lines; 1 when something required is missing, else 0."""
+    findings = list(examine())
+    if sys.stdout.isatty() and importlib.util.find_spec("rich"):
+        from rich.console import Console
+
+        Console().print(_table(findings))
+    else:
+        print(as_text(findings))
+    missing = [f.what for f in findings if f.verdict == "missing"]
+    print(f"\n{'missing: ' + ', '.join(missing) if missing else 'everything required is here'}")
+    return 1 if missing else 0
+
+
+def examine() -> Iterator[Finding]:
+    """Every finding about this machine. Imports torch; opens no connection."""
+    yield Finding("Python", "ok", f"{sys.version.split()[0]} ({sys.executable})")
+    yield from torch_and_gpu()
+    yield from map(package, REQUIRED)
+    yield extra(
+        "ffcv",
+        "reads large sets fast",
+        "apt-get install libopencv-dev libturbojpeg0-dev pkg-config, then pip install ffcv",
+    )
+    yield extra("deepspeed", "shards optimiser state and weights", "pip install deepspeed")
+    yield slurm(shutil.which)
+    yield wandb_login(os.environ, Path.home())
+    yield cpu()
+    yield memory()
+    yield disk(Path.cwd())
+    yield from data_sets()
+
+
+def as_text(findings: list[Finding]) -> str:
+    """Aligned lines."""
+    width = max(len(f.what) for f in findings)
+    return "\n".join(f"{f.verdict:<8}  {f.what:<{width}}  {f.found}{f'; {f.fix}' if f.fix else ''}" for f in findings)
+
+
+def torch_and_gpu() -> Iterator[Finding]:
+    """torch, and the GPUs that it sees; torchvision is imported beside it, as a mismatch of the two shows only then."""
+    try:
+        import torch
+    except Exception as error:  # an installation can be broken in many ways; each is a finding
+        yield Finding("torch", "missing", _reason(error), INSTALL)
+        return
+    yield Finding("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} CPU threads")
+    try:
+        import torchvision  # noqa: F401
+    except Exception as error:
+        yield Finding("torchvision", "missing", f"does not fit this torch: {_reason(error)}", INSTALL)
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            yield Finding(
+                f"GPU {index}",
+                "ok",
+                f"{properties.name}, {properties.total_memory / 1e9:.0f} GB, CUDA {torch.version.cuda}",
+            )
+    elif torch.version.cuda is None:
+        yield Finding(
+            "GPU", "optional", "this torch is built for CPUs only", "install a CUDA build of torch to use one"
+        )
+    elif shutil.which("nvidia-smi"):
+        fix = f"its driver must support CUDA {torch.version.cuda}; see nvidia-smi"
+        yield Finding("GPU", "optional", "nvidia-smi is here, but torch sees no GPU", fix)
+    else:
+        yield Finding("GPU", "optional", "none; training runs on the CPU")
+
+
+def package(name: str) -> Finding:
+    """A package that the program needs, by its installed version."""
+    version = _version(name)
+    return Finding(name, "ok", version) if version else Finding(name, "missing", "not installed", INSTALL)
+
+
+def extra(name: str, purpose: str, fix: str) -> Finding:
+    """A package that some features need. It is imported in a process of its own: compiled ones may break, or talk a lot."""
+    if importlib.util.find_spec(name) is None:
+        return Finding(name, "optional", f"not installed ({purpose})", fix)
+    tried = subprocess.run([sys.executable, "-c", f"import {name}"], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        last = (tried.stderr.strip().splitlines() or [f"exit code {tried.returncode}"])[-1]
+        return Finding(name, "optional", f"{_version(name) or 'installed'}, but it cannot be imported: {last}", fix)
+    return Finding(name, "ok", _version(name) or "installed")
+
+
+def slurm(which: Callable[[str], str | None]) -> Finding:
+    """Slurm, by its commands and by whether its controller answers."""
+    absent = [command for command in ("sbatch", "sinfo", "squeue") if which(command) is None]
+    if absent:
+        return Finding(
+            "Slurm", "optional", f"no {', '.join(absent)} here", "log in to a node of the cluster to submit jobs"
+        )
+    try:
+        answer = subprocess.run(
+            ["sinfo", "--noheader", "--format=%P %D %G"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or _reason(error)
+        return Finding(
+            "Slurm",
+            "optional",
+            f"its controller does not answer ({' '.join(str(said).split())})",
+            "start slurmctld, or ask its administrator",
+        )
+    partitions = [line.split() for line in answer.stdout.splitlines() if line.strip()]
+    shown = ", ".join(f"{name.rstrip('*')} ({nodes} nodes, {gres})" for name, nodes, gres in partitions)
+    return Finding("Slurm", "ok", f"partitions: {shown or 'none'}")
+
+
+def wandb_login(environment: Mapping[str, str], home: Path) -> Finding:
+    """Whether wandb has a key, in the environment or in netrc. The key itself is never shown."""
+    host = urlparse(environment.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or "api.wandb.ai"
+    if environment.get("WANDB_API_KEY"):
+        return Finding("wandb login", "ok", "key in WANDB_API_KEY")
+    file = Path(environment.get("NETRC") or home / ".netrc")
+    try:
+        known = netrc.netrc(str(file)).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        known = False
+    if known:
+        return Finding("wandb login", "ok", f"key for {host} in {file}")
+    return Finding(
+        "wandb login", "optional", f"no key for {host}", "wandb login, or tracking.wandb=offline, which needs none"
+    )
+
+
+def cpu() -> Finding:
+    """Cores that this process may use."""
+    usable, present = len(os.sched_getaffinity(0)), os.cpu_count()
+    return Finding("CPU", "ok", f"{usable} cores" + (f" of {present}" if present != usable else ""))
+
+
+def memory() -> Finding:
+    """Main memory, in GB (1e9 bytes)."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return Finding("memory", "ok", f"{memory.total / 1e9:.1f} GB, {memory.available / 1e9:.1f} GB free")
+
+
+def disk(folder: Path) -> Finding:
+    """Room where runs would be written."""
+    free = shutil.disk_usage(folder).free
+    if free >= ROOM:
+        return Finding("disk", "ok", f"{free / 1e9:.0f} GB free in {folder}")
+    return Finding(
+        "disk",
+        "optional",
+        f"{free / 1e9:.1f} GB free in {folder}",
+        "may be too little for checkpoints; give an out=… elsewhere",
+    )
+
+
+def data_sets() -> Iterator[Finding]:
+    """The sets that need no data.root: the embedded one, which must be whole, and Debian's."""
+    try:
+        from .config import compose_data
+        from .data import load_data
+    except ImportError as error:
+        yield Finding("data", "missing", _reason(error), INSTALL)
+        return
+    for name, verdict, fix in (
+        ("fashion_mini", "missing", INSTALL),
+        ("fashion_mnist", "optional", "apt-get install dataset-fashion-mnist, or data.root=FOLDER data.download=true"),
+    ):
+        try:
+            images = len(load_data(compose_data([f"data={name}"]), "test", labelled=True))
+        except UserError as error:
+            yield Finding(
+                f"data {name}", "missing" if verdict == "missing" else "optional", str(error).split(";")[0], fix
+            )
+        else:
+            yield Finding(f"data {name}", "ok", f"{images:,} test images")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _reason(error: BaseException) -> str:
+    """An error as one line."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+
+
+def _table(findings: list[Finding]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("", "found", "fix", box=None, header_style="bold", pad_edge=False)
+    for f in findings:
+        table.add_row(Text(f.what, style=COLOURS[f.verdict]), Text(f.found), Text(f.fix))
+    return table

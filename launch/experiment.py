@@ -1,0 +1,253 @@
+"""An experiment file: named stages, a matrix over them, words they share; read, spelled out and checked as a whole.
+
+    name: tiny
+    description: one sentence
+    common:                       # words for every stage of a command, before the stage's own
+      finetune: [schedule.epochs=12]
+    stages:
+      "{task}_pretrain":          # one stage for each task
+        matrix: {task: [rotation, jigsaw]}
+        command: pretrain
+        overrides: ["objective={task}"]
+      "{task}_finetune":
+        matrix: {task: [rotation, jigsaw]}
+        command: finetune
+        overrides: ["init=@{task}_pretrain"]   # the run folder of that stage, which is thereby needed
+
+An axis of a matrix is a list, or a mapping from each value to further names: with `f: {f1: {freeze: encoder}}`, `{f}` is
+f1 and `{f.freeze}` is encoder. A `report` stage that says no `needs` waits for all others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dist_advss.config import config_dir, options, parse_words, schema_of
+from dist_advss.config.inherit import SOURCE_KEY, configure
+from dist_advss.errors import UserError, nearest
+
+from .graph import REFERENCE, Experiment, Stage, build
+
+EXPERIMENT_KEYS = ("name", "description", "common", "stages")
+STAGE_KEYS = ("command", "overrides", "needs", "matrix")
+LAUNCH_KEYS = ("experiment", "cluster", "out")
+SET_BY_LAUNCH = (*LAUNCH_KEYS, *dict.fromkeys(SOURCE_KEY.values()))
+PLACEHOLDER = re.compile(r"\{([\w.]+)\}")
+
+
+def load(experiment: str, directory: Path, words: Sequence[str] = ()) -> Experiment:
+    """The experiment `experiment` (a name in configs/experiment/ or a path to a YAML file) as it would run in `directory`.
+
+    `words` (`key=value`) go to every stage that has their key, behind its own. Every stage is composed and checked, so
+    what a run would refuse is refused here; nothing is written. Raises UserError.
+    """
+    file = find(experiment)
+    content = _mapping(_read(file), f"{file}", EXPERIMENT_KEYS)
+    common = _mapping(content.get("common") or {}, f"{file}: common", tuple(SOURCE_KEY))
+    shared = {command: _texts(given, f"{file}: common.{command}") for command, given in common.items()}
+    try:
+        stages = [s for name, raw in _stages(content, file) for s in _expand(str(name), raw, shared)]
+        graph = build(str(content.get("name", file.stem)), str(content.get("description", "")).strip(), stages)
+        return _checked(graph, directory, parse_words(words))
+    except UserError as error:
+        raise UserError(f"experiment={experiment}: {error}") from error
+
+
+def compositions(experiment: Experiment, directory: Path) -> dict[str, dict[str, Any]]:
+    """The configuration of each stage but reports, as nested mappings, with what it inherits. Raises UserError."""
+    planned: dict[str, Any] = {}
+    for stage in experiment.stages.values():
+        if stage.command != "report":
+            try:
+                config = configure(stage.command, stage.words(directory), planned)
+            except UserError as error:
+                raise UserError(f"stage {stage.name}: {error}") from error
+            planned[str(directory / stage.name)] = dataclasses.asdict(config)
+    return {Path(folder).name: config for folder, config in planned.items()}
+
+
+def find(experiment: str) -> Path:
+    """The file of an experiment, from its name or a path. Raises UserError."""
+    if experiment.endswith((".yaml", ".yml")) or "/" in experiment:
+        if not Path(experiment).is_file():
+            raise UserError(f"experiment={experiment}: no such file")
+        return Path(experiment)
+    if experiment not in options("experiment"):
+        hint = nearest(experiment, options("experiment"))
+        raise UserError(
+            f"experiment={experiment}: no such file in configs/experiment; {hint}; or give a path to your own .yaml"
+        )
+    return config_dir() / "experiment" / f"{experiment}.yaml"
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which a key that stands twice in a mapping is an error instead of the last one winning."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = [key for i, key in enumerate(keys) if key in keys[:i]]
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} is defined twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _read(file: Path) -> Any:
+    try:
+        return yaml.load(file.read_text(), Loader=_UniqueKeys)  # a SafeLoader
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read ({error})") from error
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        mark = getattr(error, "problem_mark", None)
+        raise UserError(f"{file}{f', line {mark.line + 1}' if mark else ''}: not valid YAML ({problem})") from error
+
+
+def _mapping(raw: Any, where: str, accepted: Sequence[str]) -> dict[str, Any]:
+    if not isinstance(raw, dict):
+        raise UserError(f"{where}: not a mapping of {', '.join(accepted)}")
+    for name in raw:
+        if name not in accepted:
+            raise UserError(f"{where}: {name}: unknown key; {nearest(str(name), accepted)}")
+    return raw
+
+
+def _texts(raw: Any, where: str) -> tuple[str, ...]:
+    items = [] if raw is None else raw
+    if not isinstance(items, list):
+        raise UserError(f"{where}: not a list; write [first, second]")
+    for item in items:
+        if not isinstance(item, str):
+            shown = " ".join(f"{k}={v}" for k, v in item.items()) if isinstance(item, dict) else item
+            raise UserError(f"{where}: {item!r} is not a text; write {shown}")
+    return tuple(items)
+
+
+def _stages(content: Mapping[str, Any], file: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    stages = content.get("stages")
+    if not isinstance(stages, dict) or not stages:
+        raise UserError("stages: missing; a mapping from each stage's name to its command, overrides and needs")
+    for name, raw in stages.items():
+        stage = _mapping(raw, f"stage {name}", STAGE_KEYS)
+        if "command" not in stage:
+            raise UserError(f"stage {name}: command: missing; Accepted: pretrain, finetune, evaluate, report")
+        yield name, stage
+
+
+def _expand(name: str, raw: Mapping[str, Any], common: Mapping[str, tuple[str, ...]]) -> Iterator[Stage]:
+    """One stage, or one for each combination of its matrix."""
+    command = str(raw["command"])
+    own = _texts(raw.get("overrides"), f"stage {name}: overrides")
+    needs = _texts(raw.get("needs"), f"stage {name}: needs")
+    if command == "report" and own:
+        raise UserError(f"stage {name}: overrides: a report takes none")
+    for values in _combinations(name, raw.get("matrix")):
+
+        def fit(text: str, values: Mapping[str, str] = values) -> str:
+            return PLACEHOLDER.sub(lambda match: _value(name, match[1], values), text)
+
+        words = (*common.get(command, ()), *map(fit, own))
+        yield Stage(fit(name), command, words, tuple(map(fit, needs)))
+
+
+def _combinations(name: str, matrix: Any) -> list[dict[str, str]]:
+    """Every combination of the axes, as placeholder -> text; one empty combination without a matrix."""
+    if matrix is None:
+        return [{}]
+    if not isinstance(matrix, dict) or not all(isinstance(axis, list | dict) and axis for axis in matrix.values()):
+        raise UserError(
+            f"stage {name}: matrix: not a mapping from each axis to its values, such as {{task: [rotation, jigsaw]}}"
+        )
+    axes = []
+    for axis, choices in matrix.items():
+        points = []
+        for choice in choices:
+            further = choices[choice] if isinstance(choices, dict) else {}
+            if not isinstance(further, dict):
+                raise UserError(
+                    f"stage {name}: matrix: {axis}.{choice} is not a mapping of further names, such as {{freeze: none}}"
+                )
+            points.append({str(axis): _text(choice), **{f"{axis}.{k}": _text(v) for k, v in further.items()}})
+        axes.append(points)
+    return [{k: v for point in combination for k, v in point.items()} for combination in itertools.product(*axes)]
+
+
+def _text(value: Any) -> str:
+    """A scalar as it is written after `key=`."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _value(stage: str, placeholder: str, values: Mapping[str, str]) -> str:
+    if placeholder not in values:
+        hint = nearest(placeholder, values) if values else "the stage has no matrix"
+        raise UserError(f"stage {stage}: {{{placeholder}}}: not in its matrix; {hint}")
+    return values[placeholder]
+
+
+def _checked(graph: Experiment, directory: Path, extra: Sequence[tuple[str, str]]) -> Experiment:
+    """The graph with the extra words in their stages, every stage composed in order."""
+    for name, value in extra:
+        if name in SET_BY_LAUNCH:
+            raise UserError(f"{name}={value}: set by the experiment, not for all stages at once")
+    names: set[str] = set(LAUNCH_KEYS)
+    stages: dict[str, Stage] = {}
+    for stage in graph.stages.values():
+        stages[stage.name] = stage if stage.command == "report" else _with_extra(stage, extra, names)
+    for name, value in extra:
+        if name not in names:
+            close = difflib.get_close_matches(name, sorted(names), n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "dist-advss pretrain --help explains the keys"
+            raise UserError(f"{name}={value}: no stage has such a key; {hint}")
+    full = Experiment(graph.name, graph.description, stages)
+    for stage in stages.values():
+        _check_references(stage, full)
+    compositions(full, directory)
+    return full
+
+
+def _check_references(stage: Stage, graph: Experiment) -> None:
+    for word in stage.overrides:
+        match = REFERENCE.match(word)
+        if match and graph.stages[match[2]].command not in ("pretrain", "finetune"):
+            other = graph.stages[match[2]]
+            raise UserError(
+                f"stage {stage.name}: {word}: {other.name} leaves no weights; name a pretrain or finetune stage"
+            )
+
+
+def _with_extra(stage: Stage, extra: Sequence[tuple[str, str]], names: set[str]) -> Stage:
+    """The stage with those extra words whose key it has, one word a key; adds every key it has to `names`.
+
+    Choices of a group go first: `objective=jigsaw` brings the keys that `objective.grid=2` then needs.
+    """
+    words = list(stage.overrides)
+    try:
+        for groups in (True, False):
+            known = set(_names(schema_of(stage.command, words)))
+            words += [f"{k}={v}" for k, v in extra if _is_group(k) == groups and k in known]
+        names |= known
+        return dataclasses.replace(stage, overrides=tuple(f"{k}={v}" for k, v in parse_words(words)))
+    except UserError as error:
+        raise UserError(f"stage {stage.name}: {error}") from error
+
+
+def _is_group(name: str) -> bool:
+    return (config_dir() / name).is_dir()
+
+
+def _names(config: Any, prefix: str = "") -> Iterator[str]:
+    """Every key and group of a configuration, dotted."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        yield f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(value):
+            yield from _names(value, f"{prefix}{field.name}.")

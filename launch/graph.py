@@ -1,0 +1,145 @@
+"""An experiment as a graph: its stages in an order that respects what they need, and as it stands in experiment.yaml."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from dist_advss.errors import UserError, nearest
+from dist_advss.files import write_text
+
+COMMANDS = ("pretrain", "finetune", "evaluate", "report")
+REFERENCE = re.compile(r"^([\w.]+)=@([^/]+)(/.*)?$", re.S)
+FOLDER_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run. `overrides` are `key=value`, where `@other` stands for the run folder of the stage `other`."""
+
+    name: str
+    command: str
+    overrides: tuple[str, ...]
+    needs: tuple[str, ...]
+
+    def words(self, directory: Path) -> list[str]:
+        """The words of the command that this stage is, inside a launch folder: references resolved, `out` added."""
+        resolved = [REFERENCE.sub(lambda m: f"{m[1]}={directory / m[2]}{m[3] or ''}", word) for word in self.overrides]
+        return [*resolved, f"out={directory / self.name}"]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """`stages` by name; each stands behind those it needs."""
+
+    name: str
+    description: str
+    stages: Mapping[str, Stage]
+
+    def ancestors(self, names: Iterable[str]) -> set[str]:
+        """`names` and everything they need."""
+        found: set[str] = set()
+        waiting = list(names)
+        while waiting:
+            name = waiting.pop()
+            if name not in found:
+                found.add(name)
+                waiting.extend(self.stages[name].needs)
+        return found
+
+    def as_yaml(self) -> str:
+        """What experiment.yaml holds and `launch --print` shows."""
+        stages = {
+            s.name: {"command": s.command, "overrides": list(s.overrides), "needs": list(s.needs)}
+            for s in self.stages.values()
+        }
+        content = {"name": self.name, "description": self.description, "stages": stages}
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+
+
+def build(name: str, description: str, stages: Iterable[Stage]) -> Experiment:
+    """The graph of these stages, checked: names, commands, needs, no circle. Raises UserError."""
+    by_name: dict[str, Stage] = {}
+    for stage in stages:
+        if not FOLDER_NAME.match(stage.name):
+            raise UserError(
+                f"stage {stage.name!r}: not fit for a folder's name; letters, digits, _ and -, at most 100 of them"
+            )
+        if stage.name in by_name:
+            raise UserError(
+                f"stage {stage.name}: defined twice; give each its own name (with a matrix, one that holds all its {{placeholders}})"
+            )
+        if stage.command not in COMMANDS:
+            raise UserError(f"stage {stage.name}: command={stage.command}: unknown; {nearest(stage.command, COMMANDS)}")
+        by_name[stage.name] = _with_references(stage)
+    if not by_name:
+        raise UserError(f"experiment {name}: has no stages")
+    for stage in by_name.values():
+        if stage.command == "report" and not stage.needs:
+            others = tuple(s.name for s in by_name.values() if s.command != "report")
+            by_name[stage.name] = Stage(stage.name, stage.command, stage.overrides, others)
+    for stage in by_name.values():
+        for need in stage.needs:
+            if need not in by_name:
+                raise UserError(f"stage {stage.name}: needs {need}, which is not a stage; {_close(need, by_name)}")
+    return Experiment(name, description, {n: by_name[n] for n in _ordered(by_name)})
+
+
+def store(directory: Path, experiment: Experiment) -> None:
+    """Writes DIRECTORY/experiment.yaml, whole or not at all. Raises RunError."""
+    write_text(directory / "experiment.yaml", experiment.as_yaml())
+
+
+def stored(directory: Path) -> Experiment | None:
+    """The experiment of a launch folder, or None when nothing was launched there. Raises UserError when it is damaged."""
+    file = directory / "experiment.yaml"
+    if not file.is_file():
+        return None
+    try:
+        content = yaml.safe_load(file.read_text())
+        stages = [
+            Stage(str(name), s["command"], tuple(map(str, s["overrides"])), tuple(map(str, s["needs"])))
+            for name, s in content["stages"].items()
+        ]
+        return build(str(content["name"]), str(content.get("description", "")), stages)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{file}: not readable as an experiment ({reason}); launch into another folder") from error
+
+
+def _with_references(stage: Stage) -> Stage:
+    """The stage, needing what its overrides refer to as well."""
+    referred = [match[2] for match in map(REFERENCE.match, stage.overrides) if match]
+    needs = tuple(dict.fromkeys([*stage.needs, *referred]))
+    return Stage(stage.name, stage.command, stage.overrides, needs)
+
+
+def _ordered(stages: Mapping[str, Stage]) -> list[str]:
+    """Names, each behind what it needs, otherwise as defined. Raises UserError for a circle."""
+    order: list[str] = []
+    path: list[str] = []
+
+    def visit(name: str) -> None:
+        if name in path:
+            raise UserError(f"stages need each other in a circle: {' -> '.join([*path[path.index(name) :], name])}")
+        if name in order:
+            return
+        path.append(name)
+        for need in stages[name].needs:
+            visit(need)
+        path.pop()
+        order.append(name)
+
+    for name in stages:
+        visit(name)
+    return order
+
+
+def _close(name: str, stages: Mapping[str, Stage]) -> str:
+    """The nearest stage names only; an experiment may have dozens."""
+    text = nearest(name, stages)
+    return text if len(stages) <= 12 or "?" not in text else text.split("?")[0] + "?"

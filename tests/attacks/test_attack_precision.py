@@ -1,0 +1,76 @@
+"""Mixed precision changes what the network computes in, never what the perturbation is kept in."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dist_advss.attacks import PGD
+from dist_advss.config.schema import Attack
+from dist_advss.objectives.base import Task
+from dist_advss.rng import Rng
+
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+each_half = pytest.mark.parametrize("precision", HALF)
+
+
+@each_half
+def test_the_network_runs_in_half_precision_and_the_perturbation_stays_fp32(trained, precision: str) -> None:
+    seen: list[tuple[torch.dtype, torch.dtype]] = []
+
+    def loss(x: Tensor, task: Task) -> Tensor:
+        logits = trained.net(x)
+        seen.append((x.dtype, logits.dtype))
+        return nn.functional.cross_entropy(logits.float(), task.targets, reduction="none")
+
+    task = trained.task(8)
+    found = PGD(Attack(eps=0.05, steps=3, restarts=2, precision=precision), trained.net)(loss, task)
+    assert set(seen) == {(torch.float32, HALF[precision])}
+    assert found.dtype == torch.float32
+    assert (found - task.inputs).abs().max() <= 0.05 + 1e-7
+    assert not torch.equal(found.to(HALF[precision]).float(), found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_steps_far_below_a_half_precision_ulp_of_the_image_add_up(norm: str, dtype: torch.dtype) -> None:
+    # at 0.9 the ulp is 2^-11 in fp16 and 2^-8 in bf16; ten steps of 1e-5 (each pixel) must still make 1e-4
+    clean = torch.full((2, 1, 4, 4), 0.9, dtype=dtype)
+    task = Task(clean, torch.zeros(2), Rng(0).rows(torch.arange(2)))
+    length = {"linf": 1.0, "l2": 4.0}[norm]  # 16 pixels
+    config = Attack(norm=norm, eps=1e-3 * length, steps=10, step_size=1e-5 * length, random_start=False)
+    found = PGD(config, nn.Identity())(lambda x, t: x.float().flatten(1).sum(1), task)
+    assert torch.allclose(found - clean.float(), torch.full_like(found, 1e-4), rtol=0.02)
+
+
+def test_a_gradient_below_the_range_of_fp16_still_moves_every_pixel() -> None:
+    # d loss / d output is 1e-8, which fp16 rounds to 0
+    layer = nn.Linear(16, 1)
+    with torch.no_grad():
+        layer.weight.fill_(0.5)
+    task = Task(torch.full((2, 1, 4, 4), 0.5), torch.zeros(2), Rng(0).rows(torch.arange(2)))
+    config = Attack(eps=0.1, steps=4, step_size=0.025, random_start=False, precision="fp16")
+    found = PGD(config, layer)(lambda x, t: 1e-8 * layer(x.flatten(1)).float()[:, 0], task)
+    assert torch.allclose(found, torch.full_like(found, 0.6))
+
+
+@each_half
+def test_the_attack_is_about_as_strong_in_half_precision(trained, precision: str) -> None:
+    task = trained.task()
+    accuracy = {}
+    for p in ("fp32", precision):
+        found = PGD(Attack(eps=0.06, steps=10, precision=p), trained.net)(trained.loss, task)
+        accuracy[p] = trained.correct(found).float().mean()
+    assert abs(accuracy[precision] - accuracy["fp32"]) <= 0.02
+
+
+def test_fp32_is_fp32_also_inside_autocast_and_warns_of_nothing(trained) -> None:
+    task = trained.task(8)
+    pgd = PGD(Attack(eps=0.05, steps=3), trained.net)
+    expected = pgd(trained.loss, task)
+    with warnings.catch_warnings(), torch.autocast("cpu", torch.bfloat16):
+        warnings.simplefilter("error")
+        assert torch.equal(pgd(trained.loss, task), expected)

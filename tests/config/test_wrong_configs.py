@@ -1,0 +1,171 @@
+"""A wrong configuration is refused in one line that names the key, the value and what is accepted."""
+
+from __future__ import annotations
+
+import pytest
+
+from dist_advss.config import compose
+from dist_advss.errors import UserError
+
+NEEDED = {"pretrain": ["out=RUN"], "finetune": ["out=RUN"], "evaluate": ["out=RUN", "checkpoint=RUN2"]}
+
+# command, the wrong words, what the line has to say
+UNKNOWN = [
+    ("pretrain", "sede=1", "sede", "did you mean 'seed'?"),
+    ("pretrain", "learning_rate=0.1", "learning_rate", "Accepted: attack, data"),
+    ("pretrain", "atack.eps=0.1", "atack.eps", "did you mean 'attack'?"),
+    ("pretrain", "data.sise=28", "data.sise", "did you mean 'size'?"),
+    ("pretrain", "schedule.epoch=4", "schedule.epoch", "did you mean 'epochs'?"),
+    ("pretrain", "objective.grid=4", "objective.grid", "Accepted: flip, name, pad"),
+    ("pretrain", "data.size.height=28", "data.size.height", "data.size is a value", "set data.size="),
+    ("pretrain", "train=fast", "train", "train.batch_size"),
+    ("finetune", "objective.masked=4", "objective.masked", "Accepted: flip, name, pad"),
+    ("evaluate", "schedule.lr=0.1", "schedule.lr", "Accepted: attack, batch_size"),
+    ("evaluate", "objective=classify", "objective", "Accepted: attack, batch_size"),
+    ("evaluate", "init=RUN", "init", "Accepted: attack, batch_size"),
+]
+NO_SUCH_CHOICE = [
+    ("pretrain", "objective=rotatoin", "objective=rotatoin", "did you mean 'rotation'?"),
+    ("pretrain", "data=cifar", "data=cifar", "did you mean 'cifar10'?", "fashion_mini"),
+    ("pretrain", "model=resnet50v", "model=resnet50v", "did you mean 'resnet50v2'?"),
+    ("pretrain", "attack=pgd11", "attack=pgd11", "pgd10", "none"),
+    ("pretrain", "schedule=cosin", "schedule=cosin", "did you mean 'cosine'?"),
+    ("pretrain", "engine=", "engine=", "Accepted: "),
+    ("pretrain", "objective.name=jigsaw", "objective.name=jigsaw", "rotation"),
+    ("pretrain", "attack.norm=l1", "attack.norm=l1", "Accepted: l2, linf"),
+    ("pretrain", "attack.precision=fp64", "attack.precision=fp64", "bf16, fp16, fp32"),
+    ("pretrain", "attack.batch_norm=frozen", "attack.batch_norm=frozen", "batch, eval, train"),
+    ("pretrain", "schedule.optimizer=adam", "schedule.optimizer=adam", "did you mean 'adamw'?"),
+    ("pretrain", "schedule.warmup_unit=minutes", "schedule.warmup_unit=minutes", "epochs, steps"),
+    ("pretrain", "freeze=all", "freeze=all", "encoder, none"),
+    ("pretrain", "device=gpu", "device=gpu", "auto, cpu, cuda"),
+    ("pretrain", "tracking.wandb=on", "tracking.wandb=on", "disabled, offline, online"),
+    ("evaluate", "pick=best", "pick=best", "best_ra, best_ta, last"),
+    ("evaluate", "split=train", "split=train", "test, validation"),
+]
+WRONG_TYPE = [
+    ("pretrain", "schedule.epochs=ten", "schedule.epochs=ten", "a whole number"),
+    ("pretrain", "schedule.epochs=1.5", "schedule.epochs=1.5", "a whole number"),
+    ("pretrain", "train.batch_size=true", "train.batch_size=true", "a whole number"),
+    ("pretrain", "seed=null", "seed=null", "a whole number"),
+    ("pretrain", "model.width=wide", "model.width=wide", "a whole number, nor null"),
+    ("pretrain", "attack.random_start=maybe", "attack.random_start=maybe", "true or false"),
+    ("pretrain", "attack.eps=eight", "attack.eps=eight", "a fraction such as 8/255"),
+    ("pretrain", "attack.eps=8/0", "attack.eps=8/0", "a fraction such as 8/255"),
+    ("pretrain", "attack.eps=nan", "attack.eps=nan", "a number"),
+    ("pretrain", "attack.eps=1e999", "attack.eps=1e999", "a number"),
+    ("pretrain", "schedule.lr=null", "schedule.lr=null", "a number"),
+    ("pretrain", "schedule.milestones=0.5", "schedule.milestones=0.5", "a list such as [0.6,0.8]"),
+    ("pretrain", "schedule.milestones=[0.5", "schedule.milestones=[0.5", "a list such as [0.6,0.8]"),
+    ("pretrain", "schedule.milestones=[[0.5]]", "schedule.milestones=[[0.5]]", "a list such as [0.6,0.8]"),
+    ("pretrain", "schedule.milestones=[null]", "schedule.milestones=[null]", "a list such as [0.6,0.8]"),
+    ("pretrain", "model.mean=0.5", "model.mean=0.5", "a list", "nor null"),
+    ("pretrain", "tracking.project=", "tracking.project=", "a text"),
+    ("pretrain", "init=${nowhere}", "init=${nowhere}", "a text"),
+]
+OUT_OF_RANGE = [
+    ("pretrain", "train.batch_size=0", "train.batch_size=0", "smallest accepted value, 1"),
+    ("pretrain", "seed=-1", "seed=-1", "smallest accepted value, 0"),
+    ("pretrain", "attack.eps=-0.1", "attack.eps=-0.1", "smallest accepted value, 0"),
+    ("pretrain", "attack.steps=100000", "attack.steps=100000", "largest accepted value, 10000"),
+    ("pretrain", "attack.restarts=0", "attack.restarts=0", "smallest accepted value, 1"),
+    ("pretrain", "schedule.momentum=1.5", "schedule.momentum=1.5", "largest accepted value, 1"),
+    ("pretrain", "data.validation=0.9", "data.validation=0.9", "largest accepted value, 0.5"),
+    ("pretrain", "data.channels=2", "data.channels=2", "1, 3"),
+    ("pretrain", "model.width=2", "model.width=2", "smallest accepted value, 4"),
+    ("pretrain", "validation.steps=0", "validation.steps=0", "smallest accepted value, 1"),
+    ("pretrain", "objective=jigsaw objective.untouched=1.1", "objective.untouched=1.1", "largest accepted value, 1"),
+    ("finetune", "objective=trades objective.beta=-1", "objective.beta=-1", "smallest accepted value, 0"),
+    ("evaluate", "batch_size=0", "batch_size=0", "smallest accepted value, 1"),
+]
+IMPOSSIBLE_ATTACK = [
+    ("pretrain", "attack.eps=8", "attack.eps=8", "8/255"),
+    ("pretrain", "attack.eps=0", "attack.eps=0", "attack=none"),
+    ("pretrain", "attack.step_size=0", "attack.step_size=0", "null gives eps/4 or more"),
+    ("pretrain", "attack.restarts=2 attack.random_start=false", "attack.restarts=2", "attack.random_start=true"),
+    ("pretrain", "attack=pgd20_any", "attack.keep=any", "attack.keep=last"),
+    ("finetune", "objective=trades attack=none", "objective=trades", "attack=pgd10"),
+    ("finetune", "objective=trades attack.random_start=false", "attack.random_start=false", "true"),
+    ("evaluate", "attack=none attack.keep=any", "attack.keep=any", "attack=pgd20_any"),
+    ("evaluate", "attack.eps=8", "attack.eps=8", "8/255"),
+]
+IMPOSSIBLE_IMAGES_AND_MODEL = [
+    ("pretrain", "data=cifar10", "data.root", "data.root=FOLDER"),
+    ("pretrain", "data.size=32", "data.size=32", "28 pixels"),
+    ("pretrain", "data=folder data.root=X data.size=16", "data.size=16", "28 to 96"),
+    ("pretrain", "model=tv_resnet18", "model=tv_resnet18", "data.size=28", "model=preact_resnet18"),
+    ("pretrain", "model=preact_resnet18 model.width=8", "model.width=8", "model=preact_small"),
+    ("pretrain", "model.mean=[0.5,0.5,0.5]", "model.mean=[0.5, 0.5, 0.5]", "data.channels=1"),
+    ("pretrain", "model.std=[0]", "model.std=[0.0]", "above 0"),
+    ("pretrain", "data.labels=100", "data.labels=100", "data.limit"),
+    ("pretrain", "data.limit=100 train.batch_size=101", "train.batch_size=101", "data.limit=100", "lower"),
+    ("finetune", "data.labels=100 train.batch_size=101", "train.batch_size=101", "data.labels=100", "lower"),
+    ("finetune", "data.labels=5", "data.labels=5", "10 classes"),
+    ("finetune", "data.limit=500 data.labels=501", "data.labels=501", "data.limit=500"),
+    ("finetune", "validation.limit=5", "validation.limit=5", "10 classes"),
+]
+IMPOSSIBLE_TRAINING = [
+    ("pretrain", "objective=classify", "objective=classify", "rotation, jigsaw, selfie", "dist-advss finetune"),
+    ("finetune", "objective=rotation", "objective=rotation", "classify or trades", "dist-advss pretrain"),
+    ("pretrain", "objective=jigsaw objective.grid=5", "objective.grid=5", "data.size=28"),
+    ("pretrain", "objective=jigsaw objective.grid=2 objective.permutations=24", "objective.permutations=24", "23"),
+    ("pretrain", "objective=selfie objective.masked=16", "objective.masked=16", "16 patches"),
+    ("pretrain", "objective.pad=28", "objective.pad=28", "data.size=28"),
+    ("finetune", "freeze=encoder", "freeze=encoder", "init=RUN"),
+    ("pretrain", "schedule.lr=0", "schedule.lr=0", "above 0"),
+    ("pretrain", "schedule.lr=0.1 schedule.final_lr=0.2", "schedule.final_lr=0.2", "schedule.lr=0.1"),
+    ("pretrain", "schedule.lr=0.1 schedule.warmup_lr=0.2", "schedule.warmup_lr=0.2", "schedule.lr=0.1"),
+    ("pretrain", "schedule.milestones=[0.8,0.6]", "schedule.milestones=[0.8, 0.6]", "rising"),
+    ("pretrain", "schedule.milestones=[0.5,1.5]", "schedule.milestones=[0.5, 1.5]", "below 1"),
+    ("pretrain", "schedule=selfie schedule.optimizer=adamw", "schedule.nesterov=true", "sgd", "adamw"),
+    ("pretrain", "schedule=onecycle schedule.epochs=3", "schedule.warmup=3", "schedule.epochs=3"),
+]
+WRONG = [
+    *UNKNOWN,
+    *NO_SUCH_CHOICE,
+    *WRONG_TYPE,
+    *OUT_OF_RANGE,
+    *IMPOSSIBLE_ATTACK,
+    *IMPOSSIBLE_IMAGES_AND_MODEL,
+    *IMPOSSIBLE_TRAINING,
+]
+
+
+def refusal(command: str, words: list[str]) -> str:
+    """The one line with which these words are refused."""
+    with pytest.raises(UserError) as caught:
+        compose(command, words)
+    text = str(caught.value)
+    assert len(text.splitlines()) == 1
+    return text
+
+
+@pytest.mark.parametrize("case", WRONG, ids=lambda case: f"{case[0]} {case[1]}")
+def test_a_wrong_configuration_is_refused_with_key_value_and_what_is_accepted(case: tuple[str, ...]) -> None:
+    command, words, *said = case
+    text = refusal(command, [*NEEDED[command], *words.split()])
+    for part in said:
+        assert part in text
+
+
+@pytest.mark.parametrize("word", ["seed", "=3", "+seed=1", "~data", "--seed=1", "", "1=2", "data .size=3"])
+def test_a_word_that_is_not_key_value_is_refused_with_an_example(word: str) -> None:
+    text = refusal("pretrain", ["out=RUN", word])
+    assert repr(word) in text
+    assert "attack.eps=8/255" in text
+
+
+@pytest.mark.parametrize(("command", "missing"), [("pretrain", "out"), ("finetune", "out"), ("evaluate", "checkpoint")])
+def test_a_required_key_that_is_missing_is_named_with_its_meaning(command: str, missing: str) -> None:
+    text = refusal(command, [word for word in NEEDED[command] if not word.startswith(f"{missing}=")])
+    assert text.startswith(f"{missing}: missing; give {missing}=")
+    assert "run folder" in text
+
+
+def test_what_another_run_hands_down_is_held_to_the_same_rules() -> None:
+    inherited = {"data": {"name": "fashion_mini", "size": 28, "channels": 1}, "model": {"name": "preact_smal"}}
+    with pytest.raises(UserError, match=r"model\.name=preact_smal: .*did you mean 'preact_small'"):
+        compose("finetune", ["out=RUN"], inherited)
+    inherited["model"] = {"name": "preact_small", "depth": 18}  # type: ignore[dict-item]
+    with pytest.raises(UserError, match=r"model\.depth: .*Accepted: mean, name"):
+        compose("finetune", ["out=RUN"], inherited)

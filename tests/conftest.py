@@ -1,0 +1,82 @@
+"""What every test may rely on: one thread, a home of its own, no network, examples that are the same each time."""
+
+from __future__ import annotations
+
+import os
+
+# torch and its libraries read these once, when they are first imported; child processes inherit them.
+os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", HF_HUB_OFFLINE="1")
+
+import ipaddress
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile("fixed", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("fixed")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home folder for the session: no login, cache or setting of the person who runs the tests reaches them."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("WANDB_")]:
+            patch.delenv(name)
+        patch.setenv("HOME", str(home))
+        patch.setenv("WANDB_CACHE_DIR", str(home / "wandb"))
+        patch.setenv("WANDB_CONFIG_DIR", str(home / "wandb"))
+        patch.setenv("WANDB_DATA_DIR", str(home / "wandb"))
+        yield home
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network() -> Iterator[None]:
+    """Sockets of this process reach this machine only."""
+    connect = socket.socket.connect
+
+    def local_connect(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not _is_here(address[0]):
+            raise OSError(f"tests have no network: {address[0]}")
+        connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", local_connect)
+        yield
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """A test starts with one torch thread, whatever the one before it has set."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The top of the clone."""
+    return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def dist_advss(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`dist_advss("pretrain", "seed=1", cwd=…)` runs the front door in a process of its own, by default in tmp_path."""
+
+    def run(*words: str, cwd: Path = tmp_path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "dist_advss", *words]
+        return subprocess.run(command, cwd=cwd, timeout=timeout, capture_output=True, text=True, check=False)
+
+    return run

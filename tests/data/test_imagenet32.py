@@ -1,0 +1,190 @@
+"""The downsampled ImageNet's batches are read from npz files and pickles; a pickle's code is never run."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dist_advss.config.schema import Data
+from dist_advss.data.imagenet32 import BATCHES
+from dist_advss.data.sources import read
+from dist_advss.errors import UserError
+
+PER_BATCH = 3
+
+
+class Fake:
+    """Ten training batches and the validation batch, 32x32, labels 1..1000."""
+
+    def __init__(self, size: int = 32) -> None:
+        random = np.random.default_rng(0)
+        names = [*BATCHES["train"], *BATCHES["test"]]
+        self.images = {n: random.integers(0, 256, (PER_BATCH, size, size, 3), np.uint8) for n in names}
+        self.labels = {n: random.integers(1, 1001, PER_BATCH).tolist() for n in names}
+
+    def content(self, name: str) -> dict:
+        pixels = self.images[name].transpose(0, 3, 1, 2).reshape(PER_BATCH, -1)
+        return {"data": pixels, "labels": self.labels[name], "mean": pixels.mean(0)}
+
+    def write(self, folder: Path, form: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in self.images:
+            if form == "npz":
+                np.savez(folder / f"{name}.npz", **self.content(name))
+            else:
+                (folder / name).write_bytes(pickle.dumps(self.content(name), protocol=int(form)))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Data:
+    return Data(name="imagenet32", root=str(tmp_path), classes=1000)
+
+
+def message(data: Data) -> str:
+    with pytest.raises(UserError) as caught:
+        read(data, "train")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("form", ["npz", "0", "2", "4", "5"])
+@pytest.mark.parametrize("inside", [".", "Imagenet32_train"])
+def test_batches_are_read_in_order_with_labels_from_zero(data: Data, tmp_path: Path, form: str, inside: str) -> None:
+    fake = Fake()
+    fake.write(tmp_path / inside, form)
+    for part in ("train", "test"):
+        source = read(data, part)
+        images = np.concatenate([fake.images[name] for name in BATCHES[part]])
+        labels = np.concatenate([fake.labels[name] for name in BATCHES[part]]) - 1
+        assert np.array_equal(source.labels, labels)
+        assert np.array_equal(source.pixels(np.arange(len(labels))), images)
+        rows = np.arange(len(labels))[::-2]
+        assert np.array_equal(source.pixels(rows), images[rows])
+
+
+def test_pickles_of_older_numpy_are_read(data: Data, tmp_path: Path) -> None:
+    """Before numpy 2 a pickle named numpy.core where it now names numpy._core."""
+    fake = Fake()
+    fake.write(tmp_path, "2")
+    for name in fake.images:
+        content = (tmp_path / name).read_bytes()
+        assert b"numpy._core" in content or b"numpy.core" in content
+        (tmp_path / name).write_bytes(content.replace(b"cnumpy._core.", b"cnumpy.core."))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(read(data, "train").labels) == 10 * PER_BATCH
+
+
+class Harmful:
+    """A pickle of it would make a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple:
+        return (os.mkdir, (str(self.folder),))
+
+
+def test_a_pickle_that_names_a_function_is_refused_and_not_run(data: Data, tmp_path: Path) -> None:
+    Fake().write(tmp_path, "2")
+    folder = tmp_path / "made by a pickle"
+    (tmp_path / "train_data_batch_4").write_bytes(pickle.dumps({"data": Harmful(folder), "labels": []}))
+    text = message(data)
+    assert "mkdir" in text
+    assert "only numpy arrays are read" in text
+    assert not folder.exists()
+    pickle.loads((tmp_path / "train_data_batch_4").read_bytes())
+    assert folder.exists(), "the pickle would have done harm"
+
+
+@pytest.mark.parametrize(
+    "call", ["numpy.core.numeric\nload", "numpy\nload", "builtins\neval", "numpy._core.multiarray\nfromfile"]
+)
+def test_numpys_own_functions_are_no_way_round(data: Data, tmp_path: Path, call: str) -> None:
+    Fake().write(tmp_path, "2")
+    (tmp_path / "train_data_batch_1").write_bytes(f"c{call}\n(S'x'\ntR.".encode())
+    assert "only numpy arrays are read" in message(data)
+
+
+def test_a_missing_batch_is_named(data: Data, tmp_path: Path) -> None:
+    Fake().write(tmp_path, "npz")
+    (tmp_path / "train_data_batch_7.npz").unlink()
+    text = message(data)
+    assert "no train_data_batch_7" in text
+    assert "data.download cannot" in text
+
+
+def test_a_missing_root_is_named(data: Data, tmp_path: Path) -> None:
+    data.root = str(tmp_path / "nowhere")
+    assert message(data).startswith(f"data.root={tmp_path / 'nowhere'}: no train_data_batch_1")
+
+
+@pytest.mark.parametrize("form", ["npz", "2"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
+def test_a_damaged_batch_is_named(data: Data, tmp_path: Path, form: str, damage: str) -> None:
+    Fake().write(tmp_path, form)
+    file = tmp_path / ("train_data_batch_2" + (".npz" if form == "npz" else ""))
+    content = file.read_bytes()
+    file.write_bytes({"truncated": content[: len(content) // 2], "empty": b"", "text": b"<html>no</html>"}[damage])
+    assert str(file) in message(data)
+
+
+@pytest.mark.parametrize("form", ["npz", "0", "2", "5"])
+def test_flipped_bytes_are_either_harmless_or_one_line(tmp_path: Path, form: str) -> None:
+    """Whatever a damaged header says, nothing but a UserError comes out."""
+    random = np.random.default_rng(int(form, 36))
+    fake = Fake(8)
+    fake.write(tmp_path, form)
+    data = Data(name="imagenet32", root=str(tmp_path), size=8, classes=1000)
+    file = tmp_path / ("val_data" + (".npz" if form == "npz" else ""))
+    content = file.read_bytes()
+    refusals = []
+    for _ in range(150):
+        damaged = bytearray(content)
+        damaged[random.integers(len(content))] = random.integers(256)
+        file.write_bytes(damaged)
+        try:
+            read(data, "test")
+        except UserError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 10
+    assert not any("\n" in text for text in refusals)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"data": np.zeros((2, 3072), np.uint8)},
+        {"data": np.zeros((2, 3072), np.uint8), "labels": [1]},
+        {"data": np.zeros((2, 3072), np.float32), "labels": [1, 2]},
+        {"data": np.zeros((2, 3, 1024), np.uint8), "labels": [1, 2]},
+        {"data": "nothing", "labels": [1, 2]},
+        {"data": np.zeros((2, 3072), np.uint8), "labels": ["cat", "dog"]},
+        ["data", "labels"],
+    ],
+    ids=["no labels", "too few labels", "floats", "wrong shape", "no array", "names as labels", "a list"],
+)
+def test_a_batch_of_another_content_is_named(data: Data, tmp_path: Path, content: object) -> None:
+    Fake().write(tmp_path, "2")
+    (tmp_path / "train_data_batch_5").write_bytes(pickle.dumps(content))
+    assert "train_data_batch_5" in message(data)
+
+
+@pytest.mark.parametrize("label", [0, 1001])
+def test_a_label_outside_1_to_1000_is_refused(data: Data, tmp_path: Path, label: int) -> None:
+    fake = Fake()
+    fake.labels["train_data_batch_1"][1] = label
+    fake.write(tmp_path, "npz")
+    assert f"has label {label - 1}, outside 0..999" in message(data)
+
+
+def test_another_size_is_named(data: Data, tmp_path: Path) -> None:
+    Fake(64).write(tmp_path, "npz")
+    assert "images of 64 pixels" in message(data)
+    data.size = 64
+    assert read(data, "test").pixels(np.array([1])).shape == (1, 64, 64, 3)

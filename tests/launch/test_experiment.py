@@ -1,0 +1,336 @@
+"""An experiment file becomes a checked graph, or one line that says what is wrong with it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dist_advss.config import options
+from dist_advss.config.inherit import configure
+from dist_advss.errors import UserError
+from launch.experiment import compositions, load
+from launch.graph import Experiment, Stage, build, store, stored
+
+DIRECTORY = Path("/nowhere/launch")
+Write = Callable[..., str]
+
+
+def refusal(file: str, *words: str) -> str:
+    with pytest.raises(UserError) as caught:
+        load(file, DIRECTORY, words)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_stages_stand_behind_what_they_need(write: Write) -> None:
+    text = """
+    stages:
+      tell: {command: report}
+      last: {command: evaluate, overrides: [checkpoint=@middle]}
+      middle: {command: finetune, overrides: [init=@first]}
+      first: {command: pretrain}
+    """
+    graph = load(write(text), DIRECTORY)
+    assert list(graph.stages) == ["first", "middle", "last", "tell"]
+    assert graph.stages["middle"].needs == ("first",)
+
+
+def test_a_report_without_needs_waits_for_every_other_stage(write: Write) -> None:
+    graph = load(write("stages: {r: {command: report}, a: {command: pretrain}, b: {command: pretrain}}"), DIRECTORY)
+    assert set(graph.stages["r"].needs) == {"a", "b"}
+
+
+def test_a_reference_becomes_the_run_folder_inside_the_launch_folder(chain: str) -> None:
+    words = load(chain, DIRECTORY).stages["p3_finetune"].words(DIRECTORY)
+    assert words == ["init=/nowhere/launch/p3_pretrain", "out=/nowhere/launch/p3_finetune"]
+
+
+def test_a_reference_may_name_one_checkpoint_of_a_stage(write: Write) -> None:
+    text = """
+    stages:
+      a: {command: finetune, overrides: [model.width=12]}
+      b: {command: evaluate, overrides: [checkpoint=@a/checkpoints/best_ta.pt]}
+    """
+    graph = load(write(text), DIRECTORY)
+    assert "checkpoint=/nowhere/launch/a/checkpoints/best_ta.pt" in graph.stages["b"].words(DIRECTORY)
+    assert compositions(graph, DIRECTORY)["b"]["model"]["width"] == 12
+
+
+def test_a_matrix_gives_one_stage_for_each_combination(write: Write) -> None:
+    text = """
+    stages:
+      "{p}_{task}_pretrain":
+        matrix: {p: {p2: {attack: none}, p3: {attack: pgd10}}, task: [rotation, jigsaw]}
+        command: pretrain
+        overrides: ["objective={task}", "attack={p.attack}"]
+      "{p}_{task}_finetune":
+        matrix: {p: [p2, p3], task: [rotation, jigsaw]}
+        command: finetune
+        overrides: ["init=@{p}_{task}_pretrain"]
+        needs: ["p2_{task}_pretrain"]
+    """
+    graph = load(write(text), DIRECTORY)
+    assert len(graph.stages) == 8
+    assert graph.stages["p3_jigsaw_pretrain"].overrides == ("objective=jigsaw", "attack=pgd10")
+    assert graph.stages["p2_rotation_pretrain"].overrides == ("objective=rotation", "attack=none")
+    assert set(graph.stages["p3_jigsaw_finetune"].needs) == {"p2_jigsaw_pretrain", "p3_jigsaw_pretrain"}
+
+
+def test_matrix_values_are_written_as_words_take_them(write: Write) -> None:
+    text = """
+    stages:
+      "a_{flip}_{width}":
+        matrix: {flip: [true, false], width: [8, null]}
+        command: pretrain
+        overrides: ["objective.flip={flip}", "model.width={width}"]
+    """
+    composed = compositions(load(write(text), DIRECTORY), DIRECTORY)
+    assert composed["a_true_8"]["objective"]["flip"] is True
+    assert composed["a_false_null"]["model"]["width"] is None
+
+
+def test_common_words_stand_before_the_stages_own_and_extra_words_behind(write: Write) -> None:
+    text = """
+    common: {pretrain: [schedule.epochs=4, seed=7]}
+    stages:
+      a: {command: pretrain, overrides: [schedule.epochs=5]}
+      b: {command: finetune}
+    """
+    composed = compositions(load(write(text), DIRECTORY), DIRECTORY)
+    assert (composed["a"]["schedule"]["epochs"], composed["a"]["seed"], composed["b"]["seed"]) == (5, 7, 0)
+    composed = compositions(load(write(text), DIRECTORY, ["schedule.epochs=6"]), DIRECTORY)
+    assert (composed["a"]["schedule"]["epochs"], composed["b"]["schedule"]["epochs"]) == (6, 6)
+
+
+def test_an_extra_word_goes_to_every_stage_that_has_its_key_and_to_no_other(chain: str) -> None:
+    graph = load(chain, DIRECTORY, ["seed=3", "schedule.epochs=2", "batch_size=50"])
+    assert all("seed=3" in stage.overrides for stage in graph.stages.values())
+    assert "schedule.epochs=2" in graph.stages["p3_pretrain"].overrides
+    assert "schedule.epochs=2" not in graph.stages["p3_evaluate"].overrides
+    assert "batch_size=50" in graph.stages["p3_evaluate"].overrides
+    assert "batch_size=50" not in graph.stages["p3_finetune"].overrides
+
+
+def test_an_extra_choice_of_a_group_brings_the_keys_of_that_choice(write: Write) -> None:
+    file = write("stages: {a: {command: pretrain}}")
+    graph = load(file, DIRECTORY, ["objective.grid=7", "objective=jigsaw"])
+    assert compositions(graph, DIRECTORY)["a"]["objective"]["grid"] == 7
+    assert "objective.grid" in refusal(file, "objective.grid=7")
+
+
+def test_the_last_of_several_words_for_a_key_is_the_one_that_is_kept(write: Write) -> None:
+    file = write("stages: {a: {command: pretrain, overrides: [seed=1, seed=2]}}")
+    assert load(file, DIRECTORY).stages["a"].overrides == ("seed=2",)
+    assert load(file, DIRECTORY, ["seed=3"]).stages["a"].overrides == ("seed=3",)
+
+
+def test_stages_inherit_data_and_model_from_stages_that_have_not_run(write: Write) -> None:
+    text = """
+    stages:
+      a: {command: pretrain, overrides: [data=cifar10, data.root=/d, data.limit=500, model=preact_resnet18]}
+      b: {command: finetune, overrides: [init=@a]}
+      c: {command: evaluate, overrides: [checkpoint=@b]}
+      d: {command: evaluate, overrides: [checkpoint=@b, data=cifar100, data.root=/e]}
+    """
+    composed = compositions(load(write(text), DIRECTORY), DIRECTORY)
+    for stage in "bc":
+        assert composed[stage]["data"]["name"] == "cifar10"
+        assert composed[stage]["data"]["root"] == "/d"
+        assert composed[stage]["data"]["limit"] is None
+        assert composed[stage]["model"]["name"] == "preact_resnet18"
+    assert composed["d"]["data"]["name"] == "cifar100"
+    assert composed["d"]["model"]["name"] == "preact_resnet18"
+
+
+WRONG = {
+    "cycle": ("stages: {a: {command: pretrain, needs: [b]}, b: {command: pretrain, needs: [a]}}", "a -> b -> a"),
+    "needs itself": ("stages: {a: {command: pretrain, needs: [a]}}", "a -> a"),
+    "unknown need": (
+        "stages: {first: {command: pretrain}, b: {command: pretrain, needs: [frist]}}",
+        "did you mean 'first'?",
+    ),
+    "unknown reference": (
+        "stages: {a: {command: finetune, overrides: [init=@pre]}}",
+        "needs pre, which is not a stage",
+    ),
+    "reference to a report": (
+        "stages: {r: {command: report}, a: {command: finetune, overrides: [init=@r]}}",
+        "in a circle",
+    ),
+    "reference to an evaluation": (
+        "stages: {a: {command: finetune}, e: {command: evaluate, overrides: [checkpoint=@a]}, "
+        "b: {command: finetune, overrides: [init=@e]}}",
+        "e leaves no weights",
+    ),
+    "evaluation of a pre-training": (
+        "stages: {a: {command: pretrain}, e: {command: evaluate, overrides: [checkpoint=@a]}}",
+        "fine-tune it first",
+    ),
+    "unknown command": ("stages: {a: {command: pretrian}}", "did you mean 'pretrain'?"),
+    "no command": ("stages: {a: {}}", "stage a: command: missing"),
+    "unknown stage key": ("stages: {a: {command: pretrain, override: []}}", "did you mean 'overrides'?"),
+    "unknown top key": ("{stage: {}}", "did you mean 'stages'?"),
+    "no stages": ("name: x", "stages: missing"),
+    "empty file": ("", "not a mapping"),
+    "not YAML": ("stages: [", "not valid YAML"),
+    "stage defined twice in YAML": (
+        "stages:\n  a: {command: pretrain}\n  a: {command: pretrain}",
+        "'a' is defined twice",
+    ),
+    "matrix without placeholder in the name": (
+        "stages: {a: {command: pretrain, matrix: {task: [rotation, jigsaw]}}}",
+        "stage a: defined twice",
+    ),
+    "unknown placeholder": (
+        'stages: {"{task}": {command: pretrain, matrix: {task: [jigsaw]}, overrides: ["objective={tsk}"]}}',
+        "did you mean 'task'?",
+    ),
+    "placeholder without matrix": ('stages: {"{task}": {command: pretrain}}', "the stage has no matrix"),
+    "matrix that is no mapping": ("stages: {a: {command: pretrain, matrix: [1]}}", "matrix: not a mapping"),
+    "matrix value with no names": ('stages: {"{a}": {command: pretrain, matrix: {a: {x: 1}}}}', "a.x is not a mapping"),
+    "name unfit for a folder": ('stages: {"a/b": {command: pretrain}}', "not fit for a folder's name"),
+    "name that climbs": ('stages: {"..": {command: pretrain}}', "not fit for a folder's name"),
+    "override that is no text": ("stages: {a: {command: pretrain, overrides: [{seed: 1}]}}", "write seed=1"),
+    "overrides that are no list": ("stages: {a: {command: pretrain, overrides: seed=1}}", "not a list"),
+    "override without value": (
+        "stages: {a: {command: pretrain, overrides: [seed]}}",
+        "stage a: 'seed': not a key=value",
+    ),
+    "override with an unknown key": (
+        "stages: {a: {command: pretrain, overrides: [schedule.epoch=1]}}",
+        "stage a: schedule.epoch",
+    ),
+    "override with a bad value": ("stages: {a: {command: pretrain, overrides: [seed=x]}}", "stage a: seed=x"),
+    "override with an unknown group": (
+        "stages: {a: {command: pretrain, overrides: [attack=pdg10]}}",
+        "did you mean 'pgd10'?",
+    ),
+    "impossible combination": (
+        "stages: {a: {command: finetune, overrides: [freeze=encoder]}}",
+        "stage a: freeze=encoder",
+    ),
+    "words for a report": ("stages: {a: {command: pretrain}, r: {command: report, overrides: [seed=1]}}", "takes none"),
+    "common words for an unknown command": (
+        "common: {fintune: []}\nstages: {a: {command: pretrain}}",
+        "did you mean 'finetune'?",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_experiment_is_refused_in_one_line(write: Write, case: str) -> None:
+    text, expected = WRONG[case]
+    assert expected in refusal(write(text))
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("schedule.epoch=2", "no stage has such a key; did you mean 'schedule.epochs'?"),
+        ("clustre=local", "did you mean 'cluster'?"),
+        ("zzz=1", "dist-advss pretrain --help explains the keys"),
+        ("out=x", "set by the experiment"),
+        ("init=x", "set by the experiment"),
+        ("schedule.epochs=two", "schedule.epochs=two: not a whole number"),
+        ("seed", "not a key=value"),
+    ],
+)
+def test_a_wrong_extra_word_is_refused_in_one_line(chain: str, word: str, expected: str) -> None:
+    assert expected in refusal(chain, word)
+
+
+def test_an_unknown_experiment_is_answered_with_the_nearest_name() -> None:
+    assert "did you mean 'quickstart'?" in refusal("quikstart")
+    assert "no such file" in refusal("some/where.yaml")
+
+
+def test_checking_writes_nothing(chain: str, tmp_path: Path) -> None:
+    before = set(tmp_path.rglob("*"))
+    load(chain, tmp_path / "out", ["seed=1"])
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_what_is_stored_is_read_back_as_the_same_graph(chain: str, tmp_path: Path) -> None:
+    graph = load(chain, tmp_path, ["seed=1"])
+    store(tmp_path, graph)
+    assert stored(tmp_path) == graph
+
+
+def test_a_damaged_experiment_file_in_a_launch_folder_is_one_line(tmp_path: Path) -> None:
+    for text in ("stages: [", "name: x", "stages: {a: 3}", "[]"):
+        (tmp_path / "experiment.yaml").write_text(text)
+        with pytest.raises(UserError, match="not readable as an experiment"):
+            stored(tmp_path)
+
+
+def test_ancestors_are_the_stages_and_all_they_need() -> None:
+    stages = [
+        Stage(name, "pretrain", (), needs) for name, needs in [("a", ()), ("b", ("a",)), ("c", ("b",)), ("d", ())]
+    ]
+    assert build("x", "", stages).ancestors(["c"]) == {"a", "b", "c"}
+
+
+@functools.cache
+def shipped(name: str) -> Experiment:
+    return load(name, DIRECTORY, [] if name == "quickstart" else ["data.root=/data"])
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_every_shipped_experiment_composes_and_ends_in_a_report(name: str) -> None:
+    graph = shipped(name)
+    assert graph.description
+    assert list(graph.stages.values())[-1].command == "report"
+
+
+def test_quickstart_compares_p1_p2_and_p3_under_the_same_conditions() -> None:
+    graph = shipped("quickstart")
+    composed = compositions(graph, DIRECTORY)
+    assert all(name[:2] in ("p1", "p2", "p3") for name in composed)
+    tuned = [composed[f"{p}_finetune"] for p in ("p1", "p2", "p3")]
+    assert [c["init"] and Path(c["init"]).name for c in tuned] == [None, "p2_pretrain", "p3_pretrain"]
+    for config in tuned:
+        config.pop("init"), config.pop("out")
+    assert tuned[0] == tuned[1] == tuned[2]
+    assert [composed[f"{p}_pretrain"]["attack"]["steps"] > 0 for p in ("p2", "p3")] == [False, True]
+    assert {composed[f"{p}_evaluate"]["attack"]["steps"] for p in ("p1", "p2", "p3")} == {20}
+    assert len({c["attack"]["eps"] for c in composed.values()}) == 1
+
+
+def test_the_paper_grid_has_every_cell_with_the_published_hyperparameters() -> None:
+    composed = compositions(shipped("paper_cifar10"), DIRECTORY)
+    tasks, phases, tunings = ("rotation", "jigsaw", "selfie"), ("p2", "p3"), ("f1", "f2", "f3", "f4")
+    cells = {f"{p}_{t}_{f}" for p in phases for t in tasks for f in tunings} | {"p1_f3", "p1_f4"}
+    assert {n.removesuffix("_evaluate") for n in composed if n.endswith("_evaluate")} == cells
+    for name, config in composed.items():
+        assert (config["data"]["name"], config["model"]["name"]) == ("cifar10", "resnet50v2")
+        assert (config["attack"]["norm"], config["attack"]["eps"]) == ("linf", 8 / 255)
+        if name.endswith("_evaluate"):
+            assert config["attack"]["steps"] == 20
+            continue
+        schedule = config["schedule"]
+        assert config["train"]["batch_size"] == 128
+        assert (schedule["optimizer"], schedule["lr"], schedule["momentum"]) == ("sgd", 0.1, 0.9)
+        assert config["attack"]["steps"] == (
+            0 if ("p2" in name and "pretrain" in name) or "f1" in name or "f3" in name else 10
+        )
+        if name.endswith("_finetune"):
+            assert (schedule["epochs"], schedule["milestones"], schedule["weight_decay"]) == (100, [0.6, 0.8], 3e-4)
+            assert config["freeze"] == ("encoder" if "f1" in name or "f2" in name else "none")
+        elif "selfie" in name:
+            assert (schedule["epochs"], schedule["final_lr"], schedule["nesterov"]) == (200, 1e-7, True)
+            assert (schedule["weight_decay"], schedule["warmup"]) == (1e-4, 0)
+        else:
+            assert (schedule["epochs"], schedule["final_lr"], schedule["nesterov"]) == (100, 1e-6, False)
+            assert schedule["weight_decay"] == 3e-4
+        if "selfie_pretrain" not in name:
+            assert (schedule["warmup"], schedule["warmup_unit"], schedule["warmup_lr"]) == (200, "steps", 0.01)
+
+
+def test_a_stages_words_compose_on_the_command_line_to_what_was_checked(chain: str, tmp_path: Path) -> None:
+    graph = load(chain, tmp_path)
+    config = configure("pretrain", graph.stages["p3_pretrain"].words(tmp_path))
+    assert config.out == str(tmp_path / "p3_pretrain")
+    assert config.attack.steps == 5

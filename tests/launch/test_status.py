@@ -1,0 +1,133 @@
+"""The status table says what the folders say."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dist_advss.errors import UserError
+from launch import state
+from launch.experiment import load
+from launch.graph import store
+from launch.state import State
+from launch.status import as_text, read, status
+
+NOW = 1_800_000_000.0
+
+
+@pytest.fixture
+def directory(chain: str, tmp_path: Path) -> Path:
+    """A launch folder in which nothing has run."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    store(folder, load(chain, folder))
+    return folder
+
+
+def lines_of(folder: Path, *lines: dict[str, Any]) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def rows(directory: Path) -> dict[str, Any]:
+    return {row.stage: row for row in read(directory, NOW)}
+
+
+def test_stages_that_have_not_begun_are_waiting(directory: Path) -> None:
+    assert {row.state for row in read(directory, NOW)} == {"waiting"}
+
+
+def test_a_running_stage_shows_epoch_rates_speed_and_time(directory: Path) -> None:
+    folder = directory / "p3_pretrain"
+    state.write(directory, "p3_pretrain", State(**{**state.running(os.getpid(), NOW - 125).__dict__}))
+    (folder / "config.yaml").write_text(yaml.safe_dump({"schedule": {"epochs": 12}}))
+    lines_of(
+        folder,
+        {"kind": "train", "epoch": 0, "step": 20, "images_per_s": 900.0, "time": NOW - 100},
+        {"kind": "validation", "epoch": 1, "step": 70, "ta": 61.25, "ra": 43.0, "time": NOW - 60},
+        {"kind": "train", "epoch": 1, "step": 80, "images_per_s": 1234.4, "time": NOW - 50},
+    )
+    row = rows(directory)["p3_pretrain"]
+    assert (row.state, row.epoch, row.ta, row.ra, row.speed, row.time) == (
+        "running",
+        "1/12",
+        "61.2",
+        "43.0",
+        "1,234",
+        "2:05",
+    )
+
+
+def test_a_half_written_line_of_metrics_is_passed_over(directory: Path) -> None:
+    folder = directory / "p1_finetune"
+    lines_of(folder, {"kind": "validation", "epoch": 1, "step": 7, "ta": 50.0, "ra": 40.0, "time": NOW})
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "valid')
+    assert rows(directory)["p1_finetune"].ta == "50.0"
+
+
+def test_a_finished_stage_shows_its_result(directory: Path) -> None:
+    for stage, result in {
+        "p1_finetune": {"best_ra": {"epoch": 3, "ta": 55.0, "ra": 41.5}, "seconds": 3725},
+        "p1_evaluate": {"ta": 54.0, "ra": 40.5, "seconds": 61},
+    }.items():
+        (directory / stage).mkdir()
+        (directory / stage / "result.json").write_text(json.dumps(result))
+    found = rows(directory)
+    tuned, judged = found["p1_finetune"], found["p1_evaluate"]
+    assert (tuned.state, tuned.ta, tuned.ra, tuned.time) == ("finished", "55.0", "41.5", "1:02:05")
+    assert (judged.state, judged.ta, judged.ra, judged.time) == ("finished", "54.0", "40.5", "1:01")
+
+
+def test_a_failed_stage_shows_its_last_line_and_its_dependants_are_skipped(directory: Path) -> None:
+    state.write(directory, "p3_pretrain", State("failed", 1, "h", 1.0, NOW - 10, NOW - 5, "loss is nan"))
+    found = rows(directory)
+    assert (found["p3_pretrain"].note, found["p3_pretrain"].time) == ("loss is nan", "0:05")
+    assert (found["p3_finetune"].state, found["p3_finetune"].note) == ("skipped", "needs p3_pretrain, which failed")
+    assert found["p1_finetune"].state == "waiting"
+
+
+def test_a_reused_process_id_is_not_taken_for_the_stage(directory: Path) -> None:
+    running = state.running(os.getpid(), time.time())
+    assert running.born is not None
+    earlier = State("running", running.pid, running.host, running.born - 1000, running.started)
+    state.write(directory, "p1_finetune", earlier)
+    assert rows(directory)["p1_finetune"].state == "died"
+
+
+def test_a_stage_of_another_machine_runs_while_its_folder_is_locked(directory: Path) -> None:
+    import fcntl
+
+    state.write(directory, "p1_finetune", State("running", 1, "elsewhere", 1.0, NOW))
+    assert rows(directory)["p1_finetune"].state == "died"
+    with (directory / "p1_finetune" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert rows(directory)["p1_finetune"].state == "running"
+
+
+def test_a_damaged_state_file_counts_as_none(directory: Path) -> None:
+    (directory / "p1_finetune").mkdir()
+    for text in ("", "{", "[]", '{"stat": 1}'):
+        (directory / "p1_finetune" / "state.json").write_text(text)
+        assert rows(directory)["p1_finetune"].state == "waiting"
+
+
+def test_the_plain_table_has_a_header_and_one_line_a_stage(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status(directory) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:3] == ["stage", "state", "epoch"]
+    assert [line.split()[0] for line in lines[1:]] == [row.stage for row in read(directory, NOW)]
+    assert len(as_text(read(directory, NOW)).splitlines()) == 6
+
+
+def test_a_folder_without_a_launch_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no experiment\.yaml in it"):
+        status(tmp_path)
+    with pytest.raises(UserError, match="not a folder"):
+        status(tmp_path / "nowhere")

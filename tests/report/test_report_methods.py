@@ -1,0 +1,116 @@
+"""P, F and task follow from configurations, wherever the folder lies."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dist_advss.report.methods import follow, method_of
+from dist_advss.report.runs import read
+
+
+def labels(root: Path) -> dict[str, str]:
+    launch = read(root, 0.0)
+    return {stage: method_of(run, launch).full for stage, run in launch.runs.items() if run.command == "evaluate"}
+
+
+def edit(root: Path, stage: str, **values: Any) -> None:
+    file = root / stage / "config.yaml"
+    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), **values}))
+
+
+def test_every_cell_of_the_grid_gets_its_label(folder: Any) -> None:
+    folder.grid(("rotation", "jigsaw"), ("F1", "F2", "F3", "F4"))
+    expected = {"p1_f3_evaluate": "P1→F3", "p1_f4_evaluate": "P1→F4"}
+    for task in ("rotation", "jigsaw"):
+        for p in ("P2", "P3"):
+            for f in ("F1", "F2", "F3", "F4"):
+                expected[f"{p.lower()}_{task}_{f.lower()}_evaluate"] = f"{p}→{f} {task}"
+    assert labels(folder.root) == expected
+
+
+def test_pretraining_and_finetuning_have_labels_of_their_own(quickstart: Any) -> None:
+    launch = read(quickstart.root, 0.0)
+    found = {
+        stage: method_of(launch.runs[stage], launch).full for stage in ("p2_pretrain", "p3_pretrain", "p2_finetune")
+    }
+    assert found == {"p2_pretrain": "P2 rotation", "p3_pretrain": "P3 rotation", "p2_finetune": "P2→F4 rotation"}
+
+
+def test_labels_survive_a_move(quickstart: Any, tmp_path: Path) -> None:
+    before = labels(quickstart.root)
+    shutil.move(quickstart.root, tmp_path / "elsewhere")
+    assert labels(tmp_path / "elsewhere") == before
+
+
+def test_a_copy_is_linked_within_itself(quickstart: Any, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(quickstart.root, copy)
+    edit(copy, "p3_pretrain", attack={"steps": 0})  # now P2, in the copy alone
+    assert labels(copy)["p3_evaluate"] == "P2→F4 rotation"
+    assert labels(quickstart.root)["p3_evaluate"] == "P3→F4 rotation"
+
+
+def test_checkpoint_files_and_relative_paths_are_followed(quickstart: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = quickstart.root
+    edit(root, "p3_finetune", out="quickstart/p3_finetune", init="quickstart/p3_pretrain/checkpoints/last.pt")
+    edit(root, "p3_evaluate", out="here", checkpoint=str(root / "p3_finetune" / "checkpoints" / "best_ra.pt"))
+    edit(root, "p2_evaluate", checkpoint="p2_finetune")  # relative to the launch folder
+    monkeypatch.chdir(root.parent)
+    edit(root, "p1_evaluate", out="/gone/p1_evaluate", checkpoint="quickstart/p1_finetune")  # to the working directory
+    assert labels(root) == {
+        "p1_evaluate": "P1→F4",
+        "p2_evaluate": "P2→F4 rotation",
+        "p3_evaluate": "P3→F4 rotation",
+    }
+
+
+def test_a_pretraining_outside_the_folder_is_found(quickstart: Any, tmp_path: Path) -> None:
+    shutil.move(quickstart.root / "p3_pretrain", tmp_path / "kept")
+    edit(quickstart.root, "p3_finetune", init=str(tmp_path / "kept"))
+    launch = read(quickstart.root, 0.0)
+    origin = follow(launch.runs["p3_finetune"], str(tmp_path / "kept"), launch)
+    assert origin is not None
+    assert origin.path == tmp_path / "kept"
+    assert labels(quickstart.root)["p3_evaluate"] == "P3→F4 rotation"
+
+
+def test_a_single_evaluation_finds_its_chain_beside_it(quickstart: Any) -> None:
+    assert labels(quickstart.root / "p3_evaluate") == {"p3_evaluate": "P3→F4 rotation"}
+
+
+def test_a_broken_chain_is_a_question_mark_and_never_p1(quickstart: Any) -> None:
+    shutil.rmtree(quickstart.root / "p3_pretrain")
+    (quickstart.root / "experiment.yaml").unlink()
+    edit(quickstart.root, "p2_evaluate", checkpoint="/nowhere/at/all")
+    (quickstart.root / "p2_evaluate" / "result.json").unlink()
+    (quickstart.root / "p1_finetune" / "config.yaml").unlink()
+    assert labels(quickstart.root) == {"p1_evaluate": "?→?", "p2_evaluate": "?→?", "p3_evaluate": "?→F4"}
+
+
+def test_stages_not_begun_are_labelled_from_the_plan(quickstart: Any) -> None:
+    before = labels(quickstart.root)
+    for stage in ("p2_finetune", "p2_evaluate", "p3_pretrain", "p3_finetune", "p3_evaluate"):
+        quickstart.forget(stage)
+    assert labels(quickstart.root) == before
+
+
+def test_another_loss_is_named(quickstart: Any) -> None:
+    edit(quickstart.root, "p3_finetune", objective={"name": "trades"})
+    assert labels(quickstart.root)["p3_evaluate"] == "P3→F4 (trades) rotation"
+
+
+def test_in_a_folder_of_launches_a_name_means_the_stage_of_the_same_launch(tmp_path: Path, folder_at: Any) -> None:
+    for name, task in (("a", "rotation"), ("b", "jigsaw")):
+        folder_at(tmp_path / name).grid((task,))
+        for stage in ("p3_finetune", "p3_evaluate"):
+            edit(tmp_path / name, stage, out="lost")  # only the names of stages are left to go by
+        edit(tmp_path / name, "p3_finetune", init="/gone/p3_pretrain")
+        edit(tmp_path / name, "p3_evaluate", checkpoint="/gone/p3_finetune")
+    found = labels(tmp_path)
+    assert found["a/p3_evaluate"] == "P3→F4 rotation"
+    assert found["b/p3_evaluate"] == "P3→F4 jigsaw"

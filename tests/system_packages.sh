@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Debian packages that a few tests use: a browser and a font for the report's page, and Fashion-MNIST in full for its reader.
+# Without them those tests are skipped. This installs them where root and apt-get are there, and otherwise says what is
+# left out; it never fails.
+set -u
+
+packages=(chromium fonts-dejavu-core dataset-fashion-mnist)
+missing=()
+if command -v dpkg-query >/dev/null; then
+    for package in "${packages[@]}"; do
+        [[ $(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) == installed ]] || missing+=("$package")
+    done
+else
+    command -v chromium >/dev/null || missing+=(chromium)
+    [[ -d /usr/share/datasets/fashion-mnist ]] || missing+=(dataset-fashion-mnist)
+fi
+((${#missing[@]})) || exit 0
+
+if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq </dev/null || true
+    for package in "${missing[@]}"; do
+        apt-get install -y -qq --no-install-recommends "$package" </dev/null >/dev/null ||
+            echo "system packages: $package could not be installed; the tests that use it are left out."
+    done
+else
+    echo "system packages: not installed here: ${missing[*]}; the tests that use them are left out."
+fi
+exit 0
