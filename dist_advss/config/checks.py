@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from ..errors import UserError, nearest
-from .schema import PRETEXT
+from .schema import PRETEXT, SHAPES
 
 
 def check_value(name: str, value: Any, metadata: Any) -> None:
@@ -37,8 +37,7 @@ def check(command: str, config: Any) -> None:
 
 def check_data(data: Any) -> None:
     """The node `data` by itself. Raises UserError."""
-    if data.name in ("fashion_mini", "fashion_mnist") and (data.size, data.channels) != (28, 1):
-        raise UserError(f"data.size={data.size} data.channels={data.channels}: {data.name} is 28 pixels with 1 channel")
+    check_shape(data)
     needs_root = data.name not in ("fashion_mini", "fashion_mnist")
     if needs_root and data.root is None:
         raise UserError(f"data.root: missing; {data.name} lies in a folder of yours, give data.root=FOLDER")
@@ -46,6 +45,20 @@ def check_data(data: Any) -> None:
         raise UserError(f"data.labels={data.labels}: fewer than one label for each of the {data.classes} classes")
     if data.labels is not None and data.limit is not None and data.labels > data.limit:
         raise UserError(f"data.labels={data.labels}: more than data.limit={data.limit} images; lower data.labels")
+
+
+def check_shape(data: Any) -> None:
+    """A set that comes in one shape only is asked for in that shape. Raises UserError."""
+    if data.name not in SHAPES:
+        return
+    size, channels, classes = SHAPES[data.name]
+    for key, given, has in (
+        ("size", data.size, size),
+        ("channels", data.channels, channels),
+        ("classes", data.classes, classes),
+    ):
+        if given != has:
+            raise UserError(f"data.{key}={given}: {data.name} has {has}; set data.{key}={has}")
 
 
 def _check_model(config: Any) -> None:

@@ -32,6 +32,15 @@ DATASETS = (
     "imagenet32",
     "folder",
 )
+# pixels, channels and classes of the sets that come in one shape only
+SHAPES = {
+    "fashion_mini": (28, 1, 10),
+    "fashion_mnist": (28, 1, 10),
+    "cifar10": (32, 3, 10),
+    "cifar100": (32, 3, 100),
+    "svhn": (32, 3, 10),
+    "stl10": (96, 3, 10),
+}
 MODELS = (
     "preact_small",
     "preact_resnet18",

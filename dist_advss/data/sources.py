@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..config.checks import check_shape
 from ..config.schema import Data
 from ..errors import UserError
 from . import fashion, folder, imagenet32, torchvision_sets
@@ -25,23 +26,13 @@ READERS: dict[str, Callable[[Data, str], Source]] = {
     "folder": folder.read,
 }
 
-# pixels, channels and classes of the sets that come in one shape only
-SHAPES = {
-    "fashion_mini": (28, 1, 10),
-    "fashion_mnist": (28, 1, 10),
-    "cifar10": (32, 3, 10),
-    "cifar100": (32, 3, 100),
-    "svhn": (32, 3, 10),
-    "stl10": (96, 3, 10),
-}
-
 
 def read(data: Data, part: str) -> Source:
     """The part "train", "train+unlabelled" or "test" of the set that `data` names. Raises UserError.
 
     "train+unlabelled" adds what has no label (label -1), after the labelled images; only stl10 has any.
     """
-    _check_shape(data)
+    check_shape(data)
     source = READERS[data.name](data, part)
     if len(source.labels) == 0:
         raise UserError(f"data.root={data.root}: the {part} part of {data.name} is empty; check the files")
@@ -59,17 +50,3 @@ def read(data: Data, part: str) -> Source:
             "correct the labels or data.classes"
         )
     return source
-
-
-def _check_shape(data: Data) -> None:
-    """A wrong size, before anything is read or downloaded."""
-    if data.name not in SHAPES:
-        return
-    size, channels, classes = SHAPES[data.name]
-    for key, given, has in (
-        ("size", data.size, size),
-        ("channels", data.channels, channels),
-        ("classes", data.classes, classes),
-    ):
-        if given != has:
-            raise UserError(f"data.{key}={given}: {data.name} has {has}; set data.{key}={has}")

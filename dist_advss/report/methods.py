@@ -80,6 +80,8 @@ def follow(run: Run, link: str, launch: Launch) -> Run | None:
     Tried in this order: the same place relative to the run as when it ran, which holds after a move or a copy of the whole
     folder; the path as it stands, absolute or relative to the launch folder or the working directory; a stage of that name.
     """
+    if "\0" in link:  # no path
+        return None
     out = lookup(run.config, "out")
     if out and Path(str(out)).is_absolute() == Path(link).is_absolute():
         found = _at(run.path / os.path.relpath(link, str(out)), launch)
@@ -98,11 +100,12 @@ def _at(path: Path, launch: Launch) -> Run | None:
     folders = [path, path.parent, path.parent.parent][: 3 if path.suffix == ".pt" else 1]
     for folder in folders:
         for run in launch.runs.values():
-            if run.path == folder or run.path == folder.resolve():
+            if run.path in (folder, Path(os.path.realpath(folder))):
                 return run
     for folder in folders:
-        if (folder / "config.yaml").is_file():
-            return read_run(folder, now=0.0)  # outside the launch: only its configuration and curves are asked for
+        outside = read_run(folder, now=0.0)  # only its configuration and curves are asked for
+        if outside.config:
+            return outside
     return None
 
 

@@ -7,6 +7,7 @@ damaged archive never raises here: it becomes a state ("running", "failed", "not
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 from collections.abc import Iterator
@@ -205,7 +206,7 @@ def _collect(folder: Path, prefix: str, now: float) -> Iterator[Run]:
 
 
 def _is_run(path: Path) -> bool:
-    return any((path / name).is_file() for name in OF_A_RUN)
+    return any(os.path.isfile(path / name) for name in OF_A_RUN)  # unlike Path.is_file, never raises
 
 
 def _experiment(folder: Path) -> dict[str, Any]:
@@ -230,7 +231,13 @@ def _planned_config(command: str, overrides: Any, out: Path, configs: dict[str, 
     words = [REFERENCE.sub(rf"\1={out.parent}/", str(word)) for word in overrides]
     try:
         return asdict(configure(command, [*words, f"out={out}"], configs))
-    except (UserError, KeyError):  # KeyError: the stage before it has no configuration either
+    except (
+        UserError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ):  # but for UserError: what it inherits is damaged
         return {}
 
 

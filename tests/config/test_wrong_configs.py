@@ -91,7 +91,7 @@ IMPOSSIBLE_ATTACK = [
 ]
 IMPOSSIBLE_IMAGES_AND_MODEL = [
     ("pretrain", "data=cifar10", "data.root", "data.root=FOLDER"),
-    ("pretrain", "data.size=32", "data.size=32", "28 pixels"),
+    ("pretrain", "data.size=32", "data.size=32", "has 28"),
     ("pretrain", "data=folder data.root=X data.size=16", "data.size=16", "28 to 96"),
     ("pretrain", "model=tv_resnet18", "model=tv_resnet18", "data.size=28", "model=preact_resnet18"),
     ("pretrain", "model=preact_resnet18 model.width=8", "model.width=8", "model=preact_small"),

@@ -22,10 +22,10 @@ import pytest
 import scipy.io
 import torchvision.datasets as tv
 
-from dist_advss.config.schema import Data
+from dist_advss.config.schema import SHAPES, Data
 from dist_advss.data import fashion
 from dist_advss.data.image_set import Source
-from dist_advss.data.sources import SHAPES, read
+from dist_advss.data.sources import read
 from dist_advss.errors import UserError
 
 RANDOM = np.random.default_rng(0)
