@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from dist_advss.errors import RunError, Stopped, UserError
 
@@ -90,7 +90,7 @@ class Local:
         self.places = workers
         self._threads = max(1, threads // workers)
         self._command_line = command_line
-        self._children: dict[str, tuple[subprocess.Popen[bytes], Path, Stage, State]] = {}
+        self._children: dict[str, Child] = {}
 
     def start(self, directory: Path, stage: Stage) -> None:
         command = list(self._command_line(directory, stage))
@@ -100,6 +100,7 @@ class Local:
             with log.open("a") as output:
                 output.write(f"$ {shlex.join(command)}\n")
                 output.flush()
+                start = output.tell()
                 child = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
@@ -111,18 +112,16 @@ class Local:
         except OSError as error:
             raise RunError(f"{stage.name} could not be started: {error}") from error
         begun = state.running(child.pid, time.time())
-        self._children[stage.name] = (child, directory, stage, begun)
+        self._children[stage.name] = Child(child, directory, stage, begun, start)
         state.write(directory, stage.name, begun)
 
     def ended(self) -> dict[str, State]:
         time.sleep(POLL)
         ended = {}
-        for name, (child, directory, stage, begun) in list(self._children.items()):
-            code = child.poll()
-            if code is not None:
-                end = self._end(code, directory, stage, begun)
-                ended[name] = replace(end, ended=time.time())
-                state.write(directory, name, ended[name])
+        for name, child in list(self._children.items()):
+            if child.process.poll() is not None:
+                ended[name] = replace(child.end(), ended=time.time())
+                state.write(child.directory, name, ended[name])
                 del self._children[name]
         return ended
 
@@ -137,13 +136,25 @@ class Local:
         return ended
 
     def _terminate(self) -> None:
-        for child, *_ in self._children.values():
-            child.terminate()
+        for child in self._children.values():
+            child.process.terminate()
 
-    def _end(self, code: int, directory: Path, stage: Stage, begun: State) -> State:
+
+class Child(NamedTuple):
+    """A stage under way in a process of its own; what it says stands in its log from byte `log_start` on."""
+
+    process: subprocess.Popen[bytes]
+    directory: Path
+    stage: Stage
+    begun: State
+    log_start: int
+
+    def end(self) -> State:
+        """How it ended, once it has."""
+        code, begun = self.process.returncode, self.begun
         if code == 0:
-            return _verified(directory, stage, begun)
-        last = last_line(directory / stage.name / "log.txt").removeprefix("dist-advss: ")
+            return _verified(self.directory, self.stage, begun)
+        last = last_line(self.directory / self.stage.name / "log.txt", self.log_start).removeprefix("dist-advss: ")
         if code in STOP_CODES or -code + 128 in STOP_CODES:
             return replace(begun, state="stopped", error=last)
         if code < 0:
@@ -153,10 +164,11 @@ class Local:
         return replace(begun, state="failed", error=last)
 
 
-def last_line(file: Path) -> str:
-    """The last line of a log that says anything."""
-    lines = [line.strip() for line in file.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+def last_line(file: Path, start: int = 0) -> str:
+    """The last line of a log that says anything, from byte `start` on."""
+    text = file.read_bytes()[start:].decode(errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"
 
 
 def _verified(directory: Path, stage: Stage, begun: State) -> State:

@@ -40,6 +40,7 @@ EXPERIMENT_KEYS = ("name", "description", "common", "stages")
 STAGE_KEYS = ("command", "overrides", "needs", "matrix")
 LAUNCH_KEYS = ("experiment", "cluster", "out")
 SET_BY_LAUNCH = (*LAUNCH_KEYS, *dict.fromkeys(SOURCE_KEY.values()))
+MAKES_THE_METHOD = ("attack", "attack.steps")  # no steps is what makes a stage standard: P2, F1, F3
 PLACEHOLDER = re.compile(r"\{([\w.]+)\}")
 
 
@@ -198,6 +199,8 @@ def _checked(graph: Experiment, directory: Path, extra: Sequence[tuple[str, str]
     for name, value in extra:
         if name in SET_BY_LAUNCH:
             raise UserError(f"{name}={value}: set by the experiment, not for all stages at once")
+        if name in MAKES_THE_METHOD:
+            raise UserError(f"{name}={value}: would attack standard stages too; set it in a copy of the experiment's file")
     names: set[str] = set(LAUNCH_KEYS)
     stages: dict[str, Stage] = {}
     for stage in graph.stages.values():

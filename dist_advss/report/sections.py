@@ -140,11 +140,12 @@ def facts(launch: Launch) -> list[str]:
     return [*found, f"seed {seed}"] if seed is not None else found
 
 
-def when(launch: Launch) -> tuple[float | None, float | None]:
-    """First and last sign of life of any run, unix seconds; from metrics where there are any, since files get copied."""
-    said = [time for run in launch.runs.values() for time in run.metrics.times()]
-    signs = said or [time for run in launch.runs.values() for time in (run.started, run.last_sign) if time is not None]
-    return min(signs, default=None), max(signs, default=None)
+def when(launch: Launch) -> tuple[float | None, float]:
+    """When the first run began, unix seconds (from metrics where there are any, since files get copied), and the run time of all."""
+    runs = launch.runs.values()
+    said = [time for run in runs for time in run.metrics.times()]
+    signs = said or [run.started for run in runs if run.started is not None]
+    return min(signs, default=None), sum(run.seconds() or 0.0 for run in runs)
 
 
 def progress(launch: Launch) -> str:

@@ -98,7 +98,7 @@ def assert_inside(found: Images, case: Case) -> None:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(case=cases())
 def test_adversarial_examples_lie_in_ball_and_box(loss: str, case: Case) -> None:
     before = [x.clone() for x in case.inputs]
@@ -106,7 +106,7 @@ def test_adversarial_examples_lie_in_ball_and_box(loss: str, case: Case) -> None
     assert all(torch.equal(x, old) for x, old in zip(case.inputs, before, strict=True))
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(case=cases())
 def test_what_fools_lies_in_ball_and_box(case: Case) -> None:
     def judge(x: Images, task: Task) -> Judgement:
@@ -116,7 +116,7 @@ def test_what_fools_lies_in_ball_and_box(case: Case) -> None:
     assert_inside(PGD(case.attack, nn.Identity()).until_fooled(judge, case.task), case)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(case=cases())
 def test_a_flat_loss_leaves_the_start_where_it_is(case: Case) -> None:
     attack = PGD(case.attack, nn.Identity())

@@ -159,7 +159,7 @@ def test_the_paper_counts_are_met() -> None:
 @pytest.mark.parametrize("policy", ["train", "batch", "eval"])
 def test_each_policy_attacks_through_the_statistics_it_names(policy: str) -> None:
     net, task = Net(), task_of()
-    found = attack(net, batch_norm=policy, random_start=False)(net.loss, task)
+    found = attack(net, batch_norm=policy, random_start=False, step_size=0.025)(net.loss, task)
 
     twin = copy.deepcopy(Net())
     twin.norm.train(policy != "eval")

@@ -16,7 +16,7 @@ from dist_advss.objectives.base import Judgement, Task
 from dist_advss.rng import Rng
 
 N = 48
-CONFIG = Attack(eps=0.07, steps=6, step_size=0.02, restarts=2, keep="any")
+CONFIG = Attack(eps=0.3, steps=4, step_size=0.012, restarts=3, keep="any")  # short ways from very different starts
 
 
 @dataclass
@@ -79,9 +79,12 @@ def test_every_image_falls_where_a_loop_over_images_and_iterates_says(trained) -
     for row, fall in enumerate(falls):
         assert (found[row] - fall.image).abs().max() < 1e-9, f"row {row} fell at {fall.at}"
     # the test means something: images of every kind are in it
-    kinds = {fall.at if isinstance(fall.at, str) or fall.at is None else f"restart {fall.at[0]}" for fall in falls}
-    assert kinds == {"clean", None, "restart 0", "restart 1"}
-    assert len({fall.at for fall in falls}) > 6
+    at = [fall.at for fall in falls]
+    assert "clean" in at
+    assert None in at
+    restarts, steps = ({fall[i] for fall in at if isinstance(fall, tuple)} for i in (0, 1))
+    assert len(restarts) > 1
+    assert len(steps) > 2
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

@@ -334,3 +334,9 @@ def test_a_stages_words_compose_on_the_command_line_to_what_was_checked(chain: s
     config = configure("pretrain", graph.stages["p3_pretrain"].words(tmp_path))
     assert config.out == str(tmp_path / "p3_pretrain")
     assert config.attack.steps == 5
+
+
+@pytest.mark.parametrize("word", ["attack=pgd10", "attack.steps=5"])
+def test_a_word_that_would_turn_standard_stages_into_adversarial_ones_is_refused(word: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="would attack standard stages too"):
+        load("quickstart", tmp_path, [word])

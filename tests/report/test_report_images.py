@@ -30,7 +30,7 @@ def resave(run: Path, **arrays: Any) -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_png_holds_the_pixels(channels: int) -> None:
     grey = np.random.default_rng(0).integers(0, 256, (28, 28, channels))
-    assert (pixels(png(grey.astype(np.float32) / 255)) == grey.squeeze()).all()
+    assert (pixels(png((grey / 255).astype(np.float32))) == grey.squeeze()).all()
 
 
 def test_values_outside_the_range_are_cut() -> None:

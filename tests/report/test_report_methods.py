@@ -92,6 +92,12 @@ def test_a_broken_chain_is_a_question_mark_and_never_p1(quickstart: Any) -> None
     assert labels(quickstart.root) == {"p1_evaluate": "?→?", "p2_evaluate": "?→?", "p3_evaluate": "?→F4"}
 
 
+@pytest.mark.parametrize("link", ["\0", "a" * 5000, "/", ".", "..", "~", "p3_evaluate", "@", "@p3"])
+def test_a_link_that_leads_nowhere_is_a_question_mark(quickstart: Any, link: str) -> None:
+    edit(quickstart.root, "p3_evaluate", checkpoint=link)
+    assert labels(quickstart.root)["p3_evaluate"] == "?→?"
+
+
 def test_stages_not_begun_are_labelled_from_the_plan(quickstart: Any) -> None:
     before = labels(quickstart.root)
     for stage in ("p2_finetune", "p2_evaluate", "p3_pretrain", "p3_finetune", "p3_evaluate"):

@@ -137,7 +137,7 @@ RESULT_KEYS = ("ta", "ra", "ta_interval", "ra_interval", "n", "per_class", "atta
 CONFIG_KEYS = ("init", "checkpoint", "out", "attack", "data", "model", "seed", "schedule", "objective", "freeze")
 
 
-@settings(max_examples=2500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     result=st.dictionaries(st.sampled_from(RESULT_KEYS), JSON, max_size=4),
     config=st.dictionaries(st.sampled_from(CONFIG_KEYS), JSON, max_size=4),

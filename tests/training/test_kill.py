@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.context import ForkServerContext
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from dist_advss.cli import main
 from dist_advss.errors import UserError
 from dist_advss.training.run import train
 
@@ -31,13 +31,10 @@ def steps_on_file(folder: Path) -> int:
     return file.read_bytes().count(b'{"kind": "train"') if file.exists() else 0
 
 
-def wait(reached: Callable[[], bool], process: BaseProcess | subprocess.Popen[str], seconds: float = 60) -> None:
-    """Until `reached`, or the process has ended."""
+def wait(reached: Callable[[], bool], running: Callable[[], bool], seconds: float = 60) -> None:
+    """Until `reached`, or what is waited for is no longer running."""
     end = time.monotonic() + seconds
-    while not reached():
-        over = process.poll() is not None if isinstance(process, subprocess.Popen) else not process.is_alive()
-        if over:
-            return
+    while running() and not reached():
         assert time.monotonic() < end, "nothing happened for too long"
         time.sleep(0.001)
 
@@ -54,7 +51,7 @@ def test_killed_twenty_times_at_random_moments_a_run_ends_with_the_weights_of_an
     for moment in moments:
         process = processes.Process(target=train, args=(config, "pretrain"))
         process.start()
-        wait(lambda moment=moment: steps_on_file(folder) >= moment, process)  # type: ignore[misc]
+        wait(lambda moment=moment: steps_on_file(folder) >= moment, process.is_alive)  # type: ignore[misc]
         time.sleep(draw.uniform(0, 0.03))  # about as long as a step with its checkpoint takes
         process.kill()
         process.join()
@@ -70,20 +67,21 @@ def test_killed_twenty_times_at_random_moments_a_run_ends_with_the_weights_of_an
     assert not list(folder.rglob("*.tmp"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_ends_the_command_and_the_same_command_goes_on(runs: Runs, number: signal.Signals) -> None:
-    config, folder = runs.config("schedule.epochs=8", name="stopped"), runs.folder("stopped")
-    command = [sys.executable, "-m", "dist_advss", "pretrain", *runs.words, "schedule.epochs=8", f"out={folder}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait(lambda: steps_on_file(folder) >= 3, process)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
-    assert len(said.splitlines()) == 1
-    assert "saved; the same command goes on from there" in said
+def test_a_signal_saves_and_ends_the_command_and_the_same_command_goes_on(
+    runs: Runs, processes: ForkServerContext, number: signal.Signals
+) -> None:
+    folder = runs.folder("stopped")
+    command = ["pretrain", *runs.words, "schedule.epochs=8", f"out={folder}"]
+    with ProcessPoolExecutor(1, mp_context=processes) as pool:
+        process = pool.submit(os.getpid).result()
+        exit_code = pool.submit(main, command)
+        wait(lambda: steps_on_file(folder) >= 3, lambda: not exit_code.done())
+        os.kill(process, number)
+        assert exit_code.result(60) == 128 + number
     assert not (folder / "result.json").exists()
-    train(config, "pretrain")
+    assert [line["event"] for line in runs.metrics("stopped", "event")] == ["start", "stop"]
+    runs.train("schedule.epochs=8", name="stopped")
     runs.train("schedule.epochs=8", name="whole")
     assert runs.outcome("stopped") == runs.outcome("whole")
 
@@ -95,7 +93,7 @@ def test_a_second_process_in_the_folder_is_refused_while_the_first_one_runs(
     process = processes.Process(target=train, args=(config, "pretrain"))
     process.start()
     try:
-        wait(lambda: steps_on_file(folder) >= 3, process)
+        wait(lambda: steps_on_file(folder) >= 3, process.is_alive)
         with pytest.raises(UserError, match=f"out={folder}: another process is running in this folder"):
             train(config, "pretrain")
         assert process.is_alive()

@@ -1,0 +1,58 @@
+"""metrics.jsonl of a run: which lines there are, and that they are means of what happened."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from dist_advss.training.schedules import learning_rate
+
+if TYPE_CHECKING:
+    from tests.training.conftest import Runs
+
+
+def test_a_line_is_the_mean_of_the_steps_since_the_line_before(runs: Runs) -> None:
+    runs.train("train.log_every=1", name="each")
+    runs.train("train.log_every=3", name="some")
+    each, some = runs.metrics("each"), runs.metrics("some")
+    assert [line["step"] for line in each] == list(range(1, 9))
+    assert [line["step"] for line in some] == [3, 4, 6, 8]  # also at the end of an epoch
+    since = 0
+    for line in some:
+        steps = each[since : line["step"]]
+        for name in ("loss", "loss_clean", "loss_adversarial", "accuracy_clean", "accuracy_adversarial"):
+            assert line[name] == pytest.approx(sum(step[name] for step in steps) / len(steps), rel=1e-12)
+        since = line["step"]
+
+
+def test_lines_count_epochs_images_and_the_learning_rate_that_was_used(runs: Runs) -> None:
+    runs.train()
+    schedule = runs.config().schedule
+    for line in runs.metrics():
+        assert line["epoch"] == (line["step"] - 1) // 4
+        assert line["images"] == 16 * line["step"]
+        assert line["lr"] == learning_rate(schedule, line["step"] - 1, 4)
+        assert line["loss"] == pytest.approx((line["loss_clean"] + line["loss_adversarial"]) / 2, rel=1e-6)
+    assert [(line["epoch"], line["step"], line["images"]) for line in runs.metrics(kind="validation")] == [
+        (1, 4, 64),
+        (2, 8, 128),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("command", "attack", "parts"),
+    [
+        ("pretrain", "pgd10", {"clean", "adversarial"}),
+        ("pretrain", "none", {"clean"}),
+        ("finetune", "pgd10", {"adversarial"}),
+        ("finetune", "none", {"clean"}),
+    ],
+)
+def test_a_line_speaks_of_the_images_that_were_trained_on(
+    runs: Runs, command: str, attack: str, parts: set[str]
+) -> None:
+    steps = 0 if attack == "none" else 1
+    runs.train(f"attack={attack}", f"attack.steps={steps}", "schedule.epochs=1", command=command)
+    expected = {f"{kind}_{part}" for kind in ("loss", "accuracy") for part in parts}
+    assert {key for key in runs.metrics()[0] if key.startswith(("loss_", "accuracy_"))} == expected

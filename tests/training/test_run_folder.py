@@ -1,0 +1,137 @@
+"""Who may write in a run folder, and what is refused before anything is written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from dist_advss.config import as_yaml
+from dist_advss.errors import UserError
+from dist_advss.training.folder import claim, differences
+
+if TYPE_CHECKING:
+    from tests.training.conftest import Runs
+
+
+def refusal(runs: Runs, *words: str, **where: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        runs.train(*words, **where)
+    text = str(caught.value)
+    assert len(text.splitlines()) == 1
+    return text
+
+
+def snapshot(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_folder_holds_its_configuration_metrics_checkpoints_and_result(runs: Runs) -> None:
+    out = runs.train()
+    assert {path.name for path in out.iterdir()} == {".lock", "config.yaml", "metrics.jsonl", "checkpoints", "result.json"}
+    assert {p.name for p in (out / "checkpoints").iterdir()} == {"last.pt", "previous.pt", "best_ra.pt", "best_ta.pt"}
+    assert (out / "config.yaml").read_text() == as_yaml(runs.config())
+    result = runs.result()
+    assert (result["kind"], result["objective"], result["epochs"], result["steps"]) == ("pretrain", "rotation", 2, 8)
+    trained = [t for name, t in runs.load()["model"].items() if name.endswith((".weight", ".bias"))]
+    assert result["parameters"] == sum(t.numel() for t in trained)
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (["seed=1"], "seed=1"),
+        (["attack.eps=0.2"], "attack.eps=0.2"),
+        (["schedule.epochs=3"], "schedule.epochs=3"),
+        (["objective=jigsaw"], "objective.name=jigsaw"),
+        (["train.batch_size=8"], "train.batch_size=8"),
+    ],
+)
+def test_another_configuration_in_the_same_folder_is_refused_by_its_key(runs: Runs, words: list[str], key: str) -> None:
+    out = runs.train("schedule.epochs=1")
+    before = snapshot(out)
+    if words != ["schedule.epochs=3"]:
+        words = [*words, "schedule.epochs=1"]
+    text = refusal(runs, *words)
+    assert text.startswith(f"{key}: {out} holds a run with ")
+    assert "choose another out" in text
+    assert snapshot(out) == before
+
+
+@pytest.mark.parametrize("content", ["", "- a\n", "{: ", "hello", "\x00"])
+def test_a_folder_with_somebody_elses_config_is_left_alone(runs: Runs, content: str) -> None:
+    runs.folder("run").mkdir()
+    (runs.folder("run") / "config.yaml").write_text(content)
+    before = snapshot(runs.root)
+    assert refusal(runs).startswith(f"out={runs.folder('run')}: its config.yaml is not one of dist-advss")
+    assert snapshot(runs.root) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "command", "said"),
+    [
+        (["data.limit=null", "data.validation=0.5", "train.batch_size=5001"], "pretrain", "5000"),
+        (["objective=selfie", "objective.heads=7"], "pretrain", "objective.heads=7"),
+        (["data.labels=20", "train.batch_size=16", "init=NOWHERE"], "finetune", "NOWHERE"),
+    ],
+)
+def test_what_only_the_data_the_model_or_the_checkpoint_reveal_is_refused_before_anything_is_written(
+    runs: Runs, words: list[str], command: str, said: str
+) -> None:
+    assert said in refusal(runs, *words, command=command)
+    assert list(runs.root.iterdir()) == []
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_written(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert refusal(runs, "device=cuda").startswith("device=cuda: ")
+    assert list(runs.root.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_a_folder_is_named(runs: Runs) -> None:
+    runs.folder("file").write_text("in the way")
+    assert refusal(runs, name="file").startswith(f"out={runs.folder('file')}: cannot be written")
+    assert refusal(runs, name="file/below").startswith(f"out={runs.folder('file')}/below: cannot be written")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_of_somebody_else_is_named(runs: Runs) -> None:
+    runs.folder("run").mkdir(mode=0o500)
+    assert refusal(runs).startswith(f"out={runs.folder('run')}: cannot be written")
+
+
+def test_a_claim_is_for_one_process_at_a_time_and_ends_with_it(runs: Runs) -> None:
+    config, out = runs.config(), runs.folder("run")
+    with claim(out, config):
+        with pytest.raises(UserError, match="another process is running in this folder"), claim(out, config):
+            raise AssertionError("claimed twice")
+    with claim(out, config):
+        assert yaml.safe_load((out / "config.yaml").read_text())["seed"] == 0
+
+
+def test_a_configuration_written_while_one_waited_for_the_folder_is_respected(runs: Runs) -> None:
+    with claim(runs.folder("run"), runs.config("seed=1")):
+        pass
+    with pytest.raises(UserError, match="seed=2: .* holds a run with seed=1"), claim(runs.folder("run"), runs.config("seed=2")):
+        raise AssertionError("claimed with another configuration")
+
+
+def test_what_a_crash_left_half_written_is_cleared_away(runs: Runs) -> None:
+    leftover = runs.folder("run") / "checkpoints" / ".next.pt.123.tmp"
+    leftover.parent.mkdir(parents=True)
+    leftover.write_text("half a checkpoint")
+    runs.train()
+    assert not leftover.exists()
+
+
+def test_differences_name_every_leaf_that_changed() -> None:
+    old = {"a": 1, "b": {"c": [1, 2], "d": None}, "gone": 3}
+    new = {"a": 1, "b": {"c": [1, 3], "d": {"e": 4}}, "new": 5}
+    found = [("b.c", [1, 2], [1, 3]), ("b.d", None, {"e": 4}), ("gone", 3, None), ("new", None, 5)]
+    assert list(differences(old, new)) == found
+    assert list(differences(old, old)) == []

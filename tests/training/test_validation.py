@@ -1,0 +1,134 @@
+"""TA and RA while training: the same questions at every epoch, answers that an independent count confirms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from dist_advss import objectives
+from dist_advss.config.schema import TrainConfig
+from dist_advss.data import Batch, MemoryLoader, load_data
+from dist_advss.objectives.base import Objective, Task
+from dist_advss.rng import Rng
+from dist_advss.training import validation
+from dist_advss.training.validation import validate
+
+if TYPE_CHECKING:
+    from tests.training.conftest import Runs
+
+CASES = {
+    "rotation": ("pretrain", ["objective=rotation"]),
+    "selfie": ("pretrain", ["objective=selfie", "objective.layers=1", "objective.heads=2", "objective.ffn=16"]),
+    "classify": ("finetune", ["objective=classify"]),
+}
+
+
+@pytest.fixture(params=CASES)
+def config(runs: Runs, request: pytest.FixtureRequest) -> Any:
+    command, words = CASES[request.param]
+    return runs.config(*words, "validation.limit=30", "validation.steps=2", command=command)
+
+
+def held_out(config: TrainConfig, batch_size: int = 16) -> Iterator[Batch]:
+    images = load_data(config.data, "validation", labelled=True).first(config.validation.limit)
+    return MemoryLoader(images, 1, Rng(0), "cpu").in_order(batch_size)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Task, torch.Tensor]]:
+    """Every task that validation sets, with the adversarial examples found for it."""
+    seen: list[tuple[Task, torch.Tensor]] = []
+
+    class Watched(validation.PGD):
+        def __call__(self, loss_fn: Any, task: Task) -> Any:
+            found = super().__call__(loss_fn, task)
+            seen.append((task, found))
+            return found
+
+    monkeypatch.setattr(validation, "PGD", Watched)
+    return seen
+
+
+def test_the_questions_are_the_same_at_every_epoch(config: Any, asked: list[tuple[Task, torch.Tensor]]) -> None:
+    module = objectives.build(config)
+    first = validate(module, held_out(config), config)
+    assert validate(module, held_out(config), config) == first
+    half = len(asked) // 2
+    for (before, start), (after, again) in zip(asked[:half], asked[half:], strict=True):
+        assert torch.equal(before.inputs, after.inputs)  # type: ignore[arg-type]
+        assert torch.equal(before.targets, after.targets)
+        assert torch.equal(start, again)
+
+
+def test_training_in_between_changes_the_answers_but_not_the_questions(
+    runs: Runs, asked: list[tuple[Task, torch.Tensor]]
+) -> None:
+    runs.train("schedule.epochs=3")
+    assert len(asked) == 3 * 2
+    assert all(torch.equal(asked[i][0].inputs, asked[i + 2][0].inputs) for i in range(4))  # type: ignore[arg-type]
+    assert not torch.equal(asked[0][1], asked[2][1])
+
+
+def test_images_are_not_augmented(runs: Runs, asked: list[tuple[Task, torch.Tensor]]) -> None:
+    config = runs.config("validation.limit=30", command="finetune")
+    validate(objectives.build(config), held_out(config), config)
+    images = load_data(config.data, "validation", labelled=True).first(30).images.permute(0, 3, 1, 2)
+    shown = torch.cat([task.inputs for task, _ in asked])  # type: ignore[arg-type]
+    assert torch.equal(shown, images.float() / 255)
+
+
+def test_rates_and_losses_are_means_over_every_image(config: Any, asked: list[tuple[Task, torch.Tensor]]) -> None:
+    module = objectives.build(config)
+    found = validate(module, held_out(config), config)
+    module.eval()
+    with torch.no_grad():
+        clean = [module.judge(task.inputs, task) for task, _ in asked]
+        attacked = [module.judge(x, task) for task, x in asked]
+    assert sum(len(judged.loss) for judged in clean) == 30
+    for judged, rate, loss in ((clean, found.ta, found.loss_clean), (attacked, found.ra, found.loss_adversarial)):
+        assert rate == pytest.approx(100 * sum(j.correct.sum().item() for j in judged) / 30, abs=1e-4)
+        assert loss == pytest.approx(sum(j.loss.sum().item() for j in judged) / 30, rel=1e-5)
+
+
+def test_the_attack_stays_in_the_training_ball(config: Any, asked: list[tuple[Task, torch.Tensor]]) -> None:
+    validate(objectives.build(config), held_out(config), config)
+    for task, x_adv in asked:
+        assert (x_adv - task.inputs).abs().max() <= config.attack.eps + 1e-6  # type: ignore[operator]
+        assert (x_adv != task.inputs).any()
+
+
+def test_validating_leaves_the_model_as_it_was(config: Any) -> None:
+    module: Objective = objectives.build(config).train()
+    before = {name: t.clone() for name, t in module.state_dict().items()}
+    validate(module, held_out(config), config)
+    assert module.training
+    assert all(p.grad is None and p.requires_grad for p in module.parameters())
+    assert all(torch.equal(t, before[name]) for name, t in module.state_dict().items())
+
+
+def test_the_best_checkpoints_are_those_of_the_epochs_with_the_highest_rates(runs: Runs) -> None:
+    runs.train("schedule.epochs=6", command="finetune")
+    lines = runs.metrics(kind="validation")
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    for rate in ("ra", "ta"):
+        best = max(lines, key=lambda line: line[rate])  # the earliest of equals
+        expected = {"epoch": best["epoch"], "ta": best["ta"], "ra": best["ra"]}
+        assert runs.result()[f"best_{rate}"] == expected
+        assert runs.load(file=f"best_{rate}")["progress"]["done"] == best["epoch"]
+    assert runs.result()["last"] == {"epoch": 6, "ta": lines[-1]["ta"], "ra": lines[-1]["ra"]}
+
+
+def test_validation_comes_every_so_many_epochs_and_at_the_end(runs: Runs) -> None:
+    runs.train("schedule.epochs=5", "validation.every=2")
+    assert [line["epoch"] for line in runs.metrics(kind="validation")] == [2, 4, 5]
+
+
+def test_without_a_training_attack_ra_is_still_measured_in_its_ball(
+    runs: Runs, asked: list[tuple[Task, torch.Tensor]]
+) -> None:
+    runs.train("attack=none", "attack.steps=0", "attack.eps=0.2", "schedule.epochs=1")
+    largest = max((x - task.inputs).abs().max().item() for task, x in asked)  # type: ignore[operator]
+    assert 0.1 < largest <= 0.2 + 1e-6
