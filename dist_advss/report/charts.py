@@ -222,6 +222,7 @@ def _padded(values: list[float]) -> Range1d:
 def _curves(runs: list[Run], legend: list[Entry], kind: str, value: str) -> Any:
     """One line a run of `value` against epochs; None where no run has any. Adds the lines to the runs' legend entries."""
     plot = _figure(230, "epoch", None)
+    plot.xaxis[0].ticker.min_interval = 1  # whole epochs
     hover_on = []
     for run, entry in zip(runs, legend, strict=True):
         x, y = series(run, kind, value)

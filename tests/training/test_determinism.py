@@ -40,14 +40,13 @@ def test_a_run_leaves_the_global_generators_as_they_were(runs: Runs) -> None:
     assert torch.equal(torch.rand(3), expected[2])
 
 
-def test_another_seed_is_another_run_in_weights_order_and_draws(runs: Runs) -> None:
-    words = ["schedule.lr=1e-30", "attack=none"]  # nothing moves, so losses differ by the draws alone
+def test_another_seed_is_another_run_from_its_first_step_on(runs: Runs) -> None:
     for seed in (0, 1):
-        runs.train(f"seed={seed}", *words, name=str(seed))
+        runs.train(f"seed={seed}", name=str(seed))
+    lines = zip(runs.metrics("0"), runs.metrics("1"), strict=True)
+    assert all(first["loss"] != second["loss"] for first, second in lines)
     first, second = (runs.load(name)["model"]["encoder.conv1.weight"] for name in "01")
-    assert not torch.equal(first, second)
-    losses = [line["loss"] for name in "01" for line in runs.metrics(name)]
-    assert len(set(losses)) == len(losses)
+    assert (first != second).all()
 
 
 def test_an_earlier_run_in_the_same_process_changes_nothing(runs: Runs) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,7 +59,7 @@ def ends_in_one_line(start: Callable[[], Any]) -> str:
     return text
 
 
-@pytest.mark.parametrize("full_at", [0.3, 1.2, 1.9, 2.1, 2.7, 4.5])
+@pytest.mark.parametrize("full_at", [0.3, 1.2, 1.9, 2.7, 3.6])
 def test_a_full_disk_stops_a_run_and_space_lets_it_go_on(
     on_disk: Runs, disk: Callable[[int], Path], full_at: float
 ) -> None:
@@ -82,7 +83,7 @@ def measure(runs: Runs) -> int:
     """The kilobytes of one checkpoint."""
     runs.train("schedule.epochs=1", name="measured")
     size = (runs.folder("measured") / "checkpoints" / "last.pt").stat().st_size
-    subprocess.run(["rm", "-r", str(runs.folder("measured"))], check=True)
+    shutil.rmtree(runs.folder("measured"))
     return size // 1024
 
 

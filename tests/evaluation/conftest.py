@@ -1,0 +1,65 @@
+"""One small fine-tuned classifier that is right about half of the images, for all tests of this folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dist_advss.config import compose
+from dist_advss.config.inherit import configure
+from dist_advss.evaluation.run import evaluate
+from dist_advss.training.run import train
+
+SMALL = ["attack.steps=5", "attack.eps=0.1", "data.limit=60", "threads=1", "device=cpu"]
+TRAINED = [
+    "model.width=8",
+    "attack.steps=0",
+    "data.limit=1000",
+    "train.batch_size=50",
+    "train.threads=1",
+    "schedule.epochs=3",
+    "validation.limit=20",
+    "validation.steps=1",
+    "device=cpu",
+]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a fine-tuning on 1,000 images."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    return train(compose("finetune", [*TRAINED, f"out={out}"]), "finetune")
+
+
+class Evaluations:
+    """Small evaluations of one checkpoint, each in a folder of its own name."""
+
+    def __init__(self, root: Path, checkpoint: Path) -> None:
+        self.root, self.checkpoint = root, checkpoint
+
+    def folder(self, name: str) -> Path:
+        return self.root / name
+
+    def config(self, *words: str, name: str = "judged") -> Any:
+        return configure("evaluate", [f"checkpoint={self.checkpoint}", *SMALL, *words, f"out={self.folder(name)}"])
+
+    def run(self, *words: str, name: str = "judged") -> dict[str, np.ndarray]:
+        """The verdicts."""
+        return self.verdicts(evaluate(self.config(*words, name=name)).name)
+
+    def verdicts(self, name: str = "judged") -> dict[str, np.ndarray]:
+        with np.load(self.folder(name) / "verdicts.npz") as archive:
+            return dict(archive)
+
+    def result(self, name: str = "judged") -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder(name) / "result.json").read_text())
+        return found
+
+
+@pytest.fixture
+def evaluations(tmp_path: Path, trained: Path) -> Evaluations:
+    return Evaluations(tmp_path, trained)

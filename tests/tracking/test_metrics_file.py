@@ -1,0 +1,155 @@
+"""metrics.jsonl keeps whole lines, each step once, whatever happens to the process that writes it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from dist_advss.tracking import Meter, MetricsFile, read
+
+
+def write(path: Path, *steps: int, kind: str = "train", **values: float) -> None:
+    file = MetricsFile(path, now=lambda: 1000.12345)
+    for step in steps:
+        file.write(kind, step, **values)
+    file.close()
+
+
+def steps(path: Path, kind: str = "train") -> list[int]:
+    return [line["step"] for line in read(path) if line["kind"] == kind]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run" / "metrics.jsonl"
+
+
+def test_a_line_is_one_json_object_with_kind_step_values_and_time(path: Path) -> None:
+    write(path, 20, loss=0.5, accuracy_clean=1.0)
+    assert path.read_bytes().count(b"\n") == 1
+    assert json.loads(path.read_text()) == {
+        "kind": "train",
+        "step": 20,
+        "loss": 0.5,
+        "accuracy_clean": 1.0,
+        "time": 1000.123,
+    }
+
+
+def test_a_line_is_on_file_as_soon_as_it_is_written(path: Path) -> None:
+    file = MetricsFile(path)
+    for step in range(1, 4):
+        file.write("train", step)
+        assert steps(path)[-1] == step
+    file.close()
+
+
+def test_a_file_that_is_not_there_has_no_lines(path: Path) -> None:
+    assert read(path) == []
+
+
+@pytest.mark.parametrize("half", [b"{", b'{"kind": "train", "step": 4, "lo', b'{"kind": "train", "step": 4, "time": 1.0}'])
+def test_a_half_written_last_line_is_cut_off_and_its_step_written_again(path: Path, half: bytes) -> None:
+    write(path, 1, 2, 3)
+    whole = path.read_bytes()
+    path.write_bytes(whole + half)
+    assert steps(path) == [1, 2, 3]
+    write(path, 4)
+    assert path.read_bytes().startswith(whole)
+    assert steps(path) == [1, 2, 3, 4]
+
+
+def test_steps_on_file_are_not_written_twice_by_a_run_that_goes_on(path: Path) -> None:
+    write(path, 20, 40, 60)
+    write(path, 60, kind="validation")
+    before = path.read_bytes()
+    write(path, 40, 60, 80)
+    write(path, 60, 120, kind="validation")
+    assert path.read_bytes().startswith(before)
+    assert steps(path) == [20, 40, 60, 80]
+    assert steps(path, "validation") == [60, 120]
+
+
+def test_events_are_always_written(path: Path) -> None:
+    write(path, 20)
+    write(path, 0, 0, kind="event")
+    write(path, 0, kind="event")
+    assert steps(path, "event") == [0, 0, 0]
+
+
+def test_lines_are_only_ever_appended(path: Path) -> None:
+    file, content = MetricsFile(path), b""
+    for step in range(50):
+        file.write("train", step)
+        assert path.read_bytes().startswith(content)
+        content = path.read_bytes()
+    file.close()
+    assert steps(path) == list(range(50))
+
+
+WRITER = """
+import itertools, pathlib, sys
+from dist_advss.tracking import MetricsFile
+file = MetricsFile(pathlib.Path(sys.argv[1]))
+for step in itertools.count(1):
+    file.write("train", step, text="x" * (step % 300))
+"""
+
+
+def test_a_kill_while_writing_leaves_whole_lines_without_a_gap(path: Path) -> None:
+    for round_ in range(1, 3):
+        before = len(read(path))
+        process = subprocess.Popen([sys.executable, "-c", WRITER, str(path)])
+        end = time.monotonic() + 60
+        while (path.stat().st_size if path.exists() else 0) < 100_000 * round_:
+            assert time.monotonic() < end
+            time.sleep(0.001)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        MetricsFile(path).close()
+        assert path.read_bytes().endswith(b"}\n")
+        assert steps(path) == list(range(1, len(read(path)) + 1))
+        assert len(read(path)) > before
+
+
+def test_a_meter_gives_means_since_it_was_emptied() -> None:
+    meter = Meter()
+    for loss, accuracy in ((1.0, 0.5), (2.0, 0.0), (6.0, 1.0)):
+        meter.add({"loss": loss, "accuracy": accuracy})
+    assert meter.take() == {"loss": 3.0, "accuracy": 0.5}
+    meter.add({"loss": 7.0})
+    assert meter.take() == {"loss": 7.0}
+
+
+def test_a_meter_taken_up_from_its_state_gives_the_same_means_to_the_bit() -> None:
+    values = [0.1 * i**1.5 for i in range(1, 20)]
+    whole = Meter()
+    for value in values:
+        whole.add({"loss": value})
+    for cut in (1, 7, 18):
+        first, second = Meter(), Meter()
+        for value in values[:cut]:
+            first.add({"loss": value})
+        state = json.loads(json.dumps(first.state()))
+        first.add({"loss": 1e9})  # the state is a copy
+        second.load(state)
+        for value in values[cut:]:
+            second.add({"loss": value})
+        assert second.state() == whole.state()
+
+
+def test_time_is_the_clock_that_was_given(path: Path) -> None:
+    clock = count(5)
+    file = MetricsFile(path, now=lambda: float(next(clock)))
+    file.write("train", 1)
+    file.write("event", 1)
+    file.close()
+    assert [line["time"] for line in read(path)] == [5.0, 6.0]

@@ -1,0 +1,128 @@
+"""Weights & Biases shows what metrics.jsonl holds, and never stands in training's way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dist_advss.config import compose
+from dist_advss.tracking import read
+from dist_advss.training.run import train
+
+TINY = [
+    "data.limit=64",
+    "train.batch_size=16",
+    "train.threads=1",
+    "train.log_every=1",
+    "model.width=4",
+    "attack.steps=1",
+    "schedule.epochs=2",
+    "validation.limit=20",
+    "validation.steps=1",
+    "device=cpu",
+]
+
+
+def run(out: Path, *words: str) -> list[dict[str, Any]]:
+    """Trains, and returns the lines of metrics."""
+    train(compose("pretrain", [*TINY, *words, f"out={out}"]), "pretrain")
+    assert (out / "result.json").is_file()
+    return read(out / "metrics.jsonl")
+
+
+def history(file: Path) -> list[dict[str, Any]]:
+    """The history rows of a .wandb file, read by wandb's own reader."""
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    store, rows = DataStore(), []
+    store.open_for_scan(str(file))
+    while (data := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        if record.WhichOneof("record_type") == "history":
+            items = record.history.item
+            rows.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
+    return rows
+
+
+@pytest.mark.slow
+def test_an_offline_run_of_the_real_sdk_holds_every_metric(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    lines = run(out, "tracking.wandb=offline", "tracking.project=p", "tracking.group=g")
+    (file,) = out.glob("wandb/offline-run-*/*.wandb")
+    assert file.stem == f"run-{(out / 'wandb_id').read_text()}"
+    logged = {row["_step"]: row for row in history(file)}
+    for line in lines:
+        if line["kind"] == "event":
+            continue
+        for name in line.keys() - {"kind", "step", "time"}:
+            assert logged[line["step"]][f"{line['kind']}/{name}"] == pytest.approx(line[name])
+    assert sorted(logged) == list(range(1, 9))
+
+
+@pytest.mark.parametrize("broken", ["init", "log", "finish"])
+def test_a_wandb_that_raises_is_told_once_and_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    import wandb
+
+    called: list[str] = []
+
+    class Fake:
+        def log(self, values: dict[str, Any], step: int) -> None:
+            self.fail("log")
+
+        def finish(self, exit_code: int) -> None:
+            self.fail("finish")
+
+        def fail(self, where: str) -> None:
+            called.append(where)
+            if where == broken:
+                raise RuntimeError(f"{where} is broken\nand says so at length")
+
+    def init(**settings: Any) -> Fake:
+        run = Fake()
+        run.fail("init")
+        return run
+
+    monkeypatch.setattr(wandb, "init", init)
+    lines = run(tmp_path / "run", "tracking.wandb=offline")
+    told = [line["text"] for line in lines if line["kind"] == "event" and line["event"] == "wandb"]
+    assert told == [f"wandb: {broken} is broken; going on without it"]
+    assert called.count(broken) == 1
+    assert len([line for line in lines if line["kind"] == "train"]) == 8
+
+
+def test_disabled_it_is_not_even_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    lines = run(tmp_path / "run", "tracking.wandb=disabled")
+    assert not [line for line in lines if line.get("event") == "wandb"]
+    assert not (tmp_path / "run" / "wandb_id").exists()
+
+
+def test_without_the_package_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    lines = run(tmp_path / "run", "tracking.wandb=offline")
+    assert len([line for line in lines if line.get("event") == "wandb"]) == 1
+
+
+def test_the_run_keeps_its_id_when_it_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    ids: list[str] = []
+
+    def init(**settings: Any) -> None:
+        ids.append(settings["id"])
+        assert settings["resume"] == "allow"
+        assert settings["dir"] == tmp_path / "run"
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(wandb, "init", init)
+    run(tmp_path / "run", "tracking.wandb=offline")
+    (tmp_path / "run" / "result.json").unlink()
+    run(tmp_path / "run", "tracking.wandb=offline")
+    assert ids[0] == ids[1]
