@@ -1,6 +1,6 @@
 """PGD on the small network: ours beside torchattacks and beside the loop that everybody writes.
 
-    python -m benchmarks.attacks --json attacks.json
+python -m benchmarks.attacks --json attacks.json
 """
 
 from __future__ import annotations
@@ -66,7 +66,11 @@ def main() -> None:
     seconds = seconds_in_turn(contenders, args.rounds)
     case = f"preact_small, PGD-{STEPS}, batch {BATCH}"
     figures = [Figure(case, name, BATCH * STEPS / s, "images x steps/s") for name, s in seconds.items()]
-    figures += [Figure(case, f"dist_advss / {n}", seconds[n] / seconds["dist_advss"], "ratio") for n in seconds if n != "dist_advss"]
+    figures += [
+        Figure(case, f"dist_advss / {n}", seconds[n] / seconds["dist_advss"], "ratio")
+        for n in seconds
+        if n != "dist_advss"
+    ]
     publish(figures, args.json)
 
 

@@ -1,6 +1,6 @@
 """How long the front door takes to answer, beside an interpreter that does nothing and one that imports torch.
 
-    python -m benchmarks.startup --json startup.json
+python -m benchmarks.startup --json startup.json
 """
 
 from __future__ import annotations

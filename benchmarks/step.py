@@ -38,7 +38,14 @@ def kind_of(operator: str) -> str:
 def shares(model: str, batch: int, steps: int, repeat: int) -> dict[str, float]:
     """Seconds of one step by kind, over `repeat` profiled steps after one that does not count."""
     data = "fashion_mini" if model == "preact_small" else "cifar10"
-    words = [f"model={model}", f"data={data}", "data.root=.", f"attack.steps={steps}", f"train.batch_size={batch}", "out=."]
+    words = [
+        f"model={model}",
+        f"data={data}",
+        "data.root=.",
+        f"attack.steps={steps}",
+        f"train.batch_size={batch}",
+        "out=.",
+    ]
     config = compose("pretrain", words)
     objective = objectives.build(config)
     engine = engines.build(config, objective, torch.device("cpu"))

@@ -40,6 +40,7 @@ EXPERIMENT_KEYS = ("name", "description", "common", "stages")
 STAGE_KEYS = ("command", "overrides", "needs", "matrix")
 LAUNCH_KEYS = ("experiment", "cluster", "out")
 SET_BY_LAUNCH = (*LAUNCH_KEYS, *dict.fromkeys(SOURCE_KEY.values()))
+UNUSED = {"pretrain": {"data.labels"}}  # keys that a command has and refuses
 MAKES_THE_METHOD = ("attack", "attack.steps")  # no steps is what makes a stage standard: P2, F1, F3
 PLACEHOLDER = re.compile(r"\{([\w.]+)\}")
 
@@ -200,7 +201,9 @@ def _checked(graph: Experiment, directory: Path, extra: Sequence[tuple[str, str]
         if name in SET_BY_LAUNCH:
             raise UserError(f"{name}={value}: set by the experiment, not for all stages at once")
         if name in MAKES_THE_METHOD:
-            raise UserError(f"{name}={value}: would attack standard stages too; set it in a copy of the experiment's file")
+            raise UserError(
+                f"{name}={value}: would attack standard stages too; set it in a copy of the experiment's file"
+            )
     names: set[str] = set(LAUNCH_KEYS)
     stages: dict[str, Stage] = {}
     for stage in graph.stages.values():
@@ -236,6 +239,7 @@ def _with_extra(stage: Stage, extra: Sequence[tuple[str, str]], names: set[str])
     try:
         for groups in (True, False):
             known = set(_names(schema_of(stage.command, words)))
+            known -= UNUSED.get(stage.command, set())
             words += [f"{k}={v}" for k, v in extra if _is_group(k) == groups and k in known]
         names |= known
         return dataclasses.replace(stage, overrides=tuple(f"{k}={v}" for k, v in parse_words(words)))

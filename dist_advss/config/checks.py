@@ -158,10 +158,6 @@ def _check_schedule(schedule: Any) -> None:
         raise UserError(
             f"schedule.final_lr={schedule.final_lr:g}: above schedule.lr={schedule.lr:g}; it is where the rate ends"
         )
-    if schedule.warmup_lr > schedule.lr:
-        raise UserError(
-            f"schedule.warmup_lr={schedule.warmup_lr:g}: above schedule.lr={schedule.lr:g}; it is where the warm-up starts"
-        )
     if any(not 0 < m < 1 for m in schedule.milestones) or sorted(set(schedule.milestones)) != schedule.milestones:
         raise UserError(
             f"schedule.milestones={schedule.milestones}: rising shares of the run, each above 0 and below 1"

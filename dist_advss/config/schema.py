@@ -173,7 +173,7 @@ class Schedule:
     gamma: float = key(0.1, "factor at each milestone (multistep)", low=0.0, high=1.0)
     warmup: float = key(0.0, "length of the linear warm-up, in warmup_unit (onecycle: of the rise)", low=0.0)
     warmup_unit: str = key("epochs", "unit of warmup; it is never longer than the run", choices=("epochs", "steps"))
-    warmup_lr: float = key(0.0, "learning rate at the first step of the warm-up", low=0.0)
+    warmup_start: float = key(0.0, "share of lr at the first step of the warm-up", low=0.0, high=1.0)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Builds the embedded set from Fashion-MNIST's IDX files, byte for byte.
+"""Builds the embedded set from Fashion-MNIST's IDX files: the same arrays always, the same bytes with one version of Python.
 
     python -m dist_advss.data.build_fashion_mini [--source FOLDER] [--out FILE]
 

@@ -10,7 +10,7 @@ from ..config.schema import Schedule
 def learning_rate(schedule: Schedule, step: int, steps_per_epoch: int) -> float:
     """The rate of step `step` (counted from 0) of a run of schedule.epochs * steps_per_epoch steps.
 
-    First a linear warm-up from warmup_lr to lr, then the decay over the rest of the run: cosine to final_lr (Loshchilov
+    First a linear warm-up from warmup_start * lr to lr, then the decay over the rest of the run: cosine to final_lr (Loshchilov
     and Hutter 2017), multistep (times gamma at each milestone, a share of the whole run), onecycle (the warm-up is the
     rise, then cosine to final_lr; Smith 2018) or constant. A warm-up in steps longer than half of the run is cut to that
     half, so that it always completes.
@@ -19,7 +19,7 @@ def learning_rate(schedule: Schedule, step: int, steps_per_epoch: int) -> float:
     warmup = schedule.warmup * (steps_per_epoch if schedule.warmup_unit == "epochs" else 1)
     warmup = min(warmup, total / 2)
     if step < warmup:
-        return schedule.warmup_lr + (schedule.lr - schedule.warmup_lr) * step / warmup
+        return schedule.lr * (schedule.warmup_start + (1 - schedule.warmup_start) * step / warmup)
     if schedule.decay == "constant":
         return schedule.lr
     if schedule.decay == "multistep":

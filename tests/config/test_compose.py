@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from dist_advss.config import as_yaml, compose, config_dir, options, parse_words
-from dist_advss.config.schema import Classify, EvaluateConfig, Jigsaw, Rotation, Selfie, TrainConfig, Trades
+from dist_advss.config.schema import Classify, EvaluateConfig, Jigsaw, Rotation, Selfie, Trades, TrainConfig
 
 GROUPS = ("data", "model", "objective", "attack", "engine", "schedule")
 
@@ -85,9 +85,17 @@ def test_composing_once_leaves_nothing_behind_for_the_next() -> None:
 
 
 def test_what_a_run_hands_down_stands_unless_its_group_is_chosen() -> None:
-    inherited = {"data": {"name": "folder", "root": "X", "size": 32, "channels": 3, "classes": 7}, "model": {"name": "resnet50v2"}}
+    inherited = {
+        "data": {"name": "folder", "root": "X", "size": 32, "channels": 3, "classes": 7},
+        "model": {"name": "resnet50v2"},
+    }
     config = compose("finetune", ["out=RUN", "data.root=Y"], inherited)
-    assert (config.data.name, config.data.root, config.data.classes, config.model.name) == ("folder", "Y", 7, "resnet50v2")
+    assert (config.data.name, config.data.root, config.data.classes, config.model.name) == (
+        "folder",
+        "Y",
+        7,
+        "resnet50v2",
+    )
     config = compose("finetune", ["out=RUN", "data=fashion_mini", "model=preact_small"], inherited)
     assert (config.data.name, config.data.root, config.model.name) == ("fashion_mini", None, "preact_small")
 
@@ -145,7 +153,11 @@ def test_what_print_shows_gives_the_same_configuration_again(group: str, name: s
     config = compose(command, [*words, "seed=3", "attack.eps=5/255"])
     shown = yaml.safe_load(as_yaml(config))
     assert shown == dataclasses.asdict(config)
-    chosen = [f"{node}={content['name']}" for node, content in shown.items() if isinstance(content, dict) and "name" in content]
+    chosen = [
+        f"{node}={content['name']}"
+        for node, content in shown.items()
+        if isinstance(content, dict) and "name" in content
+    ]
     assert compose(command, chosen + [word(key, value) for key, value in flat(shown).items()]) == config
 
 

@@ -114,7 +114,7 @@ IMPOSSIBLE_TRAINING = [
     ("finetune", "freeze=encoder", "freeze=encoder", "init=RUN"),
     ("pretrain", "schedule.lr=0", "schedule.lr=0", "above 0"),
     ("pretrain", "schedule.lr=0.1 schedule.final_lr=0.2", "schedule.final_lr=0.2", "schedule.lr=0.1"),
-    ("pretrain", "schedule.lr=0.1 schedule.warmup_lr=0.2", "schedule.warmup_lr=0.2", "schedule.lr=0.1"),
+    ("pretrain", "schedule.warmup_start=1.2", "schedule.warmup_start=1.2", "largest accepted value, 1"),
     ("pretrain", "schedule.milestones=[0.8,0.6]", "schedule.milestones=[0.8, 0.6]", "rising"),
     ("pretrain", "schedule.milestones=[0.5,1.5]", "schedule.milestones=[0.5, 1.5]", "below 1"),
     ("pretrain", "schedule=selfie schedule.optimizer=adamw", "schedule.nesterov=true", "sgd", "adamw"),

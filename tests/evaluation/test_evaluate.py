@@ -73,7 +73,13 @@ def test_the_result_says_what_was_found_and_how(evaluations: Evaluations, traine
     assert (result["kind"], result["n"], result["split"], result["seed"]) == ("evaluate", 60, "test", 3)
     assert result["checkpoint"] == str(trained / "checkpoints" / "best_ta.pt")
     attack = result["attack"]
-    assert (attack["norm"], attack["eps"], attack["steps"], attack["restarts"], attack["keep"]) == ("linf", 0.1, 5, 1, "last")
+    assert (attack["norm"], attack["eps"], attack["steps"], attack["restarts"], attack["keep"]) == (
+        "linf",
+        0.1,
+        5,
+        1,
+        "last",
+    )
     assert sum(row["n"] for row in result["per_class"]) == 60
 
 
@@ -222,9 +228,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_was_and_finds_the_same(
     assert results[0] == results[1]
 
 
-def test_a_finished_evaluation_is_left_as_it_is(
-    evaluations: Evaluations, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_finished_evaluation_is_left_as_it_is(evaluations: Evaluations, capsys: pytest.CaptureFixture[str]) -> None:
     evaluations.run()
     folder = evaluations.folder("judged")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

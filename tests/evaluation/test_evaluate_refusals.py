@@ -52,7 +52,8 @@ def test_a_model_of_another_width_does_not_fit(tmp_path: Path, trained: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "said"), [("nowhere", "no such checkpoint"), ("cut.pt", "damaged checkpoint"), ("empty", "best_ra.pt")]
+    ("checkpoint", "said"),
+    [("nowhere", "no such checkpoint"), ("cut.pt", "damaged checkpoint"), ("empty", "best_ra.pt")],
 )
 def test_a_checkpoint_that_is_missing_or_damaged_is_named(
     tmp_path: Path, trained: Path, checkpoint: str, said: str

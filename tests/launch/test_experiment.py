@@ -326,7 +326,7 @@ def test_the_paper_grid_has_every_cell_with_the_published_hyperparameters() -> N
             assert (schedule["epochs"], schedule["final_lr"], schedule["nesterov"]) == (100, 1e-6, False)
             assert schedule["weight_decay"] == 3e-4
         if "selfie_pretrain" not in name:
-            assert (schedule["warmup"], schedule["warmup_unit"], schedule["warmup_lr"]) == (200, "steps", 0.01)
+            assert (schedule["warmup"], schedule["warmup_unit"], schedule["warmup_start"]) == (200, "steps", 0.1)
 
 
 def test_a_stages_words_compose_on_the_command_line_to_what_was_checked(chain: str, tmp_path: Path) -> None:
@@ -340,3 +340,9 @@ def test_a_stages_words_compose_on_the_command_line_to_what_was_checked(chain: s
 def test_a_word_that_would_turn_standard_stages_into_adversarial_ones_is_refused(word: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="would attack standard stages too"):
         load("quickstart", tmp_path, [word])
+
+
+def test_a_number_of_labels_reaches_the_stages_that_use_labels(tmp_path: Path) -> None:
+    stages = load("quickstart", tmp_path, ["data.labels=500"]).stages
+    assert "data.labels=500" in stages["p3_finetune"].overrides
+    assert not any(word.startswith("data.labels") for word in stages["p3_pretrain"].overrides)

@@ -56,7 +56,9 @@ def test_a_file_that_is_not_there_has_no_lines(path: Path) -> None:
     assert read(path) == []
 
 
-@pytest.mark.parametrize("half", [b"{", b'{"kind": "train", "step": 4, "lo', b'{"kind": "train", "step": 4, "time": 1.0}'])
+@pytest.mark.parametrize(
+    "half", [b"{", b'{"kind": "train", "step": 4, "lo', b'{"kind": "train", "step": 4, "time": 1.0}']
+)
 def test_a_half_written_last_line_is_cut_off_and_its_step_written_again(path: Path, half: bytes) -> None:
     write(path, 1, 2, 3)
     whole = path.read_bytes()

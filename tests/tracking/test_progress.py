@@ -42,7 +42,9 @@ def test_plain_lines_hold_no_control_characters() -> None:
     assert all(character.isprintable() or character == "\n" for character in shown(terminal=False))
 
 
-@pytest.mark.parametrize("part", ["pretrain rotation epoch 2/2", "loss 1.235", "TA 61.2 RA 43.0", "12,346 images/s", "8/8", "left"])
+@pytest.mark.parametrize(
+    "part", ["pretrain rotation epoch 2/2", "loss 1.235", "TA 61.2 RA 43.0", "12,346 images/s", "8/8", "left"]
+)
 def test_on_a_terminal_a_live_line_is_drawn_over_and_over(part: str) -> None:
     text = shown(terminal=True)
     assert part in text

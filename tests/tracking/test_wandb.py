@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import struct
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +36,31 @@ def run(out: Path, *words: str) -> list[dict[str, Any]]:
     return read(out / "metrics.jsonl")
 
 
-def history(file: Path) -> list[dict[str, Any]]:
-    """The history rows of a .wandb file, read by wandb's own reader."""
-    from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
+def records(content: bytes) -> Iterator[bytes]:
+    """The records of a .wandb file: LevelDB's log format after a header of 7 bytes, in blocks of 32 KiB."""
+    assert content.startswith(b":W&B")
+    position, parts = 7, b""
+    while position + 7 <= len(content):
+        _, length, kind = struct.unpack_from("<IHB", content, position)
+        if kind == 0:  # the rest of a block that no record fits into
+            position += -position % 32768
+            continue
+        parts += content[position + 7 : position + 7 + length]
+        position += 7 + length
+        if -position % 32768 < 7:
+            position += -position % 32768
+        if kind in (1, 4):  # whole, or the last part
+            yield parts
+            parts = b""
 
-    store, rows = DataStore(), []
-    store.open_for_scan(str(file))
-    while (data := store.scan_data()) is not None:
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
+
+def history(file: Path) -> list[dict[str, Any]]:
+    """The history rows of a .wandb file."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    rows = []
+    for content in records(file.read_bytes()):
+        record = Record.FromString(content)
         if record.WhichOneof("record_type") == "history":
             items = record.history.item
             rows.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
@@ -55,6 +73,7 @@ def test_an_offline_run_of_the_real_sdk_holds_every_metric(tmp_path: Path) -> No
     lines = run(out, "tracking.wandb=offline", "tracking.project=p", "tracking.group=g")
     (file,) = out.glob("wandb/offline-run-*/*.wandb")
     assert file.stem == f"run-{(out / 'wandb_id').read_text()}"
+    print(history(file)[:2])
     logged = {row["_step"]: row for row in history(file)}
     for line in lines:
         if line["kind"] == "event":
@@ -98,14 +117,14 @@ def test_a_wandb_that_raises_is_told_once_and_training_goes_on(
 
 
 def test_disabled_it_is_not_even_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    monkeypatch.setitem(sys.modules, "wandb", None)
     lines = run(tmp_path / "run", "tracking.wandb=disabled")
     assert not [line for line in lines if line.get("event") == "wandb"]
     assert not (tmp_path / "run" / "wandb_id").exists()
 
 
 def test_without_the_package_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    monkeypatch.setitem(sys.modules, "wandb", None)
     lines = run(tmp_path / "run", "tracking.wandb=offline")
     assert len([line for line in lines if line.get("event") == "wandb"]) == 1
 

@@ -21,7 +21,10 @@ from dist_advss.training import checkpoint
 
 CONTENT: dict[str, Any] = {
     "model": {"encoder.conv": torch.arange(24.0).reshape(2, 3, 2, 2) / 7, "encoder.bn.batches": torch.tensor(5)},
-    "optimizer": {"state": {0: {"momentum_buffer": torch.tensor([math.pi, -0.0, 1e-45])}}, "param_groups": [{"lr": 0.1}]},
+    "optimizer": {
+        "state": {0: {"momentum_buffer": torch.tensor([math.pi, -0.0, 1e-45])}},
+        "param_groups": [{"lr": 0.1}],
+    },
     "progress": {"done": 1, "step": 2, "best": {}, "last": {"ra": 43.0}},
 }
 

@@ -12,7 +12,13 @@ from dist_advss.errors import Stopped
 if TYPE_CHECKING:
     from tests.training.conftest import Runs
 
-SMALL_SELFIE = ["objective=selfie", "objective.layers=2", "objective.heads=2", "objective.ffn=16", "objective.dropout=0.5"]
+SMALL_SELFIE = [
+    "objective=selfie",
+    "objective.layers=2",
+    "objective.heads=2",
+    "objective.ffn=16",
+    "objective.dropout=0.5",
+]
 METHODS = {
     "rotation": ("pretrain", ["objective=rotation"]),
     "jigsaw": ("pretrain", ["objective=jigsaw"]),

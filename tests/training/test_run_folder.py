@@ -31,7 +31,13 @@ def snapshot(folder: Path) -> dict[Path, bytes]:
 
 def test_a_run_folder_holds_its_configuration_metrics_checkpoints_and_result(runs: Runs) -> None:
     out = runs.train()
-    assert {path.name for path in out.iterdir()} == {".lock", "config.yaml", "metrics.jsonl", "checkpoints", "result.json"}
+    assert {path.name for path in out.iterdir()} == {
+        ".lock",
+        "config.yaml",
+        "metrics.jsonl",
+        "checkpoints",
+        "result.json",
+    }
     assert {p.name for p in (out / "checkpoints").iterdir()} == {"last.pt", "previous.pt", "best_ra.pt", "best_ta.pt"}
     assert (out / "config.yaml").read_text() == as_yaml(runs.config())
     result = runs.result()
@@ -117,7 +123,10 @@ def test_a_claim_is_for_one_process_at_a_time_and_ends_with_it(runs: Runs) -> No
 def test_a_configuration_written_while_one_waited_for_the_folder_is_respected(runs: Runs) -> None:
     with claim(runs.folder("run"), runs.config("seed=1")):
         pass
-    with pytest.raises(UserError, match="seed=2: .* holds a run with seed=1"), claim(runs.folder("run"), runs.config("seed=2")):
+    with (
+        pytest.raises(UserError, match="seed=2: .* holds a run with seed=1"),
+        claim(runs.folder("run"), runs.config("seed=2")),
+    ):
         raise AssertionError("claimed with another configuration")
 
 

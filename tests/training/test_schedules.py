@@ -56,14 +56,14 @@ def test_the_published_milestones_are_at_epochs_60_and_80_of_100() -> None:
 def test_a_warm_up_rises_linearly_and_then_the_decay_is_where_it_would_have_been(
     decay: str, warmup: float, unit: str, steps: float
 ) -> None:
-    found = rates(decay=decay, warmup=warmup, warmup_unit=unit, warmup_lr=0.05)
+    found = rates(decay=decay, warmup=warmup, warmup_unit=unit, warmup_start=0.125)
     rising = STEP < steps
     np.testing.assert_allclose(found[rising], 0.05 + (0.4 - 0.05) * STEP[rising] / steps, rtol=1e-12)
     np.testing.assert_array_equal(found[~rising], rates(decay=decay)[~rising])
 
 
 def test_one_cycle_rises_for_its_warm_up_and_falls_along_a_cosine_for_the_rest() -> None:
-    found = rates(decay="onecycle", warmup=3, warmup_lr=0.04, final_lr=0.001)
+    found = rates(decay="onecycle", warmup=3, warmup_start=0.1, final_lr=0.001)
     rise = 3 * PER_EPOCH
     np.testing.assert_allclose(found[:rise], np.linspace(0.04, 0.4, rise, endpoint=False), rtol=1e-12)
     np.testing.assert_allclose(found[rise:], half_cosine(0.4, 0.001, (STEP[rise:] - rise) / (TOTAL - rise)), rtol=1e-12)
@@ -81,5 +81,5 @@ def test_a_warm_up_too_long_for_the_run_is_cut_to_half_of_it(decay: str, warmup:
 
 @pytest.mark.parametrize("decay", ["cosine", "multistep", "constant", "onecycle"])
 def test_a_run_of_one_step_has_a_rate(decay: str) -> None:
-    schedule = Schedule(epochs=1, lr=0.4, decay=decay, warmup=0.57, warmup_lr=0.01)
+    schedule = Schedule(epochs=1, lr=0.4, decay=decay, warmup=0.57, warmup_start=0.1)
     assert 0 < learning_rate(schedule, 0, 1) <= 0.4

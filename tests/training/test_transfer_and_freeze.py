@@ -75,6 +75,8 @@ def test_a_frozen_encoder_keeps_every_bit_batch_norm_statistics_included(
     after = runs.load("free")["model"]
     moved = [name for name in encoder(before) if not torch.equal(after[name], before[name])]
     assert moved == [name for name in encoder(before) if ".normalise." not in name]
+
+
 def test_a_frozen_encoder_is_not_in_the_optimizer(runs: Runs, pretrained: Path) -> None:
     runs.train(f"init={pretrained}", "freeze=encoder", name="frozen", command="finetune")
     state = runs.load("frozen")
