@@ -74,10 +74,10 @@ def judge_images(
     """Clean and adversarial predictions for every image of `batches`, in eval mode.
 
     An image's random start depends on the seed and its position alone, not on batch size or interruption. What is found is
-    saved to `partial` every few seconds; images that stand there already are not judged again.
+    saved to `partial` every few seconds; images that stand there already are not judged again, unless it is damaged.
     """
     model.eval()
-    verdicts = Verdicts.load(partial) if partial.exists() else Verdicts.none()
+    verdicts = _saved(partial)
     adversary = PGD(attack, model)
     rng = Rng(seed, "evaluation")
     saved = time.monotonic()
@@ -99,6 +99,13 @@ def judge_images(
             verdicts.save(partial)
             saved = time.monotonic()
     return verdicts
+
+
+def _saved(partial: Path) -> Verdicts:
+    try:
+        return Verdicts.load(partial)
+    except Exception:  # missing, or damaged in whatever way: all of it can be found again
+        return Verdicts.none()
 
 
 def samples(model: Classify, batch: Batch, attack: Attack, seed: int, count: int) -> Samples:

@@ -43,8 +43,9 @@ def claim(folder: Path, config: Any) -> Iterator[None]:
                 f"out={folder}: another process is running in this folder; wait for it or choose another"
             ) from error
         refuse_other_config(folder, config)  # the process that had the lock until now may have written one
-        for leftover in folder.rglob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+        for place in (folder, folder / "checkpoints", folder / "samples"):
+            for leftover in place.glob(".*.[0-9]*.tmp"):  # of a process that was killed while it wrote
+                leftover.unlink(missing_ok=True)
         if not (folder / "config.yaml").exists():
             write_text(folder / "config.yaml", as_yaml(config))
         yield

@@ -166,6 +166,6 @@ def test_what_another_run_hands_down_is_held_to_the_same_rules() -> None:
     inherited = {"data": {"name": "fashion_mini", "size": 28, "channels": 1}, "model": {"name": "preact_smal"}}
     with pytest.raises(UserError, match=r"model\.name=preact_smal: .*did you mean 'preact_small'"):
         compose("finetune", ["out=RUN"], inherited)
-    inherited["model"] = {"name": "preact_small", "depth": 18}  # type: ignore[dict-item]
+    inherited["model"] = {"name": "preact_small", "depth": 18}
     with pytest.raises(UserError, match=r"model\.depth: .*Accepted: mean, name"):
         compose("finetune", ["out=RUN"], inherited)

@@ -62,7 +62,7 @@ def test_sgd_steps_are_those_of_the_formula(nesterov: bool) -> None:
                 assert p.grad is not None
                 gradient = p.grad + 0.01 * p
                 velocity[name] = gradient + 0.9 * velocity.get(name, torch.zeros_like(p))
-                p -= 0.1 / (step + 1) * (gradient + 0.9 * velocity[name] if nesterov else velocity[name])
+                p.sub_(0.1 / (step + 1) * (gradient + 0.9 * velocity[name] if nesterov else velocity[name]))
     found = weights(runner)
     for name, p in reference.state_dict().items():
         torch.testing.assert_close(found[name], p, rtol=1e-4, atol=1e-6)
@@ -92,7 +92,7 @@ def test_only_what_is_trained_is_in_the_optimizer(optimizer: str) -> None:
     assert len(everything) == len(list(module.parameters()))
     module.freeze_encoder()
     rest = build_optimizer(settings.schedule, module).param_groups[0]["params"]
-    assert {id(p) for p in rest} == {id(p) for p in module.top.parameters()}
+    assert {id(p) for p in rest} == {id(p) for p in module.get_submodule("top").parameters()}
 
 
 @pytest.mark.parametrize(("optimizer", "kind"), [("sgd", "SGD"), ("adamw", "AdamW"), ("lars", "Lars")])

@@ -228,6 +228,20 @@ def test_an_interrupted_evaluation_goes_on_where_it_was_and_finds_the_same(
     assert results[0] == results[1]
 
 
+def test_damaged_verdicts_of_an_interrupted_evaluation_are_found_again(
+    evaluations: Evaluations, power_cut: Callable[[int], list[int]]
+) -> None:
+    whole = evaluations.run("batch_size=9", name="whole")
+    power_cut(2)
+    with pytest.raises(SystemExit):
+        evaluations.run("batch_size=9", name="cut")
+    partial = evaluations.folder("cut") / "verdicts.partial.npz"
+    partial.write_bytes(partial.read_bytes()[:-40])
+    sizes = power_cut(100)
+    assert same(evaluations.run("batch_size=9", name="cut"), whole)
+    assert sum(sizes[:-1]) == 60
+
+
 def test_a_finished_evaluation_is_left_as_it_is(evaluations: Evaluations, capsys: pytest.CaptureFixture[str]) -> None:
     evaluations.run()
     folder = evaluations.folder("judged")

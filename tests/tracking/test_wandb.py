@@ -56,11 +56,11 @@ def records(content: bytes) -> Iterator[bytes]:
 
 def history(file: Path) -> list[dict[str, Any]]:
     """The history rows of a .wandb file."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto import wandb_internal_pb2
 
     rows = []
     for content in records(file.read_bytes()):
-        record = Record.FromString(content)
+        record = wandb_internal_pb2.Record.FromString(content)  # type: ignore[attr-defined]
         if record.WhichOneof("record_type") == "history":
             items = record.history.item
             rows.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
@@ -69,11 +69,13 @@ def history(file: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_an_offline_run_of_the_real_sdk_holds_every_metric(tmp_path: Path) -> None:
+    import wandb
+
     out = tmp_path / "run"
     lines = run(out, "tracking.wandb=offline", "tracking.project=p", "tracking.group=g")
+    wandb.teardown()  # ends the process that writes the file, as the end of the program does
     (file,) = out.glob("wandb/offline-run-*/*.wandb")
     assert file.stem == f"run-{(out / 'wandb_id').read_text()}"
-    print(history(file)[:2])
     logged = {row["_step"]: row for row in history(file)}
     for line in lines:
         if line["kind"] == "event":

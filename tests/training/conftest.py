@@ -108,7 +108,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         class After(Interrupt):
             taken = 0
 
-            @property  # type: ignore[override]
+            @property
             def signum(self) -> int | None:
                 self.taken += 1  # the loop asks once a step
                 return signal.SIGTERM if self.taken >= steps else None

@@ -35,7 +35,7 @@ def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
         except FileNotFoundError:
             pytest.skip("NOT TESTED: a full disk; there is no mount command here")
         if done.returncode != 0:
-            pytest.skip(f"NOT TESTED: a full disk; root has to mount a small tmpfs ({done.stderr.strip()})")
+            pytest.skip(f"NOT TESTED: a full disk; root has to mount a small tmpfs ({done.stderr.splitlines()[0]})")
         mounted = True
         return folder
 

@@ -21,7 +21,7 @@ ForwardAt = Callable[[int], list[int]]
 
 @pytest.fixture
 def lose_the_loss_at(monkeypatch: pytest.MonkeyPatch) -> ForwardAt:
-    """`lose_the_loss_at(k)`: the adversarial loss of update number k (counted from 0 in this process) is NaN."""
+    """`lose_the_loss_at(k)`: the loss of update number k (counted from 0 in this process) is NaN."""
     forward = Rotation.forward
 
     def arrange(step: int) -> list[int]:
@@ -30,7 +30,6 @@ def lose_the_loss_at(monkeypatch: pytest.MonkeyPatch) -> ForwardAt:
         def broken(self: Rotation, *arguments: Any) -> Any:
             found = forward(self, *arguments)
             if calls[0] == step:
-                found.adversarial = found.adversarial._replace(loss=found.adversarial.loss * math.nan)
                 found.loss = found.loss * math.nan
             calls[0] += 1
             return found

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dist_advss.errors import Stopped
+from dist_advss.errors import RunError, Stopped
 
 if TYPE_CHECKING:
     from tests.training.conftest import Runs
@@ -100,3 +101,38 @@ def test_a_run_that_ended_before_its_result_was_written_writes_it_without_traini
     monkeypatch.setattr("dist_advss.engines.single.SingleEngine.step", no_step)
     runs.train()
     assert runs.outcome("run") == whole
+
+
+def stop_with_two_checkpoints(runs: Runs, stop_after: Callable[[int], None]) -> Path:
+    """A run that stopped at step 3, its checkpoints of the steps 2 and 3."""
+    stop_after(3)
+    with pytest.raises(Stopped):
+        runs.train("train.checkpoint_every=2")
+    stop_after(100)
+    return runs.folder("run") / "checkpoints"
+
+
+def test_a_damaged_last_checkpoint_is_told_and_the_run_goes_on_from_the_one_before(
+    runs: Runs, stop_after: Callable[[int], None]
+) -> None:
+    last = stop_with_two_checkpoints(runs, stop_after) / "last.pt"
+    last.write_bytes(last.read_bytes()[:-1000])
+    runs.train("train.checkpoint_every=2")
+    told = {line["event"]: line for line in runs.metrics(kind="event")}
+    assert f"{last}: damaged checkpoint" in told["damaged"]["text"]
+    assert told["resume"]["text"] == "resumed from previous.pt at step 2"
+    runs.train("train.checkpoint_every=2", name="whole")
+    assert runs.outcome("run") == runs.outcome("whole")
+
+
+def test_with_every_checkpoint_damaged_a_run_says_so_and_touches_nothing(
+    runs: Runs, stop_after: Callable[[int], None]
+) -> None:
+    checkpoints = stop_with_two_checkpoints(runs, stop_after)
+    for path in checkpoints.iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    before = (runs.folder("run") / "metrics.jsonl").read_bytes()
+    with pytest.raises(RunError, match="nothing whole to resume from"):
+        runs.train("train.checkpoint_every=2")
+    assert (runs.folder("run") / "metrics.jsonl").read_bytes() == before
+    assert all(path.stat().st_size == 100 for path in checkpoints.iterdir())

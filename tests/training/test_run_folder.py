@@ -113,9 +113,9 @@ def test_a_folder_of_somebody_else_is_named(runs: Runs) -> None:
 
 def test_a_claim_is_for_one_process_at_a_time_and_ends_with_it(runs: Runs) -> None:
     config, out = runs.config(), runs.folder("run")
-    with claim(out, config):
-        with pytest.raises(UserError, match="another process is running in this folder"), claim(out, config):
-            raise AssertionError("claimed twice")
+    refused = pytest.raises(UserError, match="another process is running in this folder")
+    with claim(out, config), refused, claim(out, config):
+        raise AssertionError("claimed twice")
     with claim(out, config):
         assert yaml.safe_load((out / "config.yaml").read_text())["seed"] == 0
 
@@ -124,18 +124,22 @@ def test_a_configuration_written_while_one_waited_for_the_folder_is_respected(ru
     with claim(runs.folder("run"), runs.config("seed=1")):
         pass
     with (
-        pytest.raises(UserError, match="seed=2: .* holds a run with seed=1"),
+        pytest.raises(UserError, match=r"seed=2: .* holds a run with seed=1"),
         claim(runs.folder("run"), runs.config("seed=2")),
     ):
         raise AssertionError("claimed with another configuration")
 
 
-def test_what_a_crash_left_half_written_is_cleared_away(runs: Runs) -> None:
-    leftover = runs.folder("run") / "checkpoints" / ".next.pt.123.tmp"
-    leftover.parent.mkdir(parents=True)
-    leftover.write_text("half a checkpoint")
+def test_what_a_crash_left_half_written_is_cleared_away_and_nothing_of_anybody_else(runs: Runs) -> None:
+    left = [".config.yaml.7.tmp", "checkpoints/.next.pt.123.tmp"]
+    foreign = [".notes.tmp", "notes.tmp", "other/.editor.tmp", "other/checkpoints/.next.pt.123.tmp", ".config.yaml.7"]
+    for name in left + foreign:
+        path = runs.folder("run") / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half")
     runs.train()
-    assert not leftover.exists()
+    assert not any((runs.folder("run") / name).exists() for name in left)
+    assert all((runs.folder("run") / name).read_text() == "half" for name in foreign)
 
 
 def test_differences_name_every_leaf_that_changed() -> None:

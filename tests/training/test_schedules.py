@@ -57,7 +57,7 @@ def test_a_warm_up_rises_linearly_and_then_the_decay_is_where_it_would_have_been
     decay: str, warmup: float, unit: str, steps: float
 ) -> None:
     found = rates(decay=decay, warmup=warmup, warmup_unit=unit, warmup_start=0.125)
-    rising = STEP < steps
+    rising = steps > STEP
     np.testing.assert_allclose(found[rising], 0.05 + (0.4 - 0.05) * STEP[rising] / steps, rtol=1e-12)
     np.testing.assert_array_equal(found[~rising], rates(decay=decay)[~rising])
 

@@ -58,7 +58,7 @@ def test_the_questions_are_the_same_at_every_epoch(config: Any, asked: list[tupl
     assert validate(module, held_out(config), config) == first
     half = len(asked) // 2
     for (before, start), (after, again) in zip(asked[:half], asked[half:], strict=True):
-        assert torch.equal(before.inputs, after.inputs)  # type: ignore[arg-type]
+        assert torch.equal(before.inputs, after.inputs)
         assert torch.equal(before.targets, after.targets)
         assert torch.equal(start, again)
 
@@ -68,7 +68,7 @@ def test_training_in_between_changes_the_answers_but_not_the_questions(
 ) -> None:
     runs.train("schedule.epochs=3")
     assert len(asked) == 3 * 2
-    assert all(torch.equal(asked[i][0].inputs, asked[i + 2][0].inputs) for i in range(4))  # type: ignore[arg-type]
+    assert all(torch.equal(asked[i][0].inputs, asked[i + 2][0].inputs) for i in range(4))
     assert not torch.equal(asked[0][1], asked[2][1])
 
 
@@ -76,7 +76,7 @@ def test_images_are_not_augmented(runs: Runs, asked: list[tuple[Task, torch.Tens
     config = runs.config("validation.limit=30", command="finetune")
     validate(objectives.build(config), held_out(config), config)
     images = load_data(config.data, "validation", labelled=True).first(30).images.permute(0, 3, 1, 2)
-    shown = torch.cat([task.inputs for task, _ in asked])  # type: ignore[arg-type]
+    shown = torch.cat([task.inputs for task, _ in asked])
     assert torch.equal(shown, images.float() / 255)
 
 
@@ -96,7 +96,7 @@ def test_rates_and_losses_are_means_over_every_image(config: Any, asked: list[tu
 def test_the_attack_stays_in_the_training_ball(config: Any, asked: list[tuple[Task, torch.Tensor]]) -> None:
     validate(objectives.build(config), held_out(config), config)
     for task, x_adv in asked:
-        assert (x_adv - task.inputs).abs().max() <= config.attack.eps + 1e-6  # type: ignore[operator]
+        assert (x_adv - task.inputs).abs().max() <= config.attack.eps + 1e-6
         assert (x_adv != task.inputs).any()
 
 
@@ -130,5 +130,5 @@ def test_without_a_training_attack_ra_is_still_measured_in_its_ball(
     runs: Runs, asked: list[tuple[Task, torch.Tensor]]
 ) -> None:
     runs.train("attack=none", "attack.steps=0", "attack.eps=0.2", "schedule.epochs=1")
-    largest = max((x - task.inputs).abs().max().item() for task, x in asked)  # type: ignore[operator]
+    largest = max((x - task.inputs).abs().max().item() for task, x in asked)
     assert 0.1 < largest <= 0.2 + 1e-6
