@@ -163,7 +163,7 @@ class Engine:
 class Schedule:
     epochs: int = key(100, "passes over the training images", low=1)
     optimizer: str = key("sgd", "optimizer", choices=("sgd", "adamw", "lars"))
-    lr: float = key(0.1, "highest learning rate", low=0.0)
+    lr: float = key(0.1, "highest learning rate", low=0.0, high=1e6)
     momentum: float = key(0.9, "momentum (sgd, lars)", low=0.0, high=1.0)
     nesterov: bool = key(False, "Nesterov momentum (sgd)")
     weight_decay: float = key(3e-4, "weight decay", low=0.0)
@@ -172,7 +172,7 @@ class Schedule:
     milestones: list[float] = key([0.6, 0.8], "shares of the run at which the rate is multiplied by gamma (multistep)")
     gamma: float = key(0.1, "factor at each milestone (multistep)", low=0.0, high=1.0)
     warmup: float = key(0.0, "length of the linear warm-up, in warmup_unit (onecycle: of the rise)", low=0.0)
-    warmup_unit: str = key("epochs", "unit of warmup; it is never longer than the run", choices=("epochs", "steps"))
+    warmup_unit: str = key("epochs", "unit of warmup, which is cut to half of the run", choices=("epochs", "steps"))
     warmup_start: float = key(0.0, "share of lr at the first step of the warm-up", low=0.0, high=1.0)
 
 

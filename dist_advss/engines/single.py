@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map
 
 from ..attacks.pgd import DTYPES
 from ..config.schema import TrainConfig
@@ -47,8 +48,8 @@ class SingleEngine:
 
     def state(self) -> dict[str, Any]:
         return {
-            "model": {name: tensor.detach().cpu() for name, tensor in self.module.state_dict().items()},
-            "optimizer": self.optimizer.state_dict(),
+            "model": tree_map(_to_cpu, dict(self.module.state_dict())),
+            "optimizer": tree_map(_to_cpu, self.optimizer.state_dict()),
             "scaler": self.scaler.state_dict(),
         }
 
@@ -57,3 +58,7 @@ class SingleEngine:
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
+
+
+def _to_cpu(leaf: Any) -> Any:
+    return leaf.detach().cpu() if isinstance(leaf, torch.Tensor) else leaf

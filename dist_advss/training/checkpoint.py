@@ -61,13 +61,18 @@ def load(path: Path) -> dict[str, Any]:
     return content
 
 
+def states(folder: Path) -> list[Path]:
+    """The files that a run can be taken up from, newest first."""
+    return [path for path in (folder / "last.pt", folder / "previous.pt") if path.exists()]
+
+
 def load_latest(folder: Path) -> tuple[dict[str, Any], Path, list[str]] | None:
     """The newest whole state of a run, its file and a line for each damaged file that was passed over; None when new.
 
     Raises RunError when there are checkpoints and none is whole.
     """
     complaints: list[str] = []
-    found = [path for path in (folder / "last.pt", folder / "previous.pt") if path.exists()]
+    found = states(folder)
     for path in found:
         try:
             return load(path), path, complaints

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +30,7 @@ class Trainer:
     """One run from wherever its checkpoint stands to its last epoch.
 
     `done` and `step` say where it is: `done` whole epochs and, of the one under way, `step` updates. `best` holds the
-    validation with the highest RA and TA so far.
+    validation with the highest RA and TA so far. `transferred` says what the run began with; `clock` is monotonic.
     """
 
     def __init__(
@@ -41,6 +42,8 @@ class Trainer:
         loader: MemoryLoader,
         held_out: MemoryLoader,
         tracker: Tracker,
+        transferred: dict[str, int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config, self.folder, self.engine, self.attack = config, folder, engine, attack
         self.loader, self.held_out, self.tracker = loader, held_out, tracker
@@ -49,11 +52,17 @@ class Trainer:
         self.done = self.step = 0
         self.best: dict[str, dict[str, Any]] = {}
         self.last: dict[str, Any] = {}
+        self.transferred = transferred
+        self._clock, self._started, self._before = clock, clock(), 0.0
         self._window: list[tuple[int, dict[str, torch.Tensor]]] = []
 
     @property
     def global_step(self) -> int:
         return self.done * len(self.loader) + self.step
+
+    def seconds(self) -> float:
+        """Seconds spent on the run, over all its resumptions, as far as they are in a checkpoint."""
+        return self._before + self._clock() - self._started
 
     def run(self, interrupt: Interrupt) -> None:
         """Trains to the end. Raises Stopped after a signal and RunError when a loss is not finite; both after saving."""
@@ -71,6 +80,7 @@ class Trainer:
         self.engine.load(state)
         progress = state["progress"]
         self.done, self.step, self.best, self.last = (progress[k] for k in ("done", "step", "best", "last"))
+        self.transferred, self._before = progress["transferred"], progress["seconds"]
         self.tracker.meter.load(state["meter"])
         for complaint in complaints:
             self.tracker.event("damaged", self.global_step, complaint)
@@ -156,5 +166,6 @@ class Trainer:
     def _content(self, weights_only: bool = False) -> dict[str, Any]:
         state = self.engine.state()
         progress = {"done": self.done, "step": self.step, "best": self.best, "last": self.last}
+        progress |= {"transferred": self.transferred, "seconds": self.seconds()}
         content = {"progress": progress, "config": asdict(self.config), "meter": self.tracker.meter.state()}
         return {"model": state["model"], **content} if weights_only else {**state, **content}

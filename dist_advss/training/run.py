@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from .. import attacks, engines, objectives
@@ -38,19 +37,19 @@ def train(config: TrainConfig, command: str) -> Path:
         load_data(config.data, "validation", labelled=True).first(config.validation.limit), 1, rng, device
     )
     objective = objectives.build(config)
-    transferred = _transfer(config, objective)
+    begun = bool(checkpoint.states(out / "checkpoints"))
+    transferred = None if begun else _transfer(config, objective)
     steps = len(loader)  # refuses a batch larger than the set, while nothing is written yet
 
     with folder.claim(out, config), Interrupt() as interrupt, Tracker(out, config, command, steps) as tracker:
         engine = engines.build(config, objective, device)
         attack = attacks.build(config.attack, engine.module)
-        trainer = Trainer(config, out, engine, attack, loader, held_out, tracker)
+        trainer = Trainer(config, out, engine, attack, loader, held_out, tracker, transferred)
         if not trainer.resume():
             tracker.event("start", 0, f"{command} {config.objective.name} on {device}, {steps} steps an epoch")
             if transferred:
                 tracker.event("transfer", 0, f"{transferred['matched']} of {transferred['total']} tensors of theta_p")
         tracker.start(trainer.global_step)
-        started = time.monotonic()
         trainer.run(interrupt)
         write_json(
             out / "result.json",
@@ -65,8 +64,8 @@ def train(config: TrainConfig, command: str) -> Path:
                 "parameters": sum(p.numel() for p in engine.module.parameters()),
                 **trainer.best,
                 "last": trainer.last,
-                "transferred": transferred,
-                "seconds": round(time.monotonic() - started, 1),
+                "transferred": trainer.transferred,
+                "seconds": round(trainer.seconds(), 1),
             },
         )
     return out

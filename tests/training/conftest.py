@@ -66,7 +66,7 @@ class Runs:
         """All that a finished run leaves behind, but where it ran and how fast: equal, bit for bit, for equal runs."""
         states = {file: plain(self.load(name, file)) for file in ("last", "best_ra", "best_ta")}
         for state in states.values():
-            del state["config"]["out"]
+            del state["config"]["out"], state["progress"]["seconds"]
         lines = self.metrics(name, "train") + self.metrics(name, "validation")
         metrics = [{key: line[key] for key in line if key not in ("time", "images_per_s")} for line in lines]
         return {"result": {**self.result(name), "seconds": 0}, "metrics": metrics, "states": states}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
-from dist_advss.errors import UserError
+from dist_advss.errors import Stopped, UserError
 from dist_advss.training.loop import Trainer
 
 if TYPE_CHECKING:
@@ -101,3 +103,19 @@ def test_what_cannot_be_transferred_is_refused_before_anything_is_written(
     assert len(str(caught.value).splitlines()) == 1
     assert str(last) in str(caught.value)
     assert not runs.folder("tuned").exists()
+
+
+def test_a_run_under_way_needs_its_pre_training_no_more(
+    runs: Runs, pretrained: Path, stop_after: Callable[[int], None]
+) -> None:
+    words = [f"init={pretrained}"]
+    whole = runs.train(*words, name="whole", command="finetune")
+    stop_after(3)
+    with pytest.raises(Stopped):
+        runs.train(*words, name="tuned", command="finetune")
+    pretrained.rename(pretrained.with_name("elsewhere"))
+    stop_after(10_000)
+    tuned = runs.train(*words, name="tuned", command="finetune")
+    results = [json.loads((folder / "result.json").read_text()) for folder in (whole, tuned)]
+    assert results[0]["transferred"] == results[1]["transferred"]
+    assert {**results[0], "seconds": 0} == {**results[1], "seconds": 0}
