@@ -163,7 +163,7 @@ class Engine:
 class Schedule:
     epochs: int = key(100, "passes over the training images", low=1)
     optimizer: str = key("sgd", "optimizer", choices=("sgd", "adamw", "lars"))
-    lr: float = key(0.1, "highest learning rate", low=0.0, high=1e6)
+    lr: float = key(0.1, "highest learning rate", low=0.0, high=1e38)
     momentum: float = key(0.9, "momentum (sgd, lars)", low=0.0, high=1.0)
     nesterov: bool = key(False, "Nesterov momentum (sgd)")
     weight_decay: float = key(3e-4, "weight decay", low=0.0)

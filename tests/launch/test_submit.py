@@ -255,8 +255,12 @@ def test_a_signal_stops_a_launch_and_leaves_its_stage_stopped(
     chain: str, tmp_path: Path, repository: Path, number: int
 ) -> None:
     program = """
-import sys, time
+import signal, sys, time
 from launch.submit import launch
+
+# as in a terminal, also when the tests run under nohup or in a shell's background, which ignore these
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def run_stage(directory, stage):
     print("begun", flush=True)
