@@ -31,7 +31,7 @@ class PGD:
     def __init__(self, config: Attack, module: nn.Module) -> None:
         self.config, self.module = config, module
         self.ball = BALLS[config.norm](config.eps)
-        self.step_size = default_step_size(config) if config.step_size is None else config.step_size
+        self.step_size = step_size(config)
 
     def __call__(self, loss_fn: LossFn, task: Task) -> Images:
         """Adversarial examples for `task.inputs`: the last iterate, of the restart with the highest loss.
@@ -161,8 +161,13 @@ class PGD:
                 norm.track_running_stats, norm.training = True, True
 
 
-def default_step_size(config: Attack) -> float:
-    """eps/4, as published with 10 and 20 steps; fewer than five steps still go 1.25 eps in all (Wong et al. 2020 for one)."""
+def step_size(config: Attack) -> float:
+    """The length of a step: as given, or eps/4, as published with 10 and 20 steps.
+
+    Fewer than five steps still go 1.25 eps in all, as Wong et al. 2020 do in one.
+    """
+    if config.step_size is not None:
+        return config.step_size
     return config.eps * max(1 / 4, 1.25 / max(config.steps, 1))
 
 

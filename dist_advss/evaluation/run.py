@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from ..attacks.pgd import step_size
 from ..config.schema import Classify as ClassifyConfig
 from ..config.schema import EvaluateConfig
 from ..data import ImageSet, MemoryLoader, load_data
@@ -62,7 +63,7 @@ def evaluate(config: EvaluateConfig) -> Path:
             {
                 "kind": "evaluate",
                 **rates(verdicts, images.classes),
-                "attack": asdict(config.attack),
+                "attack": {**asdict(config.attack), "step_size": step_size(config.attack)},
                 "split": config.split,
                 "checkpoint": str(path),
                 "seed": config.seed,

@@ -46,7 +46,7 @@ def train(config: TrainConfig, command: str) -> Path:
         attack = attacks.build(config.attack, engine.module)
         trainer = Trainer(config, out, engine, attack, loader, held_out, tracker, transferred)
         if not trainer.resume():
-            tracker.event("start", 0, f"{command} {config.objective.name} on {device}, {steps} steps an epoch")
+            tracker.event("start", 0, f"on {device}, {steps} steps an epoch")
             if transferred:
                 tracker.event("transfer", 0, f"{transferred['matched']} of {transferred['total']} tensors of theta_p")
         tracker.start(trainer.global_step)

@@ -19,7 +19,7 @@ def shown(terminal: bool, start: int = 0) -> str:
     file = StringIO()
     console = Console(file=file, force_terminal=terminal, width=160, highlight=False, soft_wrap=True)
     progress = Progress("pretrain rotation", 2, 4, console)
-    progress.note("pretrain rotation on cpu, 4 steps an epoch")
+    progress.note("on cpu, 4 steps an epoch")
     progress.start(start)
     for epoch in (0, 1):
         for _ in range(4):
@@ -32,7 +32,7 @@ def shown(terminal: bool, start: int = 0) -> str:
 
 def test_without_a_terminal_there_is_one_plain_line_an_epoch() -> None:
     assert shown(terminal=False).splitlines() == [
-        "pretrain rotation  pretrain rotation on cpu, 4 steps an epoch",
+        "pretrain rotation  on cpu, 4 steps an epoch",
         "pretrain rotation  epoch 1/2  loss 1.235  TA 61.2 RA 43.0  12,346 images/s",
         "pretrain rotation  epoch 2/2  loss 1.235  TA 61.2 RA 43.0  12,346 images/s",
     ]
