@@ -4,7 +4,7 @@ An encoder is normalisation + stem + all stages but the last; a top is the last 
 are plain sequences of named parts, so a state dict reads `encoder.layer1.0.conv1.weight`, `top.linear.bias`.
 
 No part assumes a memory format, so channels_last goes in and comes out, and a gradient can be differentiated again. Our
-modules leave their inputs alone, so that hooks of distributed engines may sit on any of them; torchvision's do not.
+blocks do nothing in place, so that hooks of distributed engines may sit on any module; torchvision's do.
 """
 
 from __future__ import annotations
@@ -57,17 +57,6 @@ def normalisation(channels: int, mean: Sequence[float] | None, std: Sequence[flo
 
 def _imagenet(values: tuple[float, float, float], channels: int) -> tuple[float, ...]:
     return values if channels == 3 else (sum(values) / 3,) * channels
-
-
-class BatchNormReLU(nn.BatchNorm2d):
-    """Batch norm, then ReLU, under a batch norm's names in a state dict.
-
-    The ReLU overwrites the norm's output, which nothing else sees: half the memory traffic of an activation, and hooks
-    on the module meet the finished tensor.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x).relu_()
 
 
 class Encoder(nn.Sequential):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.nn.functional import relu
 
-from .backbone import Backbone, BatchNormReLU, Encoder, Normalise, classifier, conv, sequence, stage
+from .backbone import Backbone, Encoder, Normalise, classifier, conv, sequence, stage
 
 
 class BasicBlock(nn.Module):
@@ -18,17 +19,17 @@ class BasicBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
-        self.bn1 = BatchNormReLU(in_channels)
+        self.bn1 = nn.BatchNorm2d(in_channels)
         self.conv1 = conv(in_channels, out_channels, 3, stride)
-        self.bn2 = BatchNormReLU(out_channels)
+        self.bn2 = nn.BatchNorm2d(out_channels)
         self.conv2 = conv(out_channels, out_channels, 3)
         self.shortcut: nn.Conv2d | None = None
         if stride != 1 or in_channels != out_channels:
             self.shortcut = conv(in_channels, out_channels, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        pre = self.bn1(x)
-        out: Tensor = self.conv2(self.bn2(self.conv1(pre)))
+        pre = relu(self.bn1(x))
+        out: Tensor = self.conv2(relu(self.bn2(self.conv1(pre))))
         return out + (x if self.shortcut is None else self.shortcut(pre))
 
 
@@ -51,7 +52,8 @@ def preact_resnet(normalise: Normalise, channels: int, blocks: Sequence[int], wi
     def top(outputs: int) -> nn.Module:
         return sequence(
             layer4=stage(BasicBlock, 4 * width, 8 * width, blocks[3], stride=2),
-            bn=BatchNormReLU(8 * width),
+            bn=nn.BatchNorm2d(8 * width),
+            relu=nn.ReLU(),
             **classifier(8 * width, outputs),
         )
 

@@ -8,8 +8,9 @@ are the same. Our only entries besides are `encoder.normalise.mean` and `encoder
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn.functional import relu
 
-from .backbone import Backbone, BatchNormReLU, Encoder, Normalise, classifier, conv, sequence, stage
+from .backbone import Backbone, Encoder, Normalise, classifier, conv, sequence, stage
 
 EXPANSION = 4
 
@@ -24,20 +25,20 @@ class Bottleneck(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
         width = out_channels // EXPANSION
-        self.bn0 = BatchNormReLU(in_channels)
+        self.bn0 = nn.BatchNorm2d(in_channels)
         self.conv1 = conv(in_channels, width, 1)
-        self.bn1 = BatchNormReLU(width)
+        self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = conv(width, width, 3, stride)
-        self.bn2 = BatchNormReLU(width)
+        self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = conv(width, out_channels, 1)
         self.shortcut: nn.Sequential | None = None
         if stride != 1 or in_channels != out_channels:
             self.shortcut = nn.Sequential(conv(in_channels, out_channels, 1, stride), nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        pre = self.bn0(x)
-        out = self.bn1(self.conv1(pre))
-        out = self.bn2(self.conv2(out))
+        pre = relu(self.bn0(x))
+        out = relu(self.bn1(self.conv1(pre)))
+        out = relu(self.bn2(self.conv2(out)))
         residual: Tensor = self.conv3(out)
         return residual + (x if self.shortcut is None else self.shortcut(pre))
 
@@ -52,7 +53,8 @@ def bottleneck_resnet50(normalise: Normalise, channels: int) -> Backbone:
         1024,
         normalise=normalise,
         conv1=conv(channels, 64, 3),
-        bn1=BatchNormReLU(64),
+        bn1=nn.BatchNorm2d(64),
+        relu=nn.ReLU(),
         layer1=stage(Bottleneck, 64, 256, blocks=3, stride=1),
         layer2=stage(Bottleneck, 256, 512, blocks=4, stride=2),
         layer3=stage(Bottleneck, 512, 1024, blocks=6, stride=2),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from .backbone import Backbone, BatchNormReLU, Encoder, Normalise, classifier, conv, sequence, stage
+from .backbone import Backbone, Encoder, Normalise, classifier, conv, sequence, stage
 from .preact import BasicBlock
 
 
@@ -26,7 +26,8 @@ def wide_resnet(normalise: Normalise, channels: int, depth: int, widen: int) -> 
     def top(outputs: int) -> nn.Module:
         return sequence(
             layer3=stage(BasicBlock, 2 * width, 4 * width, blocks, stride=2),
-            bn=BatchNormReLU(4 * width),
+            bn=nn.BatchNorm2d(4 * width),
+            relu=nn.ReLU(),
             **classifier(4 * width, outputs),
         )
 
