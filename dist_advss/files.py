@@ -1,15 +1,16 @@
-"""Files that are whole or absent: write to a temporary name, sync, rename."""
+"""Files that are whole or absent (write to a temporary name, sync, rename), and folders that one process has at a time."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
-from .errors import RunError
+from .errors import RunError, UserError
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -62,3 +63,28 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """`content` as indented JSON."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def only_process(folder: Path, name: str, in_use: Callable[[str], str]) -> Iterator[TextIO]:
+    """`folder`, made where it is missing, for this process alone; yields the lock file `name` in it.
+
+    The lock goes with its process, however that ends. Raises UserError when the folder cannot be written or locked, or
+    when another process has it: `in_use` makes that clause from what the other one wrote into the lock file.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / name).open("a+")
+    except OSError as error:
+        raise UserError(f"out={folder}: cannot be written ({error.strerror}); choose a folder of yours") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            raise UserError(f"out={folder}: {in_use(lock.read().strip())}") from error
+        except OSError as error:
+            raise UserError(
+                f"out={folder}: cannot be locked ({error.strerror}); choose a folder on another disk"
+            ) from error
+        yield lock

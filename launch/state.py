@@ -14,8 +14,7 @@ from typing import Any, Literal
 
 import psutil
 
-from dist_advss.errors import UserError
-from dist_advss.files import write_json
+from dist_advss.files import only_process, write_json
 
 from .graph import Experiment, Stage
 
@@ -109,26 +108,16 @@ def why_skipped(need: str, state: State) -> str:
 def owner(directory: Path) -> Iterator[None]:
     """The launch folder for this process alone. Raises UserError when it cannot be written or another launch is at work.
 
-    The lock goes with its process, however that ends; the pid inside is there to be named.
+    The pid inside the lock is there to be named.
     """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = (directory / ".launch.lock").open("a+")
-    except OSError as error:
-        raise UserError(f"out={directory}: cannot be written ({error.strerror}); choose a folder of yours") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            raise UserError(
-                f"out={directory}: process {lock.read().strip() or '?'} is launching here already; "
-                f"follow it with dist-advss status {directory}, or choose another folder"
-            ) from error
-        except OSError as error:
-            raise UserError(
-                f"out={directory}: cannot be locked ({error.strerror}); choose a folder on another disk"
-            ) from error
+
+    def in_use(process: str) -> str:
+        return (
+            f"process {process or '?'} is launching here already; "
+            f"follow it with dist-advss status {directory}, or choose another folder"
+        )
+
+    with only_process(directory, ".launch.lock", in_use) as lock:
         lock.truncate(0)
         lock.write(f"{os.getpid()} on {socket.gethostname()}")
         lock.flush()

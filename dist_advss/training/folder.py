@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ import yaml
 
 from ..config import as_yaml
 from ..errors import UserError
-from ..files import write_text
+from ..files import only_process, write_text
 
 WHERE_NOT_WHAT = ("out", "device", "train.threads", "threads", "train.log_every", "train.checkpoint_every", "tracking")
 
@@ -30,18 +29,8 @@ def claim(folder: Path, config: Any) -> Iterator[None]:
     Raises UserError when the folder holds a run with another configuration, cannot be made, or is in use by another
     process.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("a")
-    except OSError as error:
-        raise UserError(f"out={folder}: cannot be written ({error.strerror}); choose a folder of yours") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(
-                f"out={folder}: another process is running in this folder; wait for it or choose another"
-            ) from error
+    in_use = "another process is running in this folder; wait for it or choose another"
+    with only_process(folder, ".lock", lambda _: in_use):
         refuse_other_config(folder, config)  # the process that had the lock until now may have written one
         for place in (folder, folder / "checkpoints", folder / "samples"):
             for leftover in place.glob(".*.[0-9]*.tmp"):  # of a process that was killed while it wrote

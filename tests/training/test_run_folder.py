@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,3 +149,17 @@ def test_differences_name_every_leaf_that_changed() -> None:
     found = [("b.c", [1, 2], [1, 3]), ("b.d", None, {"e": 4}), ("gone", 3, None), ("new", None, 5)]
     assert list(differences(old, new)) == found
     assert list(differences(old, old)) == []
+
+
+def test_a_file_system_without_locks_is_told_apart_from_a_folder_in_use(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with (
+        pytest.raises(UserError, match="cannot be locked \\(No locks available\\)"),
+        claim(runs.folder("run"), runs.config()),
+    ):
+        pass
