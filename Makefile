@@ -18,7 +18,7 @@ $(READY): pyproject.toml constraints.txt
 	  echo "setup: '$(PYTHON)' cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@echo "Installing into .venv; the first time this fetches torch with its CUDA libraries, about 5.5 GB."
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev,deepspeed,dashboard]'
 	@# the tests compare attacks with torchattacks, whose pins (requests 2.25) nothing else here can live with
 	$(BIN)/python -m pip install --constraint constraints.txt --no-deps torchattacks
 	@touch $(READY)
