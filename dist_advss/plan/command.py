@@ -26,9 +26,7 @@ def plan(command: str, words: Sequence[str], as_json: bool) -> bool:
     nodes = [_whole("nodes", text) for text in own.get("nodes", "1").split(",")]
     per_node, images = (_whole(name, own[name]) if name in own else None for name in ("gpus_per_node", "images"))
     network = _positive("network", own["network"]) if "network" in own else None
-    estimates = [
-        estimate(config, Cluster(own.get("gpu", "here"), count, per_node, network), images) for count in nodes
-    ]
+    estimates = [estimate(config, Cluster(own.get("gpu", "here"), count, per_node, network), images) for count in nodes]
     if as_json:
         dicts = [as_dict(e) for e in estimates]
         print(json.dumps(dicts if len(dicts) > 1 else dicts[0], indent=2))

@@ -119,7 +119,9 @@ def estimate(config: TrainConfig, cluster: Cluster, images: int | None = None) -
     check_world(config, world)
     training, held_out = _images(config, images)
     if training < config.train.batch_size:
-        raise UserError(f"train.batch_size={config.train.batch_size}: more than the {training} training images; lower it")
+        raise UserError(
+            f"train.batch_size={config.train.batch_size}: more than the {training} training images; lower it"
+        )
     step = count(config, config.train.batch_size // (world * config.train.accumulate))
     sent = traffic(config, step, world)
     needed = memory(config, step, world)
@@ -190,9 +192,7 @@ def _would_fit(config: TrainConfig, machine: Machine, step: Step, world: int) ->
             yield f"train.accumulate={less.train.accumulate}"
             break
     if train.precision == "fp32" or config.attack.precision == "fp32":
-        half = replace(
-            config, train=replace(train, precision="bf16"), attack=replace(config.attack, precision="bf16")
-        )
+        half = replace(config, train=replace(train, precision="bf16"), attack=replace(config.attack, precision="bf16"))
         if memory(half, count(half, step.images), world).total <= machine.room:
             yield "train.precision=bf16 attack.precision=bf16"
     if world > 1 and config.engine.name != "fsdp":

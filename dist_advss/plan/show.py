@@ -3,50 +3,60 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..config.schema import TrainConfig
 from .estimate import Estimate
 from .machines import MEMORY_SHARE
 
+Lines = Iterator[tuple[str, str]]  # headings and texts
 UNITS = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
 
 
 def page(config: TrainConfig, e: Estimate) -> str:
     """A screen's worth: what is counted, then what is estimated from it."""
-    s, m, t = e.step, e.memory, e.seconds
-    steps = f"PGD-{s.steps}" if s.steps else "no attack"
-    parts = f" in {config.train.accumulate} parts" if config.train.accumulate > 1 else ""
-    zero = f" (ZeRO {config.engine.zero})" if config.engine.name == "deepspeed" else ""
-    data = config.data
-    precision = f"update in {config.train.precision}, attack in {config.attack.precision}"
-    lines = [
-        ("run", f"{config.objective.name} on {config.model.name}, {steps}, {data.name} {data.channels}x{data.size}x{data.size}"),
-        ("", f"batch {e.batch_size:,} over {e.world} {_s(e.world, 'GPU')}: {s.images * config.train.accumulate:,} each{parts}; {precision}"),
-        ("machine", f"{e.nodes} {_s(e.nodes, 'node')} x {e.gpus_per_node} {e.machine.title} ({e.machine.source}), engine {config.engine.name}{zero}"),
-        ("", ""),
-        ("counted", f"{_si(s.parameters)} parameters, {_si(s.trained)} of them trained"),
-        ("FLOPs", f"{_si((s.attack_flops + s.update_flops) / s.images)} an image: attack {_si(s.attack_flops / s.images)}, update {_si(s.update_flops / s.images)}"),
-        ("memory", f"{_si(m.total)}B a GPU: weights {_si(m.weights)}B, gradients {_si(m.gradients)}B, optimizer {_si(m.optimizer)}B,"),
-        ("", f"gathered and buckets {_si(m.gathered)}B, activations {_si(m.activations)}B (attack {_si(s.attack_memory)}B, update {_si(s.update_memory)}B)"),
-    ]
-    if e.traffic:
-        total = sum(part.wire(e.world) for part in e.traffic)
-        lines.append(("traffic", f"{_si(total)}B sent by each GPU a step:"))
-        lines += [
-            ("", f"{part.what}: {_si(part.wire(e.world))}B in {part.calls:,} {_s(part.calls, 'call')}") for part in e.traffic
-        ]
-    lines += [
-        ("", ""),
-        ("estimated", f"{_seconds(t.total)} a step: attack {t.attack / t.total:.0%}, forward and backward {(t.forward + t.backward) / t.total:.0%}, optimizer {t.update / t.total:.1%}, waiting for others {t.waiting / t.total:.1%}"),
-        ("speed", f"{e.images_per_s:,.0f} images/s, {e.images_per_s / e.world:,.0f} a GPU; efficiency {e.efficiency:.1%} (computation's share of a step)"),
-        ("duration", f"{_hours(e.hours)}, {e.gpu_hours:,.2f} GPU-hours: {e.epochs} epochs of {e.steps:,} steps, {e.validations} validations of {_seconds(e.validation)}"),
-        ("fits", _fit(e)),
-        ("", ""),
-        ("assumed", _assumed(e)),
-    ]
+    lines = [*_what(config, e), ("", ""), *_counted(e), ("", ""), *_estimated(e), ("", ""), ("assumed", _assumed(e))]
     return "\n".join(f"{name:<11}{text}".rstrip() for name, text in lines)
+
+
+def _what(config: TrainConfig, e: Estimate) -> Lines:
+    data, train = config.data, config.train
+    attack = f"PGD-{e.step.steps}" if e.step.steps else "no attack"
+    shape = f"{data.channels}x{data.size}x{data.size}"
+    yield "run", f"{config.objective.name} on {config.model.name}, {attack}, {data.name} {shape}"
+    parts = f" in {train.accumulate} parts" if train.accumulate > 1 else ""
+    each = f"{e.batch_size // e.world:,} each{parts}"
+    yield "", f"batch {e.batch_size:,} over {e.world:,} {_s(e.world, 'GPU')}: {each}"
+    yield "", f"update in {train.precision}, attack in {config.attack.precision}"
+    zero = f" (ZeRO {config.engine.zero})" if config.engine.name == "deepspeed" else ""
+    yield "machine", f"{e.nodes:,} {_s(e.nodes, 'node')} x {e.gpus_per_node} {e.machine.title} ({e.machine.source})"
+    yield "", f"engine {config.engine.name}{zero}"
+
+
+def _counted(e: Estimate) -> Lines:
+    s, m = e.step, e.memory
+    yield "counted", f"{_si(s.parameters)} parameters, {_si(s.trained)} of them trained"
+    attack, update = s.attack_flops / s.images, s.update_flops / s.images
+    yield "FLOPs", f"{_si(attack + update)} an image: attack {_si(attack)}, update {_si(update)}"
+    yield "memory", f"{_si(m.total)}B a GPU: activations {_si(m.activations)}B, weights {_si(m.weights)}B,"
+    rest = f"gradients {_si(m.gradients)}B, optimizer {_si(m.optimizer)}B"
+    yield "", rest + (f", gathered and buckets {_si(m.gathered)}B" if m.gathered else "")
+    if e.traffic:
+        yield "traffic", f"{_si(sum(part.wire(e.world) for part in e.traffic))}B sent by each GPU a step"
+    for part in e.traffic:
+        yield "", f"{part.what}: {_si(part.wire(e.world))}B in {part.calls:,} {_s(part.calls, 'call')}"
+
+
+def _estimated(e: Estimate) -> Lines:
+    t = e.seconds
+    shares = {"attack": t.attack, "update": t.forward + t.backward + t.update, "waiting for others": t.waiting}
+    yield "estimated", f"{_seconds(t.total)} a step: " + ", ".join(f"{k} {v / t.total:.1%}" for k, v in shares.items())
+    yield "speed", f"{e.images_per_s:,.0f} images/s, {e.images_per_s / e.world:,.0f} a GPU"
+    yield "efficiency", f"{e.efficiency:.1%}, the share of a step that is computation"
+    yield "duration", f"{_hours(e.hours)}, {e.gpu_hours:,.3g} GPU-hours: {e.epochs:,} epochs of {e.steps:,} steps,"
+    yield "", f"{e.validations:,} {_s(e.validations, 'validation')} of {_seconds(e.validation)}"
+    yield "fits", _fit(e)
 
 
 def table(estimates: Sequence[Estimate]) -> str:
@@ -59,7 +69,7 @@ def table(estimates: Sequence[Estimate]) -> str:
         each = e.batch_size // e.world
         rows.append(
             f"| {e.nodes} | {e.world:,} | {each:,} | {e.seconds.total:.4f} | {e.seconds.waiting / e.seconds.total:.1%} "
-            f"| {e.images_per_s:,.0f} | {e.hours:.2f} | {e.gpu_hours:.1f} | {share:.0%}{'' if e.fits else ' (does not fit)'} |"
+            f"| {e.images_per_s:,.0f} | {e.hours:.3g} | {e.gpu_hours:.3g} | {share:.0%}{'' if e.fits else ' (does not fit)'} |"
         )
     return "\n".join(rows)
 

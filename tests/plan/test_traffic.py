@@ -24,15 +24,12 @@ WORLD = 1024
 DEEPSPEED_WORLD = 8  # its start takes minutes for 1,024
 DEEPSPEED = ["engine=deepspeed", "model.width=32"]
 CASES = {
-    "ddp": ["engine=ddp", "model.width=64"],
+    "ddp": ["engine=ddp"],
     "fsdp": ["engine=fsdp"],
     "fsdp, selfie": ["engine=fsdp", *SELFIE],
     "fsdp, two parts": ["engine=fsdp", "train.accumulate=2"],
-    "zero 0": [*DEEPSPEED, "engine.zero=0"],
     "zero 0, sync_bn": [*DEEPSPEED, "engine.zero=0", "train.sync_bn=true"],
     "zero 1": [*DEEPSPEED, "engine.zero=1"],
-    "zero 2": [*DEEPSPEED, "engine.zero=2"],
-    "zero 3": [*DEEPSPEED, "engine.zero=3"],
     "zero 2, two parts": [*DEEPSPEED, "engine.zero=2", "train.accumulate=2"],
     "zero 3, two parts": [*DEEPSPEED, "engine.zero=3", "train.accumulate=2"],
 }
@@ -42,7 +39,7 @@ OPERATION = {"weights": "allgather_base", "small": "allgather_base", "batch-norm
 def words_of(case: str) -> tuple[int, list[str]]:
     """The size of the world, and the words of a case."""
     world = DEEPSPEED_WORLD if "zero" in case else WORLD
-    return world, ["attack.steps=3", f"train.batch_size={4 * world}", *CASES[case]]
+    return world, ["attack.steps=2", f"train.batch_size={4 * world}", *CASES[case]]
 
 
 def run(world: int, cases: list[str], folder: Path) -> dict[str, dict[str, list[int]]]:
@@ -77,9 +74,10 @@ def test_the_engines_send_what_the_plan_says(case: str, seen: dict[str, dict[str
         operation = operation or ("allreduce" if part.passes == 2 else "reduce_scatter_base")
         said[operation] = said.get(operation, 0) + part.bytes
     # Beside these: the gradient's length and parameters that FSDP leaves whole; the stem's weights, which a look at clean
-    # images does not need again in the backward pass; and the padding of shares.
+    # images does not need again in the backward pass; what a part itself holds (the query of Selfie), which FSDP may keep
+    # from the forward pass; and the padding of shares.
     for operation, (_, size) in seen[case].items():
-        assert said.get(operation, 0) == pytest.approx(size, rel=0.01, abs=20_000), (operation, said, seen[case])
+        assert said.get(operation, 0) == pytest.approx(size, rel=0.03, abs=20_000), (operation, said, seen[case])
     assert set(said) <= set(seen[case])
 
 
