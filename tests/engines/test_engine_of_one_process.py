@@ -130,7 +130,7 @@ def test_gradients_do_not_pile_up_over_steps() -> None:
 def test_mixed_precision_computes_in_half_and_keeps_weights_and_losses_whole() -> None:
     runner = engine(config("train.precision=bf16"))
     seen: list[torch.dtype] = []
-    runner.module.encoder.conv1.register_forward_hook(lambda module, x, y: seen.append(y.dtype))
+    runner.module.get_submodule("encoder.conv1").register_forward_hook(lambda module, x, y: seen.append(y.dtype))
     outcome = runner(*task(runner.module, 0))
     runner.step(outcome.loss)
     assert set(seen) == {torch.bfloat16}
