@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -173,7 +174,8 @@ def _units(objective: Objective) -> tuple[tuple[Shapes, ...], Shapes]:
 def _make_fake(module: nn.Module) -> None:
     """Puts fake tensors in the place of a module's meta tensors, in the engines' memory format."""
     for part in module.modules():
-        for store in (part._parameters, part._buffers):
+        stores: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
+        for store in stores:
             for name, tensor in store.items():
                 if tensor is None:
                     continue

@@ -8,6 +8,7 @@ group is torch's fake one, in which every collective returns at once, so that on
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -70,7 +71,7 @@ def collectives(world_size: int, words: list[str]) -> dict[str, list[int]]:
     counted = Collectives()
     if config.engine.name == "ddp":  # its reducer speaks to the process group without torch's dispatcher
 
-        def hook(_, bucket):  # type: ignore[no-untyped-def]  # torch refuses annotations that are texts
+        def hook(_, bucket):  # torch refuses annotations that are texts
             counted.add("allreduce", bucket.buffer().nbytes)
             done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
             done.set_result(bucket.buffer())
@@ -96,9 +97,8 @@ def main() -> None:
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world_size)
     with contextlib.redirect_stdout(io.StringIO()):
         if any("engine=deepspeed" in words for words in cases.values()):
-            import deepspeed.comm.torch
-
-            deepspeed.comm.torch.build_shm_op = lambda: None  # compiles for a minute what nothing here calls
+            backend: Any = importlib.import_module("deepspeed.comm.torch")
+            backend.build_shm_op = lambda: None  # compiles for a minute what nothing here calls
         found = {name: collectives(world_size, words) for name, words in cases.items()}
     dist.destroy_process_group()
     print(json.dumps(found))

@@ -47,8 +47,8 @@ def test_gpu_hours_are_those_of_all_gpus_over_all_epochs_and_validations(config:
 
 
 def test_more_attack_steps_for_the_same_traffic_scale_better_with_ddp_and_not_with_fsdp(config: Config) -> None:
-    slow = Cluster("a100", 4, network=10)
-    words = ("model=preact_resnet18", "train.batch_size=1024")
+    slow = Cluster("a100", 4, network=0.2)
+    words = ("train.batch_size=1024",)
 
     def share(engine: str, steps: int) -> float:
         attack = f"attack.steps={steps}" if steps else "attack=none"
@@ -89,7 +89,7 @@ ENGINES = {
 
 
 def test_what_is_said_to_fit_fits(config: Config) -> None:
-    words = ["model=wrn34_10", "data=cifar10", "data.root=.", "engine=ddp", "train.batch_size=4096"]
+    words = ["model=preact_resnet18", "data=cifar10", "data.root=.", "engine=ddp", "train.batch_size=32768"]
     here = Cluster("a100_40gb")
     tight = estimate(config(*words), here)
     assert not tight.fits

@@ -59,11 +59,11 @@ def test_several_numbers_of_nodes_are_a_table_and_a_list(capsys: pytest.CaptureF
 
 
 def test_what_does_not_fit_is_said_with_what_would_and_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["plan", "pretrain", "model=wrn34_10", "data=cifar10", "data.root=.", "train.batch_size=2048"]
+    words = ["plan", "pretrain", "model=preact_resnet18", "data=cifar10", "data.root=.", "train.batch_size=8192"]
     assert main([*words, "gpu=rtx4090"]) == 1
     said = capsys.readouterr().out
     assert "fits       NO" in said
-    assert "train.accumulate=8" in said
+    assert "train.accumulate=4" in said
 
 
 def test_a_fine_tuning_is_planned_as_well(capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,7 +35,7 @@ def test_fake_tensors_count_what_real_ones_do(method: str, config: Config) -> No
     command, words = METHODS[method]
     wanted = config(*words, "model.width=4", "attack.steps=3", command=command)
     objective = objectives.build(wanted)
-    objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    objective.to(memory_format=torch.channels_last)
     fake, real = count(wanted, 4), measure(wanted, objective, 4)
     for name in ("prepare", "first", "second", "forward", "backward", "update"):
         ours, theirs = getattr(fake, name), getattr(real, name)
@@ -52,7 +52,7 @@ def test_an_attack_of_k_steps_costs_what_running_it_costs(method: str, steps: in
     command, words = METHODS[method]
     wanted = config(*words, "model.width=4", f"attack.steps={steps}", command=command)
     objective = objectives.build(wanted)
-    objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    objective.to(memory_format=torch.channels_last)
     rng = Rng(0).at(0, 0).rows(torch.arange(4))
     images = torch.rand(4, 1, 28, 28).contiguous(memory_format=torch.channels_last)
     with Meter() as meter:
@@ -67,6 +67,7 @@ def test_an_attack_of_k_steps_costs_what_running_it_costs(method: str, steps: in
 def test_pgd_10_costs_ten_times_forward_and_input_gradient_and_the_update_two_times_three(config: Config) -> None:
     wanted = config("attack.steps=10")
     objective = objectives.build(wanted)
+    assert isinstance(objective.top, torch.nn.Module)
     network = torch.nn.Sequential(objective.encoder, objective.top)
     forward = flops_per_image(network, (1, 28, 28)) * 8
     step = count(wanted, 8)
@@ -110,7 +111,7 @@ def test_memory_is_that_of_a_real_training_step(config: Config) -> None:
     wanted = config("attack.steps=2")
     with Meter() as meter:
         objective = objectives.build(wanted)
-        objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        objective.to(memory_format=torch.channels_last)
         optimizer = build_optimizer(wanted.schedule, objective)
         attack = attacks.build(wanted.attack, objective)
         for number in range(2):
