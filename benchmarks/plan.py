@@ -46,7 +46,7 @@ def predicted(config: Any, images: int) -> tuple[float, float]:
 def measured(config: Any, images: int, repeat: int) -> float:
     """Median seconds of a step, after one that does not count."""
     objective = objectives.build(config)
-    objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    objective.to(memory_format=torch.channels_last)
     objective.train()
     optimizer = build_optimizer(config.schedule, objective)
     attack = attacks.build(config.attack, objective)
@@ -104,9 +104,9 @@ def main() -> None:
             Figure(name, "arithmetic", flops / took / 1e9, "GFLOP/s"),
         ]
     if args.case is None:
-        seconds = mp.get_context("spawn").Array("d", len(SIZES))
+        seconds: Any = mp.get_context("spawn").Array("d", len(SIZES))
         mp.spawn(all_reduce, (29_617, seconds), nprocs=2)
-        small, large = seconds
+        small, large = seconds[0], seconds[1]
         figures.append(Figure("gloo, 2 processes", "all-reduce of 1 kB", 1e6 * small, "us"))
         figures.append(Figure("gloo, 2 processes", "all-reduce of 16 MB", SIZES[1] / (large - small) / 1e9, "GB/s"))
     publish(figures, args.json)

@@ -63,7 +63,7 @@ def test_what_does_not_fit_is_said_with_what_would_and_exits_with_1(capsys: pyte
     assert main([*words, "gpu=rtx4090"]) == 1
     said = capsys.readouterr().out
     assert "fits       NO" in said
-    assert "train.accumulate=4" in said
+    assert "what would fit: train.accumulate=" in said
 
 
 def test_a_fine_tuning_is_planned_as_well(capsys: pytest.CaptureFixture[str]) -> None:
