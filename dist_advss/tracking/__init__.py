@@ -9,15 +9,15 @@ from types import TracebackType
 from typing import Any
 
 from ..config.schema import TrainConfig
+from .log import Log
 from .metrics import Meter, MetricsFile, read
 from .progress import Progress
-from .wandb_run import WandbRun
 
-__all__ = ["Meter", "MetricsFile", "Tracker", "read"]
+__all__ = ["Log", "Meter", "MetricsFile", "Tracker", "read"]
 
 
 class Tracker:
-    """Takes what the training loop reports and hands it to the file, the terminal and wandb.
+    """Takes what the training loop reports and hands it to the record and the terminal.
 
     `seconds` is a monotonic clock, for rates; the time of a line comes from the metrics file.
     """
@@ -30,12 +30,11 @@ class Tracker:
         steps_per_epoch: int,
         seconds: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._batch_size, self._seconds = config.train.batch_size, seconds
+        self._batch_size, self._seconds, self._command = config.train.batch_size, seconds, command
         self.meter = Meter()
-        self._file = MetricsFile(folder / "metrics.jsonl")
         title = f"{command} {config.objective.name}"
         self._progress = Progress(title, config.schedule.epochs, steps_per_epoch)
-        self._wandb = WandbRun(config, command, folder, notify=lambda text: self.event("wandb", 0, text))
+        self._log = Log(folder, config.tracking, self._progress.note)
         self._since = seconds()
         self._images = 0
 
@@ -46,11 +45,11 @@ class Tracker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.close()
-        self._wandb.close(failed=kind is not None)
-        self._file.close()
+        self._log.__exit__(kind, error, trace)
 
     def start(self, step: int) -> None:
         """Training begins, or goes on, at this step."""
+        self._log.begin(step, self._command)
         self._progress.start(step)
         self._since = self._seconds()
 
@@ -76,10 +75,7 @@ class Tracker:
 
     def event(self, name: str, step: int, text: str) -> None:
         """Something that happened once, in words."""
-        self._file.write("event", step, event=name, text=text)
-        self._progress.note(text)
+        self._log.event(name, step, text)
 
     def _write(self, kind: str, step: int, **values: Any) -> None:
-        values["images"] = step * self._batch_size
-        self._file.write(kind, step, **values)
-        self._wandb.log(kind, step, values)
+        self._log.write(kind, step, **values, images=step * self._batch_size)
