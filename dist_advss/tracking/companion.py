@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+MODULE = "dist_advss.tracking.follow"
+
 
 class Companion:
     """The `follow` process of a run folder. No call here waits, but for `close`, and that not longer than it is told."""
@@ -20,7 +22,7 @@ class Companion:
         self._heard = b""
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "dist_advss.tracking.follow", str(folder.absolute()), mode],
+                [sys.executable, "-m", MODULE, str(folder.absolute()), mode],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -50,7 +52,9 @@ class Companion:
             self._process.stdin.close()
         late = []
         try:
-            self._process.wait(seconds)
+            code = self._process.wait(seconds)
+            if code < 0:
+                late = [f"wandb: its process was ended by {signal.Signals(-code).name}; dist-advss sync sends the rest"]
         except subprocess.TimeoutExpired:
             late = [f"wandb: not all had arrived after {seconds:g} s; dist-advss sync sends the rest"]
             with contextlib.suppress(OSError):

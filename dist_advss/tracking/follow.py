@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from .companion import MODULE
 from .wandb_run import WandbRun, api_key
 
 POLL_SECONDS = 2.0
@@ -28,6 +29,7 @@ SPARED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.S
 def main(words: list[str]) -> None:
     folder, mode = Path(words[0]), words[1]
     parent = os.getppid()
+    os.environ.pop("WANDB_SERVICE", None)  # one of wandb's own processes, and another run's
     for number in SPARED:
         signal.signal(number, signal.SIG_IGN)
     os.nice(NICENESS)
@@ -47,10 +49,10 @@ def main(words: list[str]) -> None:
             run.close()
     except Restart:
         os.set_inheritable(notes, True)
-        os.execv(sys.executable, [sys.executable, "-m", __spec__.name, str(folder), "offline", str(notes)])
+        os.execv(sys.executable, [sys.executable, "-m", MODULE, str(folder), "offline", str(notes)])
     except Exception as error:
         say(f"wandb: {reason(error)}; going on without it, dist-advss sync {folder} sends what is missing")
-        _end_children()
+        end_children()
         os._exit(1)  # without wandb's own clean-up, which may wait for what has just failed
 
 
@@ -68,7 +70,7 @@ def _open(folder: Path, mode: str, parent: int, say: Callable[[str], None]) -> W
         if mode == "offline":
             raise
         say(f"wandb: {reason(error)}; the run is kept offline, dist-advss sync {folder} sends it")
-        _end_children()
+        end_children()
         raise Restart from error
 
 
@@ -99,7 +101,8 @@ def _alone(folder: Path, parent: int) -> Iterator[None]:
         yield
 
 
-def _end_children() -> None:
+def end_children() -> None:
+    """Ends what this process has started, which is wandb's own."""
     import psutil
 
     for child in psutil.Process().children(recursive=True):

@@ -25,7 +25,7 @@ from .metrics import Tail, read
 from .pictures import grid, verdict_rows
 from .rows import AXES, AXIS_OF, result_row, row
 
-INIT_SECONDS = 30.0
+INIT_SECONDS = "30"
 ALERTING = ("nan", "alert")
 CHECKPOINTS = ("best_ra", "best_ta", "last")
 
@@ -36,12 +36,18 @@ class WandbRun:
     """The wandb run of one run folder. `pump` sends what is new, `close` the rest, and waits until it has arrived.
 
     `live` is the process that trains, when that is on this machine: its use of CPU and GPU is shown. `over` says that
-    nobody works on the run any more, so that an end without a result is a failure. Every call may raise, or take long;
-    `finish_seconds` limits `close` (0: no limit).
+    nobody works on the run any more, so that an end without a result is a failure. wandb's own files go to `scratch`, or
+    to the run folder. Every call may raise, or take long; `finish_seconds` limits `close` (0: no limit).
     """
 
     def __init__(
-        self, folder: Path, mode: Mode, live: int | None = None, over: bool = True, finish_seconds: float = 0.0
+        self,
+        folder: Path,
+        mode: Mode,
+        live: int | None = None,
+        over: bool = True,
+        scratch: Path | None = None,
+        finish_seconds: float = 0.0,
     ) -> None:
         import wandb
 
@@ -56,7 +62,7 @@ class WandbRun:
             mode=mode,
             id=run_id(folder),
             resume="allow" if mode == "online" else None,
-            dir=folder,
+            dir=scratch or folder,
             config={**self._config, **self._facts()},
             allow_val_change=True,
             entity=self._tracking.get("entity"),
@@ -73,6 +79,7 @@ class WandbRun:
         for family, axis in AXIS_OF.items():
             self._run.define_metric(family, step_metric=axis)
         self._first = self._run.starting_step if mode == "online" else 0
+        self.new = 0  # lines that wandb had not got yet
         self._alerted = max(self._first, sent(folder)["lines"] if mode == "online" else 0)
 
     @property
@@ -91,6 +98,7 @@ class WandbRun:
             if line.get("event") in ALERTING and self.lines >= self._alerted:
                 title = f"{self.folder.name}: {line['event']}"[:63]
                 self._run.alert(title, line["text"], self._wandb.AlertLevel.ERROR)
+            self.new += self.lines >= self._first
             self.lines += 1
 
     def close(self) -> None:
@@ -128,7 +136,7 @@ class WandbRun:
         found: dict[str, Any] = {
             "silent": True,
             "console": "off",
-            "init_timeout": INIT_SECONDS,
+            "init_timeout": float(os.environ.get("WANDB_INIT_TIMEOUT", INIT_SECONDS)),
             "finish_timeout": finish_seconds,
             "finish_timeout_raises": True,
             "x_update_finish_state": over,
@@ -201,10 +209,18 @@ def sent(folder: Path) -> dict[str, Any]:
 
 
 def api_key() -> bool:
-    """Whether there is a key, in the environment or from `wandb login`, for the server in use."""
+    """Whether there is a key, in the environment or from `wandb login`, for the server in use. Asks nobody."""
+    os.environ["WANDB_SILENT"] = "true"  # what there is to say, is said in one line elsewhere
     import wandb
 
-    return bool(wandb.api.api_key)
+    return wandb.login(prompt=False, verify=False)
+
+
+def server() -> str:
+    """The address of the wandb server in use."""
+    import wandb
+
+    return wandb.setup().settings.base_url
 
 
 def _remove_offline(folder: Path) -> None:

@@ -176,7 +176,7 @@ def resume_status(server: StandIn, asked: dict[str, Any]) -> dict[str, Any]:
         "eventsTail": "[]",
         "tags": run.bucket.get("tags") or [],
         "notes": run.bucket.get("notes"),
-        "wandbConfig": "{}",
+        "wandbConfig": json.dumps({"t": 1}),  # begun, not only reserved
     }
     return {"model": {"id": "p", "name": asked["project"], "entity": {"id": "e", "name": "lab"}, "bucket": bucket}}
 
