@@ -63,7 +63,7 @@ class WandbRun:
             id=run_id(folder),
             resume="allow" if mode == "online" else None,
             dir=scratch or folder,
-            config={**self._config, **self._facts()},
+            config={**self._config, "method": method_label(folder), **self._facts()},
             allow_val_change=True,
             entity=self._tracking.get("entity"),
             project=self._tracking.get("project"),
@@ -201,6 +201,15 @@ def command_of(config: dict[str, Any]) -> str:
     if "checkpoint" in config:
         return "evaluate"
     return "finetune" if config["objective"]["name"] in ("classify", "trades") else "pretrain"
+
+
+def method_label(folder: Path) -> str:
+    """What the run is in the paper's terms, such as "P3→F4 rotation"; it is what wandb's bars are grouped by."""
+    from ..report.methods import method_of
+    from ..report.runs import Launch, read_run
+
+    run = read_run(folder, now=0.0)
+    return method_of(run, Launch(folder.parent, folder.parent.name, {})).full
 
 
 def sent(folder: Path) -> dict[str, Any]:

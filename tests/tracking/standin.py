@@ -48,6 +48,7 @@ class StandIn(ThreadingHTTPServer):
         self.runs: dict[str, Received] = {}
         self.alerts: list[dict[str, Any]] = []
         self.artifacts: dict[str, dict[str, Any]] = {}
+        self.views: list[dict[str, Any]] = []
         self.uploads: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.fails: Callable[[int], bool] = lambda number: False
@@ -239,6 +240,11 @@ def commit_artifact(server: StandIn, asked: dict[str, Any]) -> dict[str, Any]:
     return {"commitArtifact": {"artifact": {"id": asked["artifactID"], "digest": "d"}}}
 
 
+def upsert_view(server: StandIn, asked: dict[str, Any]) -> dict[str, Any]:
+    server.views.append(asked)
+    return {"upsertView": {"view": {"id": asked.get("id") or "view0", "name": asked["name"]}, "inserted": True}}
+
+
 ANSWERS: dict[str, Callable[[StandIn, dict[str, Any]], dict[str, Any]]] = {
     "Viewer": viewer,
     "ServerFeaturesQuery": lambda server, asked: {"serverInfo": {"features": []}},
@@ -254,5 +260,7 @@ ANSWERS: dict[str, Callable[[StandIn, dict[str, Any]], dict[str, Any]]] = {
     "UpdateArtifactManifest": update_manifest,
     "CreateArtifactFiles": create_artifact_files,
     "CommitArtifact": commit_artifact,
+    "GetDefaultEntity": viewer,
+    "UpsertView2": upsert_view,
     "MarkRunFilesUploaded": lambda server, asked: {"markRunFilesUploaded": {"success": True}},
 }
