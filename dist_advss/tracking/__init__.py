@@ -13,7 +13,7 @@ from .log import Log
 from .metrics import Meter, MetricsFile, read
 from .progress import Progress
 
-__all__ = ["Log", "Meter", "MetricsFile", "Tracker", "read"]
+__all__ = ["Log", "Meter", "MetricsFile", "Silent", "Tracker", "read"]
 
 
 class Tracker:
@@ -29,8 +29,10 @@ class Tracker:
         command: str,
         steps_per_epoch: int,
         seconds: Callable[[], float] = time.monotonic,
+        world_size: int = 1,
     ) -> None:
-        self._batch_size, self._seconds, self._command = config.train.batch_size, seconds, command
+        self._batch_size, self._seconds = config.train.batch_size, seconds
+        self._command, self._world_size = command, world_size
         self.meter = Meter()
         title = f"{command} {config.objective.name}"
         self._progress = Progress(title, config.schedule.epochs, steps_per_epoch)
@@ -49,7 +51,7 @@ class Tracker:
 
     def start(self, step: int) -> None:
         """Training begins, or goes on, at this step."""
-        self._log.begin(step, self._command)
+        self._log.begin(step, self._command, self._world_size)
         self._progress.start(step)
         self._since = self._seconds()
 
@@ -58,12 +60,13 @@ class Tracker:
         self._images += images
         self._progress.advance()
 
-    def train_line(self, step: int, epoch: int, lr: float) -> None:
-        """The means since the last such line, the learning rate and the speed."""
+    def train_line(self, step: int, epoch: int, lr: float, waited: float) -> None:
+        """The means since the last such line, the learning rate, the speed, and the share of time spent `waited` for data."""
         elapsed = self._seconds() - self._since
         speed = self._images / elapsed if elapsed > 0 else 0.0
+        share = round(waited / elapsed, 5) if elapsed > 0 else 0.0
         means = self.meter.take()
-        self._write("train", step, epoch=epoch, **means, lr=lr, images_per_s=round(speed, 1))
+        self._write("train", step, epoch=epoch, **means, lr=lr, images_per_s=round(speed, 1), data_wait=share)
         self._progress.train(epoch, means, speed)
         self._since, self._images = self._seconds(), 0
 
@@ -79,3 +82,25 @@ class Tracker:
 
     def _write(self, kind: str, step: int, **values: Any) -> None:
         self._log.write(kind, step, **values, images=step * self._batch_size)
+
+
+class Silent(Tracker):
+    """What the processes have that write nothing: all but rank 0. It only keeps the means, which checkpoints hold."""
+
+    def __init__(self) -> None:
+        self.meter = Meter()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def start(self, step: int) -> None: ...
+
+    def advance(self, images: int) -> None: ...
+
+    def train_line(self, step: int, epoch: int, lr: float, waited: float) -> None:
+        self.meter.take()
+
+    def validation_line(self, step: int, epoch: int, values: dict[str, Any]) -> None: ...
+
+    def event(self, name: str, step: int, text: str) -> None: ...

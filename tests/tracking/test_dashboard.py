@@ -63,6 +63,6 @@ def test_online_it_is_saved_and_the_same_workspace_is_changed_later(
         ran = dist_advss("dashboard", str(launch))
         assert ran.stdout.startswith(f"dashboard: {server.url}/lab/robust?nw="), ran.stdout + ran.stderr
     first, second = server.views
-    assert (first["id"], second["id"]) == ("", "view0")
+    assert (first.get("id"), second.get("id")) == (None, "view0")
     assert first["name"] == second["name"]
     assert first["displayName"] == "night: robust accuracy"
