@@ -26,10 +26,15 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 class PGD:
-    """An attack on `module`, the bare network that `loss_fn` runs. Reads no data and draws only from the task's rng."""
+    """An attack on `module`, the bare network that `loss_fn` runs. Reads no data and draws only from the task's rng.
+
+    `losses` is what the last call ascended: the mean over the batch before each step (of the last restart), detached
+    scalars on the device, so that nothing waits for them.
+    """
 
     def __init__(self, config: Attack, module: nn.Module) -> None:
         self.config, self.module = config, module
+        self.losses: list[Tensor] = []
         self.ball = BALLS[config.norm](config.eps)
         self.step_size = step_size(config)
 
@@ -90,8 +95,11 @@ class PGD:
     def ascend(self, loss_fn: LossFn, task: Task, start: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """`steps` projected steps from `start`."""
         x = start
+        self.losses = []
         for _ in range(self.config.steps):
-            x = self._move(x, self._gradients(loss_fn, x, task), task)
+            gradients, loss = self._gradients(loss_fn, x, task)
+            self.losses.append(loss / len(x[0]))
+            x = self._move(x, gradients, task)
         return x
 
     def _move(self, x: tuple[Tensor, ...], gradients: tuple[Tensor, ...], task: Task) -> tuple[Tensor, ...]:
@@ -101,11 +109,12 @@ class PGD:
             moved.append(self.ball.project(stepped, _perturbable(clean)))
         return tuple(moved)
 
-    def _gradients(self, loss_fn: LossFn, x: tuple[Tensor, ...], task: Task) -> tuple[Tensor, ...]:
+    def _gradients(self, loss_fn: LossFn, x: tuple[Tensor, ...], task: Task) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Gradients at x of the summed loss, and that loss, detached."""
         leaves = tuple(piece.detach().requires_grad_() for piece in x)
         with self._autocast(leaves[0].device):
             loss = loss_fn(_like(task.inputs, leaves), task).float().sum()
-        return torch.autograd.grad(loss * self._scale(), leaves)
+        return torch.autograd.grad(loss * self._scale(), leaves), loss.detach()
 
     def _gradients_and_verdicts(
         self, judge: JudgeFn, x: tuple[Tensor, ...], task: Task, needed: bool

@@ -19,7 +19,8 @@ __all__ = ["Log", "Meter", "MetricsFile", "Silent", "Tracker", "read"]
 class Tracker:
     """Takes what the training loop reports and hands it to the record and the terminal.
 
-    `seconds` is a monotonic clock, for rates; the time of a line comes from the metrics file.
+    `seconds` is a monotonic clock, for rates; the time of a line comes from the metrics file. `ideal_step` is how many
+    seconds a step would take at the device's peak, where that is known.
     """
 
     def __init__(
@@ -30,7 +31,9 @@ class Tracker:
         steps_per_epoch: int,
         seconds: Callable[[], float] = time.monotonic,
         world_size: int = 1,
+        ideal_step: float | None = None,
     ) -> None:
+        self._ideal_step = ideal_step
         self._batch_size, self._seconds = config.train.batch_size, seconds
         self._command, self._world_size = command, world_size
         self.meter = Meter()
@@ -60,13 +63,18 @@ class Tracker:
         self._images += images
         self._progress.advance()
 
-    def train_line(self, step: int, epoch: int, lr: float, waited: float) -> None:
-        """The means since the last such line, the learning rate, the speed, and the share of time spent `waited` for data."""
-        elapsed = self._seconds() - self._since
-        speed = self._images / elapsed if elapsed > 0 else 0.0
-        share = round(waited / elapsed, 5) if elapsed > 0 else 0.0
+    def train_line(self, step: int, epoch: int, lr: float, waited: float, memory: float) -> None:
+        """The means since the last such line, the learning rate, the speed, the seconds `waited` for data, MiB in use."""
+        elapsed = max(self._seconds() - self._since, 1e-9)
+        speed = self._images / elapsed
         means = self.meter.take()
-        self._write("train", step, epoch=epoch, **means, lr=lr, images_per_s=round(speed, 1), data_wait=share)
+        ascended = [means.pop(name) for name in list(means) if name.startswith("attack_loss.")]
+        values: dict[str, Any] = {**means, "attack_loss": ascended} if ascended else {**means}
+        values |= {"lr": lr, "images_per_s": round(speed, 1), "data_wait": round(waited / elapsed, 5)}
+        values["memory"] = round(memory, 1)
+        if self._ideal_step is not None:
+            values["mfu"] = round(self._ideal_step * self._images / self._batch_size / elapsed, 4)
+        self._write("train", step, epoch=epoch, **values)
         self._progress.train(epoch, means, speed)
         self._since, self._images = self._seconds(), 0
 
@@ -98,7 +106,7 @@ class Silent(Tracker):
 
     def advance(self, images: int) -> None: ...
 
-    def train_line(self, step: int, epoch: int, lr: float, waited: float) -> None:
+    def train_line(self, step: int, epoch: int, lr: float, waited: float, memory: float) -> None:
         self.meter.take()
 
     def validation_line(self, step: int, epoch: int, values: dict[str, Any]) -> None: ...

@@ -25,7 +25,7 @@ def _named(line: Mapping[str, Any], key: str) -> Iterator[tuple[str, float]]:
     if key == "attack_loss":
         yield from ((f"{attack}/loss_{step:02d}", loss) for step, loss in enumerate(value))
     elif isinstance(value, list):
-        yield from ((f"{prefix}/{key}/{label}", rate) for label, rate in enumerate(value))
+        yield from ((f"{prefix}/{key}/{label}", rate) for label, rate in enumerate(value) if rate is not None)
     elif isinstance(value, int | float):
         family = "perf/" if key in PERFORMANCE else "" if key in AXES else f"{prefix}/"
         yield f"{family}{key}", value
