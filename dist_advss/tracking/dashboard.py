@@ -11,8 +11,9 @@ import yaml
 from ..errors import UserError
 from ..files import write_json
 from .follow import reason
+from .identity import group_of
 from .sync import run_folders
-from .wandb_run import api_key, group_of, server
+from .wandb_run import api_key, server
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
