@@ -75,7 +75,7 @@ def seconds_of_tracking(folder: Path, wandb: str, steps: int, settle: bool) -> t
         for step in range(1, steps + 1):
             started = time.perf_counter()
             tracker.advance(config.train.batch_size)
-            tracker.meter.add({name: 1 / step for name in TERMS})
+            tracker.meter.add(dict.fromkeys(TERMS, 1 / step))
             if step % every == 0:
                 tracker.train_line(step, 0, 0.1, waited=0.0, memory=1.0)
             spent += time.perf_counter() - started

@@ -266,7 +266,10 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "status": ("how far each stage of a launch is", _status),
     "report": ("one self-contained HTML page of a launch or a run", _report),
     "sync": ("show in wandb what runs have recorded: one wandb run each, safe to repeat and to interrupt", _sync),
-    "dashboard": ("the wandb workspace of a launch: robust accuracy, methods, diversity, throughput, images", _dashboard),
+    "dashboard": (
+        "the wandb workspace of a launch: robust accuracy, methods, diversity, throughput, images",
+        _dashboard,
+    ),
     "data": ("what a set of images holds", _data),
     "doctor": ("what this machine has, what is missing, and how to get it", _doctor),
 }

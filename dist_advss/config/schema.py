@@ -221,7 +221,9 @@ class Validation:
 @dataclass
 class Tracking:
     wandb: str = key(
-        "disabled", "Weights & Biases; online is offline where there is no key or network", ("disabled", "offline", "online")
+        "disabled",
+        "Weights & Biases; online is offline where there is no key or network",
+        ("disabled", "offline", "online"),
     )
     project: str = key("dist_advss", "wandb project")
     entity: str | None = key(None, "wandb entity; null: your default")

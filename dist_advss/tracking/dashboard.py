@@ -29,7 +29,9 @@ def dashboard(directory: Path, file: Path) -> int:
     """
     folder = next(run_folders(directory), None)
     if folder is None:
-        raise UserError(f"{directory}: holds no run folder (one with config.yaml); give a launch folder, or one run folder")
+        raise UserError(
+            f"{directory}: holds no run folder (one with config.yaml); give a launch folder, or one run folder"
+        )
     tracking = yaml.safe_load((folder / "config.yaml").read_text()).get("tracking") or {}
     project, group = tracking.get("project") or "dist_advss", group_of(folder, tracking)
     before = _read(file)

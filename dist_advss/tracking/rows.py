@@ -40,7 +40,9 @@ def result_row(result: Mapping[str, Any]) -> dict[str, float]:
         if isinstance(value, int | float) and not isinstance(value, bool):
             found[name] = value
         elif key.endswith("_interval"):
-            found |= {f"{name.removesuffix('_interval')}_{end}": v for end, v in zip(("low", "high"), value, strict=True)}
+            found |= {
+                f"{name.removesuffix('_interval')}_{end}": v for end, v in zip(("low", "high"), value, strict=True)
+            }
         elif key == "per_class":
             found |= {f"eval/{rate}_class/{entry['class']}": entry[rate] for entry in value for rate in ("ta", "ra")}
         elif key in ("best_ra", "best_ta", "last"):

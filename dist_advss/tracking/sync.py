@@ -26,7 +26,9 @@ def sync(directory: Path, watch: float | None = None, sleep: Callable[[float], N
     has arrived. Raises UserError without runs or key, RunError when the server cannot be reached or does not take all.
     """
     if not list(run_folders(directory)):
-        raise UserError(f"{directory}: holds no run folder (one with config.yaml); give a launch folder, or one run folder")
+        raise UserError(
+            f"{directory}: holds no run folder (one with config.yaml); give a launch folder, or one run folder"
+        )
     if not api_key():
         raise UserError(f"sync: no API key for {server()} here; wandb login, or set WANDB_API_KEY")
     try:

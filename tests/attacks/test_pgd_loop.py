@@ -173,7 +173,7 @@ def test_restarts_keep_the_example_with_the_highest_loss_image_by_image(trained)
     assert torch.equal(pgd(trained.loss, task), expected)
 
 
-def test_the_loss_before_every_step_is_kept(trained: Trained) -> None:
+def test_the_loss_before_every_step_is_kept(trained) -> None:
     attack = Attack(eps=0.1, step_size=0.03, steps=5)
     pgd = PGD(attack, trained.net)
     pgd(trained.loss, trained.task(N))

@@ -230,7 +230,11 @@ def create_artifact_files(server: StandIn, asked: dict[str, Any]) -> dict[str, A
     for spec in asked["input"]["artifactFiles"]:
         node = {"id": "f", "name": spec["name"], "displayName": spec["name"], "uploadHeaders": []}
         node |= {"uploadUrl": f"{server.url}/storage/artifact/{spec['artifactID']}/{spec['name']}"}
-        node |= {"storagePath": f"x/{spec['name']}", "uploadMultipartUrls": None, "artifact": {"id": spec["artifactID"]}}
+        node |= {
+            "storagePath": f"x/{spec['name']}",
+            "uploadMultipartUrls": None,
+            "artifact": {"id": spec["artifactID"]},
+        }
         edges.append({"node": node})
     return {"createArtifactFiles": {"files": {"edges": edges}}}
 

@@ -65,4 +65,6 @@ def test_an_alert_is_an_event_on_file_that_knows_of_earlier_sessions(tmp_path: P
                 log.write("validation", step, epoch=step, ta=60.0, ra=40.0 if step == 1 else 2.0)
     (event,) = [line for line in read(tmp_path / "metrics.jsonl") if line["kind"] == "event"]
     assert (event["event"], event["step"], event["text"]) == ("alert", 2, said[0])
-    assert said == ["RA fell to 2.0 at epoch 2, from 40.0 at best (TA 60.0); with few attack steps this is catastrophic overfitting"]
+    assert said == [
+        "RA fell to 2.0 at epoch 2, from 40.0 at best (TA 60.0); with few attack steps this is catastrophic overfitting"
+    ]

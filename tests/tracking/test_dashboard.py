@@ -46,7 +46,13 @@ def test_every_panel_shows_a_documented_metric_of_the_launch(launch: Path, dist_
     assert ran.stdout.startswith(f"dashboard: {launch}/dashboard.json; not saved in wandb: no API key")
     view = json.loads((launch / "dashboard.json").read_text())["view"]
     sections = view["spec"]["section"]["panelBankConfig"]["sections"]
-    assert [section["name"] for section in sections] == ["Robust accuracy", "P x F", "Diversity", "Throughput", "Images"]
+    assert [section["name"] for section in sections] == [
+        "Robust accuracy",
+        "P x F",
+        "Diversity",
+        "Throughput",
+        "Images",
+    ]
     assert all(section["panels"] for section in sections)
     used = {name.split(":")[-1] for name in strings(sections) if re.search(r"^(summary:)?[a-z_]+/\w+$", name)}
     steps = {name for name in used if re.fullmatch(r"attack/loss_\d\d", name)}

@@ -13,7 +13,11 @@ from dist_advss.tracking.rows import result_row, row
 
 
 def test_lines_become_rows_under_the_documented_names(repository: Path) -> None:
-    documented = dict(re.findall(r"^\| `(\w+)`[^|]*\|.*\| `([\w/]+)`[^|`]*\|$", (repository / "docs" / "monitoring.md").read_text(), re.M))
+    documented = dict(
+        re.findall(
+            r"^\| `(\w+)`[^|]*\|.*\| `([\w/]+)`[^|`]*\|$", (repository / "docs" / "monitoring.md").read_text(), re.M
+        )
+    )
     assert len(documented) > 12
     given = {"step": 20, "epoch": 1, "images": 320, "loss": 1.5, "diversity": -0.5, "lr": 0.1, "grad_norm": 2.0}
     given |= {"images_per_s": 99.5, "data_wait": 0.25, "memory": 512.0, "mfu": 0.3}
@@ -59,7 +63,13 @@ def evaluated(tmp_path: Path) -> Path:
     adversarial[1, 0, 0] += 0.1  # the whole of eps
     arrays = {"label": [0, 1], "clean_prediction": [0, 1], "adversarial_prediction": [0, 0]}
     np.savez(tmp_path / "samples.npz", clean=clean, adversarial=adversarial, classes=["cat", "dog"], **arrays)
-    np.savez(tmp_path / "verdicts.npz", index=[5, 6, 7], label=[0, 1, 1], clean_prediction=[0, 1, 0], adversarial_prediction=[0, 0, 0])
+    np.savez(
+        tmp_path / "verdicts.npz",
+        index=[5, 6, 7],
+        label=[0, 1, 1],
+        clean_prediction=[0, 1, 0],
+        adversarial_prediction=[0, 0, 0],
+    )
     return tmp_path
 
 

@@ -76,7 +76,9 @@ def test_watching_goes_on_until_nothing_runs_and_all_has_arrived(server: StandIn
     seen = []
 
     def sleep(seconds: float) -> None:
-        seen.append((seconds, len(server.runs[recorder.id()].curve("train/loss")), list(server.runs[recorder.id()].exits)))
+        seen.append(
+            (seconds, len(server.runs[recorder.id()].curve("train/loss")), list(server.runs[recorder.id()].exits))
+        )
         if len(seen) == 2:
             recorder.session(range(5, 9))
             claim.__exit__(None, None, None)

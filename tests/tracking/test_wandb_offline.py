@@ -74,7 +74,9 @@ def test_checkpoints_go_along_where_they_are_asked_for(recorder: Recorder) -> No
         checkpoint.parent.mkdir(parents=True)
         checkpoint.write_bytes(b"weights")
         recorder.session(range(1, 5), OFFLINE, f"tracking.checkpoints={word}", name=name)
-    kinds = {name: [r.type for r in records(file_of(recorder.folder(name)), "artifact")] for name in ("with", "without")}
+    kinds = {
+        name: [r.type for r in records(file_of(recorder.folder(name)), "artifact")] for name in ("with", "without")
+    }
     assert kinds == {"with": ["model"], "without": []}
 
 

@@ -105,9 +105,7 @@ def test_rates_and_losses_are_means_over_every_image(config: Any, asked: list[tu
         assert loss == pytest.approx(sum(j.loss.sum().item() for j in judged) / 30, rel=1e-5)
 
 
-def test_success_and_classes_are_counted_over_every_image(
-    runs: Runs, asked: list[tuple[Task, torch.Tensor]]
-) -> None:
+def test_success_and_classes_are_counted_over_every_image(runs: Runs, asked: list[tuple[Task, torch.Tensor]]) -> None:
     runs.train("schedule.epochs=6", "data.limit=256", "attack=none", command="finetune")  # right often enough
     config = runs.config("validation.limit=60", "attack.eps=0.03", command="finetune")
     module = objectives.build(config)
