@@ -8,11 +8,14 @@ from types import TracebackType
 from typing import Any
 
 from ..config.schema import Tracking
+from ..errors import Stopped
 from ..files import write_whole
 from . import session
 from .alerts import Alerts
 from .companion import Companion
 from .metrics import MetricsFile, read
+
+STOPPED_SECONDS = 5.0
 
 
 class Log:
@@ -34,8 +37,11 @@ class Log:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+        stopped = kind is not None and issubclass(kind, Stopped)  # soon somebody will lose patience, and use SIGKILL
         if self._companion:
-            for note in self._companion.close(self._config.wait):
+            for note in self._companion.close(
+                min(self._config.wait, STOPPED_SECONDS) if stopped else self._config.wait
+            ):
                 self._tell(note)  # to the terminal only: nothing follows the end of the record
 
     def begin(self, step: int, command: str, world_size: int = 1) -> None:

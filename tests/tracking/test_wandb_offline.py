@@ -111,6 +111,16 @@ def test_whatever_wandb_does_the_run_goes_on_and_tells_of_it_once(
     assert told.startswith(f"wandb: {said}")
 
 
+def test_a_folder_that_wandb_cannot_write_to_stops_nothing(recorder: Recorder) -> None:
+    recorder.folder().mkdir()
+    (recorder.folder() / "wandb").write_text("a file where a folder should be")
+    recorder.session(range(1, 9), OFFLINE)
+    assert [line["step"] for line in recorder.lines() if line["kind"] == "train"] == list(range(1, 9))
+    (told,) = recorder.said
+    assert told.startswith("wandb: ")
+    assert told.endswith(f"going on without it, dist-advss sync {recorder.folder()} sends what is missing")
+
+
 def test_disabled_it_leaves_nothing(recorder: Recorder) -> None:
     folder = recorder.session(range(1, 5), "tracking.wandb=disabled")
     assert {path.name for path in folder.iterdir()} - {"code.patch"} == {"config.yaml", "metrics.jsonl", "result.json"}
