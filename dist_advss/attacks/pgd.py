@@ -98,9 +98,7 @@ class PGD:
         x = start
         self.losses = []
         for _ in range(self.config.steps):
-            gradients, loss = self._gradients(loss_fn, x, task)
-            self.losses.append(loss)
-            x = self._move(x, gradients, task)
+            x = self._move(x, self._gradients(loss_fn, x, task), task)
         return x
 
     def _move(self, x: tuple[Tensor, ...], gradients: tuple[Tensor, ...], task: Task) -> tuple[Tensor, ...]:
@@ -110,13 +108,14 @@ class PGD:
             moved.append(self.ball.project(stepped, _perturbable(clean)))
         return tuple(moved)
 
-    def _gradients(self, loss_fn: LossFn, x: tuple[Tensor, ...], task: Task) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Gradients at x, and the mean loss there, detached."""
+    def _gradients(self, loss_fn: LossFn, x: tuple[Tensor, ...], task: Task) -> tuple[Tensor, ...]:
+        """Gradients at x; the mean loss there is added to `losses`."""
         leaves = tuple(piece.detach().requires_grad_() for piece in x)
         with self._autocast(leaves[0].device):
             losses = loss_fn(_like(task.inputs, leaves), task).float()
             total = self._total(losses)
-        return torch.autograd.grad(total, leaves), losses.detach().mean()
+        self.losses.append(losses.detach().mean())
+        return torch.autograd.grad(total, leaves)
 
     def _gradients_and_verdicts(
         self, judge: JudgeFn, x: tuple[Tensor, ...], task: Task, needed: bool
