@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .companion import MODULE
-from .wandb_run import WandbRun, api_key
+from .wandb_run import Mode, WandbRun, api_key
 
 POLL_SECONDS = 2.0
 ORPHAN_SECONDS = 600  # for sending the rest after the process that trained was killed; one that ends waits less itself
@@ -60,7 +60,8 @@ class Restart(Exception):
     """Start again offline, in a process that wandb has not touched yet."""
 
 
-def _open(folder: Path, mode: str, parent: int, say: Callable[[str], None]) -> WandbRun:
+def _open(folder: Path, wanted: str, parent: int, say: Callable[[str], None]) -> WandbRun:
+    mode: Mode = "online" if wanted == "online" else "offline"
     if mode == "online" and not api_key():
         say(f"wandb: no API key here, so the run is kept offline; wandb login, then dist-advss sync {folder}")
         mode = "offline"

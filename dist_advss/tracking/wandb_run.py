@@ -97,7 +97,7 @@ class WandbRun:
                 self._run.config.update(self._facts(), allow_val_change=True)
             if line.get("event") in ALERTING and self.lines >= self._alerted:
                 title = f"{self.folder.name}: {line['event']}"[:63]
-                self._run.alert(title, line["text"], self._wandb.AlertLevel.ERROR)
+                self._run.alert(title, line["text"], "ERROR")
             self.new += self.lines >= self._first
             self.lines += 1
 
@@ -160,7 +160,7 @@ class WandbRun:
         if verdicts.exists():
             classes = [entry["class"] for entry in result.get("per_class", [])]
             columns, rows = verdict_rows(verdicts, classes)
-            found["eval/verdicts"] = self._wandb.Table(columns=columns, data=rows)
+            found["eval/verdicts"] = self._wandb.Table(columns=[*columns], data=rows)
         return found
 
     def _upload_checkpoints(self, result: dict[str, Any]) -> None:

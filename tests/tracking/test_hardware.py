@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from dist_advss.tracking import Tracker, hardware, read
 )
 def test_a_step_needs_so_many_forward_passes(command: str, words: list[str], passes: int) -> None:
     config = compose(command, ["model.width=8", "train.batch_size=50", *words, "out=x"])
-    objective = objectives.build(config)
+    objective: Any = objectives.build(config)
     before = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
     network = torch.nn.Sequential(objective.encoder, objective.top)
     expected = 50 * passes * flops_per_image(network, (1, 28, 28))

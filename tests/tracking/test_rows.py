@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def evaluated(tmp_path: Path) -> Path:
     clean = np.full((2, 4, 4, 1), 0.5, dtype=np.float32)
     adversarial = clean.copy()
     adversarial[1, 0, 0] += 0.1  # the whole of eps
-    arrays = {"label": [0, 1], "clean_prediction": [0, 1], "adversarial_prediction": [0, 0]}
+    arrays: dict[str, Any] = {"label": [0, 1], "clean_prediction": [0, 1], "adversarial_prediction": [0, 0]}
     np.savez(tmp_path / "samples.npz", clean=clean, adversarial=adversarial, classes=["cat", "dog"], **arrays)
     np.savez(
         tmp_path / "verdicts.npz",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,7 +96,7 @@ def test_an_evaluation_shows_images_and_verdicts(server: StandIn, tmp_path: Path
     (out / "samples").mkdir(parents=True)
     (out / "config.yaml").write_text(as_yaml(EvaluateConfig(checkpoint="x", out=str(out))))
     images = np.random.default_rng(0).random((3, 8, 8, 3), dtype=np.float32)
-    labels = {"label": [0, 1, 1], "clean_prediction": [0, 1, 1], "adversarial_prediction": [0, 0, 1]}
+    labels: dict[str, Any] = {"label": [0, 1, 1], "clean_prediction": [0, 1, 1], "adversarial_prediction": [0, 0, 1]}
     np.savez(out / "samples" / "samples.npz", clean=images, adversarial=images, classes=["cat", "dog"], **labels)
     np.savez(out / "verdicts.npz", index=[0, 1, 2], **labels)
     per_class = [{"class": name, "n": 1, "ta": 100.0, "ra": 50.0} for name in ("cat", "dog")]
