@@ -33,6 +33,7 @@ PANELS: dict[str, list[tuple[str, str, str]]] = {  # (kind of line, value, title
 }
 FORMATS = {"loss": "@y{0.000}", "ta": "@y{0.0} %", "ra": "@y{0.0} %", "attack_success": "@y{0.0} %"}
 MOST_POINTS = 150_000  # on a page, over all its curves: 1.6 MB
+FEW = 12  # curves that are drawn with a broad line
 BUCKETS = (60, 300)  # pixels across which a curve is exact, at least and at most: a panel is about 300 wide
 
 
@@ -56,7 +57,8 @@ def _panel(runs: list[Run], legend: list[Entry], kind: str, value: str, buckets:
         kept = decimate(x, y, buckets)
         source = {"x": x[kept], "y": y[kept]}
         style = entry.style
-        line = plot.line("x", "y", source=source, line_color=style.colour, line_width=2, line_dash=style.dash)
+        line = plot.line("x", "y", source=source, line_color=style.colour, line_dash=style.dash)
+        line.glyph.line_width = 2 if len(runs) <= FEW else 1
         line.name = run.stage
         entry.models.append(line.id)
         hover_on.append(line)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from statistics import mean
 from typing import Literal
 
@@ -113,16 +112,13 @@ def _rate(row: Row, rate: Literal["ta", "ra"]) -> Rate:
 
 def _judged(row: Row) -> Judged | None:
     """The verdicts behind a row's rates; None where they are not there, or not those that the rates were computed from."""
-    found = _verdicts(row.folder)
+    found = judged(row.folder)
     same = found is not None and all(
         abs(100 * float(found.right[name].mean()) - rate.value) < 0.06
         for name, rate in (("ta", row.ta), ("ra", row.ra))
         if rate
     )
     return found if same else None
-
-
-_verdicts = lru_cache(maxsize=512)(judged)  # of finished evaluations, which no longer change
 
 
 def newcombe(before: Rate, after: Rate) -> tuple[float | None, float | None]:

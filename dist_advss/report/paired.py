@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zipfile
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,17 @@ class Judged:
 
 def judged(folder: Path) -> Judged | None:
     """What verdicts.npz of an evaluation says; None where there is none, or none that can be read."""
+    file = folder / "verdicts.npz"
     try:
-        with np.load(folder / "verdicts.npz", allow_pickle=False) as archive:
+        return _read(file, file.stat().st_mtime_ns)
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=512)  # a row is compared several times over; `version` tells a file from the one it replaced
+def _read(file: Path, version: int) -> Judged | None:
+    try:
+        with np.load(file, allow_pickle=False) as archive:
             index, label = archive["index"], archive["label"]
             right = {"ta": archive["clean_prediction"] == label, "ra": archive["adversarial_prediction"] == label}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
