@@ -53,7 +53,11 @@ def make(root: Path, runs: int, lines: int) -> None:
             result = {"kind": "evaluate", "ta": 80.0, "ra": ra, "n": 10_000, "split": "test", "seconds": 60.0}
             _run(
                 root / judged,
-                {"checkpoint": str(root / name), "out": str(root / judged), "attack": {**config["attack"], "steps": 20}},
+                {
+                    "checkpoint": str(root / name),
+                    "out": str(root / judged),
+                    "attack": {**config["attack"], "steps": 20},
+                },
                 [],
                 {**result, "ta_interval": [79.2, 80.8], "ra_interval": [ra - 1, ra + 1]},
             )

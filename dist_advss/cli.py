@@ -198,13 +198,17 @@ def _report(rest: list[str]) -> int:
     parser = _parser("report")
     parser.add_argument("directory", metavar="DIR", type=Path, help="a launch folder, or one run folder")
     parser.add_argument("-o", metavar="FILE", dest="file", type=Path, help="the page (default DIR/report.html)")
-    parser.add_argument("--watch", action="store_true", help="write it again while the launch is under way, until it is over")
+    parser.add_argument(
+        "--watch", action="store_true", help="write it again while the launch is under way, until it is over"
+    )
     given = parser.parse_args(rest)
     file = given.file or given.directory / "report.html"
     from .report.page import keep_writing, write
 
     if given.watch:
-        keep_writing(given.directory, file, said=lambda file: print(f"report: {file}, written again as runs go on", flush=True))
+        keep_writing(
+            given.directory, file, said=lambda file: print(f"report: {file}, written again as runs go on", flush=True)
+        )
     else:
         print(f"report: {write(given.directory, file)}")
     return 0

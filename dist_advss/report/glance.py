@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 BARS = "▁▂▃▄▅▆▇█"
 MARKS = {"finished": "●", "running": "◐", "queued": "◌", "stopped": "■", "failed": "✗", "not started": "○"}
 COLOURS = {"finished": "green", "running": "cyan", "queued": "magenta", "stopped": "yellow", "failed": "red"}
-URGENT = ("running", "failed", "stopped", "queued", "not started", "finished")  # which lines stay where there is no room
+URGENT = (
+    "running",
+    "failed",
+    "stopped",
+    "queued",
+    "not started",
+    "finished",
+)  # which lines stay where there is no room
 GAP = 2  # between columns
 SHORTEST, NARROWEST, WIDEST = 12, 8, 32  # letters of a name at least; of a curve at least and at most
 
@@ -64,7 +71,9 @@ def view(launch: Launch, now: float, width: int, height: int | None = None) -> R
         table.add_column(title, no_wrap=True, width=curves[1])
     rated = [_values(run, "validation", "ra") for run in runs]
     highest = max((float(values.max()) for values in rated if len(values)), default=0.0)
-    scales = {curve: (0.0, highest) if curve[2] == "ra" else None for curve in CURVES}  # RA compares between runs, loss not
+    scales = {
+        curve: (0.0, highest) if curve[2] == "ra" else None for curve in CURVES
+    }  # RA compares between runs, loss not
     for run in runs:
         style = COLOURS.get(run.state, "dim")
         name = Text(f"{MARKS[run.state]} {_cut(run.stage, name_width)}", style)
@@ -89,7 +98,9 @@ def _most_urgent(runs: list[Run], room: int) -> list[Run]:
     return [run for run in runs if run.stage in stages]
 
 
-def _fitting(runs: list[Run], now: float, width: int) -> tuple[list[Column], tuple[list[tuple[str, str, str]], int], int]:
+def _fitting(
+    runs: list[Run], now: float, width: int
+) -> tuple[list[Column], tuple[list[tuple[str, str, str]], int], int]:
     """The columns and curves for which there is room, how wide a curve is, and how many letters a name gets."""
     longest = max((len(run.stage) for run in runs), default=SHORTEST)
     left = width - 2 - GAP  # the mark before a name

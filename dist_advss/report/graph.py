@@ -52,7 +52,8 @@ def graph(launch: Launch) -> Graph | None:
     rows = _rows(runs, needs, users)
     last = max(rank.values())
     place = {
-        stage: (MARGIN + (last - rank[stage]) * (WIDTH + ACROSS), MARGIN + rows[stage] * (HEIGHT + DOWN)) for stage in runs
+        stage: (MARGIN + (last - rank[stage]) * (WIDTH + ACROSS), MARGIN + rows[stage] * (HEIGHT + DOWN))
+        for stage in runs
     }
     boxes = [Box(runs[stage], shortened(stage), *place[stage]) for stage in runs]
     lines = [_line(*place[need], *place[stage]) for stage in runs for need in needs[stage]]

@@ -78,7 +78,9 @@ def corruptions(launch: Launch) -> tuple[Heat | None, list[Heat]]:
     kinds = dict.fromkeys(kind for model in models for kind, _ in model.rows[:-1])
     means = [{kind: _mean(line) for kind, line in model.rows[:-1]} for model in models]
     rows = [(kind, [of.get(kind) for of in means]) for kind in kinds]
-    return replace(models[0], title="", corner="mean over severities", columns=columns, rows=[*rows, _mean_of(rows)]), models
+    return replace(
+        models[0], title="", corner="mean over severities", columns=columns, rows=[*rows, _mean_of(rows)]
+    ), models
 
 
 def _mean(values: list[float | None]) -> float | None:

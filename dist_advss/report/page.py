@@ -43,7 +43,10 @@ def write(directory: Path, file: Path) -> Path:
 
 
 def keep_writing(
-    directory: Path, file: Path, sleep: Callable[[float], None] = time.sleep, said: Callable[[Path], None] = lambda file: None
+    directory: Path,
+    file: Path,
+    sleep: Callable[[float], None] = time.sleep,
+    said: Callable[[Path], None] = lambda file: None,
 ) -> Path:
     """Writes the report again and again until the launch is over; an open page reloads itself meanwhile.
 

@@ -143,7 +143,9 @@ def _trend(rows: list[Row]) -> Claim | None:
     for pretrain, task in dict.fromkeys((row.method.pretrain, row.method.task) for row in rows):
         means = []
         for kind in ("F4", "F3", "F2", "F1"):
-            values = [r.ra.value for r in rows if r.ra and r.method.label == f"{pretrain}→{kind}" and r.method.task == task]
+            values = [
+                r.ra.value for r in rows if r.ra and r.method.label == f"{pretrain}→{kind}" and r.method.task == task
+            ]
             means += [(kind, mean(values))] if values else []
         if len(means) > 1:
             numbers.append(f"{pretrain} {task or ''}".strip() + ": " + ", ".join(f"{k} {v:.1f}" for k, v in means))
@@ -151,7 +153,9 @@ def _trend(rows: list[Row]) -> Claim | None:
     if not steps:
         return None
     verdict: Verdict = "holds here" if all(steps) else "holds in part" if any(steps) else "does not hold here"
-    return Claim("d", "More of the network tuned, and under attack, is more robust (RA: F4 > F3 > F2 > F1).", verdict, numbers)
+    return Claim(
+        "d", "More of the network tuned, and under attack, is more robust (RA: F4 > F3 > F2 > F1).", verdict, numbers
+    )
 
 
 def _together(rows: list[Row]) -> Claim | None:

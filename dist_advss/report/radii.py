@@ -29,7 +29,9 @@ def radii(sweep: Sweep, looks: dict[Method, Style]) -> Chart:
         models.append(points(plot, style, source, 7, curve.name))
         hover_on.append(models[-1])
         legend.append(Entry(curve.name, style, [model.id for model in models]))
-    plot.add_tools(HoverTool(renderers=hover_on, tooltips=tooltip("$name", "@text %", f"eps @x{{0.[0000]}}{unit}", "@stage")))
+    plot.add_tools(
+        HoverTool(renderers=hover_on, tooltips=tooltip("$name", "@text %", f"eps @x{{0.[0000]}}{unit}", "@stage"))
+    )
     return Chart([("", plot)], legend)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -165,7 +166,7 @@ class Folder:
     def fail(self, stage: str, error: str, log: list[str], lines: int = 12) -> None:
         """As if the stage had failed with this error, after printing these lines."""
         self.unfinish(stage, lines)
-        told = {"state": "failed", "error": error, "started": self.clock, "ended": self.clock + 60}
+        told = {"state": "failed", "error": error, "started": self.clock, "ended": time.time()}
         (self.root / stage / "state.json").write_text(json.dumps(told))
         (self.root / stage / "log.txt").write_text("\n".join(log) + "\n")
 

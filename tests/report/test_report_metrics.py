@@ -41,7 +41,9 @@ def test_what_is_no_sensible_number_is_missing(value: Any) -> None:
 
 def test_lists_become_columns() -> None:
     said = parse(
-        lines({"kind": "validation", "step": 1, "ra_class": [1, 2.5]}, {"kind": "validation", "step": 2, "ra_class": [3]})
+        lines(
+            {"kind": "validation", "step": 1, "ra_class": [1, 2.5]}, {"kind": "validation", "step": 2, "ra_class": [3]}
+        )
     )
     np.testing.assert_equal(said.validation.column("ra_class_00"), [1.0, 3.0])
     np.testing.assert_equal(said.validation.column("ra_class_01"), [2.5, np.nan])
@@ -49,7 +51,9 @@ def test_lists_become_columns() -> None:
 
 def test_damaged_lines_are_counted_and_the_others_kept() -> None:
     good = {"kind": "train", "step": 1, "loss": 1.0}
-    said = parse(lines(good) + b'{"kind": "train", "st\n[1]\nnull\n\xff\n{}{}\n' + lines({**good, "step": 2}) + b'{"kind"')
+    said = parse(
+        lines(good) + b'{"kind": "train", "st\n[1]\nnull\n\xff\n{}{}\n' + lines({**good, "step": 2}) + b'{"kind"'
+    )
     assert said.train.step.tolist() == [1, 2]
     assert said.unreadable == 6
 
@@ -60,7 +64,9 @@ def test_two_objects_in_a_line_do_not_pass_for_two_lines() -> None:
 
 
 def test_sessions_and_events_are_kept() -> None:
-    said = parse(lines({"kind": "session", "world_size": 4}, {"kind": "event", "event": "start", "step": 0, "text": "on"}))
+    said = parse(
+        lines({"kind": "session", "world_size": 4}, {"kind": "event", "event": "start", "step": 0, "text": "on"})
+    )
     assert said.sessions[0]["world_size"] == 4
     assert [(e.event, e.step, e.text) for e in said.events] == [("start", 0, "on")]
 
@@ -78,7 +84,9 @@ def test_a_file_is_parsed_again_only_when_it_has_changed(tmp_path: Path, monkeyp
     assert len(parsed) == 2
 
 
-def drawn(x: np.ndarray, y: np.ndarray, buckets: int, ends: tuple[float, float]) -> list[tuple[float, float, float, float]]:
+def drawn(
+    x: np.ndarray, y: np.ndarray, buckets: int, ends: tuple[float, float]
+) -> list[tuple[float, float, float, float]]:
     """What a line shows on `buckets` columns of pixels: in each, where it comes in and goes out, its lowest and highest."""
     edges = np.linspace(*ends, buckets + 1)[1:-1]
     column = np.searchsorted(edges, x, side="right")

@@ -62,7 +62,9 @@ def test_radii_are_shown_in_grey_levels_where_they_are_whole(folder: Any) -> Non
     (sweep,) = sweeps(summary_rows(swept(folder).root))
     assert scale_of(sweep) == (1.0, "")
     for curve in sweep.curves:
-        curve.points[:] = [(eps, rate, stage) for eps, (_, rate, stage) in zip((0, 4 / 255, 8 / 255), curve.points, strict=False)]
+        curve.points[:] = [
+            (eps, rate, stage) for eps, (_, rate, stage) in zip((0, 4 / 255, 8 / 255), curve.points, strict=False)
+        ]
     assert scale_of(sweep) == (255, "/255")
 
 
@@ -119,7 +121,10 @@ def test_cost_counts_pre_training_and_every_process(folder: Any) -> None:
     by = {cost.row.method.full: cost for cost in found.costs}
     assert processes(launch.runs["p3_pretrain"]) == 4
     assert (by["P1→F4"].pretrain, by["P1→F4"].finetune) == (None, pytest.approx(75.6))
-    assert (by["P3→F4 rotation"].pretrain, by["P3→F4 rotation"].finetune) == (pytest.approx(151.2), pytest.approx(151.2))
+    assert (by["P3→F4 rotation"].pretrain, by["P3→F4 rotation"].finetune) == (
+        pytest.approx(151.2),
+        pytest.approx(151.2),
+    )
     p1, p3 = by["P1→F4"], by["P3→F4 rotation"]
     assert p1.to_baseline == p1.to_best
     assert p3.to_baseline is not None and p1.to_baseline is not None and p3.to_baseline < p1.to_baseline
@@ -159,7 +164,11 @@ def test_of_several_logs_the_one_written_last_counts(folder: Any) -> None:
     folder.grid()
     run = folder.root / "p3_finetune"
     (run / "logs").mkdir()
-    for age, name, text in ((300, "log.txt", "old"), (0, "logs/rank1.err", "\x00\xff new"), (100, "logs/rank0.out", "")):
+    for age, name, text in (
+        (300, "log.txt", "old"),
+        (0, "logs/rank1.err", "\x00\xff new"),
+        (100, "logs/rank0.out", ""),
+    ):
         (run / name).write_bytes(text.encode("latin1"))
         os.utime(run / name, (1e9 - age, 1e9 - age))
     file, lines = last_lines(read(folder.root, 0.0).runs["p3_finetune"])
