@@ -51,8 +51,7 @@ def transfers(launch: Launch) -> list[Heat]:
             continue
         lines = [[number(value) for value in line] if isinstance(line, list) else [] for line in ra]
         if len(lines) == len(sources) and all(len(line) == len(targets) for line in lines) and targets:
-            names = [_name(run, source, launch) for source in sources]
-            columns = [_name(run, target, launch) for target in targets]
+            names, columns = _names(run, sources, launch), _names(run, targets, launch)
             found.append(Heat(run.stage, "found on ↓ tried on →", columns, list(zip(names, lines, strict=True))))
     return found
 
@@ -90,6 +89,12 @@ def _mean(values: list[float | None]) -> float | None:
 
 def _mean_of(rows: list[tuple[str, list[float | None]]]) -> tuple[str, list[float | None]]:
     return "mean", [_mean(list(column)) for column in zip(*(line for _, line in rows), strict=True)]
+
+
+def _names(run: Run, links: list[Any], launch: Launch) -> list[str]:
+    """What these models are called; where two would be called the same, the last parts of the links."""
+    names = [_name(run, link, launch) for link in links]
+    return names if len(set(names)) == len(names) else [PurePath(str(link)).name for link in links]
 
 
 def _name(run: Run, link: Any, launch: Launch) -> str:

@@ -83,7 +83,7 @@ def rows_of(launch: Launch) -> list[Row]:
 
 def as_text(rows: list[Row]) -> str:
     """Aligned lines, one a row, for a terminal without rich or a log file."""
-    cells = [_cells(row) for row in rows]
+    cells = [_cells(row, rows) for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells)
 
@@ -95,15 +95,17 @@ def as_table(rows: list[Row]) -> Table:
 
     table = Table("method", "TA %", "RA %", "epochs to best RA", box=None, header_style="bold", pad_edge=False)
     for row in rows:
-        method, ta, ra, epochs = _cells(row)
+        method, ta, ra, epochs = _cells(row, rows)
         plain = (method, ta.removeprefix("TA "), ra.removeprefix("RA "), epochs.partition(": ")[2])
         table.add_row(*map(Text, plain))  # Text: names of stages are not markup
     return table
 
 
-def _cells(row: Row) -> tuple[str, str, str, str]:
+def _cells(row: Row, rows: list[Row]) -> tuple[str, str, str, str]:
+    """Texts of one of several rows; the attack is named where it is not the same for all."""
     name = row.method.full if row.method.finetune != "?" else row.evaluation
     name += f" seed {row.seed}" if row.seed else ""
+    name += f", {row.setting.attack}" if len({other.setting.attack for other in rows}) > 1 else ""
     if row.ta is None or row.ra is None:
         return (name, row.state, "", "")
     epochs = "–" if row.epochs_to_best_ra is None else str(row.epochs_to_best_ra)

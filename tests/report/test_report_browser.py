@@ -164,7 +164,7 @@ def test_typing_into_a_legend_leaves_the_runs_with_these_letters(browser: Any, f
     legend.locator(".filter").fill("P3_jig")
     left = legend.locator("button:not(.all):not([hidden])")
     assert left.all_inner_texts() == ["p3_jigsaw_f2_finetune", "p3_jigsaw_f4_finetune"]
-    hidden = legend.locator("button", has_text="p1_finetune").first.get_attribute("data-models").split()
+    hidden = legend.locator("button", has_text="p1_f4_finetune").get_attribute("data-models").split()
     assert [opened.page.evaluate(VISIBLE, model) for model in hidden] == [False] * len(hidden)
     legend.locator(".filter").fill("")
     assert legend.locator("button[aria-pressed=false]").count() == 0

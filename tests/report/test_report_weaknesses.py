@@ -14,7 +14,7 @@ from dist_advss.report.logs import failures, last_lines
 from dist_advss.report.radii import scale_of
 from dist_advss.report.runs import read
 from dist_advss.report.sweeps import main, sweeps
-from dist_advss.report.table import summary_rows
+from dist_advss.report.table import as_text, summary_rows
 
 RADII = (0.025, 0.05, 0.2)
 
@@ -38,6 +38,7 @@ def test_evaluations_that_differ_in_the_radius_alone_make_a_curve(folder: Any) -
 def test_radii_of_a_curve_do_not_crowd_the_results(folder: Any) -> None:
     rows = summary_rows(swept(folder).root)
     assert len(rows) == 9
+    assert "P3→F4 rotation, PGD-20, l∞ eps 0.2" in as_text(rows)
     assert [row.evaluation for row in main(rows)] == ["p1_evaluate", "p2_evaluate", "p3_evaluate"]
 
 
@@ -76,6 +77,14 @@ def test_a_transfer_result_becomes_a_matrix_with_names_of_methods(folder: Any) -
     assert matrix.columns == ["P3→F4 rotation", "P3→F4 jigsaw"]
     assert matrix.rows == [("P3→F4 rotation", [56.4, 61.2]), ("P3→F4 jigsaw", [63.0, 54.7])]
     assert [matrix.share(v) for v in (54.7, 63.0)] == [0.0, 100.0]
+
+
+def test_models_of_one_method_are_told_apart_by_their_folders(folder: Any) -> None:
+    folder.grid()
+    folder.method("P3", "p3_pretrain", "F4", "again")
+    folder.transfer("transfer", ["p3_finetune", "again_finetune"], [[1.0, 2.0], [3.0, 4.0]])
+    (matrix,) = transfers(read(folder.root, 0.0))
+    assert matrix.columns == ["p3_finetune", "again_finetune"]
 
 
 @pytest.mark.parametrize(
