@@ -38,7 +38,7 @@ def test_evaluations_that_differ_in_the_radius_alone_make_a_curve(folder: Any) -
 def test_radii_of_a_curve_do_not_crowd_the_results(folder: Any) -> None:
     rows = summary_rows(swept(folder).root)
     assert len(rows) == 9
-    assert "P3→F4 rotation, PGD-20, l∞ eps 0.2" in as_text(rows)
+    assert "P3→F4 rotation, PGD-20, l∞ eps 0.05" in as_text(rows)
     assert [row.evaluation for row in main(rows)] == ["p1_evaluate", "p2_evaluate", "p3_evaluate"]
 
 
