@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import runpy
 import subprocess
@@ -16,16 +15,6 @@ import pytest
 
 import dist_advss
 from dist_advss.errors import UserError
-
-
-@pytest.fixture
-def quickstart(tmp_path: Path, repository: Path) -> Any:
-    """P1, P2 and P3 on rotation with F4, all finished, as the tests of the report make them."""
-    spec = importlib.util.spec_from_file_location("report_folders", repository / "tests" / "report" / "conftest.py")
-    assert spec and spec.loader
-    module = sys.modules.setdefault(spec.name, importlib.util.module_from_spec(spec))
-    spec.loader.exec_module(module)
-    return module.Folder(tmp_path / "quickstart").grid()
 
 
 def test_every_line_of_metrics_is_a_row(quickstart: Any) -> None:
