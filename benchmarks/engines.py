@@ -28,7 +28,7 @@ from dist_advss.rng import Rng
 
 from .table import Figure, parser, publish, seconds_in_turn
 
-MODEL, BATCH = "preact_resnet18", 4  # images of one process
+MODEL, BATCH = "preact_resnet18", 16  # images of one process
 PROCESSES = 2
 
 
@@ -120,7 +120,7 @@ def one_process(rounds: int) -> list[Figure]:
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--rounds", type=int, default=7, help="counted steps of each contender")
+    options.add_argument("--rounds", type=int, default=5, help="counted steps of each contender")
     args = options.parse_args()
     publish([*one_process(args.rounds), *two_processes(args.rounds)], args.json)
 
