@@ -49,7 +49,7 @@ def scatter(rows: list[Row], looks: dict[Method, Style]) -> Chart:
         }
         hover_on.append(points(plot, PAPER, source, 9, "published"))
         legend["published"] = Entry("published", PAPER, [hover_on[-1].id])
-        across, up = across + source["x"], up + source["y"]
+        across, up = across + [p.ta for p in POINTS], up + [p.ra for p in POINTS]
     plot.x_range, plot.y_range = padded(across), padded(up)
     if len(rows) <= MOST_LABELS:
         _label(plot, rows, legend)

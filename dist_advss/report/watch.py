@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .glance import view
 from .metrics import Reader
 from .progress import over
-from .runs import Launch, read
+from .runs import Launch, State, read
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +35,7 @@ def watch(directory: Path, sleep: Callable[[float], None] = time.sleep, console:
                 height = None if over(launch) else console.height  # at the end all of it, to stay on the screen
                 live.update(view(launch, time.time(), console.width, height), refresh=True)
     else:
-        shown: list[str] = []
+        shown: list[State] = []
         for launch in _looks(directory, sleep):
             states = [run.state for run in launch.runs.values()]
             if states != shown:

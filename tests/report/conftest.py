@@ -124,7 +124,7 @@ class Folder:
         result |= {"ta_interval": wilson(ta, self.n), "ra_interval": wilson(ra, self.n), "per_class": per_class}
         result |= {"attack": against, "checkpoint": str(self.root / tuned), "seconds": 21.4}
         self.write_json(stage, result)
-        self.verdicts(stage, result["ta"], result["ra"])
+        self.verdicts(stage, round(ta, 1), round(ra, 1))
         self.samples(stage, ta / 100, ra / 100, rng)
 
     def verdicts(self, stage: str, ta: float, ra: float) -> None:
@@ -133,7 +133,7 @@ class Folder:
         noise = np.random.default_rng(zlib.crc32(stage.encode())).normal(0, 0.15, self.n)
         order = np.argsort(difficulty + noise)
         label = np.random.default_rng(8).integers(0, 10, self.n)
-        predictions = {}
+        predictions: dict[str, Any] = {}
         for name, rate in (("clean", ta), ("adversarial", ra)):
             wrong = np.ones(self.n, dtype=np.int64)
             wrong[order[: round(rate * self.n / 100)]] = 0

@@ -73,7 +73,12 @@ def test_sessions_and_events_are_kept() -> None:
 
 def test_a_file_is_parsed_again_only_when_it_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parsed = []
-    monkeypatch.setattr(metrics, "parse", lambda content: parsed.append(len(content)) or parse(content))
+
+    def counted(content: bytes) -> metrics.Metrics:
+        parsed.append(len(content))
+        return parse(content)
+
+    monkeypatch.setattr(metrics, "parse", counted)
     reader, file = Reader(), tmp_path / "metrics.jsonl"
     assert len(reader.read(file, []).train) == 0
     file.write_bytes(lines({"kind": "train", "step": 1, "loss": 1}))

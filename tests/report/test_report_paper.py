@@ -32,8 +32,8 @@ def test_the_published_points_are_those_of_the_paper() -> None:
 def test_a_method_of_these_runs_stands_beside_its_published_one(quickstart: Any) -> None:
     lines = {line.point.name: line for line in beside(summary_rows(quickstart.root))}
     assert lines["Rotation"].here == (69.9, 56.4)
-    assert lines["Rotation"].gain == (pytest.approx(0.94), pytest.approx(2.82))
-    assert lines["Rotation"].gain_here == (pytest.approx(13.9), pytest.approx(13.4))
+    assert list(lines["Rotation"].gain or ()) == pytest.approx([0.94, 2.82])
+    assert list(lines["Rotation"].gain_here or ()) == pytest.approx([13.9, 13.4])
     assert lines["no pre-training (baseline)"].gain_here is None
     assert lines["Selfie"].here is None
 

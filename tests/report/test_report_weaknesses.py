@@ -129,11 +129,9 @@ def test_cost_counts_pre_training_and_every_process(folder: Any) -> None:
     assert found.devices == "process"
     by = {cost.row.method.full: cost for cost in found.costs}
     assert processes(launch.runs["p3_pretrain"]) == 4
-    assert (by["P1→F4"].pretrain, by["P1→F4"].finetune) == (None, pytest.approx(75.6))
-    assert (by["P3→F4 rotation"].pretrain, by["P3→F4 rotation"].finetune) == (
-        pytest.approx(151.2),
-        pytest.approx(151.2),
-    )
+    assert by["P1→F4"].pretrain is None
+    spent = [by["P1→F4"].finetune, by["P3→F4 rotation"].pretrain, by["P3→F4 rotation"].finetune]
+    assert spent == pytest.approx([75.6, 151.2, 151.2])
     p1, p3 = by["P1→F4"], by["P3→F4 rotation"]
     assert p1.to_baseline == p1.to_best
     assert p3.to_baseline is not None and p1.to_baseline is not None and p3.to_baseline < p1.to_baseline
