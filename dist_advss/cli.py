@@ -221,10 +221,19 @@ def _report(rest: list[str]) -> int:
     parser = _parser("report")
     parser.add_argument("directory", metavar="DIR", type=Path, help="a launch folder, or one run folder")
     parser.add_argument("-o", metavar="FILE", dest="file", type=Path, help="the page (default DIR/report.html)")
+    parser.add_argument(
+        "--watch", action="store_true", help="write it again while the launch is under way, until it is over"
+    )
     given = parser.parse_args(rest)
-    from .report.page import write
+    file = given.file or given.directory / "report.html"
+    from .report.page import keep_writing, write
 
-    print(f"report: {write(given.directory, given.file or given.directory / 'report.html')}")
+    if given.watch:
+        keep_writing(
+            given.directory, file, said=lambda file: print(f"report: {file}, written again as runs go on", flush=True)
+        )
+    else:
+        print(f"report: {write(given.directory, file)}")
     return 0
 
 
@@ -253,6 +262,15 @@ def _dashboard(rest: list[str]) -> int:
     from .tracking.dashboard import dashboard
 
     return dashboard(given.directory, given.file or given.directory / "dashboard.json")
+
+
+def _watch(rest: list[str]) -> int:
+    parser = _parser("watch")
+    parser.add_argument("directory", metavar="DIR", type=Path, help="a launch folder, or one run folder")
+    directory = parser.parse_args(rest).directory
+    from .report.watch import watch
+
+    return watch(directory)
 
 
 def _data(rest: list[str]) -> int:
@@ -288,6 +306,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "plan": ("what a run will take: memory, time, traffic, on GPUs that need not be here", _plan),
     "launch": ("run a whole experiment: stages of pre-training, fine-tuning and evaluation, and a report", _launch),
     "status": ("how far each stage of a launch is", _status),
+    "watch": ("the stages of a launch, live, until it is over", _watch),
     "report": ("one self-contained HTML page of a launch or a run", _report),
     "sync": ("show in wandb what runs have recorded: one wandb run each, safe to repeat and to interrupt", _sync),
     "dashboard": (
