@@ -25,8 +25,8 @@ class Machine:
     """One GPU and the node around it: FLOP/s, bytes, and bytes a second in one direction.
 
     half         tensor cores: bf16 or fp16 in, fp32 sums, dense
-    convolution  the units on which torch runs fp32 convolutions: TF32 tensor cores where there are any
-    product      the same for fp32 matrix products: plain fp32, torch's default
+    convolution  fp32 convolutions; plain fp32, as the engines leave TF32 out
+    product      fp32 matrix products
     memory       of one GPU; `bandwidth` is that memory's
     link         from a GPU to the others of its node
     network      of a whole node to other nodes; a job that takes fewer than `node` GPUs a node gets its part
@@ -86,7 +86,7 @@ class Machine:
 
 
 def _gpu(name: str, title: str, source: str, *figures: float, network: float, node: int = 8) -> Machine:
-    """Figures as data sheets give them: TFLOP/s (half, TF32 or fp32 convolutions, fp32), GB, GB/s (memory, link), Gbit/s."""
+    """Figures as data sheets give them: TFLOP/s (half, fp32 convolutions and products), GB, GB/s (memory, link), Gbit/s."""
     half, convolution, product, memory, bandwidth, link = figures
     return Machine(
         name,
@@ -125,7 +125,7 @@ MACHINES = {
             "A100 SXM 40 GB",
             "NVIDIA A100 data sheet (2021), DGX A100",
             312,
-            156,
+            19.5,
             19.5,
             40,
             1555,
@@ -137,7 +137,7 @@ MACHINES = {
             "A100 SXM 80 GB",
             "NVIDIA A100 data sheet (2021), DGX A100",
             312,
-            156,
+            19.5,
             19.5,
             80,
             2039,
@@ -149,7 +149,7 @@ MACHINES = {
             "H100 SXM 80 GB",
             "NVIDIA H100 data sheet (2023), DGX H100",
             989,
-            494,
+            67,
             67,
             80,
             3350,
@@ -161,14 +161,14 @@ MACHINES = {
             "H200 SXM 141 GB",
             "NVIDIA H200 data sheet (2024), DGX H200",
             989,
-            494,
+            67,
             67,
             141,
             4800,
             450,
             network=3200,
         ),
-        _gpu("l40s", "L40S 48 GB", "NVIDIA L40S data sheet (2023)", 362, 183, 91.6, 48, 864, 32, network=100),
+        _gpu("l40s", "L40S 48 GB", "NVIDIA L40S data sheet (2023)", 362, 91.6, 91.6, 48, 864, 32, network=100),
         _gpu(
             "rtx3090",
             "GeForce RTX 3090",
