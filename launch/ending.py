@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import signal
-import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 from . import queue, state
 from .allocation import Allocation
 from .sessions import End, Session, ends, ends_folder, progress_of, record, sessions, why_give_up
 from .state import State
 
+EXIT_HANG = 75  # of the engines' watchdog
 
-def end_of_job(place: Allocation) -> int:
-    """Writes how the stage ended, and queues the job again where it shall go on; the job's exit code."""
+
+def end_of_job(place: Allocation, code: int) -> int:
+    """Writes how the stage ended, and queues the job again where it shall go on; gives the job's exit code.
+
+    `code` is srun's, the highest of any rank.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a requeue tells this shell to end; it has a word left to say
     if place.submission.void:
         return 0
@@ -28,7 +31,7 @@ def end_of_job(place: Allocation) -> int:
         return 0
     why = failure(said, place.ranks)
     if why is None:
-        why = _back_to_the_queue(place, said, now)
+        why = _back_to_the_queue(place, _reason(place, said, code), said, now)
     if why is None:
         return 0
     state.write(directory, name, replace(now, state="failed", error=why))
@@ -47,25 +50,27 @@ def failure(said: dict[int, End], ranks: int) -> str | None:
     return None
 
 
-def reason(said: dict[int, End], ranks: int) -> str:
-    """Why the stage did not end, though nothing failed."""
+def _reason(place: Allocation, said: dict[int, End], code: int) -> str:
+    """Why the stage did not end, though no rank says that it failed."""
     unhealthy = [end for end in said.values() if end.kind == "unhealthy"]
     if unhealthy:
         return f"{unhealthy[0].node} is not fit: {unhealthy[0].error}"
     stopped = [end for end in said.values() if end.kind == "stopped" and end.error]
-    gone = [rank for rank in range(ranks) if rank not in said]
-    if stopped and len(gone) < ranks:
+    if stopped:
         return str(stopped[0].error)
+    if code == EXIT_HANG:
+        return "it hung (guard.hang_s)"
+    gone = [rank for rank in range(place.ranks) if rank not in said]
     if gone:
-        return f"rank {', '.join(map(str, gone))} of {ranks} vanished" if ranks > 1 else "its process vanished"
+        who = "its process" if place.ranks == 1 else f"rank {', '.join(map(str, gone))} of {place.ranks}"
+        return f"{who} was gone without a word (srun gave {code})"
     return next((end.error for end in said.values() if end.error), "it was interrupted")
 
 
-def _back_to_the_queue(place: Allocation, said: dict[int, End], now: State) -> str | None:
-    """Queues the job again; why it could not be, or must not be, else None."""
+def _back_to_the_queue(place: Allocation, why: str, said: dict[int, End], now: State) -> str | None:
+    """Queues the job again because of `why`; what keeps it from that, else None."""
     directory, name = place.directory, place.stage.name
     settings = place.submission.settings
-    why = reason(said, place.ranks)
     bad = sorted({end.node for end in said.values() if end.kind == "unhealthy"})
     if bad:
         if not settings.get("avoid_bad_nodes", True):

@@ -18,6 +18,8 @@ from .batches import Batch
 from .cluster import Slurm
 from .journal import FOLDER
 
+LAST_WORDS = 60  # seconds for the other ranks once the first has ended, to say why
+
 
 class StageExecutor(SlurmExecutor):
     """submitit's checked parameters and its script."""
@@ -63,10 +65,10 @@ def text(directory: Path, batch: Batch, settings: Slurm, code: Path, ids: dict[s
         signal_delay_s=settings.signal_seconds,
         dependency=batch.dependency(ids),
         setup=_setup(settings, code),
-        teardown=[f"{shlex.quote(sys.executable)} -u -m launch.task end {arguments}"],
+        teardown=[f"{shlex.quote(sys.executable)} -u -m launch.task end {arguments} $?"],
         stderr_to_stdout=True,
         wckey=None,
-        srun_args=["--kill-on-bad-exit=1", *_container(settings)],
+        srun_args=["--kill-on-bad-exit=0", f"--wait={LAST_WORDS}", *_container(settings)],
         additional_parameters=extra,
     )
     return executor.text(f"{python} -u -m launch.task rank {arguments}", len(array) or None)

@@ -1,4 +1,4 @@
-"""What a job of a launch runs: `python -m launch.task rank DIR NAME` in every task, `… end DIR NAME` in the batch shell after."""
+"""What a job of a launch runs: `python -m launch.task rank DIR NAME` in every task, then `… end DIR NAME CODE` in its shell."""
 
 from __future__ import annotations
 
@@ -20,40 +20,53 @@ from . import job, preflight, state
 from .allocation import Allocation, find, rendezvous
 from .ending import end_of_job
 from .sessions import End, Session, ends_folder, progress_of, record, record_end, sessions, why_give_up
-from .state import State
 
 LOST = re.compile(
     r"Connection (closed|reset) by peer|Broken pipe|gloo/transport|NCCL error|ncclRemoteError|ncclSystemError|"
     r"Socket|could not meet the others|Timed out|timed out|TCPStore|store|recvValue failed"
 )
+STOPPING = (signal.SIGTERM, signal.SIGUSR2)
 LOCK_PATIENCE = 600.0  # seconds for a process of a lost node to let go of the run folder
 
 
 def main(words: list[str]) -> int:
-    what, directory, name = words
+    what, directory, name, *code = words
     place = find(Path(directory), name)
-    return run_rank(place) if what == "rank" else end_of_job(place)
+    return run_rank(place) if what == "rank" else end_of_job(place, int(code[0]))
 
 
 def run_rank(place: Allocation) -> int:
-    """Runs the stage as one of its ranks; 0 unless this rank failed, so that srun ends the others only then.
+    """Runs the stage as one of its ranks; 0 unless this rank failed.
 
     How it ended stands in a file, whatever that was; a process that is killed leaves none.
     """
     if place.submission.void:
         print(f"{place.submission.name}: superseded, nothing to do")
         return 0
-    for number in (signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(number, _stop)
-    folder = ends_folder(place.directory, place.job, place.restart)
     log_to(log_file(place.directory, place.stage.name, place.rank))
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        """Outside the training loop, which has a handler of its own, there is nothing to save that is not on disk.
+
+        Unwinding would meet the other ranks in the middle of what they do together.
+        """
+        _end(place, "stopped", f"stopped by {signal.Signals(signum).name}")
+        os._exit(0)
+
+    for number in STOPPING:
+        signal.signal(number, stop)
     kind, error = _run(place)
-    for number in (signal.SIGTERM, signal.SIGUSR2):
+    for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
+    _end(place, kind, error)
+    return 1 if kind in ("failed", "lost") else 0
+
+
+def _end(place: Allocation, kind: str, error: str | None) -> None:
     if error:
         print(f"dist-advss: {error}", file=sys.stderr, flush=True)
+    folder = ends_folder(place.directory, place.job, place.restart)
     record_end(folder, End(kind, place.rank, place.node, time.time(), error))
-    return 1 if kind in ("failed", "lost") else 0
 
 
 def _run(place: Allocation) -> tuple[str, str | None]:
@@ -136,10 +149,6 @@ def log_to(file: Path) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
-
-
-def _stop(signum: int, frame: FrameType | None) -> None:
-    raise Stopped(signum, f"stopped by {signal.Signals(signum).name} before it had begun")
 
 
 if __name__ == "__main__":

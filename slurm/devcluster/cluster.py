@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import secrets
@@ -29,10 +30,11 @@ class CannotRun(Exception):
 
 
 class DevCluster:
-    """The devcluster in `folder`, running or not."""
+    """The devcluster in `folder`, running or not. `tied`: its daemons end when the process that started them does."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tied: bool = False) -> None:
         self.folder = folder.absolute()
+        self._tied = tied
 
     @property
     def environment(self) -> dict[str, str]:
@@ -150,7 +152,8 @@ class DevCluster:
         with (self.folder / "log" / f"{name}.out").open("ab") as output:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
-                cwd=self.folder, env=_clean_environment(self.environment | {"DIST_ADVSS_DEVCLUSTER": str(self.folder)}),
+                cwd=self.folder, preexec_fn=_end_with_parent if self._tied else None,
+                env=_clean_environment(self.environment | {"DIST_ADVSS_DEVCLUSTER": str(self.folder)}),
             )  # fmt: skip
         (self.folder / "run" / f"{name}.pid").write_text(str(process.pid))
         process.returncode = 0  # it outlives this process on purpose: no warning that it was not waited for
@@ -229,6 +232,11 @@ def install() -> None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *packages()]):
         subprocess.run(["apt-get", *command], env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
+
+
+def _end_with_parent() -> None:
+    """Asks the kernel for a SIGTERM when the parent of this process is gone, however it ended."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def free_ports(names: Sequence[str]) -> dict[str, int]:
