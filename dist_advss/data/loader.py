@@ -30,6 +30,10 @@ class Batch:
     row: Tensor
     index: Tensor
 
+    def split(self, parts: int) -> list[Batch]:
+        """The batch in so many equal parts."""
+        return [Batch(*fields) for fields in zip(*(t.chunk(parts) for t in vars(self).values()), strict=True)]
+
 
 class MemoryLoader:
     """Batches of `batch_size` images over all processes, of which this one (`rank`) computes a contiguous share.

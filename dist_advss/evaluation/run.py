@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -13,51 +14,68 @@ from ..attacks.pgd import step_size
 from ..config.schema import Classify as ClassifyConfig
 from ..config.schema import EvaluateConfig
 from ..data import ImageSet, MemoryLoader, load_data
+from ..engines import World, find_place, init
 from ..errors import UserError
 from ..files import write_json, write_whole
 from ..models import build
 from ..objectives.classify import Classify
 from ..rng import Rng
 from ..training import checkpoint, folder
-from ..training.device import choose_device
 from .rates import rates
-from .verdicts import Verdicts, judge_images, samples
+from .verdicts import Verdicts, judge_images, samples, saved
 
 SAMPLES = 16
+PARTIAL = "verdicts.partial.{}.npz"  # of one process
 
 
 def evaluate(config: EvaluateConfig) -> Path:
     """Judges every image of the split clean and attacked; writes verdicts.npz, samples/ and, last, result.json.
 
-    Returns the folder; one that holds a result already is left as it is, one that was interrupted goes on where its
-    saved verdicts end. Raises UserError before anything is written.
+    Called by every process, each of which judges its share; rank 0 writes. Returns the folder; one that holds a result
+    already is left as it is, one that was interrupted goes on where the saved verdicts end, with however many processes.
+    Raises UserError before anything is written.
     """
     out = Path(config.out)
     folder.refuse_other_config(out, config)
     if folder.finished(out):
         print(f"{out}: finished already, nothing to do")
         return out
-    device = choose_device(config.device, config.threads)
+    with init(config.device, config.threads, config.guard, find_place(), stacks=out / "stacks") as world:
+        _evaluate(config, out, world)
+    return out
+
+
+def _evaluate(config: EvaluateConfig, out: Path, world: World) -> None:
     images = load_data(config.data, config.split, labelled=True)
     if config.data.limit is not None:
         images = images.first(config.data.limit)
     path = checkpoint_file(config)
-    model = load_classifier(config, path).to(device)
-    loader = MemoryLoader(images, 1, Rng(config.seed, "evaluation"), device)
-    console = Console(highlight=False, soft_wrap=True)
+    model = load_classifier(config, path).to(world.device)
+    loader = MemoryLoader(images, 1, Rng(config.seed, "evaluation"), world.device, world.rank, world.size)
+    console = Console(highlight=False, soft_wrap=True, quiet=world.rank > 0)
 
-    with folder.claim(out, config):
+    with contextlib.ExitStack() as stack:
+        world.first(lambda: stack.enter_context(folder.claim(out, config)))
         started = time.monotonic()
-        partial = out / "verdicts.partial.npz"
+        known = Verdicts.join([saved(file) for file in out.glob(PARTIAL.format("*"))])
 
         def show(verdicts: Verdicts) -> None:
+            world.beat()
             done = rates(verdicts, [])
             text = f"evaluate  {len(verdicts)}/{len(images)}  TA {done['ta']:.1f}  RA {done['ra']:.1f}"
             console.print(text, end="\r" if console.is_terminal else "\n")
 
-        verdicts = judge_images(model, loader.in_order(config.batch_size), config.attack, config.seed, partial, show)
+        partial = out / PARTIAL.format(world.rank)
+        found = judge_images(
+            model, loader.in_order(config.batch_size), config.attack, config.seed, known, partial, show
+        )
+        shares = world.gather(found)
+        if shares is None:
+            return
+        verdicts = Verdicts.join(shares)
         verdicts.save(out / "verdicts.npz")
-        _save_samples(config, model, loader, images, verdicts, out)
+        first = MemoryLoader(images.first(SAMPLES), 1, Rng(config.seed, "evaluation"), world.device)
+        _save_samples(config, model, first, images, verdicts, out)
         write_json(
             out / "result.json",
             {
@@ -67,11 +85,12 @@ def evaluate(config: EvaluateConfig) -> Path:
                 "split": config.split,
                 "checkpoint": str(path),
                 "seed": config.seed,
+                "processes": world.size,
                 "seconds": round(time.monotonic() - started, 1),
             },
         )
-        partial.unlink(missing_ok=True)
-    return out
+        for file in out.glob(PARTIAL.format("*")):
+            file.unlink(missing_ok=True)
 
 
 def checkpoint_file(config: EvaluateConfig) -> Path:
