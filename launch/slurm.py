@@ -8,14 +8,17 @@ import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TextIO
 
+from dist_advss.config.checks import check_world
 from dist_advss.errors import RunError, UserError, nearest
 from dist_advss.files import write_text
 
 from . import batches, queue, script, snapshot, state
 from .batches import Batch, Ref
 from .cluster import Slurm
+from .experiment import compositions
 from .graph import Experiment, Stage
 from .journal import FOLDER, Journal
 from .queue import Job, Partition
@@ -44,6 +47,7 @@ def refuse_impossible(directory: Path, experiment: Experiment, wanted: set[str],
     for command in dict.fromkeys(stage.command for stage in stages):
         if there:
             _refuse_too_much(settings, command, there)
+    _refuse_unshared_batches(directory, experiment, stages, settings)
     _try(directory, batches.plan(stages, settings, {}), settings)
 
 
@@ -71,6 +75,24 @@ def _refuse_too_much(settings: Slurm, command: str, there: Sequence[Partition]) 
             f"cluster.minutes={needs.minutes}: {where} lets a job run for {max(p or 0 for p in longest)} minutes; "
             "lower it, a stage that needs longer is requeued and goes on"
         )
+
+
+def _refuse_unshared_batches(
+    directory: Path, experiment: Experiment, stages: Sequence[Stage], settings: Slurm
+) -> None:
+    """Raises UserError when the processes of a training cannot share its batches evenly."""
+    configs = compositions(experiment, directory)
+    for stage in stages:
+        needs = settings.resources(stage.command)
+        assert needs.nodes and needs.tasks_per_node
+        ranks = needs.nodes * needs.tasks_per_node
+        if ranks > 1 and stage.command in ("pretrain", "finetune"):
+            config = configs[stage.name]
+            engine = {**config["engine"], "name": "ddp" if config["engine"]["name"] == "single" else config["engine"]["name"]}
+            try:
+                check_world(SimpleNamespace(engine=SimpleNamespace(**engine), train=SimpleNamespace(**config["train"])), ranks)
+            except UserError as error:
+                raise UserError(f"stage {stage.name}: {error}") from error
 
 
 def look(directory: Path, experiment: Experiment) -> dict[str, State]:

@@ -86,7 +86,8 @@ def _run(place: Allocation) -> tuple[str, str | None]:
         preflight.check(place, config, gpus)
         if place.rank == 0:
             _begin(place)
-        job.run_stage(place.directory, place.stage)
+        engine = (config.get("engine") or {}).get("name", "")
+        job.run_stage(place.directory, job.shared(place.stage, engine, place.ranks))
         return "finished", None
     except Stopped as stopped:
         return "stopped", str(stopped)

@@ -66,7 +66,7 @@ class DevCluster:
                     os.kill(process, number)
                 except ProcessLookupError:
                     pass
-            if self._wait(lambda: not self._processes(), 10.0):
+            if self._wait(lambda: not self._processes(), 4.0):
                 return
         raise CannotRun(f"{self.folder}: processes {self._processes()} of an earlier devcluster cannot be ended")
 
