@@ -70,11 +70,12 @@ def test_an_experiment_gives_the_same_numbers_as_inline(
     for name in ("p3_pretrain", "p3_finetune_0", "p3_finetune_1"):
         mine, theirs = losses(launched.directory / name), losses(inline / name)
         assert len(mine) == len(theirs) > 2
-        assert mine[0] == pytest.approx(theirs[0], rel=1e-4)  # the same images, targets, random starts
         assert mine == pytest.approx(theirs, rel=5e-3), name  # an attack takes the sign of what rounding may flip
+        if name == "p3_pretrain":
+            assert mine[0] == pytest.approx(theirs[0], rel=1e-5)  # the same images, targets and random starts
     for name in ("p3_evaluate_0", "p3_evaluate_1"):
         mine, theirs = (json.loads((d / name / "result.json").read_text()) for d in (launched.directory, inline))
-        assert abs(mine["ta"] - theirs["ta"]) <= 1.1 and abs(mine["ra"] - theirs["ra"]) <= 1.1
+        assert abs(mine["ta"] - theirs["ta"]) <= 2.1 and abs(mine["ra"] - theirs["ra"]) <= 2.1
     assert (launched.directory / "report.html").stat().st_size > 10_000
     code = json.loads((launched.directory / "p3_pretrain" / "code.json").read_text())
     assert (launched.directory / "_slurm" / "code" / code["hash"] / "dist_advss" / "cli.py").is_file()
