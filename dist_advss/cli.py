@@ -201,8 +201,12 @@ def _logs(rest: list[str]) -> int:
     parser = _parser("logs")
     parser.add_argument("directory", metavar="DIR", type=Path, help="a launch folder")
     parser.add_argument("stage", metavar="STAGE", help="one of its stages")
-    parser.add_argument("--follow", "-f", action="store_true", help="keep printing until the stage is no longer under way")
-    parser.add_argument("--rank", metavar="N", type=int, default=0, help="which process of a distributed stage (default 0)")
+    parser.add_argument(
+        "--follow", "-f", action="store_true", help="keep printing until the stage is no longer under way"
+    )
+    parser.add_argument(
+        "--rank", metavar="N", type=int, default=0, help="which process of a distributed stage (default 0)"
+    )
     given = parser.parse_args(rest)
     from launch.control import logs
 
@@ -212,7 +216,9 @@ def _logs(rest: list[str]) -> int:
 def _cancel(rest: list[str]) -> int:
     parser = _parser("cancel")
     parser.add_argument("directory", metavar="DIR", type=Path, help="a launch folder")
-    parser.add_argument("stages", metavar="STAGE", nargs="*", help="names or patterns (p3_*); all of them when none is given")
+    parser.add_argument(
+        "stages", metavar="STAGE", nargs="*", help="names or patterns (p3_*); all of them when none is given"
+    )
     given = parser.parse_args(rest)
     from launch.control import cancel
 
@@ -222,7 +228,9 @@ def _cancel(rest: list[str]) -> int:
 def _attach(rest: list[str]) -> int:
     parser = _parser("attach")
     parser.add_argument("directory", metavar="DIR", type=Path, help="a launch folder")
-    parser.add_argument("stage", metavar="STAGE", nargs="?", help="a running stage: open a shell on its first node instead")
+    parser.add_argument(
+        "stage", metavar="STAGE", nargs="?", help="a running stage: open a shell on its first node instead"
+    )
     given = parser.parse_args(rest)
     from launch.control import attach, shell
 

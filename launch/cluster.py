@@ -131,5 +131,9 @@ def refuse_unfit_texts(settings: Slurm) -> None:
         value: Any = getattr(settings, name)
         for text in value if isinstance(value, list) else [value]:
             if text is not None and not re.fullmatch(pattern, text):
-                hint = "write NAME=VALUE on one line" if name == "environment" else "quotes, ; $ and the like have no place here"
+                hint = (
+                    "write NAME=VALUE on one line"
+                    if name == "environment"
+                    else "quotes, ; $ and the like have no place here"
+                )
                 raise UserError(f"cluster.{name}={text!r}: not fit for a job script; {hint}")

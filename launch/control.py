@@ -63,14 +63,20 @@ def cancel(directory: Path, patterns: Sequence[str]) -> int:
     """Ends the jobs of the stages that match, and of those that need them; what they saved stays."""
     experiment = experiment_of(directory)
     with state.owner(directory):  # not while a launch queues more of them
-        chosen = {name for pattern in patterns for name in _matching(experiment, pattern)} if patterns else set(experiment.stages)
+        chosen = (
+            {name for pattern in patterns for name in _matching(experiment, pattern)}
+            if patterns
+            else set(experiment.stages)
+        )
         for stage in experiment.stages.values():
             if chosen & set(stage.needs):
                 chosen.add(stage.name)
         live = {name: job for name, job in slurm.jobs(directory).items() if job.goes_on and name in chosen}
         if live:
             queue.cancel([job.id for job in live.values()])
-    stopped = [name for name in experiment.stages if name in chosen and name not in live and _terminate(directory, name)]
+    stopped = [
+        name for name in experiment.stages if name in chosen and name not in live and _terminate(directory, name)
+    ]
     for name, job in live.items():
         print(f"{name}: job {job.id} cancelled")
     for name in stopped:
@@ -99,7 +105,11 @@ def attach(directory: Path) -> int:
     while True:
         states = slurm.look(directory, experiment)
         for number, (name, current) in enumerate(states.items(), 1):
-            told = current.state if current.state in UNDER_WAY else f"{current.state}{f': {current.error}' if current.error else ''}"
+            told = (
+                current.state
+                if current.state in UNDER_WAY
+                else f"{current.state}{f': {current.error}' if current.error else ''}"
+            )
             if before.get(name) != told:
                 where = f" on {current.nodes}" if current.state == "running" and current.nodes else ""
                 print(f"[{number}/{len(states)}] {name}: {told}{where}", flush=True)
@@ -117,7 +127,9 @@ def shell(directory: Path, stage: str, command: Sequence[str] = ("bash",)) -> in
     _known(experiment, stage)
     job = slurm.jobs(directory).get(stage)
     if job is None or job.state != "RUNNING":
-        raise UserError(f"{stage}: {'not a Slurm job' if job is None else 'not running now'}; dist-advss status {directory}")
+        raise UserError(
+            f"{stage}: {'not a Slurm job' if job is None else 'not running now'}; dist-advss status {directory}"
+        )
     terminal = ["--pty"] if sys.stdin.isatty() else []
     words = ["srun", f"--jobid={_number(job.id)}", "--overlap", "--nodes=1", "--ntasks=1", *terminal, *command]
     return subprocess.run(words, check=False).returncode
@@ -151,5 +163,3 @@ def _matching(experiment: Experiment, pattern: str) -> list[str]:
     if not names:
         _known(experiment, pattern)
     return names
-
-

@@ -76,9 +76,9 @@ def _back_to_the_queue(place: Allocation, why: str, said: dict[int, End], now: S
         if not settings.get("avoid_bad_nodes", True):
             return why
         record(directory, name, _unhealthy(place))
-    hopeless = why_give_up(
-        sessions(directory, name), place.submission.name, place.restart + 1, int(settings.get("max_requeues", 50)), progress_of(directory / name)
-    )  # fmt: skip
+    past, progress = sessions(directory, name), progress_of(directory / name)
+    most = int(settings.get("max_requeues", 50))
+    hopeless = why_give_up(past, place.submission.name, place.restart + 1, most, progress)
     if hopeless:
         return f"{why}; given up: {hopeless}"
     state.write(directory, name, replace(now, state="stopped", error=why))

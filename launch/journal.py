@@ -52,7 +52,14 @@ class Journal:
     def intend(self, name: str, stages: Mapping[int, str], code: str, settings: Mapping[str, Any]) -> None:
         """`settings`: what the jobs need to know of the profile."""
         self._append(
-            {"event": "intent", "name": name, "stages": dict(stages), "time": time.time(), "code": code, "settings": settings}
+            {
+                "event": "intent",
+                "name": name,
+                "stages": dict(stages),
+                "time": time.time(),
+                "code": code,
+                "settings": settings,
+            }
         )
 
     def queued(self, name: str, job: str) -> None:

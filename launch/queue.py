@@ -99,7 +99,15 @@ def named(name: str) -> str | None:
     found = {job.id for job in in_queue().values() if job.name == name}
     if not found:
         try:
-            text = ask("sacct", "--noheader", "--parsable2", "--allocations", f"--name={name}", "--starttime=now-30days", "--format=JobID")
+            text = ask(
+                "sacct",
+                "--noheader",
+                "--parsable2",
+                "--allocations",
+                f"--name={name}",
+                "--starttime=now-30days",
+                "--format=JobID",
+            )
         except NoAnswer:
             text = ""
         found = set(text.split())
@@ -136,7 +144,9 @@ def _remembered(ids: Sequence[str]) -> dict[str, Job]:
             member = values.get("ArrayTaskId")
             id = f"{values.get('ArrayJobId')}_{member}" if member else values.get("JobId", array)
             nodes = values.get("NodeList", "")
-            found[id] = Job(id, values.get("JobName", ""), values.get("JobState", "UNKNOWN"), "", "" if nodes == "(null)" else nodes)
+            found[id] = Job(
+                id, values.get("JobName", ""), values.get("JobState", "UNKNOWN"), "", "" if nodes == "(null)" else nodes
+            )
     return found
 
 
@@ -148,7 +158,9 @@ def partitions() -> list[Partition]:
         gpus = sum(int(n) for n in re.findall(r"gpu(?::[^:,()]+)?:(\d+)", gres))
         number = [int(re.sub(r"\D", "", text) or 0) for text in (nodes, cpus, memory)]
         found.append(
-            Partition(name.rstrip("*"), name.endswith("*"), number[0], number[1], gpus, number[2] / 1024, _minutes(limit))
+            Partition(
+                name.rstrip("*"), name.endswith("*"), number[0], number[1], gpus, number[2] / 1024, _minutes(limit)
+            )
         )
     return found
 

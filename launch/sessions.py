@@ -71,7 +71,12 @@ def sessions(directory: Path, stage: str) -> list[Session]:
 
 def progress_of(run_folder: Path) -> list[Any]:
     """What a run has to show that a next session would go on from; equal at two times if nothing was saved between them."""
-    kept = [*run_folder.glob("checkpoints/*.pt"), *run_folder.glob("*.npz"), *run_folder.glob("partial*"), *run_folder.glob("result.json")]
+    kept = [
+        *run_folder.glob("checkpoints/*.pt"),
+        *run_folder.glob("*.npz"),
+        *run_folder.glob("partial*"),
+        *run_folder.glob("result.json"),
+    ]
     return sorted([file.name, file.stat().st_mtime_ns, file.stat().st_size] for file in kept)
 
 

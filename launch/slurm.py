@@ -6,7 +6,7 @@ import dataclasses
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TextIO
@@ -34,14 +34,18 @@ def refuse_impossible(directory: Path, experiment: Experiment, wanted: set[str],
     """
     unfit = [c for c in str(directory) if c in "%\\'\"`$;&|<>*?()[]{}!#" or not c.isprintable()]
     if unfit:
-        raise UserError(f"out={directory}: {unfit[0]!r} in a path is more than job scripts can bear; choose another folder")
+        raise UserError(
+            f"out={directory}: {unfit[0]!r} in a path is more than job scripts can bear; choose another folder"
+        )
     if settings.source and not Path(settings.source).expanduser().is_file():
         raise UserError(f"cluster.source={settings.source}: no such file")
     known = queue.partitions()
     chosen = settings.partition.split(",") if settings.partition else [p.name for p in known if p.default]
     for name in chosen:
         if name not in {p.name for p in known}:
-            raise UserError(f"cluster.partition={name}: this cluster has no such; {nearest(name, {p.name for p in known})}")
+            raise UserError(
+                f"cluster.partition={name}: this cluster has no such; {nearest(name, {p.name for p in known})}"
+            )
     there = [p for p in known if p.name in chosen]
     stages = [stage for stage in experiment.stages.values() if stage.name in wanted]
     for command in dict.fromkeys(stage.command for stage in stages):
@@ -77,22 +81,25 @@ def _refuse_too_much(settings: Slurm, command: str, there: Sequence[Partition]) 
         )
 
 
-def _refuse_unshared_batches(
-    directory: Path, experiment: Experiment, stages: Sequence[Stage], settings: Slurm
-) -> None:
+def _refuse_unshared_batches(directory: Path, experiment: Experiment, stages: Sequence[Stage], settings: Slurm) -> None:
     """Raises UserError when the processes of a training cannot share its batches evenly."""
-    configs = compositions(experiment, directory)
-    for stage in stages:
-        needs = settings.resources(stage.command)
-        assert needs.nodes and needs.tasks_per_node
-        ranks = needs.nodes * needs.tasks_per_node
-        if ranks > 1 and stage.command in ("pretrain", "finetune"):
-            config = configs[stage.name]
-            engine = {**config["engine"], "name": "ddp" if config["engine"]["name"] == "single" else config["engine"]["name"]}
-            try:
-                check_world(SimpleNamespace(engine=SimpleNamespace(**engine), train=SimpleNamespace(**config["train"])), ranks)
-            except UserError as error:
-                raise UserError(f"stage {stage.name}: {error}") from error
+    shared = [s for s in stages if s.command in ("pretrain", "finetune") and _ranks(settings, s) > 1]
+    configs = compositions(experiment, directory) if shared else {}
+    for stage in shared:
+        engine, training = configs[stage.name]["engine"], configs[stage.name]["train"]
+        several = {**engine, "name": "ddp"} if engine["name"] == "single" else engine
+        config = SimpleNamespace(engine=SimpleNamespace(**several), train=SimpleNamespace(**training))
+        try:
+            check_world(config, _ranks(settings, stage))
+        except UserError as error:
+            raise UserError(f"stage {stage.name}: {error}") from error
+
+
+def _ranks(settings: Slurm, stage: Stage) -> int:
+    """Processes of this stage's job."""
+    needs = settings.resources(stage.command)
+    assert needs.nodes and needs.tasks_per_node
+    return needs.nodes * needs.tasks_per_node
 
 
 def look(directory: Path, experiment: Experiment) -> dict[str, State]:
@@ -143,7 +150,9 @@ def submit(
             ids[batch.name] = sbatch(file, lock)
         except queue.NoAnswer as error:
             journal.void(batch.name)
-            raise RunError(f"{', '.join(batch.stages.values())}: not queued: {error}; the same command goes on from here") from error
+            raise RunError(
+                f"{', '.join(batch.stages.values())}: not queued: {error}; the same command goes on from here"
+            ) from error
         journal.queued(batch.name, ids[batch.name])
         _say(batch, ids)
     return _summarise(directory, experiment, wanted, states, todo, planned)
@@ -237,7 +246,9 @@ def _summarise(
         if stage.name not in wanted or stage.name in queued:
             continue
         current = states[stage.name]
-        broken = [need for need in stage.needs if states[need].state in (*state.BROKEN, "stopped") and need not in queued]
+        broken = [
+            need for need in stage.needs if states[need].state in (*state.BROKEN, "stopped") and need not in queued
+        ]
         if current.state in ("finished", "running", "queued"):
             print(f"{stage.name}: {current.state} already{f' (job {current.job})' if current.job else ''}")
         elif current.state == "failed":
@@ -245,7 +256,11 @@ def _summarise(
             print(f"{stage.name}: failed: {current.error}; mend the cause, then launch again with --retry-failed")
         else:
             left += 1
-            print(f"{stage.name}: not queued: {state.why_skipped(broken[0], states[broken[0]]) if broken else current.state}")
+            print(
+                f"{stage.name}: not queued: {state.why_skipped(broken[0], states[broken[0]]) if broken else current.state}"
+            )
     print(f"\n{experiment.name} in {directory}: {len(todo)} stages queued in {len(planned)} jobs")
-    print(f"follow: dist-advss status {directory} --watch    logs: dist-advss logs {directory} STAGE    stop: dist-advss cancel {directory}")
+    print(
+        f"follow: dist-advss status {directory} --watch    logs: dist-advss logs {directory} STAGE    stop: dist-advss cancel {directory}"
+    )
     return 1 if left else 0

@@ -98,7 +98,9 @@ def read(directory: Path, now: float) -> list[Row]:
     directory = directory.absolute()
     experiment = experiment_of(directory)
     try:
-        states = slurm.look(directory, experiment) if (directory / FOLDER).is_dir() else state.look(directory, experiment)
+        states = (
+            slurm.look(directory, experiment) if (directory / FOLDER).is_dir() else state.look(directory, experiment)
+        )
         unsure = ""
     except NoAnswer as error:
         states, unsure = state.look(directory, experiment), f"as its folder says; {error}"

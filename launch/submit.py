@@ -89,12 +89,12 @@ def _refuse_jobs(directory: Path) -> None:
 
     live = [stage for stage, job in slurm.jobs(directory).items() if job.goes_on]
     if live:
-        raise UserError(f"out={directory}: {live[0]} is a Slurm job; dist-advss cancel {directory} first, or launch with that cluster")
+        raise UserError(
+            f"out={directory}: {live[0]} is a Slurm job; dist-advss cancel {directory} first, or launch with that cluster"
+        )
 
 
-def plan(
-    experiment: str, cluster: str, directory: Path, words: Sequence[str]
-) -> tuple[clusters.Settings, Experiment]:
+def plan(experiment: str, cluster: str, directory: Path, words: Sequence[str]) -> tuple[clusters.Settings, Experiment]:
     """The cluster's settings and the experiment as it would run in `directory`; writes nothing. Raises UserError."""
     settings = clusters.choose(cluster, [word for word in words if word.startswith("cluster.")])
     return settings, load(experiment, directory, [word for word in words if not word.startswith("cluster.")])
@@ -124,7 +124,7 @@ def chosen(experiment: Experiment, only: Sequence[str] | None) -> set[str]:
 def refuse_changes(directory: Path, new: Experiment) -> None:
     """Raises UserError when a stage that was begun in this folder would now be configured differently, naming it and the key."""
     old = graph.stored(directory)
-    if old is None:
+    if old is None or old.stages == new.stages:
         return
     try:
         before, now = compositions(old, directory), compositions(new, directory)

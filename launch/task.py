@@ -119,7 +119,11 @@ def _begin(place: Allocation) -> None:
     hopeless = why_give_up(sessions(directory, name), place.submission.name, place.restart, most, progress)
     if hopeless:
         raise RunError(f"given up: {hopeless}")
-    record(directory, name, Session(place.submission.name, place.job, place.restart, place.node_list, time.time(), progress))
+    record(
+        directory,
+        name,
+        Session(place.submission.name, place.job, place.restart, place.node_list, time.time(), progress),
+    )
     running = state.running(os.getpid(), time.time())
     state.write(directory, name, dataclasses.replace(running, job=place.job, nodes=place.node_list))
     _wait_for_folder(directory, name)

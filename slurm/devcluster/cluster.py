@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -62,10 +63,8 @@ class DevCluster:
             self._slurm("scancel", "--state=RUNNING", "--state=PENDING", "--user=root", check=False, timeout=10)
         for number in (signal.SIGTERM, signal.SIGKILL):
             for process in self._processes():
-                try:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(process, number)
-                except ProcessLookupError:
-                    pass
             if self._wait(lambda: not self._processes(), 4.0):
                 return
         raise CannotRun(f"{self.folder}: processes {self._processes()} of an earlier devcluster cannot be ended")
@@ -75,10 +74,8 @@ class DevCluster:
         daemon = self._pid(f"slurmd-{node}")
         jobs = [p for p in self._processes() if _environment(p).get("SLURMD_NODENAME") == node or _stepd_of(p, node)]
         for process in filter(None, [daemon, *jobs]):
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
 
     def start_node(self, node: str) -> None:
         """Its slurmd again, after `kill_node`."""
@@ -93,7 +90,9 @@ class DevCluster:
         _private(self.folder / "munge" / "munge.key", secrets.token_bytes(128))
         _private(self.folder / "database.sql", configuration.database_sql(self._password).encode())
         place.slurm_conf.write_text(configuration.slurm_conf(place))
-        _private(place.slurm_conf.with_name("slurmdbd.conf"), configuration.slurmdbd_conf(place, self._password).encode())
+        _private(
+            place.slurm_conf.with_name("slurmdbd.conf"), configuration.slurmdbd_conf(place, self._password).encode()
+        )
         place.slurm_conf.with_name("gres.conf").write_text(configuration.gres_conf(place))
         for gpu in range(GPUS):
             os.mknod(self.folder / "dev" / f"gpu{gpu}", 0o666 | 0o020000, os.makedev(1, 3))  # /dev/null by another name
@@ -144,7 +143,9 @@ class DevCluster:
 
     def idle_nodes(self) -> list[str]:
         """The nodes that wait for jobs."""
-        listed = self._slurm("sinfo", "--noheader", "--Node", "--partition=main", "--states=idle", "--format=%N %T", check=False)
+        listed = self._slurm(
+            "sinfo", "--noheader", "--Node", "--partition=main", "--states=idle", "--format=%N %T", check=False
+        )
         return [line.split()[0] for line in listed.stdout.splitlines() if line.split()[1:] == ["idle"]]
 
     def _spawn(self, name: str, command: Sequence[str]) -> None:
@@ -165,7 +166,9 @@ class DevCluster:
             return
         logs = [self.folder / "log" / f"{name}.{end}" for end in ("out", "log")]
         said = [line for log in logs if log.exists() for line in log.read_text(errors="replace").splitlines()[-3:]]
-        raise CannotRun(f"{name} {'does not answer' if _alive(process) else 'has ended'}: {' | '.join(said) or 'it said nothing'}")
+        raise CannotRun(
+            f"{name} {'does not answer' if _alive(process) else 'has ended'}: {' | '.join(said) or 'it said nothing'}"
+        )
 
     def _wait(self, there: Callable[[], bool], seconds: float) -> bool:
         end = time.monotonic() + seconds
@@ -182,15 +185,15 @@ class DevCluster:
             return None
 
     def _processes(self) -> list[int]:
-        """Every living process that this cluster's daemons started, jobs included, by a mark in their environment."""
-        mark = str(self.folder)
+        """Every living process of this cluster: the daemons by a mark in their environment, jobs by their slurm.conf."""
         found = []
         for entry in os.listdir("/proc"):
-            if entry.isdigit() and int(entry) != os.getpid() and _alive(int(entry)):
-                environment = _environment(int(entry))
-                if mark in (environment.get("DIST_ADVSS_DEVCLUSTER"), environment.get("SLURM_CONF", "").removesuffix("/etc/slurm.conf")):
-                    if "DIST_ADVSS_DEVCLUSTER" in environment or "SLURM_JOB_ID" in environment:
-                        found.append(int(entry))
+            if not entry.isdigit() or int(entry) == os.getpid() or not _alive(int(entry)):
+                continue
+            environment = _environment(int(entry))
+            in_job = "SLURM_JOB_ID" in environment and environment.get("SLURM_CONF") == self.environment["SLURM_CONF"]
+            if in_job or environment.get("DIST_ADVSS_DEVCLUSTER") == str(self.folder):
+                found.append(int(entry))
         return found
 
     def _slurm(self, *command: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
@@ -206,7 +209,9 @@ class DevCluster:
 
     def _run(self, command: Sequence[str]) -> None:
         with (self.folder / "log" / f"{command[0]}.out").open("ab") as output:
-            code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False).returncode
+            code = subprocess.run(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False
+            ).returncode
         if code:
             raise CannotRun(f"{command[0]} ended with {code}; see {self.folder}/log/{command[0]}.out")
 

@@ -52,7 +52,9 @@ class Launch:
         assert experiment is not None
         return slurm.look(self.directory, experiment)
 
-    def wait(self, until: Callable[[dict[str, State]], bool] | None = None, seconds: float = PATIENCE) -> dict[str, State]:
+    def wait(
+        self, until: Callable[[dict[str, State]], bool] | None = None, seconds: float = PATIENCE
+    ) -> dict[str, State]:
         """Waits until `until` holds, or nothing is queued or running any more; the states by then."""
         until = until or (lambda states: not {s.state for s in states.values()} & {"queued", "running"})
         end = time.monotonic() + seconds

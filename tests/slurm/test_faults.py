@@ -115,7 +115,9 @@ def test_every_fault_ends_in_the_weights_of_the_uninterrupted_run(
         time.sleep(0.2)
 
     states = launched.wait()
-    assert {name: current.state for name, current in states.items()} == dict.fromkeys(states, "finished"), launched.story()
+    assert {name: current.state for name, current in states.items()} == dict.fromkeys(states, "finished"), (
+        launched.story()
+    )
     expected = weights(launched.directory / "plain")
     for name in states:
         found = weights(launched.directory / name)
