@@ -54,6 +54,8 @@ class DeepSpeedEngine(Engine):
                 f"engine=deepspeed: cannot be imported ({error}); pip install 'dist-advss[deepspeed]', or choose engine=ddp"
             ) from error
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+        if self.device.type == "cpu":  # or it spends a minute compiling an all-reduce for processes of one machine
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         engine, *_ = deepspeed.initialize(
             model=self.module, optimizer=self.optimizer, config=self._config, dist_init_required=False
         )
