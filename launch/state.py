@@ -128,7 +128,8 @@ def _of_job(stage: Stage, written: State, job: Job, before: Mapping[str, State])
         return replace(known, state="skipped", error=why_skipped(broken[0], before[broken[0]]))
     if job.state == "CANCELLED" or written.state == "stopped":
         return replace(known, state="stopped", error=f"job {job.id} was cancelled; launch again to go on")
-    return replace(known, state="died", error=f"job {job.id} ended as {job.state} and left no result")
+    how = f"ended as {job.state}" if job.state != "FORGOTTEN" else "is no longer known to Slurm"
+    return replace(known, state="died", error=f"job {job.id} {how} and left no result")
 
 
 def why_skipped(need: str, state: State) -> str:

@@ -21,9 +21,10 @@ from .allocation import Allocation, find, rendezvous
 from .ending import end_of_job
 from .sessions import End, Session, ends_folder, progress_of, record, record_end, sessions, why_give_up
 
+# what torch.distributed says when another rank has gone; a rank that says this is not the one that failed
 LOST = re.compile(
     r"Connection (closed|reset) by peer|Broken pipe|gloo/transport|NCCL error|ncclRemoteError|ncclSystemError|"
-    r"Socket|could not meet the others|Timed out|timed out|TCPStore|store|recvValue failed"
+    r"could not meet the others|has gone|[Tt]imed out|TCPStore|DistStoreError|recvValue failed"
 )
 STOPPING = (signal.SIGTERM, signal.SIGUSR2)
 LOCK_PATIENCE = 600.0  # seconds for a process of a lost node to let go of the run folder

@@ -18,7 +18,7 @@ from launch.graph import stored
 from launch.state import State
 from slurm.devcluster.cluster import CannotRun, DevCluster
 
-PATIENCE = 240.0  # seconds that a test waits for jobs
+PATIENCE = 180.0  # seconds that a test waits for jobs
 
 
 @pytest.fixture(scope="session")

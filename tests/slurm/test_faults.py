@@ -17,7 +17,7 @@ from launch import state
 from slurm.devcluster.cluster import DevCluster
 from tests.slurm.conftest import Launch, slurm_command
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(600)]
 
 EVERY = 20  # steps between two checkpoints
 RUN = f"""

@@ -11,7 +11,7 @@ import pytest
 from dist_advss.cli import main
 from tests.slurm.conftest import Launch
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(600)]
 
 # quickstart, made small, with a stage that cannot go well
 QUICKSTART = """
