@@ -22,11 +22,13 @@ from launch import preflight
 rank = int(sys.argv[1])
 job = Submission("s", {}, 0.0, "", {})
 place = Allocation(Path("."), job, Stage("s", "pretrain", (), ()), "1", 0, rank, 2, rank, f"n{rank}", ("n0", "n1"))
-try:
-    preflight.check(place, {"data": {"root": sys.argv[2]}}, False)
-    print("fit")
-except preflight.Unhealthy as bad:
-    print("unhealthy:", bad)
+for number, root in enumerate(sys.argv[2:]):
+    os.environ["MASTER_PORT"] = str(int(os.environ["FIRST_PORT"]) + 2 * number)
+    try:
+        preflight.check(place, {"data": {"root": root}}, False)
+        print("fit")
+    except preflight.Unhealthy as bad:
+        print("unhealthy:", bad)
 """
 
 
@@ -47,30 +49,28 @@ def test_data_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert said == f"data.root={tmp_path / 'nowhere'} cannot be read there (No such file or directory)"
 
 
-def test_every_rank_hears_of_the_one_that_is_not_fit(tmp_path: Path, repository: Path) -> None:
-    found = ranks(tmp_path, repository, str(tmp_path), str(tmp_path / "nowhere"))
-    assert found[0] == "unhealthy:"
-    assert found[1].startswith("unhealthy: data.root=")
+def test_fit_ranks_go_on_and_every_rank_hears_of_one_that_is_not_fit(tmp_path: Path, repository: Path) -> None:
+    good, bad = str(tmp_path), str(tmp_path / "nowhere")
+    first, second = ranks(tmp_path, repository, (good, good), (good, bad))
+    assert first.splitlines() == ["fit", "unhealthy: "]
+    assert second.splitlines()[0] == "fit"
+    assert second.splitlines()[1].startswith(f"unhealthy: data.root={bad}")
 
 
-def test_fit_ranks_add_up_and_go_on(tmp_path: Path, repository: Path) -> None:
-    assert ranks(tmp_path, repository, str(tmp_path), str(tmp_path)) == ["fit", "fit"]
-
-
-def ranks(tmp_path: Path, repository: Path, *roots: str) -> list[str]:
-    """What two ranks print, each with its own data.root."""
+def ranks(tmp_path: Path, repository: Path, *roots: tuple[str, ...]) -> list[str]:
+    """What two ranks print that look at one data.root after the other."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1] - 1  # the preflight meets at the one above
-    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": str(repository)}
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "FIRST_PORT": str(port), "PYTHONPATH": str(repository)}
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", RANK, str(rank), root],
+            [sys.executable, "-c", RANK, str(rank), *mine],
             env=environment,
             cwd=tmp_path,
             stdout=subprocess.PIPE,
             text=True,
         )
-        for rank, root in enumerate(roots)
+        for rank, mine in enumerate(roots)
     ]
-    return [process.communicate(timeout=120)[0].strip() for process in started]
+    return [process.communicate(timeout=200)[0] for process in started]
