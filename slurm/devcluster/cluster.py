@@ -53,6 +53,9 @@ class DevCluster:
             self._start_munge(place)
             self._start_accounting(place)
             self._start_slurm(place)
+        except OSError as error:  # a container without the right to make devices, say
+            self.stop()
+            raise CannotRun(f"{error.filename or self.folder}: {error.strerror}") from error
         except BaseException:
             self.stop()
             raise
