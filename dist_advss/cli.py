@@ -248,6 +248,33 @@ def _report(rest: list[str]) -> int:
     return 0
 
 
+def _sync(rest: list[str]) -> int:
+    parser = _parser("sync")
+    parser.add_argument("directory", metavar="DIR", type=Path, help="a launch folder, or one run folder")
+    parser.add_argument(
+        "--watch",
+        metavar="SECONDS",
+        nargs="?",
+        type=float,
+        const=60.0,
+        help="look again every so often (60 s) until nothing runs and all has arrived",
+    )
+    given = parser.parse_args(rest)
+    from .tracking.sync import sync
+
+    return sync(given.directory, given.watch)
+
+
+def _dashboard(rest: list[str]) -> int:
+    parser = _parser("dashboard")
+    parser.add_argument("directory", metavar="DIR", type=Path, help="a launch folder, or one run folder")
+    parser.add_argument("-o", metavar="FILE", dest="file", type=Path, help="its layout (default DIR/dashboard.json)")
+    given = parser.parse_args(rest)
+    from .tracking.dashboard import dashboard
+
+    return dashboard(given.directory, given.file or given.directory / "dashboard.json")
+
+
 def _data(rest: list[str]) -> int:
     parser = _parser("data")
     parser.add_argument(
@@ -284,6 +311,11 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "attach": ("follow a launch to its end, or open a shell where a stage runs", _attach),
     "cancel": ("stop stages of a launch; the same launch goes on from there", _cancel),
     "report": ("one self-contained HTML page of a launch or a run", _report),
+    "sync": ("show in wandb what runs have recorded: one wandb run each, safe to repeat and to interrupt", _sync),
+    "dashboard": (
+        "the wandb workspace of a launch: robust accuracy, methods, diversity, throughput, images",
+        _dashboard,
+    ),
     "data": ("what a set of images holds", _data),
     "doctor": ("what this machine has, what is missing, and how to get it", _doctor),
 }

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from dist_advss.errors import Stopped, UserError, nearest
+from dist_advss.tracking.identity import run_id
 from dist_advss.training.folder import WHERE_NOT_WHAT, differences
 
 from . import cluster as clusters
@@ -57,6 +58,9 @@ def launch(
         refuse_changes(directory, planned)
         _refuse_jobs(directory)
         graph.store(directory, planned)
+        for name, config in compositions(planned, directory).items():
+            if config["tracking"]["wandb"] != "disabled":
+                run_id(directory / name)  # before any job: a stage is one wandb run, however often it is requeued
         if isinstance(settings, clusters.Local):
             print(f"each stage writes to {directory}/STAGE/log.txt; how far they are: dist-advss status {directory}")
         with _signals():

@@ -223,10 +223,18 @@ class Validation:
 
 @dataclass
 class Tracking:
-    wandb: str = key("disabled", "Weights & Biases", choices=("disabled", "offline", "online"))
+    wandb: str = key(
+        "disabled",
+        "Weights & Biases; online is offline where there is no key or network",
+        ("disabled", "offline", "online"),
+    )
     project: str = key("dist_advss", "wandb project")
     entity: str | None = key(None, "wandb entity; null: your default")
-    group: str | None = key(None, "wandb group: the launch this run belongs to")
+    group: str | None = key(None, "wandb group; null: the launch this run belongs to")
+    tags: list[str] = key([], "wandb tags, such as [ablation,eps4]")
+    notes: str | None = key(None, "a sentence shown with the run in wandb")
+    checkpoints: bool = key(False, "upload the checkpoints of a finished run as one wandb artifact")
+    wait: float = key(30.0, "seconds that a run waits at its end for wandb; dist-advss sync sends the rest", low=0)
 
 
 @dataclass
@@ -268,6 +276,7 @@ class EvaluateConfig:
     model: Model = field(default_factory=Model)
     attack: Attack = field(default_factory=Attack)
     guard: Guard = field(default_factory=Guard)
+    tracking: Tracking = field(default_factory=Tracking)
 
 
 def help_of(f: Any, default: Any) -> str:

@@ -20,6 +20,7 @@ from ..files import write_json, write_whole
 from ..models import build
 from ..objectives.classify import Classify
 from ..rng import Rng
+from ..tracking import Log
 from ..training import checkpoint, folder
 from .rates import rates
 from .verdicts import Verdicts, judge_images, samples, saved
@@ -56,6 +57,9 @@ def _evaluate(config: EvaluateConfig, out: Path, world: World) -> None:
 
     with contextlib.ExitStack() as stack:
         world.first(lambda: stack.enter_context(folder.claim(out, config)))
+        if world.rank == 0:
+            log = stack.enter_context(Log(out, config.tracking, lambda text: console.print(text, style="dim")))
+            log.begin(0, "evaluate", world.size)
         started = time.monotonic()
         known = Verdicts.join([saved(file) for file in out.glob(PARTIAL.format("*"))])
 

@@ -18,6 +18,7 @@ from ..models.transfer import load_encoder
 from ..objectives.base import Objective
 from ..rng import Rng
 from ..tracking import Silent, Tracker
+from ..tracking.hardware import ideal_seconds
 from . import checkpoint, folder
 from .interrupt import Interrupt
 from .loop import Trainer
@@ -55,12 +56,17 @@ def _train(config: TrainConfig, command: str, out: Path, world: World) -> None:
     begun = world.first(lambda: bool(checkpoint.states(out / "checkpoints")))
     transferred = None if begun else _transfer(config, objective)
     parameters = count_parameters(objective)
+    ideal_step = ideal_seconds(objective, config, world.device, world.size)
     steps = len(loader)  # refuses a batch larger than the set, while nothing is written yet
 
     with contextlib.ExitStack() as stack:
         world.first(lambda: stack.enter_context(folder.claim(out, config)))
         interrupt = stack.enter_context(Interrupt())
-        tracker = stack.enter_context(Tracker(out, config, command, steps) if world.rank == 0 else Silent())
+        tracker = stack.enter_context(
+            Tracker(out, config, command, steps, world_size=world.size, ideal_step=ideal_step)
+            if world.rank == 0
+            else Silent()
+        )
         engine = engines.build(config, objective, world)
         attack = attacks.build(config.attack, engine.module)
         trainer = Trainer(config, out, engine, attack, loader, held_out, tracker, transferred)
