@@ -103,7 +103,7 @@ def read(directory: Path, now: float) -> list[Row]:
         )
         unsure = ""
     except NoAnswer as error:
-        states, unsure = state.look(directory, experiment), f"as its folder says; {error}"
+        states, unsure = state.look(directory, experiment), f"so says its folder; {error}"
     return [_row(directory, stage, states[stage.name], now, unsure) for stage in experiment.stages.values()]
 
 
@@ -150,7 +150,7 @@ def _row(directory: Path, stage: Stage, current: State, now: float, unsure: str)
         time=_duration(run, current, now),
         left=_left(run, current),
         requeues=str(requeued) if requeued else "",
-        note=current.error or (unsure if current.state not in ("finished", "waiting") else ""),
+        note=unsure if unsure and current.state not in ("finished", "failed") else current.error or "",
     )
 
 
