@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup quickstart test lint clean
+.PHONY: help setup quickstart test lint slurm-up slurm-down clean
 
 help:  ## show these lines
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -26,7 +26,7 @@ $(READY): pyproject.toml constraints.txt
 quickstart: setup  ## pre-train, fine-tune and evaluate on the images in this repository; ends with a table and a report
 	$(BIN)/dist-advss launch experiment=quickstart cluster=inline out=runs/quickstart
 
-test: setup  ## install what the browser test needs (root only), check style and types, run every test
+test: setup  ## install what the browser and Slurm tests need (root only), check style and types, run every test
 	@bash tests/system_packages.sh
 	@$(MAKE) --no-print-directory lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
@@ -35,6 +35,12 @@ lint: setup  ## style and types only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+slurm-up:  ## a real Slurm on this machine, four nodes, in /tmp/dist_advss-devcluster (root only; installs what it needs)
+	@$(PYTHON) -m slurm.devcluster up
+
+slurm-down:  ## end it, with every job on it
+	@$(PYTHON) -m slurm.devcluster down
 
 clean:  ## remove caches and build products; runs/ and .venv stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -178,6 +178,7 @@ def _launch(rest: list[str]) -> int:
     )
     parser.add_argument("--retry-failed", action="store_true", help="try stages again that failed in an earlier launch")
     parser.add_argument("--print", action="store_true", help="show the stages, spelled out, and do nothing")
+    parser.add_argument("--dry-run", action="store_true", help="the same, and the job scripts of a Slurm cluster")
     if {"-h", "--help"} & set(rest):
         from .config import options
 
@@ -201,20 +202,62 @@ def _launch(rest: list[str]) -> int:
 
         print(plan(experiment, cluster, Path(out or "DIR").absolute(), others)[1].as_yaml(), end="")
         return 0
-    if not out:
+    if not out and not given.dry_run:
         raise UserError("out: missing; give out=DIR, a folder for the runs of this launch")
     from launch.submit import launch
 
-    return launch(experiment, cluster, out, others, given.only.split(",") if given.only else None, given.retry_failed)
+    only = given.only.split(",") if given.only else None
+    return launch(experiment, cluster, out or "DIR", others, only, given.retry_failed, given.dry_run)
 
 
 def _status(rest: list[str]) -> int:
     parser = _parser("status")
     parser.add_argument("directory", metavar="DIR", type=Path, help="a launch folder")
-    directory = parser.parse_args(rest).directory
-    from launch.status import status
+    parser.add_argument("--watch", action="store_true", help="keep showing it until nothing is under way; Ctrl-C ends")
+    given = parser.parse_args(rest)
+    from launch.status import status, watch
 
-    return status(directory)
+    return watch(given.directory) if given.watch else status(given.directory)
+
+
+def _logs(rest: list[str]) -> int:
+    parser = _parser("logs")
+    parser.add_argument("directory", metavar="DIR", type=Path, help="a launch folder")
+    parser.add_argument("stage", metavar="STAGE", help="one of its stages")
+    parser.add_argument(
+        "--follow", "-f", action="store_true", help="keep printing until the stage is no longer under way"
+    )
+    parser.add_argument(
+        "--rank", metavar="N", type=int, default=0, help="which process of a distributed stage (default 0)"
+    )
+    given = parser.parse_args(rest)
+    from launch.control import logs
+
+    return logs(given.directory, given.stage, given.follow, given.rank)
+
+
+def _cancel(rest: list[str]) -> int:
+    parser = _parser("cancel")
+    parser.add_argument("directory", metavar="DIR", type=Path, help="a launch folder")
+    parser.add_argument(
+        "stages", metavar="STAGE", nargs="*", help="names or patterns (p3_*); all of them when none is given"
+    )
+    given = parser.parse_args(rest)
+    from launch.control import cancel
+
+    return cancel(given.directory, given.stages)
+
+
+def _attach(rest: list[str]) -> int:
+    parser = _parser("attach")
+    parser.add_argument("directory", metavar="DIR", type=Path, help="a launch folder")
+    parser.add_argument(
+        "stage", metavar="STAGE", nargs="?", help="a running stage: open a shell on its first node instead"
+    )
+    given = parser.parse_args(rest)
+    from launch.control import attach, shell
+
+    return shell(given.directory, given.stage) if given.stage else attach(given.directory)
 
 
 def _report(rest: list[str]) -> int:
@@ -306,6 +349,9 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "plan": ("what a run will take: memory, time, traffic, on GPUs that need not be here", _plan),
     "launch": ("run a whole experiment: stages of pre-training, fine-tuning and evaluation, and a report", _launch),
     "status": ("how far each stage of a launch is", _status),
+    "logs": ("what a stage of a launch has printed", _logs),
+    "attach": ("follow a launch to its end, or open a shell where a stage runs", _attach),
+    "cancel": ("stop stages of a launch; the same launch goes on from there", _cancel),
     "watch": ("the stages of a launch, live, until it is over", _watch),
     "report": ("one self-contained HTML page of a launch or a run", _report),
     "sync": ("show in wandb what runs have recorded: one wandb run each, safe to repeat and to interrupt", _sync),

@@ -158,9 +158,9 @@ def test_print_shows_and_calls_nothing(calls: list[tuple[Any, ...]], capsys: pyt
 
 def test_launch_splits_its_own_words_from_those_of_the_stages(calls: list[tuple[Any, ...]]) -> None:
     assert main(["launch", "experiment=quickstart", "seed=1", "out=DIR", "--only", "p3_*,report"]) == 1
-    assert calls == [("launch", "quickstart", "inline", "DIR", ["seed=1"], ["p3_*", "report"], False)]
+    assert calls == [("launch", "quickstart", "inline", "DIR", ["seed=1"], ["p3_*", "report"], False, False)]
     assert main(["launch", "--retry-failed", "experiment=x.yaml", "cluster=local", "cluster.workers=3", "out=DIR"]) == 1
-    assert calls[1] == ("launch", "x.yaml", "local", "DIR", ["cluster.workers=3"], None, True)
+    assert calls[1] == ("launch", "x.yaml", "local", "DIR", ["cluster.workers=3"], None, True, False)
 
 
 def test_status_watch_report_and_doctor_are_one_call_each(

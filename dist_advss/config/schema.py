@@ -59,6 +59,9 @@ ENGINES = ("single", "ddp", "fsdp", "deepspeed")
 class Data:
     name: str = key(REQUIRED, "which set of images", choices=DATASETS)
     root: str | None = key(None, "folder that holds the set; fashion_mini needs none, fashion_mnist finds Debian's")
+    stage: str | None = key(
+        None, "folder on a disk of the node, such as '$TMPDIR', to which data.root is copied first, once a node"
+    )
     download: bool = key(False, "fetch the set into data.root when it is not there (torchvision's sets)")
     size: int = key(32, "height and width of an image in pixels", low=8, high=512)
     channels: int = key(3, "colour channels", choices=(1, 3))

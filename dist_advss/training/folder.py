@@ -17,6 +17,7 @@ from ..files import only_process, write_text
 WHERE_NOT_WHAT = (
     "out",
     "device",
+    "data.stage",
     "engine",
     "guard",
     "train.accumulate",
