@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..config.schema import Data
-from ..errors import UserError
+from ..errors import UserError, nearest
 from . import fashion
-from .beton import Beton, Description, open_beton
+from .beton import Beton, open_beton
 from .sources import read
 from .write import Show, describe, quiet, write_beton
 
@@ -37,8 +37,7 @@ def find_beton(data: Data, part: str, show: Show = quiet) -> Beton:
     """
     mark = fingerprint(data)
     if mark is None and (data.beton is None or not file_of(data, part, "").exists()):
-        read(data, "train")  # fetches what data.download may fetch, or says what is missing
-        mark = fingerprint(data)
+        mark = _present(data)
     path = file_of(data, part, mark or "")
     if not path.exists():
         with _one_at_a_time(path):
@@ -47,6 +46,30 @@ def find_beton(data: Data, part: str, show: Show = quiet) -> Beton:
     beton = open_beton(path)
     refuse_other_source(beton, data, part, mark)
     return beton
+
+
+def write_betons(data: Data, out: Path, part: str | None, show: Show = quiet) -> list[Path]:
+    """Writes the parts of a set to out/train.beton and out/test.beton, or one `part` where `out` is a .beton file.
+
+    What is there already is replaced once the new file is whole. Raises UserError, RunError.
+    """
+    if part is not None and part not in PARTS:
+        raise UserError(f"part={part}: no such part; {nearest(part, PARTS)}")
+    mark = fingerprint(data) or _present(data)
+    if out.suffix == ".beton":
+        files = {part or "train": out}
+    else:
+        files = {name: out / f"{name}.beton" for name in PARTS if part in (None, name)}
+    for name, path in files.items():
+        with _one_at_a_time(path):
+            write_beton(data, name, path, mark, show)
+    return list(files.values())
+
+
+def _present(data: Data) -> str:
+    """The fingerprint of a set that was not there: fetched where data.download says so. Raises UserError."""
+    read(data, "train")
+    return fingerprint(data) or ""
 
 
 def file_of(data: Data, part: str, mark: str) -> Path:
@@ -125,6 +148,3 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
             for leftover in path.parent.glob(f".{path.name}.*.tmp"):
                 leftover.unlink(missing_ok=True)
         yield
-
-
-__all__ = ["PARTS", "Description", "file_of", "find_beton", "fingerprint", "refuse_other_source"]

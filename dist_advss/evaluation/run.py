@@ -12,7 +12,7 @@ from rich.console import Console
 from ..attacks.pgd import step_size
 from ..config.schema import Classify as ClassifyConfig
 from ..config.schema import EvaluateConfig
-from ..data import ImageSet, MemoryLoader, load_data
+from ..data import Loader, make_loader
 from ..errors import UserError
 from ..files import write_json, write_whole
 from ..models import build
@@ -38,12 +38,10 @@ def evaluate(config: EvaluateConfig) -> Path:
         print(f"{out}: finished already, nothing to do")
         return out
     device = choose_device(config.device, config.threads)
-    images = load_data(config.data, config.split, labelled=True)
-    if config.data.limit is not None:
-        images = images.first(config.data.limit)
     path = checkpoint_file(config)
     model = load_classifier(config, path).to(device)
-    loader = MemoryLoader(images, 1, Rng(config.seed, "evaluation"), device)
+    rng = Rng(config.seed, "evaluation")
+    loader = make_loader(config.data, config.split, 1, rng, labelled=True, first=config.data.limit, device=device)
     console = Console(highlight=False, soft_wrap=True)
 
     with folder.claim(out, config):
@@ -52,17 +50,17 @@ def evaluate(config: EvaluateConfig) -> Path:
 
         def show(verdicts: Verdicts) -> None:
             done = rates(verdicts, [])
-            text = f"evaluate  {len(verdicts)}/{len(images)}  TA {done['ta']:.1f}  RA {done['ra']:.1f}"
+            text = f"evaluate  {len(verdicts)}/{loader.count}  TA {done['ta']:.1f}  RA {done['ra']:.1f}"
             console.print(text, end="\r" if console.is_terminal else "\n")
 
         verdicts = judge_images(model, loader.in_order(config.batch_size), config.attack, config.seed, partial, show)
         verdicts.save(out / "verdicts.npz")
-        _save_samples(config, model, loader, images, verdicts, out)
+        _save_samples(config, model, loader, verdicts, out)
         write_json(
             out / "result.json",
             {
                 "kind": "evaluate",
-                **rates(verdicts, images.classes),
+                **rates(verdicts, loader.classes),
                 "attack": {**asdict(config.attack), "step_size": step_size(config.attack)},
                 "split": config.split,
                 "checkpoint": str(path),
@@ -97,7 +95,7 @@ def load_classifier(config: EvaluateConfig, path: Path) -> Classify:
 
 
 def _save_samples(
-    config: EvaluateConfig, model: Classify, loader: MemoryLoader, images: ImageSet, verdicts: Verdicts, out: Path
+    config: EvaluateConfig, model: Classify, loader: Loader, verdicts: Verdicts, out: Path
 ) -> None:
     """A grid's worth of images with what was found for them; the attack is run again on these few."""
     batch = next(iter(loader.in_order(SAMPLES)))
@@ -109,6 +107,6 @@ def _save_samples(
         "label": verdicts.label[:count],
         "clean_prediction": verdicts.clean_prediction[:count],
         "adversarial_prediction": verdicts.adversarial_prediction[:count],
-        "classes": np.array(images.classes),
+        "classes": np.array(loader.classes),
     }
     write_whole(out / "samples" / "samples.npz", lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))

@@ -14,7 +14,17 @@ from ..config import as_yaml
 from ..errors import UserError
 from ..files import only_process, write_text
 
-WHERE_NOT_WHAT = ("out", "device", "train.threads", "threads", "train.log_every", "train.checkpoint_every", "tracking")
+WHERE_NOT_WHAT = (
+    "out",
+    "device",
+    "data.loader",
+    "data.beton",
+    "train.threads",
+    "threads",
+    "train.log_every",
+    "train.checkpoint_every",
+    "tracking",
+)
 
 
 def finished(folder: Path) -> bool:

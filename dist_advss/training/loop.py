@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..config.schema import TrainConfig
-from ..data import MemoryLoader, augment
+from ..data import Loader, augment
 from ..engines import SingleEngine
 from ..errors import RunError, Stopped
 from ..objectives.base import Images, Task
@@ -39,8 +39,8 @@ class Trainer:
         folder: Path,
         engine: SingleEngine,
         attack: Attack,
-        loader: MemoryLoader,
-        held_out: MemoryLoader,
+        loader: Loader,
+        held_out: Loader,
         tracker: Tracker,
         transferred: dict[str, int] | None = None,
         clock: Callable[[], float] = time.monotonic,

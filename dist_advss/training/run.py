@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .. import attacks, engines, objectives
 from ..config.schema import TrainConfig
-from ..data import MemoryLoader, load_data
+from ..data import make_loader
 from ..files import write_json
 from ..models.transfer import load_encoder
 from ..objectives.base import Objective
@@ -32,9 +32,9 @@ def train(config: TrainConfig, command: str) -> Path:
     device = choose_device(config.device, config.train.threads)
     labelled = command == "finetune"
     rng = Rng(config.seed, "train")
-    loader = MemoryLoader(load_data(config.data, "train", labelled=labelled), config.train.batch_size, rng, device)
-    held_out = MemoryLoader(
-        load_data(config.data, "validation", labelled=True).first(config.validation.limit), 1, rng, device
+    loader = make_loader(config.data, "train", config.train.batch_size, rng, labelled=labelled, device=device)
+    held_out = make_loader(
+        config.data, "validation", 1, rng, labelled=True, first=config.validation.limit, device=device
     )
     objective = objectives.build(config)
     begun = bool(checkpoint.states(out / "checkpoints"))
@@ -46,7 +46,7 @@ def train(config: TrainConfig, command: str) -> Path:
         attack = attacks.build(config.attack, engine.module)
         trainer = Trainer(config, out, engine, attack, loader, held_out, tracker, transferred)
         if not trainer.resume():
-            tracker.event("start", 0, f"on {device}, {steps} steps an epoch")
+            tracker.event("start", 0, f"on {device}, {steps} steps an epoch, images by the {loader.name} loader")
             if transferred:
                 tracker.event("transfer", 0, f"{transferred['matched']} of {transferred['total']} tensors of theta_p")
         tracker.start(trainer.global_step)
@@ -58,7 +58,7 @@ def train(config: TrainConfig, command: str) -> Path:
                 "objective": config.objective.name,
                 "seed": config.seed,
                 "data": config.data.name,
-                "loader": config.data.loader,
+                "loader": loader.name,
                 "epochs": trainer.done,
                 "steps": trainer.global_step,
                 "parameters": sum(p.numel() for p in engine.module.parameters()),
