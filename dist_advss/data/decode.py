@@ -42,6 +42,7 @@ WORD, ADDRESS = types.uint32, types.uintp
 # the flags at its end are bool in C; a whole word leaves no bit of them undefined
 imdecode = _external("imdecode", types.int32(ADDRESS, types.uint64, WORD, WORD, ADDRESS, *[WORD] * 8))
 resize = _external("resize", types.void(*[types.int64] * 11))
+memcpy = _external("my_memcpy", types.void(ADDRESS, ADDRESS, types.uint64))
 
 
 def _jit(function):  # type: ignore[no-untyped-def]
@@ -89,8 +90,9 @@ def _show(stored, h, w, box, scaled, out, rows, columns, channels):  # type: ign
         address = stored.ctypes.data
         resize(0, address, h, w, top, top + tall, left, left + wide, scaled.ctypes.data, rows, columns)
         stored = scaled
-    flat = out.reshape(-1)
     if channels == 3:
-        flat[:] = stored
+        memcpy(stored.ctypes.data, out.ctypes.data, out.size)
     else:
-        flat[:] = stored[::3]
+        flat = out.reshape(-1)
+        for k in range(len(flat)):
+            flat[k] = stored[3 * k]

@@ -29,7 +29,7 @@ from .image_set import Integers
 from .loader import Batch, Loader, Share
 
 AHEAD = 3  # batches that are being decoded while one is computed on
-TASK_BYTES = 2**18  # pixels that are worth a thread of their own
+TASK_BYTES = 2**20  # pixels that are worth a thread of their own
 EVALUATED = 0.875  # share of the shorter side that is shown where training sees random crops, as 224 of 256 pixels
 
 
