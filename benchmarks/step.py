@@ -48,7 +48,7 @@ def shares(model: str, batch: int, steps: int, repeat: int) -> dict[str, float]:
     ]
     config = compose("pretrain", words)
     objective = objectives.build(config)
-    engine = engines.build(config, objective, torch.device("cpu"))
+    engine = engines.build(config, objective, engines.World(torch.device("cpu")))
     attack = attacks.build(config.attack, objective)
     size, channels = config.data.size, config.data.channels
     pixels = torch.randint(0, 256, (batch, size, size, channels), dtype=torch.uint8).permute(0, 3, 1, 2)

@@ -215,7 +215,9 @@ def _data(rest: list[str]) -> int:
         "       data.jpeg, data.quality and data.max_side say how images are stored"
     )
     parser.add_argument("action", choices=("show", "write"))
-    parser.add_argument("words", nargs="*", metavar="key=value|FILE", help="data=NAME data.key=value …, as for pretrain")
+    parser.add_argument(
+        "words", nargs="*", metavar="key=value|FILE", help="data=NAME data.key=value …, as for pretrain"
+    )
     parser.add_argument("--png", metavar="FILE", type=Path, help="show: write a sheet of images of every class")
     given = parser.parse_intermixed_args(rest)
     if given.action == "write":

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from ..errors import UserError, nearest
-from .schema import PRETEXT, SHAPES
+from .schema import ENGINES, PRETEXT, SHAPES, Engine
 
 
 def check_value(name: str, value: Any, metadata: Any) -> None:
@@ -31,8 +31,29 @@ def check(command: str, config: Any) -> None:
         _check_objective(command, config)
         _check_batch(config)
         _check_schedule(config.schedule)
+        _check_engine(config)
     elif config.attack.steps == 0 and config.attack.keep == "any":
         raise UserError("attack.keep=any: needs an attack; set attack.steps or choose attack=pgd20_any")
+
+
+def check_world(config: Any, world_size: int) -> None:
+    """Whether so many processes can run this configuration. Raises UserError, naming the nearest numbers that can."""
+    name, batch, accumulate = config.engine.name, config.train.batch_size, config.train.accumulate
+    if name == "single" and world_size > 1:
+        others = ", ".join(f"engine={other}" for other in ENGINES if other != "single")
+        raise UserError(f"engine=single: {world_size} processes were started, and it is for one; choose {others}")
+    if batch % (world_size * accumulate) == 0:
+        return
+    whole = [n for n in range(1, batch + 1) if batch % (n * accumulate) == 0]
+    parts = f" in {accumulate} parts each (train.accumulate)" if accumulate > 1 else ""
+    near = sorted(sorted(whole, key=lambda n: abs(n - world_size))[:2])
+    step = world_size * accumulate
+    below, above = batch // step * step, (batch // step + 1) * step
+    sizes = f"{below} or {above}" if below else f"{above}"
+    raise UserError(
+        f"train.batch_size={batch}: cannot be shared evenly by {world_size} processes{parts}; "
+        f"start {' or '.join(map(str, near))}, or set train.batch_size={sizes}"
+    )
 
 
 def check_data(data: Any) -> None:
@@ -153,6 +174,31 @@ def _check_batch(config: Any) -> None:
         images = getattr(data, key)
         if images is not None and size > images:
             raise UserError(f"train.batch_size={size}: more than the data.{key}={images} training images; lower it")
+
+
+def _check_engine(config: Any) -> None:
+    engine, train = config.engine, config.train
+    sharded = engine.name == "fsdp" or (engine.name == "deepspeed" and engine.zero == 3)
+    if config.objective.double_backward and sharded:
+        raise UserError(
+            f"engine={engine.name}: objective={config.objective.name} differentiates a gradient, for which sharded weights "
+            "are gone too early; choose engine=single, ddp, or deepspeed with engine.zero=0 to 2"
+        )
+    if engine.name != "deepspeed" and engine.zero != Engine().zero:
+        raise UserError(
+            f"engine.zero={engine.zero}: only engine=deepspeed has stages; drop it or choose engine=deepspeed"
+        )
+    if config.schedule.optimizer == "lars" and (sharded or (engine.name == "deepspeed" and engine.zero > 0)):
+        raise UserError(
+            f"schedule.optimizer=lars: needs each layer's weights whole, and engine={engine.name} shares them out; "
+            "choose engine=ddp, or another optimizer"
+        )
+    if train.precision == "fp16" and engine.name == "deepspeed":
+        raise UserError("train.precision=fp16: engine=deepspeed takes fp32 or bf16; choose one, or engine=ddp or fsdp")
+    if train.batch_size % train.accumulate:
+        raise UserError(
+            f"train.accumulate={train.accumulate}: does not divide train.batch_size={train.batch_size}; choose a divisor"
+        )
 
 
 def _check_schedule(schedule: Any) -> None:

@@ -7,7 +7,7 @@ imported here, so a configuration can be checked on a login node in a moment.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import MISSING as REQUIRED
 
@@ -52,6 +52,7 @@ MODELS = (
     "tv_resnet50",
 )
 PRECISIONS = ("fp32", "bf16", "fp16")
+ENGINES = ("single", "ddp", "fsdp", "deepspeed")
 
 
 @dataclass
@@ -100,6 +101,7 @@ class Model:
 
 @dataclass
 class Objective:
+    double_backward: ClassVar[bool] = False  # whether the loss holds gradients, which are then differentiated again
     name: str = key(REQUIRED, "what to learn")
     flip: bool = key(True, "augmentation: mirror half of the images")
     pad: int = key(4, "augmentation: pad by this many pixels, then crop at random; 0: no crop", low=0, high=64)
@@ -176,7 +178,23 @@ class Attack:
 
 @dataclass
 class Engine:
-    name: str = key("single", "how processes share the work", choices=("single",))
+    name: str = key("single", "how processes share the work", choices=ENGINES)
+    zero: int = key(
+        2, "deepspeed: what is in shares; 1: optimizer state, 2: and gradients, 3: and weights", (0, 1, 2, 3)
+    )
+
+
+@dataclass
+class Guard:
+    hang_s: float = key(
+        900, "seconds without a step after which a job writes its stacks and ends with code 75", low=1, high=1e6
+    )
+    start_s: float = key(
+        1800,
+        "the same for the first step, which compiles and warms up file systems, and for processes to meet",
+        low=1,
+        high=1e6,
+    )
 
 
 @dataclass
@@ -184,6 +202,11 @@ class Schedule:
     epochs: int = key(100, "passes over the training images", low=1)
     optimizer: str = key("sgd", "optimizer", choices=("sgd", "adamw", "lars"))
     lr: float = key(0.1, "highest learning rate", low=0.0, high=1e38)
+    lr_batch: int | None = key(
+        None,
+        "batch size that lr is meant for: rates are scaled by train.batch_size / lr_batch; null: not scaled",
+        low=1,
+    )
     momentum: float = key(0.9, "momentum (sgd, lars)", low=0.0, high=1.0)
     nesterov: bool = key(False, "Nesterov momentum (sgd)")
     weight_decay: float = key(3e-4, "weight decay", low=0.0)
@@ -199,8 +222,11 @@ class Schedule:
 @dataclass
 class Train:
     batch_size: int = key(128, "images per step over all processes; a last, smaller batch is dropped", low=1)
+    accumulate: int = key(1, "parts in which a process computes its share of a batch, to save memory", low=1)
     precision: str = key("fp32", "autocast of the update's forward and backward pass", choices=PRECISIONS)
-    threads: int | None = key(None, "CPU threads; null: all of this machine's", low=1)
+    clip: float | None = key(None, "longest gradient (l2 norm over all weights); null: not clipped", low=1e-12)
+    sync_bn: bool = key(False, "batch norm over the global batch; false: over each process's share of it")
+    threads: int | None = key(None, "CPU threads of a process; null: this machine's, shared by its processes", low=1)
     log_every: int = key(20, "steps between two lines of metrics", low=1)
     checkpoint_every: int = key(0, "steps between two checkpoints within an epoch; 0: at the end of epochs only", low=0)
 
@@ -236,6 +262,7 @@ class TrainConfig:
     objective: Any = field(default_factory=Objective)
     attack: Attack = field(default_factory=Attack)
     engine: Engine = field(default_factory=Engine)
+    guard: Guard = field(default_factory=Guard)
     schedule: Schedule = field(default_factory=Schedule)
     train: Train = field(default_factory=Train)
     validation: Validation = field(default_factory=Validation)
@@ -252,11 +279,12 @@ class EvaluateConfig:
     split: str = key("test", "which images", choices=("test", "validation"))
     seed: int = key(0, "names the attack's random starts", low=0)
     device: str = key("auto", "auto: a GPU when there is one", choices=("auto", "cpu", "cuda"))
-    batch_size: int = key(250, "images per forward pass", low=1)
-    threads: int | None = key(None, "CPU threads; null: all of this machine's", low=1)
+    batch_size: int = key(250, "images per forward pass of a process", low=1)
+    threads: int | None = key(None, "CPU threads of a process; null: this machine's, shared by its processes", low=1)
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
     attack: Attack = field(default_factory=Attack)
+    guard: Guard = field(default_factory=Guard)
 
 
 def help_of(f: Any, default: Any) -> str:

@@ -4,6 +4,6 @@ from .augment import as_float, augment
 from .image_set import ImageSet
 from .load import load_data
 from .loader import Batch, Loader, MemoryLoader
-from .make import make_loader
+from .make import make_loader, settle
 
-__all__ = ["Batch", "ImageSet", "Loader", "MemoryLoader", "as_float", "augment", "load_data", "make_loader"]
+__all__ = ["Batch", "ImageSet", "Loader", "MemoryLoader", "as_float", "augment", "load_data", "make_loader", "settle"]

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,13 +24,14 @@ from torch import Tensor
 from ..errors import RunError
 from ..rng import Rng
 from . import crops
-from .beton import Beton
+from .beton import RAW, Beton
 from .folder import cores
 from .image_set import Integers
 from .loader import Batch, Loader, Share
 
 AHEAD = 3  # batches that are being decoded while one is computed on
 TASK_BYTES = 2**20  # pixels that are worth a thread of their own
+RESIDENT_BYTES = 2 * 2**30  # a file up to this size is read into the page cache as a whole when it is opened
 EVALUATED = 0.875  # share of the shorter side that is shown where training sees random crops, as 224 of 256 pixels
 
 
@@ -84,6 +86,10 @@ class FfcvLoader(Loader):
         self._fits = len(self._file) < 0.8 * memory_available()
         if not self._fits:  # every page that is read too much pushes out one that is needed
             self._map.madvise(mmap.MADV_RANDOM)
+        elif len(self._file) < RESIDENT_BYTES:
+            self._map.madvise(mmap.MADV_WILLNEED)
+        raw = bool((beton.mode[rows] == RAW).all())
+        self._copied = raw and bool(((beton.height[rows] == size) & (beton.width[rows] == size)).all())
 
     def _batches(self, shares: Iterator[Share]) -> Iterator[Batch]:
         under_way: deque[_Job] = deque()
@@ -110,15 +116,16 @@ class FfcvLoader(Loader):
         )
         if not self._fits:
             self._announce(position)
+        work = partial(self._fill, position, share, first, second)
+        if self._copied and first.numel() < TASK_BYTES:
+            work(slice(0, count))
+            return _Job(share, position, first, second, [])
         parts = max(1, min(self._threads, count, first.numel() // TASK_BYTES))
         cuts = [count * k // parts for k in range(parts + 1)]
-        tasks = [
-            self._pool.submit(self._fill, position, share, slice(a, b), first, second)
-            for a, b in zip(cuts, cuts[1:], strict=False)
-        ]
+        tasks = [self._pool.submit(work, slice(a, b)) for a, b in zip(cuts, cuts[1:], strict=False)]
         return _Job(share, position, first, second, tasks)
 
-    def _fill(self, position: Integers, share: Share, part: slice, first: Tensor, second: Tensor) -> None:
+    def _fill(self, position: Integers, share: Share, first: Tensor, second: Tensor, part: slice) -> None:
         """Decodes one part of a share. Raises RunError for a damaged image."""
         beton, position = self._beton, position[part]
         height, width = (torch.from_numpy(side[position].astype(np.int64)) for side in (beton.height, beton.width))
@@ -131,9 +138,7 @@ class FfcvLoader(Loader):
         box, other = boxes[0].numpy(), (boxes[1] if len(second) else boxes[0][:0]).numpy()
         where = (beton.start[position], beton.size[position], beton.mode[position])
         shape = (beton.height[position], beton.width[position])
-        wrong = self._decode(
-            self._file, *where, *shape, box, first[part].numpy(), other, second[part].numpy()
-        )
+        wrong = self._decode(self._file, *where, *shape, box, first[part].numpy(), other, second[part].numpy())
         if wrong >= 0:
             raise RunError(
                 f"{beton.path}: image {position[wrong]} is damaged; write it again with dist-advss data write"

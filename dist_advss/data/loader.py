@@ -33,6 +33,11 @@ class Batch:
     index: Tensor
     second: Tensor | None = None
 
+    def split(self, parts: int) -> list[Batch]:
+        """The batch in so many equal parts."""
+        fields = [[None] * parts if t is None else t.chunk(parts) for t in vars(self).values()]
+        return [Batch(*part) for part in zip(*fields, strict=True)]
+
 
 @dataclass(frozen=True)
 class Share:
@@ -73,9 +78,7 @@ class Loader(ABC):
         """Steps of an epoch; a last, smaller batch is dropped. Raises UserError when not one batch can be filled."""
         steps = self.count // self.batch_size
         if steps == 0:
-            raise UserError(
-                f"train.batch_size={self.batch_size}: more than the {self.count} training images; lower it"
-            )
+            raise UserError(f"train.batch_size={self.batch_size}: more than the {self.count} training images; lower it")
         return steps
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import sys
+from dataclasses import replace
 
 import torch
 
 from ..config.schema import Data
 from ..errors import RunError, UserError
 from ..rng import Rng
-from .load import load_data, part_of, rows_of
+from .beton import Beton
+from .load import load_data, rows_of
 from .loader import Loader, MemoryLoader
 
 INSTALL = (
@@ -38,28 +40,46 @@ def make_loader(
     give the same batches in the same order, but for images that a beton stores as JPEG. Every process of a run calls this.
     Raises UserError for what is missing, damaged or not installed, RunError when a beton cannot be written.
     """
-    chosen = data.loader if data.loader != "auto" else "memory" if ffcv_missing() else "ffcv"
-    if chosen == "ffcv" and (reason := ffcv_missing()):
-        raise UserError(f"data.loader=ffcv: {reason}; {INSTALL}, or set data.loader=memory")
-    if data.crop == "random" and chosen == "memory":
-        raise UserError(f"data.crop=random: needs FFCV, and {ffcv_missing()}; {INSTALL}, or set data.crop=centre")
+    data = settle(data, split)
     place = (batch_size, rng, device, rank, world_size, views)
-    if chosen == "ffcv":
-        from .ffcv_loader import FfcvLoader, decoding_threads
-        from .origin import find_beton
-        from .progress import WriteProgress
+    if data.loader == "memory":
+        return MemoryLoader(load_data(data, split, labelled=labelled).first(first), *place)
+    from .ffcv_loader import FfcvLoader, decoding_threads
 
-        try:
-            with WriteProgress() as show:
-                beton = find_beton(data, "test" if part_of(split, labelled) == "test" else "train", show)
-        except RunError as error:
-            if data.loader != "auto" or data.crop == "random":
-                raise
-            print(f"data.loader=auto: from main memory, as {error}", file=sys.stderr)
-        else:
-            rows = rows_of(data, split, labelled, beton.labels)[:first]
-            return FfcvLoader(beton, rows, data.size, data.channels, *place, data.crop, data.crop_area, decoding_threads())
-    return MemoryLoader(load_data(data, split, labelled=labelled).first(first), *place)
+    beton = _beton(data, split)
+    rows = rows_of(data, split, labelled, beton.labels)[:first]
+    return FfcvLoader(beton, rows, data.size, data.channels, *place, data.crop, data.crop_area, decoding_threads())
+
+
+def settle(data: Data, split: str) -> Data:
+    """`data` with data.loader settled as "memory" or "ffcv", and for the latter its beton written where it is missing.
+
+    That may take long, and every process but one waits for it; `make_loader` after it does not. Raises UserError, RunError.
+    """
+    missing = ffcv_missing()
+    if data.loader == "ffcv" and missing:
+        raise UserError(f"data.loader=ffcv: {missing}; {INSTALL}, or set data.loader=memory")
+    if data.crop == "random" and missing:
+        raise UserError(f"data.crop=random: needs FFCV, and {missing}; {INSTALL}, or set data.crop=centre")
+    if data.loader == "memory" or missing:
+        return replace(data, loader="memory")
+    try:
+        _beton(data, split)
+    except RunError as error:  # no room for it, or nowhere to write
+        if data.loader != "auto" or data.crop == "random":
+            raise
+        print(f"data.loader=auto: images are held in memory, as {error}", file=sys.stderr)
+        return replace(data, loader="memory")
+    return replace(data, loader="ffcv")
+
+
+def _beton(data: Data, split: str) -> Beton:
+    """The open beton that a split is taken from."""
+    from .origin import find_beton
+    from .progress import WriteProgress
+
+    with WriteProgress() as show:
+        return find_beton(data, "test" if split == "test" else "train", show)
 
 
 @functools.cache

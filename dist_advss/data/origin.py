@@ -115,7 +115,9 @@ def refuse_other_source(beton: Beton, data: Data, part: str, mark: str | None) -
         if wanted != held:
             raise UserError(f"data.{key}={wanted}: {path} was made with data.{key}={held}; name another data.beton")
     if part != about.part:
-        raise UserError(f"{path}: holds the {about.part} part of {about.name}, not its {part} part; rename or replace it")
+        raise UserError(
+            f"{path}: holds the {about.part} part of {about.name}, not its {part} part; rename or replace it"
+        )
     if mark is not None and mark != about.fingerprint:
         raise UserError(
             f"{path}: made from other files than data.root={data.root} holds now (fingerprint {about.fingerprint}, now "

@@ -72,9 +72,7 @@ def contact_sheet(data: Data, file: Path) -> None:
     )
 
 
-def draw_sheet(
-    file: Path, classes: list[str], labels: Integers, tile: int, picture: Callable[[int], Bytes]
-) -> None:
+def draw_sheet(file: Path, classes: list[str], labels: Integers, tile: int, picture: Callable[[int], Bytes]) -> None:
     """Writes a PNG: one row a class with its name and its first ten images, `picture(position)` (h, w, 3), `tile` high."""
     from PIL import Image, ImageDraw
 

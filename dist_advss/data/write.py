@@ -124,7 +124,9 @@ class _Writer:
         if source.files is None:
             pictures = list(source.pixels(rows))
             if len(pictures) != len(rows):
-                raise UserError(f"data.name={about.name}: {len(source.labels)} labels, but fewer images; check its files")
+                raise UserError(
+                    f"data.name={about.name}: {len(source.labels)} labels, but fewer images; check its files"
+                )
         elif about.stored == "original":
             pictures = [folder.original(source.files[row], about.max_side, about.channels) for row in rows]
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -11,51 +12,71 @@ from rich.console import Console
 
 from ..attacks.pgd import step_size
 from ..config.schema import Classify as ClassifyConfig
-from ..config.schema import EvaluateConfig
-from ..data import Loader, make_loader
+from ..config.schema import Data, EvaluateConfig
+from ..data import Loader, make_loader, settle
+from ..engines import World, find_place, init
 from ..errors import UserError
 from ..files import write_json, write_whole
 from ..models import build
 from ..objectives.classify import Classify
 from ..rng import Rng
 from ..training import checkpoint, folder
-from ..training.device import choose_device
 from .rates import rates
-from .verdicts import Verdicts, judge_images, samples
+from .verdicts import Verdicts, judge_images, samples, saved
 
 SAMPLES = 16
+PARTIAL = "verdicts.partial.{}.npz"  # of one process
 
 
 def evaluate(config: EvaluateConfig) -> Path:
     """Judges every image of the split clean and attacked; writes verdicts.npz, samples/ and, last, result.json.
 
-    Returns the folder; one that holds a result already is left as it is, one that was interrupted goes on where its
-    saved verdicts end. Raises UserError before anything is written.
+    Called by every process, each of which judges its share; rank 0 writes. Returns the folder; one that holds a result
+    already is left as it is, one that was interrupted goes on where the saved verdicts end, with however many processes.
+    Raises UserError before anything is written.
     """
     out = Path(config.out)
     folder.refuse_other_config(out, config)
     if folder.finished(out):
         print(f"{out}: finished already, nothing to do")
         return out
-    device = choose_device(config.device, config.threads)
-    path = checkpoint_file(config)
-    model = load_classifier(config, path).to(device)
-    rng = Rng(config.seed, "evaluation")
-    loader = make_loader(config.data, config.split, 1, rng, labelled=True, first=config.data.limit, device=device)
-    console = Console(highlight=False, soft_wrap=True)
+    data = settle(config.data, config.split)
+    with init(config.device, config.threads, config.guard, find_place(), stacks=out / "stacks") as world:
+        _evaluate(config, data, out, world)
+    return out
 
-    with folder.claim(out, config):
+
+def _evaluate(config: EvaluateConfig, data: Data, out: Path, world: World) -> None:
+    rng, limit = Rng(config.seed, "evaluation"), data.limit
+    share = {"device": world.device, "rank": world.rank, "world_size": world.size}
+    loader = make_loader(data, config.split, 1, rng, labelled=True, first=limit, **share)
+    path = checkpoint_file(config)
+    model = load_classifier(config, path).to(world.device)
+    console = Console(highlight=False, soft_wrap=True, quiet=world.rank > 0)
+
+    with contextlib.ExitStack() as stack:
+        world.first(lambda: stack.enter_context(folder.claim(out, config)))
         started = time.monotonic()
-        partial = out / "verdicts.partial.npz"
+        known = Verdicts.join([saved(file) for file in out.glob(PARTIAL.format("*"))])
 
         def show(verdicts: Verdicts) -> None:
+            world.beat()
             done = rates(verdicts, [])
             text = f"evaluate  {len(verdicts)}/{loader.count}  TA {done['ta']:.1f}  RA {done['ra']:.1f}"
             console.print(text, end="\r" if console.is_terminal else "\n")
 
-        verdicts = judge_images(model, loader.in_order(config.batch_size), config.attack, config.seed, partial, show)
+        partial = out / PARTIAL.format(world.rank)
+        found = judge_images(
+            model, loader.in_order(config.batch_size), config.attack, config.seed, known, partial, show
+        )
+        shares = world.gather(found)
+        if shares is None:
+            return
+        verdicts = Verdicts.join(shares)
         verdicts.save(out / "verdicts.npz")
-        _save_samples(config, model, loader, verdicts, out)
+        few = min(SAMPLES, loader.count)
+        first = make_loader(data, config.split, 1, rng, labelled=True, first=few, device=world.device)
+        _save_samples(config, model, first, verdicts, out)
         write_json(
             out / "result.json",
             {
@@ -65,11 +86,12 @@ def evaluate(config: EvaluateConfig) -> Path:
                 "split": config.split,
                 "checkpoint": str(path),
                 "seed": config.seed,
+                "processes": world.size,
                 "seconds": round(time.monotonic() - started, 1),
             },
         )
-        partial.unlink(missing_ok=True)
-    return out
+        for file in out.glob(PARTIAL.format("*")):
+            file.unlink(missing_ok=True)
 
 
 def checkpoint_file(config: EvaluateConfig) -> Path:
@@ -94,9 +116,7 @@ def load_classifier(config: EvaluateConfig, path: Path) -> Classify:
     return model
 
 
-def _save_samples(
-    config: EvaluateConfig, model: Classify, loader: Loader, verdicts: Verdicts, out: Path
-) -> None:
+def _save_samples(config: EvaluateConfig, model: Classify, loader: Loader, verdicts: Verdicts, out: Path) -> None:
     """A grid's worth of images with what was found for them; the attack is run again on these few."""
     batch = next(iter(loader.in_order(SAMPLES)))
     count = min(SAMPLES, len(verdicts))

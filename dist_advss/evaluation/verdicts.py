@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,14 @@ class Verdicts:
     @staticmethod
     def none() -> Verdicts:
         return Verdicts(*(np.empty(0, dtype=np.int64) for _ in fields(Verdicts)))
+
+    @staticmethod
+    def join(parts: Sequence[Verdicts]) -> Verdicts:
+        """All of them in the order of the set, each image once."""
+        parts = [Verdicts.none(), *parts]
+        columns = [np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Verdicts)]
+        _, first = np.unique(columns[0], return_index=True)
+        return Verdicts(*(column[first] for column in columns))
 
     def __len__(self) -> int:
         return len(self.index)
@@ -68,43 +76,42 @@ def judge_images(
     batches: Iterable[Batch],
     attack: Attack,
     seed: int,
+    known: Verdicts,
     partial: Path,
     on_batch: Callable[[Verdicts], Any] = lambda verdicts: None,
 ) -> Verdicts:
-    """Clean and adversarial predictions for every image of `batches`, in eval mode.
+    """Clean and adversarial predictions for every image of `batches`, in eval mode, and those `known` before.
 
-    An image's random start depends on the seed and its position alone, not on batch size or interruption. What is found is
-    saved to `partial` every few seconds; images that stand there already are not judged again, unless it is damaged.
+    An image's random start depends on the seed and its position alone, not on batch size, interruption or the number of
+    processes. Images that are known are not judged again; what is found is saved to `partial` every few seconds.
     """
     model.eval()
-    verdicts = _saved(partial)
+    verdicts = known
     adversary = PGD(attack, model)
     rng = Rng(seed, "evaluation")
-    saved = time.monotonic()
-    skip = len(verdicts)
+    since = time.monotonic()
     for batch in batches:
-        if skip >= len(batch.labels):
-            skip -= len(batch.labels)
+        new = torch.from_numpy(~np.isin(batch.index.cpu().numpy(), known.index)).to(batch.row.device)
+        if not new.any():
             continue
-        images, labels, row, index = (part[skip:] for part in (batch.images, batch.labels, batch.row, batch.index))
-        skip = 0
+        images, labels, row, index = (part[new] for part in (batch.images, batch.labels, batch.row, batch.index))
         task = model.prepare(as_float(images), labels, rng.rows(row))
         found = _attack(model, adversary, task)
         with torch.no_grad():
             predictions = [model.logits(x).argmax(1).cpu().numpy() for x in (task.inputs, found)]
-        fresh = (index.cpu().numpy(), labels.cpu().numpy(), *predictions)
-        verdicts = Verdicts(*(np.concatenate(pair) for pair in zip(vars(verdicts).values(), fresh, strict=True)))
+        verdicts = Verdicts.join([verdicts, Verdicts(index.cpu().numpy(), labels.cpu().numpy(), *predictions)])
         on_batch(verdicts)
-        if time.monotonic() - saved > SAVE_EVERY_S:
+        if time.monotonic() - since > SAVE_EVERY_S:
             verdicts.save(partial)
-            saved = time.monotonic()
+            since = time.monotonic()
     return verdicts
 
 
-def _saved(partial: Path) -> Verdicts:
+def saved(partial: Path) -> Verdicts:
+    """What stands in a file of verdicts; none when it is damaged, as all of it can be found again."""
     try:
         return Verdicts.load(partial)
-    except Exception:  # missing, or damaged in whatever way: all of it can be found again
+    except Exception:  # there is no end to the ways in which reading a damaged file fails
         return Verdicts.none()
 
 

@@ -13,6 +13,20 @@ from .attention_pooling import AttentionPooling
 from .base import Judgement, Objective, Task, patches
 
 
+class Places(nn.Module):
+    """A learned embedding of each place of the grid: that of its row plus that of its column."""
+
+    def __init__(self, grid: int, width: int) -> None:
+        super().__init__()
+        self.grid = grid
+        self.row = nn.Parameter(torch.randn(grid, width))
+        self.column = nn.Parameter(torch.zeros(grid, width))
+
+    def forward(self, place: Tensor) -> Tensor:
+        """Places (M,), counted row by row, to (M, width)."""
+        return self.row[place // self.grid] + self.column[place % self.grid]
+
+
 class Selfie(Objective):
     """The encoder sees each patch alone; a transformer pools the visible ones into a query for each masked place.
 
@@ -31,8 +45,7 @@ class Selfie(Objective):
         self.grid, self.masked, self.double_softmax = config.grid, config.masked, config.double_softmax
         self.encoder = backbone.encoder
         self.pooling = AttentionPooling(width, config.layers, config.heads, config.ffn, config.dropout)
-        self.row_embedding = nn.Parameter(torch.randn(config.grid, width))
-        self.column_embedding = nn.Parameter(torch.zeros(config.grid, width))
+        self.places = Places(config.grid, width)
 
     def prepare(self, images: Tensor, labels: Tensor, rng: Rng) -> Task:
         order = rng.shared_permutation("selfie.order", self.grid**2)
@@ -46,8 +59,7 @@ class Selfie(Objective):
         codes = self.encoder(cut.flatten(0, 1)).mean((2, 3)).unflatten(0, cut.shape[:2])
         masked = task.shared["masked"]
         query = self.pooling(codes[:, task.shared["visible"]], task.rng)
-        places = self.row_embedding[masked // self.grid] + self.column_embedding[masked % self.grid]
-        return (query[:, None] + places) @ codes[:, masked].transpose(1, 2)
+        return (query[:, None] + self.places(masked)) @ codes[:, masked].transpose(1, 2)
 
     def judge(self, x: Tensor, task: Task) -> Judgement:
         logits = self.logits(x, task).float()

@@ -13,7 +13,7 @@ from .metrics import Meter, MetricsFile, read
 from .progress import Progress
 from .wandb_run import WandbRun
 
-__all__ = ["Meter", "MetricsFile", "Tracker", "read"]
+__all__ = ["Meter", "MetricsFile", "Silent", "Tracker", "read"]
 
 
 class Tracker:
@@ -59,12 +59,13 @@ class Tracker:
         self._images += images
         self._progress.advance()
 
-    def train_line(self, step: int, epoch: int, lr: float) -> None:
-        """The means since the last such line, the learning rate and the speed."""
+    def train_line(self, step: int, epoch: int, lr: float, waited: float) -> None:
+        """The means since the last such line, the learning rate, the speed, and the share of time spent `waited` for data."""
         elapsed = self._seconds() - self._since
         speed = self._images / elapsed if elapsed > 0 else 0.0
+        share = round(waited / elapsed, 5) if elapsed > 0 else 0.0
         means = self.meter.take()
-        self._write("train", step, epoch=epoch, **means, lr=lr, images_per_s=round(speed, 1))
+        self._write("train", step, epoch=epoch, **means, lr=lr, images_per_s=round(speed, 1), data_wait=share)
         self._progress.train(epoch, means, speed)
         self._since, self._images = self._seconds(), 0
 
@@ -83,3 +84,25 @@ class Tracker:
         values["images"] = step * self._batch_size
         self._file.write(kind, step, **values)
         self._wandb.log(kind, step, values)
+
+
+class Silent(Tracker):
+    """What the processes have that write nothing: all but rank 0. It only keeps the means, which checkpoints hold."""
+
+    def __init__(self) -> None:
+        self.meter = Meter()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def start(self, step: int) -> None: ...
+
+    def advance(self, images: int) -> None: ...
+
+    def train_line(self, step: int, epoch: int, lr: float, waited: float) -> None:
+        self.meter.take()
+
+    def validation_line(self, step: int, epoch: int, values: dict[str, Any]) -> None: ...
+
+    def event(self, name: str, step: int, text: str) -> None: ...

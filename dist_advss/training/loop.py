@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..config.schema import TrainConfig
-from ..data import Loader, augment
-from ..engines import SingleEngine
+from ..data import Batch, Loader, augment
+from ..engines import Engine, State
 from ..errors import RunError, Stopped
 from ..objectives.base import Images, Task
 from ..rng import Rng
-from ..tracking import Tracker
+from ..tracking import Silent, Tracker
 from . import checkpoint
 from .interrupt import Interrupt
 from .schedules import learning_rate
@@ -27,7 +28,7 @@ Attack = Callable[[Callable[[Images, Task], torch.Tensor], Task], Images | None]
 
 
 class Trainer:
-    """One run from wherever its checkpoint stands to its last epoch.
+    """One run from wherever its checkpoint stands to its last epoch, in every process of it alike.
 
     `done` and `step` say where it is: `done` whole epochs and, of the one under way, `step` updates. `best` holds the
     validation with the highest RA and TA so far. `transferred` says what the run began with; `clock` is monotonic.
@@ -37,15 +38,15 @@ class Trainer:
         self,
         config: TrainConfig,
         folder: Path,
-        engine: SingleEngine,
+        engine: Engine,
         attack: Attack,
         loader: Loader,
         held_out: Loader,
-        tracker: Tracker,
+        tracker: Tracker | Silent,
         transferred: dict[str, int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.config, self.folder, self.engine, self.attack = config, folder, engine, attack
+        self.config, self.engine, self.attack, self.world = config, engine, attack, engine.world
         self.loader, self.held_out, self.tracker = loader, held_out, tracker
         self.checkpoints = folder / "checkpoints"
         self.rng = Rng(config.seed, "train")
@@ -55,6 +56,7 @@ class Trainer:
         self.transferred = transferred
         self._clock, self._started, self._before = clock, clock(), 0.0
         self._window: list[tuple[int, dict[str, torch.Tensor]]] = []
+        self._waited = 0.0
 
     @property
     def global_step(self) -> int:
@@ -73,7 +75,7 @@ class Trainer:
 
     def resume(self) -> bool:
         """Takes up the newest whole checkpoint of the folder; False when there is none."""
-        found = checkpoint.load_latest(self.checkpoints)
+        found = self.world.first(lambda: checkpoint.load_latest(self.checkpoints))
         if found is None:
             return False
         state, path, complaints = found
@@ -89,38 +91,62 @@ class Trainer:
 
     def _train_epoch(self, interrupt: Interrupt) -> None:
         engine, objective, augmentation = self.engine, self.engine.module, self.config.objective
-        for batch in self.loader.epoch(self.done, self.step):
-            lr = learning_rate(self.config.schedule, self.global_step, len(self.loader))
+        for batch in self._waiting(self.loader.epoch(self.done, self.step)):
+            lr = learning_rate(self.config.schedule, self.global_step, len(self.loader), self.config.train.batch_size)
             engine.set_lr(lr)
-            rng = self.rng.at(self.done, self.step).rows(batch.row)
-            images = augment(batch.images, rng, augmentation.flip, augmentation.pad)
+            terms = []
+            for part in batch.split(engine.accumulate):
+                rng = self.rng.at(self.done, self.step).rows(part.row)
+                images = augment(part.images, rng, augmentation.flip, augmentation.pad)
 
-            task = objective.prepare(images, batch.labels, rng)
-            x_adv = self.attack(objective.attack_loss, task)
-            outcome = engine(task, x_adv)
-            engine.step(outcome.loss)
+                task = objective.prepare(images, part.labels, rng)
+                x_adv = self.attack(objective.attack_loss, task)
+                outcome = engine(task, x_adv)
+                engine.step(outcome.loss)
+                terms.append(outcome.terms())
 
-            self._window.append((self.global_step, outcome.terms()))
+            means = {name: torch.stack([part[name] for part in terms]).mean() for name in terms[0]}
+            self._window.append((self.global_step, {**means, "grad_norm": engine.grad_norm}))
             self.step += 1
             self.tracker.advance(self.config.train.batch_size)
+            self.world.beat()
             self._after_step(lr, interrupt)
+
+    def _waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches, while the time spent waiting for them is added up."""
+        while True:
+            begin = self._clock()
+            batch = next(batches, None)
+            self._waited += self._clock() - begin
+            if batch is None:
+                return
+            yield batch
 
     def _after_step(self, lr: float, interrupt: Interrupt) -> None:
         step, every = self.global_step, self.config.train.checkpoint_every
         if step % self.config.train.log_every == 0 or self.step == len(self.loader):
             self._empty_window()
-            self.tracker.train_line(step, self.done, lr)
+            self.tracker.train_line(step, self.done, lr, self._waited)
+            self._waited = 0.0
         if every and step % every == 0 and self.step < len(self.loader):
             self.save()
-        if interrupt.signum is not None:
+        signum = self.world.any_asked(interrupt.signum or 0)
+        if signum:
             self.save()
-            self.tracker.event("stop", step, f"stopped by signal {interrupt.signum} at step {step}")
-            raise Stopped(interrupt.signum, f"stopped at step {step}, saved; the same command goes on from there")
+            self.tracker.event("stop", step, f"stopped by signal {signum} at step {step}")
+            raise Stopped(signum, f"stopped at step {step}, saved; the same command goes on from there")
 
     def _empty_window(self) -> None:
-        """Moves the steps since last time into the means. Raises RunError at the first value that is not finite."""
-        for step, terms in self._window:
-            values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
+        """Moves the steps since last time into the means, over all processes in one collective.
+
+        Raises RunError at the first value that is not finite.
+        """
+        if not self._window:
+            return
+        table = torch.stack([torch.stack(list(terms.values())) for _, terms in self._window])
+        rows = self.world.mean(table.to(torch.float32)).tolist()
+        for (step, terms), row in zip(self._window, rows, strict=True):
+            values = dict(zip(terms, row, strict=True))
             self._refuse_non_finite(step, values)
             self.tracker.meter.add(values)
         self._window = []
@@ -134,9 +160,19 @@ class Trainer:
                 self.tracker.event("nan", step, f"{name} is {value}")
                 raise RunError(f"step {step}: {name} is {value}, {good}; try a lower schedule.lr")
 
-    def _refuse_broken_weights(self) -> None:
-        """Raises RunError when an update has left a NaN or an infinity in the model; its loss may still have been finite."""
-        tensors = {name: t for name, t in self.engine.module.state_dict().items() if t.is_floating_point()}
+    def _whole_state(self) -> State:
+        """The engine's state, on rank 0.
+
+        Raises RunError everywhere when an update has left a NaN or an infinity in the model; its loss may still have been
+        finite.
+        """
+        self._empty_window()
+        state = self.engine.state()
+        self.world.first(lambda: self._refuse_broken_weights(state["model"]))
+        return state
+
+    def _refuse_broken_weights(self, model: dict[str, torch.Tensor]) -> None:
+        tensors = {name: t for name, t in model.items() if t.is_floating_point()}
         largest = torch.stack([t.abs().max().float() for t in tensors.values()]).tolist()
         self._refuse_non_finite(
             self.global_step, {f"model {name}": v for name, v in zip(tensors, largest, strict=True)}
@@ -144,9 +180,10 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         self.done, self.step = self.done + 1, 0
-        self._refuse_broken_weights()
+        state = self._whole_state()
         if self.done % self.config.validation.every == 0 or self.done == self.config.schedule.epochs:
-            result = validate(self.engine.module, self.held_out.in_order(self.config.train.batch_size), self.config)
+            share = max(1, self.config.train.batch_size // self.world.size)
+            result = validate(self.engine.module, self.held_out, share, self.config, self.world)
             values = asdict(result)
             self._refuse_non_finite(self.global_step, {f"validation {name}": value for name, value in values.items()})
             self.last = {"epoch": self.done, "ta": result.ta, "ra": result.ra}
@@ -154,18 +191,23 @@ class Trainer:
             for name, key in (("best_ra", "ra"), ("best_ta", "ta")):
                 if name not in self.best or self.last[key] > self.best[name][key]:
                     self.best[name] = self.last
-                    checkpoint.save(self.checkpoints / f"{name}.pt", self._content(weights_only=True))
-        self.save()
+                    self._write(partial(checkpoint.save, self.checkpoints / f"{name}.pt", self._weights(state)))
+        self._write(lambda: checkpoint.save_last(self.checkpoints, {**state, **self._content()}))
 
     def save(self) -> None:
         """Writes `last.pt`, after making sure that it holds no NaN and nothing that came from one."""
-        self._empty_window()
-        self._refuse_broken_weights()
-        checkpoint.save_last(self.checkpoints, self._content())
+        state = self._whole_state()
+        self._write(lambda: checkpoint.save_last(self.checkpoints, {**state, **self._content()}))
 
-    def _content(self, weights_only: bool = False) -> dict[str, Any]:
-        state = self.engine.state()
+    def _write(self, write: Callable[[], None]) -> None:
+        """Done by rank 0; when its disk is full, all processes know."""
+        self.world.first(write)
+        self.world.beat()
+
+    def _weights(self, state: State) -> State:
+        return {"model": state.get("model"), **self._content()}
+
+    def _content(self) -> State:
         progress = {"done": self.done, "step": self.step, "best": self.best, "last": self.last}
         progress |= {"transferred": self.transferred, "seconds": self.seconds()}
-        content = {"progress": progress, "config": asdict(self.config), "meter": self.tracker.meter.state()}
-        return {"model": state["model"], **content} if weights_only else {**state, **content}
+        return {"progress": progress, "config": asdict(self.config), "meter": self.tracker.meter.state()}

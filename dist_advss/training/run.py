@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from typing import Any
 
 from .. import attacks, engines, objectives
-from ..config.schema import TrainConfig
-from ..data import make_loader
+from ..config.checks import check_world
+from ..config.schema import Data, TrainConfig
+from ..data import Loader, make_loader, settle
+from ..engines import World
+from ..errors import UserError
 from ..files import write_json
+from ..models.cost import count_parameters
 from ..models.transfer import load_encoder
 from ..objectives.base import Objective
 from ..rng import Rng
-from ..tracking import Tracker
+from ..tracking import Silent, Tracker
 from . import checkpoint, folder
-from .device import choose_device
 from .interrupt import Interrupt
 from .loop import Trainer
 
@@ -21,54 +26,74 @@ from .loop import Trainer
 def train(config: TrainConfig, command: str) -> Path:
     """Runs `command` ("pretrain" or "finetune") to its end, going on from the folder's last checkpoint when there is one.
 
-    Returns the run folder; one that holds a result already is left as it is. Raises UserError before anything is
-    written, Stopped after a signal, RunError when the run cannot go on.
+    Called by every process of the run; rank 0 writes. Returns the run folder; one that holds a result already is left
+    as it is. Raises UserError before anything is written, Stopped after a signal, RunError when the run cannot go on.
     """
     out = Path(config.out)
     folder.refuse_other_config(out, config)
     if folder.finished(out):
         print(f"{out}: finished already, nothing to do")
         return out
-    device = choose_device(config.device, config.train.threads)
+    place = engines.find_place()
+    check_world(config, place.world_size)
+    data = settle(config.data, "train")  # may write for an hour; no process waits in a collective meanwhile
+    grouped = config.engine.name in ("fsdp", "deepspeed")  # these need a process group, even of one
+    with engines.init(config.device, config.train.threads, config.guard, place, grouped, out / "stacks") as world:
+        _train(config, data, command, out, world)
+    return out
+
+
+def _train(config: TrainConfig, data: Data, command: str, out: Path, world: World) -> None:
     labelled = command == "finetune"
     rng = Rng(config.seed, "train")
-    loader = make_loader(config.data, "train", config.train.batch_size, rng, labelled=labelled, device=device)
-    held_out = make_loader(
-        config.data, "validation", 1, rng, labelled=True, first=config.validation.limit, device=device
-    )
+    share = {"device": world.device, "rank": world.rank, "world_size": world.size}
+    loader = make_loader(data, "train", config.train.batch_size, rng, labelled=labelled, **share)
+    held_out = make_loader(data, "validation", 1, rng, labelled=True, first=config.validation.limit, **share)
+    if held_out.count < world.size:
+        raise UserError(f"validation.limit={held_out.count}: fewer images than the {world.size} processes; raise it")
     objective = objectives.build(config)
-    begun = bool(checkpoint.states(out / "checkpoints"))
+    begun = world.first(lambda: bool(checkpoint.states(out / "checkpoints")))
     transferred = None if begun else _transfer(config, objective)
+    parameters = count_parameters(objective)
     steps = len(loader)  # refuses a batch larger than the set, while nothing is written yet
 
-    with folder.claim(out, config), Interrupt() as interrupt, Tracker(out, config, command, steps) as tracker:
-        engine = engines.build(config, objective, device)
+    with contextlib.ExitStack() as stack:
+        world.first(lambda: stack.enter_context(folder.claim(out, config)))
+        interrupt = stack.enter_context(Interrupt())
+        tracker = stack.enter_context(Tracker(out, config, command, steps) if world.rank == 0 else Silent())
+        engine = engines.build(config, objective, world)
         attack = attacks.build(config.attack, engine.module)
         trainer = Trainer(config, out, engine, attack, loader, held_out, tracker, transferred)
         if not trainer.resume():
-            tracker.event("start", 0, f"on {device}, {steps} steps an epoch, images by the {loader.name} loader")
+            where = f"{engines.describe(config, world)}, images by the {loader.name} loader"
+            tracker.event("start", 0, f"{where}, {steps} steps an epoch")
             if transferred:
                 tracker.event("transfer", 0, f"{transferred['matched']} of {transferred['total']} tensors of theta_p")
         tracker.start(trainer.global_step)
         trainer.run(interrupt)
-        write_json(
-            out / "result.json",
-            {
-                "kind": command,
-                "objective": config.objective.name,
-                "seed": config.seed,
-                "data": config.data.name,
-                "loader": loader.name,
-                "epochs": trainer.done,
-                "steps": trainer.global_step,
-                "parameters": sum(p.numel() for p in engine.module.parameters()),
-                **trainer.best,
-                "last": trainer.last,
-                "transferred": trainer.transferred,
-                "seconds": round(trainer.seconds(), 1),
-            },
-        )
-    return out
+        if world.rank == 0:
+            write_json(out / "result.json", _result(config, command, trainer, loader, world, parameters))
+
+
+def _result(
+    config: TrainConfig, command: str, trainer: Trainer, loader: Loader, world: World, parameters: int
+) -> dict[str, Any]:
+    return {
+        "kind": command,
+        "objective": config.objective.name,
+        "seed": config.seed,
+        "data": config.data.name,
+        "loader": loader.name,
+        "engine": config.engine.name,
+        "processes": world.size,
+        "epochs": trainer.done,
+        "steps": trainer.global_step,
+        "parameters": parameters,
+        **trainer.best,
+        "last": trainer.last,
+        "transferred": trainer.transferred,
+        "seconds": round(trainer.seconds(), 1),
+    }
 
 
 def _transfer(config: TrainConfig, objective: Objective) -> dict[str, int] | None:

@@ -7,7 +7,15 @@ import math
 from ..config.schema import Schedule
 
 
-def learning_rate(schedule: Schedule, step: int, steps_per_epoch: int) -> float:
+def learning_rate(schedule: Schedule, step: int, steps_per_epoch: int, batch_size: int) -> float:
+    """The rate of a step: schedule.lr and its decay, times batch_size / schedule.lr_batch where that is set (Goyal et al.
+    2017, linear scaling). It never depends on the number of processes.
+    """
+    scale = batch_size / schedule.lr_batch if schedule.lr_batch else 1.0
+    return scale * _unscaled(schedule, step, steps_per_epoch)
+
+
+def _unscaled(schedule: Schedule, step: int, steps_per_epoch: int) -> float:
     """The rate of step `step` (counted from 0) of a run of schedule.epochs * steps_per_epoch steps.
 
     First a linear warm-up from warmup_start * lr to lr, then the decay over the rest of the run: cosine to final_lr (Loshchilov

@@ -43,7 +43,9 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Data:
         grey = Image.fromarray(pixels).resize(shape, Image.Resampling.BICUBIC)
         coloured = Image.merge("RGB", (grey, grey.point(lambda value: 255 - value), grey.rotate(90)))
         (grey if number % 6 == 5 else coloured).save(folder / f"{number:02}.jpg", quality=95)
-    return Data(name="folder", root=str(root), size=224, classes=5, validation=0.2, loader="ffcv", beton=str(root / "b"))
+    return Data(
+        name="folder", root=str(root), size=224, classes=5, validation=0.2, loader="ffcv", beton=str(root / "b")
+    )
 
 
 @pytest.fixture

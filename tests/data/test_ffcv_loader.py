@@ -219,9 +219,13 @@ def test_a_random_part_is_what_pillow_cuts_out_and_scales(photographs: Data) -> 
     beton = find_beton(data, "train")
     height, width = (torch.from_numpy(side[batch.index].astype(np.int64)) for side in (beton.height, beton.width))
     boxes = crops.random(height, width, 0.3, RNG.at(0, 0).rows(batch.row), 0)
-    for shown, position, (top, left, tall, wide) in zip(batch.images, batch.index.tolist(), boxes.tolist(), strict=True):
+    for shown, position, (top, left, tall, wide) in zip(
+        batch.images, batch.index.tolist(), boxes.tolist(), strict=True
+    ):
         part = Image.fromarray(beton.picture(position)).crop((left, top, left + wide, top + tall))
-        expected = np.asarray(part.resize((224, 224), Image.Resampling.BOX if tall > 224 else Image.Resampling.BILINEAR))
+        expected = np.asarray(
+            part.resize((224, 224), Image.Resampling.BOX if tall > 224 else Image.Resampling.BILINEAR)
+        )
         assert np.abs(shown.permute(1, 2, 0).numpy().astype(int) - expected).mean() < 6
 
 

@@ -223,7 +223,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_was_and_finds_the_same(
     sizes = power_cut(100)
     assert same(evaluations.run("batch_size=9", *words, name="cut"), whole)
     assert sum(sizes[:-1]) == 60 - 5 * 9  # the last one is for the samples
-    assert not (evaluations.folder("cut") / "verdicts.partial.npz").exists()
+    assert not (evaluations.folder("cut") / "verdicts.partial.0.npz").exists()
     results = [{**evaluations.result(name), "seconds": 0} for name in ("whole", "cut")]
     assert results[0] == results[1]
 
@@ -235,7 +235,7 @@ def test_damaged_verdicts_of_an_interrupted_evaluation_are_found_again(
     power_cut(2)
     with pytest.raises(SystemExit):
         evaluations.run("batch_size=9", name="cut")
-    partial = evaluations.folder("cut") / "verdicts.partial.npz"
+    partial = evaluations.folder("cut") / "verdicts.partial.0.npz"
     partial.write_bytes(partial.read_bytes()[:-40])
     sizes = power_cut(100)
     assert same(evaluations.run("batch_size=9", name="cut"), whole)

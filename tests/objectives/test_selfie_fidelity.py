@@ -76,7 +76,7 @@ def losses_by_hand(objective: Selfie, images: Tensor, masked: list[int], visible
             tokens = transformer_layer(tokens, layer, heads=2)
         loss, right = torch.zeros(()), 0
         for i, place in enumerate(masked):
-            u = tokens[0] + objective.row_embedding[place // GRID] + objective.column_embedding[place % GRID]
+            u = tokens[0] + objective.places.row[place // GRID] + objective.places.column[place % GRID]
             scores = [u @ codes[patch] for patch in masked]
             right += int(torch.stack(scores).argmax() == i)
             if objective.double_softmax:
@@ -160,7 +160,7 @@ def test_two_softmaxes_leave_less_to_learn_from(make, rng, batch) -> None:
     images, labels = batch(8, torch.float64)
     objective = make("selfie", masked=MASKED, double_softmax=True).double()
     with torch.no_grad():
-        objective.row_embedding.mul_(1000)
+        objective.places.row.mul_(1000)
     outcome = objective(objective.prepare(images, labels, rng(8)))
     assert (outcome.clean.loss >= 3 * math.log(1 + 2 / math.e) - 1e-6).all()
     assert (outcome.clean.loss <= 3 * math.log(2 + math.e) + 1e-6).all()

@@ -68,7 +68,9 @@ class Runs:
         for state in states.values():
             del state["config"]["out"], state["progress"]["seconds"]
         lines = self.metrics(name, "train") + self.metrics(name, "validation")
-        metrics = [{key: line[key] for key in line if key not in ("time", "images_per_s")} for line in lines]
+        metrics = [
+            {key: line[key] for key in line if key not in ("time", "images_per_s", "data_wait")} for line in lines
+        ]
         return {"result": {**self.result(name), "seconds": 0}, "metrics": metrics, "states": states}
 
     def finite(self, name: str = "run") -> bool:

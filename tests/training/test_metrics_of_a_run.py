@@ -32,7 +32,7 @@ def test_lines_count_epochs_images_and_the_learning_rate_that_was_used(runs: Run
     for line in runs.metrics():
         assert line["epoch"] == (line["step"] - 1) // 4
         assert line["images"] == 16 * line["step"]
-        assert line["lr"] == learning_rate(schedule, line["step"] - 1, 4)
+        assert line["lr"] == learning_rate(schedule, line["step"] - 1, 4, 16)
         assert line["loss"] == pytest.approx((line["loss_clean"] + line["loss_adversarial"]) / 2, rel=1e-6)
     assert [(line["epoch"], line["step"], line["images"]) for line in runs.metrics(kind="validation")] == [
         (1, 4, 64),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from dist_advss.engines.single import SingleEngine
+from dist_advss.engines import Engine
 from dist_advss.errors import RunError
 from dist_advss.objectives.rotation import Rotation
 
@@ -86,9 +86,9 @@ def test_with_the_cause_gone_the_same_command_goes_on_from_the_last_good_checkpo
 def test_an_update_that_breaks_the_weights_is_noticed_before_they_are_saved_though_its_loss_was_finite(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, value: float, step: int, every: int
 ) -> None:
-    update, updates = SingleEngine.step, 0
+    update, updates = Engine.step, 0
 
-    def broken(self: SingleEngine, loss: torch.Tensor) -> None:
+    def broken(self: Engine, loss: torch.Tensor) -> None:
         nonlocal updates
         update(self, loss)
         updates += 1
@@ -96,7 +96,7 @@ def test_an_update_that_breaks_the_weights_is_noticed_before_they_are_saved_thou
             with torch.no_grad():
                 self.module.get_parameter("top.linear.bias")[1] = value
 
-    monkeypatch.setattr(SingleEngine, "step", broken)
+    monkeypatch.setattr(Engine, "step", broken)
     text = stop(runs, f"train.checkpoint_every={every}")
     assert text.startswith(f"step {step}: model top.linear.bias is {value}, ")
     if every:

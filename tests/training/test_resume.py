@@ -98,7 +98,7 @@ def test_a_run_that_ended_before_its_result_was_written_writes_it_without_traini
     def no_step(*arguments: Any) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("dist_advss.engines.single.SingleEngine.step", no_step)
+    monkeypatch.setattr("dist_advss.engines.Engine.step", no_step)
     runs.train()
     assert runs.outcome("run") == whole
 

@@ -18,7 +18,7 @@ STEP = np.arange(TOTAL)
 
 def rates(**settings: Any) -> np.ndarray:
     schedule = Schedule(**{"epochs": EPOCHS, "lr": 0.4, **settings})
-    return np.array([learning_rate(schedule, int(step), PER_EPOCH) for step in STEP])
+    return np.array([learning_rate(schedule, int(step), PER_EPOCH, 128) for step in STEP])
 
 
 def half_cosine(high: float, low: float, share: np.ndarray) -> np.ndarray:
@@ -47,7 +47,7 @@ def test_the_published_milestones_are_at_epochs_60_and_80_of_100() -> None:
     schedule = Schedule(epochs=100, lr=0.1, decay="multistep", milestones=[0.6, 0.8], gamma=0.1)
     per_epoch = 351
     around = [59 * per_epoch, 60 * per_epoch - 1, 60 * per_epoch, 80 * per_epoch - 1, 80 * per_epoch]
-    found = [learning_rate(schedule, step, per_epoch) for step in around]
+    found = [learning_rate(schedule, step, per_epoch, 128) for step in around]
     np.testing.assert_allclose(found, [0.1, 0.1, 0.01, 0.01, 0.001], rtol=1e-12)
 
 
@@ -82,4 +82,4 @@ def test_a_warm_up_too_long_for_the_run_is_cut_to_half_of_it(decay: str, warmup:
 @pytest.mark.parametrize("decay", ["cosine", "multistep", "constant", "onecycle"])
 def test_a_run_of_one_step_has_a_rate(decay: str) -> None:
     schedule = Schedule(epochs=1, lr=0.4, decay=decay, warmup=0.57, warmup_start=0.1)
-    assert 0 < learning_rate(schedule, 0, 1) <= 0.4
+    assert 0 < learning_rate(schedule, 0, 1, 128) <= 0.4

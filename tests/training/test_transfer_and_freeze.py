@@ -32,7 +32,7 @@ def test_the_encoder_starts_as_the_pre_training_left_it_and_the_top_as_without_o
     started: dict[str, dict[str, torch.Tensor]] = {}
 
     def look(self: Trainer, interrupt: object) -> None:
-        started[self.folder.name] = self.engine.module.state_dict()
+        started[Path(self.config.out).name] = self.engine.module.state_dict()
         raise SystemExit
 
     monkeypatch.setattr(Trainer, "run", look)
@@ -83,7 +83,7 @@ def test_a_frozen_encoder_is_not_in_the_optimizer(runs: Runs, pretrained: Path) 
     runs.train(f"init={pretrained}", "freeze=encoder", name="frozen", command="finetune")
     state = runs.load("frozen")
     trained = {name for name in state["model"] if name.startswith("top.") and name.endswith((".weight", ".bias"))}
-    assert len(state["optimizer"]["param_groups"][0]["params"]) == len(trained)
+    assert state["optimizer"].keys() == trained
 
 
 @pytest.mark.parametrize("damage", ["other width", "no encoder", "truncated"])

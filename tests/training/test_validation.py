@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,11 +10,12 @@ import torch
 
 from dist_advss import objectives
 from dist_advss.config.schema import TrainConfig
-from dist_advss.data import Batch, MemoryLoader, load_data
+from dist_advss.data import MemoryLoader, load_data
+from dist_advss.engines import World
 from dist_advss.objectives.base import Objective, Task
 from dist_advss.rng import Rng
 from dist_advss.training import validation
-from dist_advss.training.validation import validate
+from dist_advss.training.validation import Validation, validate
 
 if TYPE_CHECKING:
     from tests.training.conftest import Runs
@@ -32,9 +33,10 @@ def config(runs: Runs, request: pytest.FixtureRequest) -> Any:
     return runs.config(*words, "validation.limit=30", "validation.steps=2", command=command)
 
 
-def held_out(config: TrainConfig, batch_size: int = 16) -> Iterator[Batch]:
+def check(module: Objective, config: TrainConfig, batch_size: int = 16) -> Validation:
     images = load_data(config.data, "validation", labelled=True).first(config.validation.limit)
-    return MemoryLoader(images, 1, Rng(0), "cpu").in_order(batch_size)
+    loader = MemoryLoader(images, 1, Rng(0), "cpu")
+    return validate(module, loader, batch_size, config, World(torch.device("cpu")))
 
 
 @pytest.fixture
@@ -54,13 +56,22 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Task, torch.Tensor]]:
 
 def test_the_questions_are_the_same_at_every_epoch(config: Any, asked: list[tuple[Task, torch.Tensor]]) -> None:
     module = objectives.build(config)
-    first = validate(module, held_out(config), config)
-    assert validate(module, held_out(config), config) == first
+    first = check(module, config)
+    assert check(module, config) == first
     half = len(asked) // 2
     for (before, start), (after, again) in zip(asked[:half], asked[half:], strict=True):
         assert torch.equal(before.inputs, after.inputs)
         assert torch.equal(before.targets, after.targets)
         assert torch.equal(start, again)
+
+
+def test_how_images_are_batched_changes_no_question(config: Any, asked: list[tuple[Task, torch.Tensor]]) -> None:
+    module = objectives.build(config)
+    found = [check(module, config, batch_size) for batch_size in (30, 7)]
+    whole, parts = asked[0], asked[1:]
+    assert torch.equal(whole[0].inputs, torch.cat([task.inputs for task, _ in parts]))
+    assert torch.equal(whole[0].targets, torch.cat([task.targets for task, _ in parts]))
+    assert astuple(found[0]) == pytest.approx(astuple(found[1]), abs=1e-4)
 
 
 def test_training_in_between_changes_the_answers_but_not_the_questions(
@@ -74,7 +85,7 @@ def test_training_in_between_changes_the_answers_but_not_the_questions(
 
 def test_images_are_not_augmented(runs: Runs, asked: list[tuple[Task, torch.Tensor]]) -> None:
     config = runs.config("validation.limit=30", command="finetune")
-    validate(objectives.build(config), held_out(config), config)
+    check(objectives.build(config), config)
     images = load_data(config.data, "validation", labelled=True).first(30).images.permute(0, 3, 1, 2)
     shown = torch.cat([task.inputs for task, _ in asked])
     assert torch.equal(shown, images.float() / 255)
@@ -82,7 +93,7 @@ def test_images_are_not_augmented(runs: Runs, asked: list[tuple[Task, torch.Tens
 
 def test_rates_and_losses_are_means_over_every_image(config: Any, asked: list[tuple[Task, torch.Tensor]]) -> None:
     module = objectives.build(config)
-    found = validate(module, held_out(config), config)
+    found = check(module, config)
     module.eval()
     with torch.no_grad():
         clean = [module.judge(task.inputs, task) for task, _ in asked]
@@ -94,7 +105,7 @@ def test_rates_and_losses_are_means_over_every_image(config: Any, asked: list[tu
 
 
 def test_the_attack_stays_in_the_training_ball(config: Any, asked: list[tuple[Task, torch.Tensor]]) -> None:
-    validate(objectives.build(config), held_out(config), config)
+    check(objectives.build(config), config)
     for task, x_adv in asked:
         assert (x_adv - task.inputs).abs().max() <= config.attack.eps + 1e-6
         assert (x_adv != task.inputs).any()
@@ -103,7 +114,7 @@ def test_the_attack_stays_in_the_training_ball(config: Any, asked: list[tuple[Ta
 def test_validating_leaves_the_model_as_it_was(config: Any) -> None:
     module: Objective = objectives.build(config).train()
     before = {name: t.clone() for name, t in module.state_dict().items()}
-    validate(module, held_out(config), config)
+    check(module, config)
     assert module.training
     assert all(p.grad is None and p.requires_grad for p in module.parameters())
     assert all(torch.equal(t, before[name]) for name, t in module.state_dict().items())

@@ -22,8 +22,8 @@ def config(*words: str, command: str = "pretrain") -> Any:
     return compose(command, ["model.width=4", "out=RUN", *words])
 
 
-def engine(settings: Any) -> engines.SingleEngine:
-    return engines.build(settings, objectives.build(settings), torch.device("cpu"))
+def engine(settings: Any) -> engines.Engine:
+    return engines.build(settings, objectives.build(settings), engines.World(torch.device("cpu")))
 
 
 def task(module: Any, step: int) -> tuple[Task, torch.Tensor]:
@@ -32,14 +32,14 @@ def task(module: Any, step: int) -> tuple[Task, torch.Tensor]:
     return made, (made.inputs + 0.05 * rng.uniform("noise", (1, 28, 28), -1, 1)).clamp(0, 1)
 
 
-def train(runner: engines.SingleEngine, steps: range, lr: float = 0.1) -> None:
+def train(runner: engines.Engine, steps: range, lr: float = 0.1) -> None:
     runner.module.train()
     for step in steps:
         runner.set_lr(lr / (step + 1))
         runner.step(runner(*task(runner.module, step)).loss)
 
 
-def weights(runner: engines.SingleEngine) -> dict[str, torch.Tensor]:
+def weights(runner: engines.Engine) -> dict[str, torch.Tensor]:
     return {name: t.clone() for name, t in runner.state()["model"].items()}
 
 
@@ -130,7 +130,7 @@ def test_gradients_do_not_pile_up_over_steps() -> None:
 def test_mixed_precision_computes_in_half_and_keeps_weights_and_losses_whole() -> None:
     runner = engine(config("train.precision=bf16"))
     seen: list[torch.dtype] = []
-    runner.module.encoder.conv1.register_forward_hook(lambda module, x, y: seen.append(y.dtype))
+    runner.module.get_submodule("encoder.conv1").register_forward_hook(lambda module, x, y: seen.append(y.dtype))
     outcome = runner(*task(runner.module, 0))
     runner.step(outcome.loss)
     assert set(seen) == {torch.bfloat16}
@@ -154,4 +154,3 @@ def test_the_state_is_plain_tensors_and_numbers() -> None:
         return node is None or isinstance(node, (int, float, str))
 
     assert plain(runner.state())
-    assert (runner.rank, runner.world_size) == (0, 1)

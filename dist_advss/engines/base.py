@@ -1,0 +1,185 @@
+"""What every engine is: the bare module for attacks, one wrapped forward a step, an update, whole plain states.
+
+An engine differs from the others in how it wraps the module, in where gradients are averaged, and in how a whole state is
+put together and taken apart; the same steps give the same weights on each, within rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..attacks.pgd import DTYPES
+from ..config.schema import TrainConfig
+from ..errors import UserError
+from ..objectives.base import Images, Objective, Outcome, Task
+from .batch_norm import reconcile, synchronise
+from .optim import build_optimizer
+from .world import World
+
+State = dict[str, Any]
+
+
+class LossScale:
+    """Keeps small fp16 gradients from vanishing (Micikevicius et al. 2018): halved on overflow, doubled after long peace.
+
+    `value` is 1 and stays so unless `enabled`.
+    """
+
+    PEACE = 2000  # updates
+
+    def __init__(self, enabled: bool) -> None:
+        self.enabled, self.value, self.peaceful = enabled, 2.0**16 if enabled else 1.0, 0
+
+    def allows(self, norm: Tensor) -> bool:
+        """Whether the update may be made, given the norm of its gradient."""
+        if not self.enabled:
+            return True
+        if not math.isfinite(float(norm)):
+            self.value, self.peaceful = max(1.0, self.value / 2), 0
+            return False
+        self.peaceful += 1
+        if self.peaceful == self.PEACE:
+            self.value, self.peaceful = min(2.0**24, self.value * 2), 0
+        return True
+
+    def state(self) -> State:
+        return {"value": self.value, "peaceful": self.peaceful}
+
+    def load(self, state: State) -> None:
+        if self.enabled and state["value"] > 1:
+            self.value, self.peaceful = state["value"], state["peaceful"]
+
+
+class Engine:
+    """The engine's protocol, and all of it for one process on one device.
+
+    module      the bare objective, for attacks and validation
+    (task, x)   the one wrapped forward of a step, under train.precision
+    step(loss)  backward; with every train.accumulate-th call the update, clipped to train.clip. `set_lr` before it
+    grad_norm   length of the last update's gradient before it was clipped, a scalar on the device
+    reconcile() batch-norm statistics become the same in all processes
+    state/load  model and optimizer as whole plain CPU tensors by name, which any engine at any world size takes up;
+                called by all processes, the state is rank 0's, the others have an empty one
+    """
+
+    def __init__(self, module: Objective, config: TrainConfig, world: World) -> None:
+        self.world, self.device = world, world.device
+        self.accumulate, self.clip, self._micro = config.train.accumulate, config.train.clip, 0
+        self.grad_norm = torch.zeros((), device=self.device)
+        if config.train.sync_bn and world.size > 1:
+            synchronise(module, self.device)
+        dtype = DTYPES[config.train.precision]
+        if dtype is not torch.float32:  # inside the module, where no wrapper overrules it
+            module.forward = torch.autocast(self.device.type, dtype)(module.forward)  # type: ignore[method-assign]
+        self.loss_scale = LossScale(dtype is torch.float16)
+        self.module = self.place(module)
+        self.optimizer = build_optimizer(config.schedule, self.module)
+        self.wrapped = self.wrap()
+
+    def place(self, module: Objective) -> Objective:
+        """The module on the device, laid out as this engine wants it."""
+        return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def wrap(self) -> Any:
+        """What a step's forward goes through."""
+        return self.module
+
+    def __call__(self, task: Task, x_adv: Images | None) -> Outcome:
+        outcome: Outcome = self.wrapped(task, x_adv)
+        return outcome
+
+    def set_lr(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+    def step(self, loss: Tensor) -> None:
+        if self._micro == 0:
+            self.optimizer.zero_grad(set_to_none=True)
+        self.backward(loss)
+        self._micro = (self._micro + 1) % self.accumulate
+        if self._micro == 0:
+            self.update()
+
+    @property
+    def last_micro(self) -> bool:
+        """Whether the forward and backward pass under way are the last before an update."""
+        return self._micro == self.accumulate - 1
+
+    def backward(self, loss: Tensor) -> None:
+        (loss * (self.loss_scale.value / self.accumulate)).backward()
+
+    def update(self) -> None:
+        gradients = self.gradients()
+        if self.loss_scale.value != 1:
+            torch._foreach_div_(gradients, self.loss_scale.value)
+        self.grad_norm = self.norm(gradients)
+        if not self.loss_scale.allows(self.grad_norm):
+            return
+        if self.clip is not None:
+            torch._foreach_mul_(gradients, (self.clip / (self.grad_norm + 1e-6)).clamp_max(1.0))
+        self.optimizer.step()
+
+    def gradients(self) -> list[Tensor]:
+        """What this process holds of the averaged gradient, as plain tensors that may be changed in place."""
+        return [p.grad for p in self.trained().values() if p.grad is not None]
+
+    def norm(self, gradients: list[Tensor]) -> Tensor:
+        """The length of the whole gradient, the same on every process."""
+        return nn.utils.get_total_norm(gradients)
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that the optimizer has, by name, in its order."""
+        return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+
+    def reconcile(self) -> None:
+        reconcile(self.module, self.world)
+
+    def state(self) -> State:
+        self.reconcile()
+        model = {name: self.whole(tensor) for name, tensor in self.module.state_dict().items()}
+        moments = {
+            name: {
+                key: self.whole(value) for key, value in self.optimizer.state.get(p, {}).items() if value is not None
+            }
+            for name, p in self.trained().items()
+        }
+        if self.world.rank != 0:
+            return {}
+        return {"model": model, "optimizer": moments, "loss_scale": self.loss_scale.state()}
+
+    def whole(self, value: Any) -> Any:
+        """A value of the state as a whole CPU tensor, or the number that it is; called by all processes."""
+        return value.detach().cpu().contiguous() if isinstance(value, Tensor) else value
+
+    def load(self, state: State) -> None:
+        """Takes up a whole state, given on every process."""
+        self.load_model(state["model"])
+        trained = self.trained()
+        moments = {
+            number: {key: self.share(value, p) for key, value in state["optimizer"][name].items()}
+            for number, (name, p) in enumerate(trained.items())
+            if state["optimizer"].get(name)
+        }
+        self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.loss_scale.load(state["loss_scale"])
+
+    def load_model(self, weights: dict[str, Tensor]) -> None:
+        self.module.load_state_dict(weights)
+
+    def share(self, value: Any, parameter: nn.Parameter) -> Any:
+        """This process's share of a value of the optimizer's state that belongs to `parameter`."""
+        return value
+
+
+def refuse_parameters_of_its_own(module: Objective, engine: str) -> None:
+    """Raises UserError for an objective with parameters outside its parts, which are what an engine gathers one by one."""
+    own = [name for name, _ in module.named_parameters(recurse=False)]
+    if own:
+        raise UserError(
+            f"engine={engine}: {type(module).__name__} has parameters of its own ({', '.join(own)}); put them into a module "
+            "with a forward, or choose engine=ddp"
+        )

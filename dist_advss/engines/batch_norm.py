@@ -1,0 +1,93 @@
+"""Batch norm over several processes: computed over the global batch, or apart and reconciled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from .world import World
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+class _AllReduce(torch.autograd.Function):
+    """The sum over all processes; its gradient is the sum of theirs, and so on for any number of derivatives."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        result: Tensor = _AllReduce.apply(gradient)
+        return result
+
+
+class SyncBatchNorm(nn.BatchNorm2d):
+    """Batch norm with the statistics of the global batch (Ioffe and Szegedy 2015), on any device and differentiable twice.
+
+    torch's own runs on GPUs only. All processes must hold equally many images. One collective a forward pass: means,
+    their squares and variances travel together, counted from the running mean, which is the same everywhere, so that
+    nothing cancels.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        assert self.running_mean is not None and self.running_var is not None
+        dims = [d for d in range(x.dim()) if d != 1]
+        values = x if x.dtype == torch.float64 else x.float()
+        origin = self.running_mean.clone()
+        mean = values.mean(dims) - origin
+        variance = values.var(dims, correction=0)
+        total = _AllReduce.apply(torch.stack([mean, mean.square(), variance])) / dist.get_world_size()
+        mean, variance = total[0] + origin, total[2] + total[1] - total[0].square()
+        if self.track_running_stats:
+            self._move(mean.detach(), variance.detach(), values.numel() // values.shape[1])
+        scale = self.weight / torch.sqrt(variance + self.eps)
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        return ((values - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
+
+    def _move(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        count *= dist.get_world_size()
+        self.num_batches_tracked.add_(1)
+        share = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(variance * (count / max(count - 1, 1)), share)
+
+
+def synchronise(module: nn.Module, device: torch.device) -> nn.Module:
+    """`module` with every batch norm computed over the global batch: torch's on GPUs, ours elsewhere; same state dict."""
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    for name, child in module.named_children():
+        if isinstance(child, NORMS):
+            fresh = SyncBatchNorm(child.num_features, child.eps, child.momentum, dtype=child.weight.dtype)
+            fresh.load_state_dict(child.state_dict())
+            for ours, theirs in zip(fresh.parameters(), child.parameters(), strict=True):
+                ours.requires_grad_(theirs.requires_grad)
+            setattr(module, name, fresh.train(child.training))
+        else:
+            synchronise(child, device)
+    return module
+
+
+def reconcile(module: nn.Module, world: World) -> None:
+    """Running statistics become their means over all processes.
+
+    Moving averages are linear, so when and how often this is done changes nothing of what they come to, and what a
+    checkpoint holds does not depend on who saved it.
+    """
+    norms = [m for m in module.modules() if isinstance(m, (*NORMS, nn.SyncBatchNorm)) and m.running_mean is not None]
+    if world.size == 1 or not norms:
+        return
+    buffers = [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
+    means = world.mean(torch.cat([b.double().flatten() for b in buffers]))
+    for buffer, mean in zip(buffers, means.split([b.numel() for b in buffers]), strict=True):
+        buffer.copy_(mean.view_as(buffer))

@@ -1,0 +1,160 @@
+"""DeepSpeed (Rajbhandari et al. 2020): ZeRO 0 (all whole), 1 (optimizer state in shares), 2 (and gradients), 3 (and parameters)."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config.schema import TrainConfig
+from ..errors import UserError
+from ..objectives.base import Objective
+from .base import Engine, State, refuse_parameters_of_its_own
+from .world import World
+
+
+class DeepSpeedEngine(Engine):
+    """The four stages behind one protocol. The objective keeps fp32 parameters; train.precision is autocast inside it.
+
+    Attacks run on the bare module. Under stage 3 DeepSpeed's hooks on its layers gather parameters as a layer is entered
+    and drop them as it is left; nothing is kept for a later use, as there is always one more step of the attack.
+    """
+
+    def __init__(self, module: Objective, config: TrainConfig, world: World) -> None:
+        self.stage = config.engine.zero
+        self._config = {
+            "train_micro_batch_size_per_gpu": config.train.batch_size // (world.size * config.train.accumulate),
+            "gradient_accumulation_steps": config.train.accumulate,
+            "gradient_clipping": config.train.clip or 0.0,
+            "steps_per_print": 2**40,
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
+            "zero_optimization": {
+                "stage": self.stage,
+                "overlap_comm": world.device.type == "cuda",
+                "stage3_max_reuse_distance": 0,
+                "stage3_max_live_parameters": 0,
+                "stage3_prefetch_bucket_size": 0,
+            },
+        }
+        super().__init__(module, config, world)
+
+    def place(self, module: Objective) -> Objective:
+        if self.stage == 3:
+            refuse_parameters_of_its_own(module, "deepspeed engine.zero=3")
+        return module.to(self.device)
+
+    def wrap(self) -> Any:
+        try:
+            import deepspeed
+        except ImportError as error:
+            raise UserError(
+                f"engine=deepspeed: cannot be imported ({error}); pip install 'dist-advss[deepspeed]', or choose engine=ddp"
+            ) from error
+        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+        if self.device.type == "cpu":  # or it spends a minute compiling an all-reduce for processes of one machine
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        engine, *_ = deepspeed.initialize(
+            model=self.module, optimizer=self.optimizer, config=self._config, dist_init_required=False
+        )
+        return engine
+
+    def step(self, loss: Tensor) -> None:
+        self.wrapped.backward(loss)
+        last, self._micro = self.last_micro, (self._micro + 1) % self.accumulate
+        if last and self.stage == 0:
+            self.grad_norm = self.norm(self.gradients())
+        self.wrapped.step()
+        if last and self.stage > 0:
+            self.grad_norm = torch.as_tensor(self.wrapped.optimizer._global_grad_norm, device=self.device)
+
+    def state(self) -> State:
+        if self.stage == 0:
+            return super().state()
+        import deepspeed
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        self.reconcile()
+        model = {name: self.whole(buffer) for name, buffer in self.module.named_buffers()}
+        for name, p in self.module.named_parameters():
+            with deepspeed.zero.GatheredParameters([p], enabled=self.stage == 3):
+                model[name] = self.whole(p)
+        flat = self._flat_state()
+        moments: State = {}
+        for name, p in self.trained().items():
+            moments[name] = {}
+            for key, value in flat.items():
+                shared = isinstance(value, Tensor) and value.dim() > 0
+                moments[name][key] = self.whole(safe_get_full_optimizer_state(p, key) if shared else value)
+        if self.world.rank != 0:
+            return {}
+        ordered = {name: model[name] for name in self.module.state_dict()}
+        return {"model": ordered, "optimizer": moments, "loss_scale": self.loss_scale.state()}
+
+    def load(self, state: State) -> None:
+        if self.stage == 0:
+            super().load(state)
+            return
+        self._load_model(state["model"])
+        trained = self.trained()
+        given: State = next((moments for moments in state["optimizer"].values() if moments), {})
+        for flat in self._flat_parameters():
+            self.optimizer.state[flat] = {
+                key: torch.zeros_like(flat.data) if isinstance(value, Tensor) and value.dim() > 0 else value
+                for key, value in given.items()
+            }
+        if self.stage < 3:
+            self.wrapped.optimizer._lazy_init_hp_params_optimizer_state()
+        for name, p in trained.items():
+            for key, value in state["optimizer"].get(name, {}).items():
+                if isinstance(value, Tensor) and value.dim() > 0:
+                    self._set(p, value, key)
+
+    def _load_model(self, weights: dict[str, Tensor]) -> None:
+        import deepspeed
+
+        if self.stage < 3:
+            self.module.load_state_dict(weights)
+            self.wrapped.optimizer.refresh_fp32_params()
+            return
+        with torch.no_grad():
+            for name, buffer in self.module.named_buffers():
+                buffer.copy_(weights[name])
+            for name, p in self.module.named_parameters():
+                with deepspeed.zero.GatheredParameters([p], modifier_rank=0):
+                    if self.world.rank == 0:
+                        p.copy_(weights[name])
+                if p.requires_grad:
+                    self._set(p, weights[name], None)
+
+    def _set(self, parameter: nn.Parameter, value: Tensor, key: str | None) -> None:
+        """Writes this process's share of a whole tensor to the optimizer: of its state under `key`, or of its fp32 weights."""
+        from deepspeed.utils import (
+            safe_set_full_optimizer_state,
+            safe_set_local_fp32_param,
+            safe_set_local_optimizer_state,
+        )
+
+        value = value.to(self.device, torch.float32)
+        if self.stage < 3:
+            safe_set_full_optimizer_state(parameter, value, key)
+            return
+        size = parameter.partition_numel()  # type: ignore[attr-defined]
+        padded = nn.functional.pad(value.flatten(), (0, size * self.world.size - value.numel()))
+        share = padded[size * self.world.rank : size * (self.world.rank + 1)]
+        if key is None:
+            safe_set_local_fp32_param(parameter, share)
+        else:
+            safe_set_local_optimizer_state(parameter, share, key)
+
+    def _flat_parameters(self) -> list[Tensor]:
+        """The tensors that the optimizer really has: this process's share of all weights, end to end."""
+        if self.stage == 3:  # which lends them to the optimizer for an update only
+            return list(self.wrapped.optimizer.fp32_partitioned_groups_flat)
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def _flat_state(self) -> State:
+        """The names of the optimizer's state, with the values of one of its tensors."""
+        return dict(self.optimizer.state.get(self._flat_parameters()[0], {}))

@@ -1,0 +1,110 @@
+"""Which of a job's processes this one is: from torchrun's variables, from srun's, or alone."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..errors import UserError
+
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+HOST = re.compile(r"[\w.-]+(\[[\w,-]+\])?")
+
+
+@dataclass(frozen=True)
+class Place:
+    """One process among `world_size`, one of `local_world_size` on its machine; where they meet (None: alone)."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
+    address: str | None = None
+    port: int = 0
+    started_by: str = "alone"
+
+
+def find_place(environment: Mapping[str, str] = os.environ) -> Place:
+    """What the environment says.
+
+    torchrun's variables come first, so that they may also be set by hand; then those of an srun or submitit task. A
+    batch script or a shell inside an allocation is alone: it has Slurm's variables, but is none of srun's tasks. Raises
+    UserError when some of the variables are missing or are no numbers.
+    """
+    try:
+        if "RANK" in environment and "WORLD_SIZE" in environment:
+            return _torchrun(environment)
+        if environment.get("SLURM_PROCID") and environment.get("SLURM_STEP_ID") and _is_task(environment):
+            return _srun(environment)
+    except KeyError as error:
+        raise UserError(
+            f"environment: {error.args[0]} is missing; torchrun sets {', '.join(TORCHRUN)}, srun sets SLURM_*"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"environment: {error}; start with torchrun or srun, or unset these variables") from error
+    return Place()
+
+
+def _torchrun(environment: Mapping[str, str]) -> Place:
+    rank, world_size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+    if not 0 <= rank < world_size:
+        raise ValueError(f"RANK={rank} is not below WORLD_SIZE={world_size}")
+    return Place(
+        rank,
+        world_size,
+        int(environment["LOCAL_RANK"]),
+        int(environment.get("LOCAL_WORLD_SIZE", 1)),
+        environment["MASTER_ADDR"],
+        int(environment["MASTER_PORT"]),
+        "torchrun",
+    )
+
+
+def _is_task(environment: Mapping[str, str]) -> bool:
+    """Slurm numbers its own steps (the batch script, an interactive shell) from the top of 32 bits."""
+    return int(environment["SLURM_STEP_ID"]) < 2**32 - 16 and environment.get("SLURM_NTASKS", "1") != ""
+
+
+def _srun(environment: Mapping[str, str]) -> Place:
+    world_size = int(environment.get("SLURM_STEP_NUM_TASKS") or environment["SLURM_NTASKS"])
+    nodes = environment.get("SLURM_STEP_NODELIST") or environment["SLURM_JOB_NODELIST"]
+    # Ports below 32768 are not handed out to outgoing connections; two jobs on a node differ in their ids.
+    job, step = int(environment["SLURM_JOB_ID"]), int(environment["SLURM_STEP_ID"])
+    return Place(
+        int(environment["SLURM_PROCID"]),
+        world_size,
+        int(environment["SLURM_LOCALID"]),
+        _tasks_here(environment),
+        environment.get("MASTER_ADDR") or first_host(nodes),
+        int(environment.get("MASTER_PORT") or 12000 + (job * 7 + step) % 20000),
+        "srun",
+    )
+
+
+def _tasks_here(environment: Mapping[str, str]) -> int:
+    """Tasks on this node, from a list such as 4(x2),3."""
+    spelled = environment.get("SLURM_STEP_TASKS_PER_NODE") or environment.get("SLURM_TASKS_PER_NODE") or "1"
+    counts: list[int] = []
+    for part in spelled.split(","):
+        count, _, times = part.partition("(x")
+        counts += [int(count)] * int(times.rstrip(")") or 1)
+    return counts[min(int(environment.get("SLURM_NODEID", 0)), len(counts) - 1)]
+
+
+def first_host(nodes: str) -> str:
+    """The first name of a Slurm list of nodes such as gpu[007-009,12],login."""
+    match = HOST.match(nodes)
+    if match is None:
+        raise ValueError(f"{nodes!r} is not a list of nodes")
+    name = match[0]
+    if "[" not in name:
+        return name
+    try:  # Slurm's own reading of its lists, where it is there
+        found = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
+        return found.stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        stem, _, inside = name.partition("[")
+        return stem + re.split(r"[,\-\]]", inside)[0]

@@ -1,0 +1,68 @@
+"""FSDP2: parameters, gradients and optimizer state in shares; a layer's parameters are gathered while it is computed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from ..objectives.base import Images, Objective, Outcome, Task
+from .base import Engine, refuse_parameters_of_its_own
+
+
+class FSDPEngine(Engine):
+    """Every part of the objective (encoder, top, …) is sharded by itself, its stages within it.
+
+    So attacks and validation may call the parts in whatever way they like: each gathers its parameters as it is entered
+    and drops them as it is left, forward and backward.
+    """
+
+    def place(self, module: Objective) -> Objective:
+        refuse_parameters_of_its_own(module, "fsdp")
+        module = module.to(self.device)
+        mesh = init_device_mesh(self.device.type, (self.world.size,))
+        for part in module.children():
+            for layer in _layers(part):
+                fully_shard(layer, mesh=mesh, reshard_after_forward=True)
+            if not isinstance(part, FSDPModule) and any(True for _ in part.parameters()):
+                fully_shard(part, mesh=mesh, reshard_after_forward=True)
+        return module
+
+    def __call__(self, task: Task, x_adv: Images | None) -> Outcome:
+        for part in self.module.children():
+            if isinstance(part, FSDPModule):
+                part.set_requires_gradient_sync(self.last_micro)
+        return super().__call__(task, x_adv)
+
+    def gradients(self) -> list[Tensor]:
+        return [gradient.to_local() for gradient in super().gradients()]  # type: ignore[attr-defined]
+
+    def norm(self, gradients: list[Tensor]) -> Tensor:
+        return self.world.sum(super().norm(gradients).square()).sqrt()
+
+    def whole(self, value: Any) -> Any:
+        return super().whole(value.full_tensor() if isinstance(value, DTensor) else value)
+
+    def load_model(self, weights: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, held in self.module.state_dict().items():
+                held.copy_(self.share(weights[name], held))
+
+    def share(self, value: Any, parameter: Any) -> Any:
+        if not isinstance(parameter, DTensor) or not isinstance(value, Tensor) or value.shape != parameter.shape:
+            return value
+        value = value.to(self.device)
+        return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+
+
+def _layers(part: nn.Module) -> list[nn.Module]:
+    """The parts of a part that are gathered one at a time: its children, or a list's members, that have parameters."""
+    found: list[nn.Module] = []
+    for child in part.children():
+        members = list(child) if isinstance(child, nn.ModuleList) else [child]
+        found += [m for m in members if any(True for _ in m.parameters())]
+    return found

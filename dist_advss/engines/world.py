@@ -1,0 +1,205 @@
+"""The processes of one run: who this one is, what it computes on, and what they say to each other."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import traceback
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from ..config.schema import Guard
+from ..errors import RunError, Stopped, UserError
+from .environment import Place
+from .watchdog import Watchdog
+
+T = TypeVar("T")
+
+
+class World:
+    """Process `rank` of `size`, on `device`; every method but `close` is called by all processes together.
+
+    Small things (numbers, objects) travel between the CPUs over gloo, tensors of the device over its own backend.
+    `beat()` tells the watchdog that a step was done. Without a place it is a process alone.
+    """
+
+    def __init__(self, device: torch.device, place: Place | None = None, watchdog: Watchdog | None = None) -> None:
+        place = place or Place()
+        self.rank, self.size, self.device = place.rank, place.world_size, device
+        self.local_rank, self.local_size = place.local_rank, place.local_world_size
+        self._watchdog = watchdog
+        self._small: Any = dist.new_group(backend="gloo") if self.size > 1 and device.type == "cuda" else None
+        self._asked: tuple[Any, torch.Tensor] | None = None
+
+    def beat(self) -> None:
+        """A step was done. After the first one the short timeout holds."""
+        if self._watchdog is not None and self._watchdog.beat() and self.size > 1:
+            for group in {None, self._small}:
+                dist.distributed_c10d.set_timeout(_patience(self._watchdog.hang_s), group)
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            dist.barrier(group=self._small)
+
+    def first(self, do: Callable[[], T]) -> T:
+        """`do()` on rank 0, its result everywhere; a UserError or RunError of rank 0 is raised everywhere."""
+        answer: list[Any] = [None, None]
+        if self.rank == 0:
+            try:
+                answer = [do(), None]
+            except (UserError, RunError) as error:
+                answer = [None, error]
+        answer = self.broadcast(answer)
+        if answer[1] is not None:
+            answer[1].everywhere = True
+            raise answer[1]
+        return answer[0]
+
+    def broadcast(self, thing: T) -> T:
+        """Rank 0's object, tensors on the CPU included."""
+        if self.size == 1:
+            return thing
+        box = [thing]
+        dist.broadcast_object_list(box, src=0, group=self._small)
+        return box[0]
+
+    def gather(self, thing: T) -> list[T] | None:
+        """Everybody's objects in the order of ranks, on rank 0; None elsewhere."""
+        if self.size == 1:
+            return [thing]
+        things: list[Any] | None = [None] * self.size if self.rank == 0 else None
+        dist.gather_object(thing, things, dst=0, group=self._small)
+        return things
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum over all processes of a tensor on the CPU or the device."""
+        if self.size > 1:
+            dist.all_reduce(values, group=self._small if values.device.type == "cpu" else None)
+        return values
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        return self.sum(values).div_(self.size)
+
+    def any_asked(self, asked: int) -> int:
+        """The largest `asked` of any process, one call later with several processes: nobody waits for the answer.
+
+        So all of them see a signal that one of them got, at the same step.
+        """
+        if self.size == 1:
+            return asked
+        before, self._asked = self._asked, None
+        answer = 0
+        if before is not None:
+            before[0].wait()
+            answer = int(before[1])
+        number = torch.tensor(asked)
+        self._asked = (dist.all_reduce(number, dist.ReduceOp.MAX, group=self._small, async_op=True), number)
+        return answer
+
+
+@contextlib.contextmanager
+def init(
+    device: str,
+    threads: int | None,
+    guard: Guard,
+    place: Place,
+    grouped: bool = False,
+    stacks: Path | None = None,
+) -> Iterator[World]:
+    """Joins the processes of this run, and always leaves them again; with several, each says in one line what it found.
+
+    `grouped` asks for a process group even when this process is alone; `stacks` is the folder for the stacks of a job that
+    hangs. Raises UserError when the device is not there. An exception inside ends every process within seconds, with the
+    traceback of the one that failed first.
+    """
+    chosen = choose_device(device, threads, place)
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    store = None
+    if place.world_size > 1:
+        store = _join(place, chosen, backend, guard)
+        print(
+            f"rank {place.rank} of {place.world_size} ({place.started_by}) on {platform.node()}: local rank "
+            f"{place.local_rank}, device {chosen}, backend {backend}, {torch.get_num_threads()} threads",
+            flush=True,
+        )
+    elif grouped:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    watchdog = Watchdog(place.rank, place.world_size, store, guard.start_s, guard.hang_s, stacks)
+    try:
+        world = World(chosen, place, watchdog)
+        shared: BaseException | None = None
+        with watchdog:
+            try:
+                yield world
+            except BaseException as error:
+                if not (isinstance(error, Stopped) or getattr(error, "everywhere", False)):
+                    watchdog.failed(2 if isinstance(error, UserError) else 1, _text(error))
+                    raise
+                shared = error
+        world.barrier()  # rank 0 has the store, and leaves when nobody asks it any more
+        if shared is not None:  # all end alike; one says so
+            code = 128 + shared.signum if isinstance(shared, Stopped) else 2 if isinstance(shared, UserError) else 1
+            raise shared if world.rank == 0 else SystemExit(code)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, (UserError, RunError)):
+        return str(error)
+    return "".join(traceback.format_exception(error)).rstrip()
+
+
+def choose_device(name: str, threads: int | None, place: Place) -> torch.device:
+    """auto, cpu or cuda as a device; on the CPU with this many threads. Raises UserError for a GPU that is not there.
+
+    Processes that share a machine share its cores, unless `threads` or OMP_NUM_THREADS says otherwise.
+    """
+    if threads is None and place.local_world_size > 1 and "OMP_NUM_THREADS" not in os.environ:
+        threads = max(1, len(os.sched_getaffinity(0)) // place.local_world_size)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError(
+            "device=cuda: torch sees no GPU here; choose device=cpu, or ask dist-advss doctor what is missing"
+        )
+    count = torch.cuda.device_count()
+    if count > 1 and place.local_rank >= count:
+        raise UserError(
+            f"device={name}: {place.local_world_size} processes on {platform.node()} and {count} GPUs; start one process a GPU"
+        )
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32; train.precision=bf16 is the fast way
+    chosen = torch.device("cuda", place.local_rank % count)  # a launcher may show each task its own GPU only
+    torch.cuda.set_device(chosen)
+    return chosen
+
+
+def _join(place: Place, device: torch.device, backend: str, guard: Guard) -> dist.Store:
+    """The process group, and a connection of our own to the store that it met at."""
+    os.environ |= {"RANK": str(place.rank), "WORLD_SIZE": str(place.world_size), "LOCAL_RANK": str(place.local_rank)}
+    os.environ |= {"MASTER_ADDR": str(place.address), "MASTER_PORT": str(place.port)}
+    meeting = _patience(guard.start_s)
+    where = device if device.type == "cuda" else None
+    try:
+        dist.init_process_group(backend, timeout=meeting, rank=place.rank, world_size=place.world_size, device_id=where)
+        store = dist.TCPStore(str(place.address), place.port, is_master=False, timeout=meeting)
+    except (RuntimeError, dist.DistError) as error:
+        raise RunError(
+            f"rank {place.rank} of {place.world_size}: could not meet the others at {place.address}:{place.port} "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+    return dist.PrefixStore(f"dist_advss/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+
+
+def _patience(hang_s: float) -> timedelta:
+    """How long a collective may take: longer than the watchdog waits, which says more about where everybody stands."""
+    return timedelta(seconds=1.5 * hang_s + 30)

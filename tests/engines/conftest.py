@@ -1,0 +1,97 @@
+"""Several processes at once, started in a moment: torch and DeepSpeed are imported once, in the server that forks them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Job = Callable[..., None]
+
+
+@pytest.fixture(scope="session")
+def server() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.engines.preload"])
+    return context
+
+
+def enter(rank: int, world_size: int, port: int, output: Path, job: Job, arguments: tuple[Any, ...]) -> None:
+    """Becomes process `rank`, as torchrun would have started it, and runs `job`."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank)}
+    os.environ |= {"LOCAL_WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ["OMP_NUM_THREADS"] = "1"
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    from dist_advss.errors import Stopped
+
+    try:
+        job(*arguments)
+    except Stopped as stopped:
+        sys.exit(128 + stopped.signum)
+
+
+class Ranks:
+    """A job's processes. `outputs[rank]` is the file that a process prints to."""
+
+    def __init__(self, context: ForkServerContext, folder: Path, world_size: int, job: Job, *arguments: Any) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        folder.mkdir(parents=True, exist_ok=True)
+        self.outputs = [folder / f"output{rank}.txt" for rank in range(world_size)]
+        self.processes: list[BaseProcess] = []
+        for rank, output in enumerate(self.outputs):
+            given = (rank, world_size, port, output, job, arguments)
+            self.processes.append(context.Process(target=enter, args=given, daemon=True))
+        for process in self.processes:
+            process.start()
+
+    def wait(self, timeout: float = 120) -> list[int | None]:
+        """The exit codes; whoever has not ended by then is killed, and has None."""
+        until = time.monotonic() + timeout
+        codes: list[int | None] = []
+        for process in self.processes:
+            process.join(max(0.0, until - time.monotonic()))
+            codes.append(process.exitcode)
+        self.kill()
+        return codes
+
+    def signal(self, rank: int, signum: signal.Signals) -> None:
+        pid = self.processes[rank].pid
+        assert pid is not None
+        os.kill(pid, signum)
+
+    def kill(self) -> None:
+        for process in self.processes:
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+    def said(self) -> str:
+        return "".join(output.read_text() for output in self.outputs if output.exists())
+
+
+@pytest.fixture
+def start(server: ForkServerContext, tmp_path: Path) -> Any:
+    """`start(2, job, …)` starts processes and returns them; they are gone when the test ends."""
+    started: list[Ranks] = []
+
+    def run(world_size: int, job: Job, *arguments: Any) -> Ranks:
+        started.append(Ranks(server, tmp_path / f"job{len(started)}", world_size, job, *arguments))
+        return started[-1]
+
+    yield run
+    for ranks in started:
+        ranks.kill()

@@ -1,0 +1,108 @@
+"""What the processes of these tests do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dist_advss import engines, objectives
+from dist_advss.config import compose
+from dist_advss.config.inherit import configure
+from dist_advss.data import MemoryLoader
+from dist_advss.engines import World
+from dist_advss.models import preact
+from dist_advss.training import run
+from dist_advss.training.interrupt import Interrupt
+
+SMALL = [
+    "data.limit=80",
+    "train.batch_size=16",
+    "train.threads=1",
+    "train.log_every=1",
+    "model.width=8",
+    "attack.steps=3",
+    "attack.norm=l2",
+    "attack.eps=1",
+    "schedule.epochs=1",
+    "schedule.lr=0.02",
+    "validation.limit=10",
+    "validation.steps=1",
+    "device=cpu",
+]
+OBJECTIVES = {
+    "rotation": ("pretrain", ["objective=rotation"]),
+    "selfie": ("pretrain", ["objective=selfie", "objective.layers=2", "objective.heads=4", "objective.ffn=32"]),
+    "classify": ("finetune", ["objective=classify"]),
+}
+ENGINES = {
+    "single": ["engine=single"],
+    "ddp": ["engine=ddp"],
+    "fsdp": ["engine=fsdp"],
+    **{f"zero{stage}": ["engine=deepspeed", f"engine.zero={stage}"] for stage in range(4)},
+}
+
+
+def smooth() -> None:
+    """A network without kinks: with them, one unit that rounding switches on moves a gradient by a thousandth."""
+    preact.relu = torch.nn.functional.silu  # type: ignore[attr-defined]
+
+
+def train(command: str, *words: str) -> None:
+    """A run of the product's own, on a smooth network."""
+    smooth()
+    run.train(compose(command, [*SMALL, *words]), command)
+
+
+def train_and_stop(command: str, steps: int, *words: str) -> None:
+    """The same, but one of the processes sees a SIGTERM after so many steps of its own."""
+
+    class After(Interrupt):
+        taken = 0
+
+        @property
+        def signum(self) -> int | None:
+            self.taken += 1  # the loop asks once a step
+            return 15 if self.taken >= steps else None
+
+        @signum.setter
+        def signum(self, value: int | None) -> None: ...
+
+    if engines.find_place().rank == engines.find_place().world_size - 1:
+        run.Interrupt = After  # type: ignore[misc]
+    train(command, *words)
+
+
+def evaluate(*words: str) -> None:
+    from dist_advss.evaluation.run import evaluate
+
+    evaluate(configure("evaluate", words))
+
+
+def world_of(config: Any) -> Any:
+    """The processes of a job that is no run."""
+    grouped = config.engine.name in ("fsdp", "deepspeed")
+    return engines.init("cpu", 1, config.guard, engines.find_place(), grouped)
+
+
+def engine_of(config: Any, world: World) -> engines.Engine:
+    return engines.build(config, objectives.build(config), world)
+
+
+def batches(config: Any, world: World) -> Iterator[Any]:
+    """Three steps' tasks of an epoch, as the loop would make them."""
+    from dist_advss.data import load_data
+    from dist_advss.rng import Rng
+
+    rng = Rng(config.seed, "train")
+    images = load_data(config.data, "train", labelled=True)
+    loader = MemoryLoader(images, config.train.batch_size, rng, "cpu", world.rank, world.size)
+    for step, batch in zip(range(3), loader.epoch(0), strict=False):
+        yield batch, rng.at(0, step).rows(batch.row)
+
+
+def save(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(content, path)

@@ -1,0 +1,104 @@
+"""Which process of a job this is, from what torchrun, srun and submitit leave in the environment."""
+
+from __future__ import annotations
+
+import pytest
+
+from dist_advss.config import compose
+from dist_advss.config.checks import check_world
+from dist_advss.engines.environment import Place, find_place, first_host
+from dist_advss.errors import UserError
+
+TORCHRUN = {
+    "RANK": "5",
+    "WORLD_SIZE": "8",
+    "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "4",
+    "MASTER_ADDR": "10.0.0.1",
+    "MASTER_PORT": "29500",
+}
+SRUN = {
+    "SLURM_JOB_ID": "4321",
+    "SLURM_STEP_ID": "0",
+    "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "1",
+    "SLURM_NODEID": "1",
+    "SLURM_NTASKS": "4",
+    "SLURM_STEP_NUM_TASKS": "4",
+    "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
+    "SLURM_JOB_NODELIST": "gpu07",
+}
+
+
+def test_nothing_in_the_environment_is_one_process_alone() -> None:
+    assert find_place({}) == Place(0, 1, 0, 1, None, 0, "alone")
+
+
+def test_torchrun_s_variables() -> None:
+    assert find_place(TORCHRUN) == Place(5, 8, 1, 4, "10.0.0.1", 29500, "torchrun")
+
+
+def test_a_task_of_srun() -> None:
+    place = find_place(SRUN)
+    assert (place.rank, place.world_size, place.local_rank, place.local_world_size) == (3, 4, 1, 2)
+    assert (place.address, place.started_by) == ("gpu07", "srun")
+    assert find_place({**SRUN, "SLURM_PROCID": "0"}).port == place.port
+    assert 1024 < place.port < 32768
+    assert find_place({**SRUN, "SLURM_JOB_ID": "4322"}).port != place.port
+
+
+@pytest.mark.parametrize("step", [None, "4294967291", "4294967294"])  # none; the batch script; an interactive shell
+def test_a_batch_script_is_none_of_its_tasks(step: str | None) -> None:
+    environment = {name: value for name, value in SRUN.items() if name != "SLURM_STEP_ID"}
+    assert find_place(environment | ({"SLURM_STEP_ID": step} if step else {})).started_by == "alone"
+
+
+def test_torchrun_inside_a_task_of_srun_counts() -> None:
+    assert find_place({**SRUN, **TORCHRUN}).started_by == "torchrun"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("gpu07", "gpu07"),
+        ("gpu[007-009,12],login", "gpu007"),
+        ("a-1.cluster,a-2.cluster", "a-1.cluster"),
+        ("rack[3,5]", "rack3"),
+    ],
+)
+def test_the_first_of_a_list_of_nodes(nodes: str, first: str) -> None:
+    assert first_host(nodes) == first
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [({"MASTER_PORT": None}, "MASTER_PORT"), ({"RANK": "x"}, "'x'"), ({"RANK": "8"}, "RANK=8")],
+)
+def test_half_an_environment_is_refused_in_one_line(change: dict[str, str | None], word: str) -> None:
+    environment = {name: value for name, value in {**TORCHRUN, **change}.items() if value is not None}
+    with pytest.raises(UserError) as refused:
+        find_place(environment)
+    assert word in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "world_size", "said"),
+    [
+        (["engine=single"], 2, ["engine=single", "2 processes", "engine=ddp"]),
+        (["engine=ddp", "train.batch_size=128"], 3, ["train.batch_size=128", "start 2 or 4", "126 or 129"]),
+        (["engine=ddp", "train.batch_size=4"], 7, ["start 2 or 4", "train.batch_size=7"]),
+        (["engine=ddp", "train.batch_size=96", "train.accumulate=4"], 5, ["start 4 or 6", "80 or 100"]),
+    ],
+)
+def test_a_world_that_cannot_share_the_batch_is_told_the_nearest_that_can(
+    words: list[str], world_size: int, said: list[str]
+) -> None:
+    with pytest.raises(UserError) as refused:
+        check_world(compose("pretrain", [*words, "out=RUN"]), world_size)
+    assert all(part in str(refused.value) for part in said), str(refused.value)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4, 8])
+def test_a_world_that_can_is_taken(world_size: int) -> None:
+    check_world(compose("pretrain", ["engine=ddp", "train.batch_size=64", "out=RUN"]), world_size)
