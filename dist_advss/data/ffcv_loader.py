@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -122,7 +123,7 @@ class FfcvLoader(Loader):
             return _Job(share, position, first, second, [])
         parts = max(1, min(self._threads, count, first.numel() // TASK_BYTES))
         cuts = [count * k // parts for k in range(parts + 1)]
-        tasks = [self._pool.submit(work, slice(a, b)) for a, b in zip(cuts, cuts[1:], strict=False)]
+        tasks = [self._pool.submit(work, slice(a, b)) for a, b in pairwise(cuts)]
         return _Job(share, position, first, second, tasks)
 
     def _fill(self, position: Integers, share: Share, first: Tensor, second: Tensor, part: slice) -> None:

@@ -159,9 +159,9 @@ def decoders(at_most: int) -> int:
         time.sleep(0.01)
 
 
-def test_iterators_that_nobody_reads_leave_no_threads(mini: Data) -> None:
+def test_iterators_that_nobody_reads_leave_no_threads(tmp_path: Path) -> None:
     assert decoders(0) == 0  # of the tests before
-    loader, cores = loader_of(mini), len(os.sched_getaffinity(0))
+    loader, cores = loader_of(raw_beton(tmp_path, noise(200, 32), jpeg=1.0)), len(os.sched_getaffinity(0))
     for epoch in range(20):
         next(loader.epoch(epoch))
         next(loader.in_order(10))
