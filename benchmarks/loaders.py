@@ -37,7 +37,7 @@ from .table import Figure, parser, publish
 SMALL, LARGE = "32x32", "224x224 JPEG"
 COUNT = {SMALL: 50_000, LARGE: 1_500}
 EPOCHS = {SMALL: 4, LARGE: 3}
-BATCH = 250
+BATCH = {SMALL: 512, LARGE: 125}
 CONTENDERS = ("DataLoader", "memory", "ffcv", "FFCV's own Loader")
 
 
@@ -100,7 +100,7 @@ def dataloader(case: str, folder: Path, data: Data) -> Callable[[int], Iterable[
     crop = [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
     images = Small() if case == SMALL else datasets.ImageFolder(folder / "tree" / "train", transforms.Compose(crop))
     loader = torch.utils.data.DataLoader(
-        images, BATCH, shuffle=True, num_workers=2, drop_last=True, persistent_workers=True
+        images, BATCH[case], shuffle=True, num_workers=2, drop_last=True, persistent_workers=True
     )
     return lambda epoch: loader
 
@@ -112,12 +112,12 @@ def ours(case: str, folder: Path, data: Data, kind: str) -> Callable[[int], Iter
 
         images = torch.from_numpy(np.load(folder / "small.npy"))
         labels = torch.arange(len(images)) % 10
-        loader: Any = MemoryLoader(ImageSet(images, labels, labels, []), BATCH, Rng(0))
+        loader: Any = MemoryLoader(ImageSet(images, labels, labels, []), BATCH[case], Rng(0))
     else:
         from dataclasses import replace
 
         chosen = replace(data, loader=kind, crop="centre" if kind == "memory" else data.crop)
-        loader = make_loader(chosen, "train", BATCH, Rng(0), labelled=True)
+        loader = make_loader(chosen, "train", BATCH[case], Rng(0), labelled=True)
 
     def batches(epoch: int) -> Iterator[Any]:
         for step, batch in enumerate(loader.epoch(epoch)):
@@ -140,7 +140,7 @@ def stock(case: str, folder: Path, data: Data) -> Callable[[int], Iterable[Any]]
         first = [RandomResizedCropRGBImageDecoder((224, 224)), RandomHorizontalFlip()]
     pipelines = {"image": [*first, ToTensor(), ToTorchImage()], "label": [IntDecoder(), ToTensor()]}
     file = str(folder / "train.beton")
-    loader = Loader(file, BATCH, 2, order=OrderOption.RANDOM, seed=0, pipelines=pipelines)
+    loader = Loader(file, BATCH[case], 2, order=OrderOption.RANDOM, seed=0, pipelines=pipelines)
     return lambda epoch: ((as_float(images), labels) for images, labels in loader)
 
 

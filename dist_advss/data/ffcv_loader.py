@@ -32,6 +32,7 @@ from .loader import Batch, Loader, Share
 
 AHEAD = 3  # batches that are being decoded while one is computed on
 TASK_BYTES = 2**20  # pixels that are worth a thread of their own
+COPY_BYTES = 2**22  # pixels that are copied sooner than a thread is woken
 RESIDENT_BYTES = 2 * 2**30  # a file up to this size is read into the page cache as a whole when it is opened
 EVALUATED = 0.875  # share of the shorter side that is shown where training sees random crops, as 224 of 256 pixels
 
@@ -118,7 +119,7 @@ class FfcvLoader(Loader):
         if not self._fits:
             self._announce(position)
         work = partial(self._fill, position, share, first, second)
-        if self._copied and first.numel() < TASK_BYTES:
+        if self._copied and first.numel() < COPY_BYTES:
             work(slice(0, count))
             return _Job(share, position, first, second, [])
         parts = max(1, min(self._threads, count, first.numel() // TASK_BYTES))

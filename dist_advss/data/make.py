@@ -16,8 +16,8 @@ from .load import load_data, rows_of
 from .loader import Loader, MemoryLoader
 
 INSTALL = (
-    "on Debian: apt-get install g++ pkg-config libopencv-dev libturbojpeg0-dev, then pip install ffcv numba "
-    "(docs/data.md has other systems)"
+    "on Debian: apt-get install g++ python3-dev pkg-config libopencv-dev libturbojpeg0-dev, then pip install ffcv numba "
+    "(dist-advss doctor and docs/data.md say it for other systems)"
 )
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
 import torch
 
+from dist_advss.cli import main
 from dist_advss.config import compose
 from dist_advss.config.schema import Data
 from dist_advss.data import make
@@ -84,30 +83,34 @@ def test_auto_takes_memory_where_ffcv_is_missing_and_what_needs_it_is_refused(
 
 
 def test_the_front_door_writes_and_shows_betons(
-    dist_advss: Callable[..., CompletedProcess[str]], tmp_path: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wrote = dist_advss("data", "write", "data=fashion_mini", "out=mini")
-    assert (wrote.returncode, wrote.stdout.split()) == (0, ["mini/train.beton", "mini/test.beton"]), wrote.stderr
-    assert "writing train.beton, 10,000 images" in wrote.stderr
-    shown = dist_advss("data", "show", "mini/test.beton", "--png", "sheet.png")
-    assert shown.returncode == 0, shown.stderr
-    for said in ("the test part of fashion_mini", "2,000 of 28x28 pixels, 1 channel", "2,000 raw, 2,352 bytes each"):
-        assert said in shown.stdout
-    assert shown.stdout.splitlines()[-1].split() == ["Ankle", "boot", "200"]
+    monkeypatch.chdir(tmp_path)
+
+    def said(*words: str, code: int = 0) -> tuple[str, str]:
+        assert main(["data", *words]) == code
+        return capsys.readouterr()
+
+    assert said("write", "data=fashion_mini", "out=mini") == (
+        "mini/train.beton\nmini/test.beton\n",
+        "writing train.beton, 10,000 images\nwriting test.beton, 2,000 images\n",
+    )
+    shown, _ = said("show", "mini/test.beton", "--png", "sheet.png")
+    for part in ("the test part of fashion_mini", "2,000 of 28x28 pixels, 1 channel", "2,000 raw, 2,352 bytes each"):
+        assert part in shown
+    assert shown.splitlines()[-1].split() == ["Ankle", "boot", "200"]
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
-    one = dist_advss("data", "write", "data=fashion_mini", "data.jpeg=1", "data.quality=60", "part=test", "out=t.beton")
-    assert one.stdout.split() == ["t.beton"]
+    assert said("write", "data=fashion_mini", "data.jpeg=1", "part=test", "out=t.beton")[0] == "t.beton\n"
     with (tmp_path / "t.beton").open("r+b") as file:
         file.seek(3 * 2**20)
         file.write(b"?")
-    broken = dist_advss("data", "show", "t.beton")
-    assert (broken.returncode, broken.stdout) == (2, "")
-    assert "dist-advss: t.beton: a damaged beton (its images fail their checksum)" in broken.stderr
-    for words, said in (
-        (("data", "write", "data=fashion_mini"), "out: missing"),
-        (("data", "write", "data=fashion_mini", "part=best", "out=x"), "part=best: no such part"),
-        (("data", "show", "nothing.beton"), "nothing.beton: cannot be read"),
+    for words, complaint in (
+        (("show", "t.beton"), "t.beton: a damaged beton (its images fail their checksum)"),
+        (("show", "nothing.beton"), "nothing.beton: cannot be read (No such file or directory)"),
+        (("write", "data=fashion_mini"), "out: missing"),
+        (("write", "data=fashion_mini", "part=best", "out=x"), "part=best: no such part"),
+        (("write", "data=cifar10", "data.root=nowhere", "out=x"), "data.root=nowhere: no nowhere/cifar-10-batches-py"),
     ):
-        refused = dist_advss(*words)
-        assert refused.returncode == 2
-        assert said in refused.stderr and len(refused.stderr.splitlines()) == 1
+        out, error = said(*words, code=2)
+        assert out == ""
+        assert complaint in error and len(error.splitlines()) == 1
