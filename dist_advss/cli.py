@@ -318,12 +318,28 @@ def _watch(rest: list[str]) -> int:
 
 def _data(rest: list[str]) -> int:
     parser = _parser("data")
-    parser.add_argument(
-        "action", choices=("show",), help="show: counts per split and class, and what the images look like"
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = (
+        "show   counts per split and class and what the images look like, of a set (data=NAME data.root=FOLDER …)\n"
+        "       or of a .beton file (FILE), which is read as a whole and held against its checksum\n"
+        "write  the set as train.beton and test.beton in out=FOLDER, or its part=train|test as out=FILE.beton;\n"
+        "       data.jpeg, data.quality and data.max_side say how images are stored"
     )
-    parser.add_argument("words", nargs="*", metavar="key=value", help="data=NAME data.root=FOLDER …, as for pretrain")
-    parser.add_argument("--png", metavar="FILE", type=Path, help="write a sheet of images of every class")
+    parser.add_argument("action", choices=("show", "write"))
+    parser.add_argument(
+        "words", nargs="*", metavar="key=value|FILE", help="data=NAME data.key=value …, as for pretrain"
+    )
+    parser.add_argument("--png", metavar="FILE", type=Path, help="show: write a sheet of images of every class")
     given = parser.parse_intermixed_args(rest)
+    if given.action == "write":
+        return _write_betons(given.words)
+    if len(given.words) == 1 and "=" not in given.words[0]:
+        from .data.show_beton import contact_sheet_of, summary_of
+
+        print(summary_of(Path(given.words[0])), end="")
+        if given.png:
+            contact_sheet_of(Path(given.words[0]), given.png)
+        return 0
     from .config import compose_data
 
     data = compose_data(given.words)
@@ -332,6 +348,23 @@ def _data(rest: list[str]) -> int:
     print(summary(data), end="")
     if given.png:
         contact_sheet(data, given.png)
+    return 0
+
+
+def _write_betons(words: list[str]) -> int:
+    from .config import compose_data, parse_words
+
+    chosen = dict(parse_words(words))
+    out, part = chosen.pop("out", None), chosen.pop("part", None)
+    if not out:
+        raise UserError("out: missing; give out=FOLDER for train.beton and test.beton, or out=FILE.beton for one part")
+    data = compose_data([f"{name}={value}" for name, value in chosen.items()])
+    from .data.origin import write_betons
+    from .data.progress import WriteProgress
+
+    with WriteProgress() as show:
+        for path in write_betons(data, Path(out), part, show):
+            print(path)
     return 0
 
 
@@ -359,6 +392,6 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
         "the wandb workspace of a launch: robust accuracy, methods, diversity, throughput, images",
         _dashboard,
     ),
-    "data": ("what a set of images holds", _data),
+    "data": ("what a set of images or a .beton file holds; write a set as .beton files", _data),
     "doctor": ("what this machine has, what is missing, and how to get it", _doctor),
 }

@@ -71,7 +71,27 @@ class Data:
     )
     limit: int | None = key(None, "take the first N training images (evaluate: the first N evaluated)", low=1)
     labels: int | None = key(None, "keep N labelled training images, stratified: the low-label setting", low=1)
-    loader: str = key("memory", "how batches are made", choices=("memory",))
+    loader: str = key(
+        "auto",
+        "memory: all images in main memory; ffcv: decoded from .beton files; auto: ffcv where it is installed",
+        choices=("auto", "memory", "ffcv"),
+    )
+    beton: str | None = key(
+        None, "ffcv: folder of train.beton and test.beton, written where missing; null: in ~/.cache/dist_advss"
+    )
+    jpeg: float | None = key(
+        None, "ffcv: share of the images stored as JPEG; null: none up to 96 pixels, all above", low=0, high=1
+    )
+    quality: int = key(90, "ffcv: JPEG quality of what is stored", low=1, high=100)
+    max_side: int = key(
+        512, "ffcv: longest side of a stored image in pixels, where data.size is above 96", low=32, high=8192
+    )
+    crop: str = key(
+        "centre",
+        "centre: the largest square; random: in training a random part, scaled (RandomResizedCrop); needs ffcv",
+        choices=("centre", "random"),
+    )
+    crop_area: float = key(0.08, "crop=random: smallest share of an image's area that is shown", low=0.01, high=1.0)
 
 
 @dataclass

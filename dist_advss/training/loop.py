@@ -14,7 +14,7 @@ import torch
 
 from ..attacks import PGD, NoAttack
 from ..config.schema import TrainConfig
-from ..data import Batch, MemoryLoader, augment
+from ..data import Batch, Loader, augment
 from ..engines import Engine, State
 from ..errors import RunError, Stopped
 from ..rng import Rng
@@ -39,8 +39,8 @@ class Trainer:
         folder: Path,
         engine: Engine,
         attack: PGD | NoAttack,
-        loader: MemoryLoader,
-        held_out: MemoryLoader,
+        loader: Loader,
+        held_out: Loader,
         tracker: Tracker | Silent,
         transferred: dict[str, int] | None = None,
         clock: Callable[[], float] = time.monotonic,

@@ -8,8 +8,8 @@ from typing import Any
 
 from .. import attacks, engines, objectives
 from ..config.checks import check_world
-from ..config.schema import TrainConfig
-from ..data import MemoryLoader, load_data
+from ..config.schema import Data, TrainConfig
+from ..data import Loader, make_loader, settle
 from ..engines import World
 from ..errors import UserError
 from ..files import write_json
@@ -37,21 +37,21 @@ def train(config: TrainConfig, command: str) -> Path:
         return out
     place = engines.find_place()
     check_world(config, place.world_size)
+    data = settle(config.data, "train")  # may write for an hour; no process waits in a collective meanwhile
     grouped = config.engine.name in ("fsdp", "deepspeed")  # these need a process group, even of one
     with engines.init(config.device, config.train.threads, config.guard, place, grouped, out / "stacks") as world:
-        _train(config, command, out, world)
+        _train(config, data, command, out, world)
     return out
 
 
-def _train(config: TrainConfig, command: str, out: Path, world: World) -> None:
+def _train(config: TrainConfig, data: Data, command: str, out: Path, world: World) -> None:
     labelled = command == "finetune"
     rng = Rng(config.seed, "train")
-    share = (rng, world.device, world.rank, world.size)
-    loader = MemoryLoader(load_data(config.data, "train", labelled=labelled), config.train.batch_size, *share)
-    images = load_data(config.data, "validation", labelled=True).first(config.validation.limit)
-    if len(images) < world.size:
-        raise UserError(f"validation.limit={len(images)}: fewer images than the {world.size} processes; raise it")
-    held_out = MemoryLoader(images, 1, *share)
+    share = {"device": world.device, "rank": world.rank, "world_size": world.size}
+    loader = make_loader(data, "train", config.train.batch_size, rng, labelled=labelled, **share)
+    held_out = make_loader(data, "validation", 1, rng, labelled=True, first=config.validation.limit, **share)
+    if held_out.count < world.size:
+        raise UserError(f"validation.limit={held_out.count}: fewer images than the {world.size} processes; raise it")
     objective = objectives.build(config)
     begun = world.first(lambda: bool(checkpoint.states(out / "checkpoints")))
     transferred = None if begun else _transfer(config, objective)
@@ -71,22 +71,25 @@ def _train(config: TrainConfig, command: str, out: Path, world: World) -> None:
         attack = attacks.build(config.attack, engine.module)
         trainer = Trainer(config, out, engine, attack, loader, held_out, tracker, transferred)
         if not trainer.resume():
-            tracker.event("start", 0, f"{engines.describe(config, world)}, {steps} steps an epoch")
+            where = f"{engines.describe(config, world)}, images by the {loader.name} loader"
+            tracker.event("start", 0, f"{where}, {steps} steps an epoch")
             if transferred:
                 tracker.event("transfer", 0, f"{transferred['matched']} of {transferred['total']} tensors of theta_p")
         tracker.start(trainer.global_step)
         trainer.run(interrupt)
         if world.rank == 0:
-            write_json(out / "result.json", _result(config, command, trainer, world, parameters))
+            write_json(out / "result.json", _result(config, command, trainer, loader, world, parameters))
 
 
-def _result(config: TrainConfig, command: str, trainer: Trainer, world: World, parameters: int) -> dict[str, Any]:
+def _result(
+    config: TrainConfig, command: str, trainer: Trainer, loader: Loader, world: World, parameters: int
+) -> dict[str, Any]:
     return {
         "kind": command,
         "objective": config.objective.name,
         "seed": config.seed,
         "data": config.data.name,
-        "loader": config.data.loader,
+        "loader": loader.name,
         "engine": config.engine.name,
         "processes": world.size,
         "epochs": trainer.done,

@@ -10,7 +10,7 @@ import torch
 
 from ..attacks import PGD
 from ..config.schema import PRETEXT, TrainConfig
-from ..data import Batch, MemoryLoader, as_float
+from ..data import Batch, Loader, as_float
 from ..engines import World
 from ..objectives.base import Images, Objective, Task
 from ..rng import Rng
@@ -36,7 +36,7 @@ class Validation:
 
 
 def validate(
-    objective: Objective, images: MemoryLoader, batch_size: int, config: TrainConfig, world: World
+    objective: Objective, images: Loader, batch_size: int, config: TrainConfig, world: World
 ) -> Validation:
     """Judges every image clean and under PGD (validation.steps, the training threat), in eval mode, without augmentation.
 
@@ -87,12 +87,12 @@ def _percent(part: float, whole: float) -> float:
     return round(100 * part / whole, 4)
 
 
-def _in_step(images: MemoryLoader, batch_size: int, world: World) -> Iterator[tuple[Batch, bool]]:
+def _in_step(images: Loader, batch_size: int, world: World) -> Iterator[tuple[Batch, bool]]:
     """This process's batches and whether they count: as many in every process, since sharded layers are gathered together.
 
     A process with fewer looks at its last batch once more, for nothing.
     """
-    most = math.ceil(math.ceil(len(images) / world.size) / batch_size)
+    most = math.ceil(math.ceil(images.count / world.size) / batch_size)
     done = 0
     for batch in images.in_order(batch_size):
         yield batch, True
