@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,9 @@ def train(config: TrainConfig, command: str) -> Path:
 def _train(config: TrainConfig, data: Data, command: str, out: Path, world: World) -> None:
     labelled = command == "finetune"
     rng = Rng(config.seed, "train")
-    share = {"device": world.device, "rank": world.rank, "world_size": world.size}
-    loader = make_loader(data, "train", config.train.batch_size, rng, labelled=labelled, **share)
-    held_out = make_loader(data, "validation", 1, rng, labelled=True, first=config.validation.limit, **share)
+    make = partial(make_loader, data, rng=rng, device=world.device, rank=world.rank, world_size=world.size)
+    loader = make("train", config.train.batch_size, labelled=labelled)
+    held_out = make("validation", 1, labelled=True, first=config.validation.limit)
     if held_out.count < world.size:
         raise UserError(f"validation.limit={held_out.count}: fewer images than the {world.size} processes; raise it")
     objective = objectives.build(config)

@@ -35,9 +35,7 @@ class Validation:
     ra_class: list[float | None]
 
 
-def validate(
-    objective: Objective, images: Loader, batch_size: int, config: TrainConfig, world: World
-) -> Validation:
+def validate(objective: Objective, images: Loader, batch_size: int, config: TrainConfig, world: World) -> Validation:
     """Judges every image clean and under PGD (validation.steps, the training threat), in eval mode, without augmentation.
 
     Each process judges its share, `batch_size` images at a time. Tasks and random starts are named by an image's position
