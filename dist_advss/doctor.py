@@ -31,6 +31,7 @@ REQUIRED = (
     "rich",
     "jinja2",
     "bokeh",
+    "pandas",
     "pillow",
     "psutil",
     "submitit",

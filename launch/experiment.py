@@ -32,6 +32,7 @@ import yaml
 
 from dist_advss.config import config_dir, options, parse_words, schema_of
 from dist_advss.config.inherit import SOURCE_KEY, configure
+from dist_advss.config.schema import EvaluateConfig, TrainConfig
 from dist_advss.errors import UserError, nearest
 
 from .graph import REFERENCE, Experiment, Stage, build
@@ -65,6 +66,12 @@ def load(experiment: str, directory: Path, words: Sequence[str] = ()) -> Experim
 
 def compositions(experiment: Experiment, directory: Path) -> dict[str, dict[str, Any]]:
     """The configuration of each stage but reports, as nested mappings, with what it inherits. Raises UserError."""
+    return {name: dataclasses.asdict(config) for name, config in configurations(experiment, directory).items()}
+
+
+def configurations(experiment: Experiment, directory: Path) -> dict[str, TrainConfig | EvaluateConfig]:
+    """The same as what `pretrain`, `finetune` and `evaluate` are given."""
+    found: dict[str, TrainConfig | EvaluateConfig] = {}
     planned: dict[str, Any] = {}
     for stage in experiment.stages.values():
         if stage.command != "report":
@@ -72,8 +79,9 @@ def compositions(experiment: Experiment, directory: Path) -> dict[str, dict[str,
                 config = configure(stage.command, stage.words(directory), planned)
             except UserError as error:
                 raise UserError(f"stage {stage.name}: {error}") from error
+            found[stage.name] = config
             planned[str(directory / stage.name)] = dataclasses.asdict(config)
-    return {Path(folder).name: config for folder, config in planned.items()}
+    return found
 
 
 def find(experiment: str) -> Path:

@@ -8,17 +8,18 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, TextIO
 
 from dist_advss.config.checks import check_world
+from dist_advss.config.schema import TrainConfig
 from dist_advss.errors import RunError, UserError, nearest
 from dist_advss.files import write_text
 
 from . import batches, queue, script, snapshot, state
 from .batches import Batch, Ref
 from .cluster import Slurm
-from .experiment import compositions
+from .experiment import configurations
+from .forecast import as_job, forecast
 from .graph import Experiment, Stage
 from .journal import FOLDER, Journal
 from .queue import Job, Partition
@@ -84,13 +85,12 @@ def _refuse_too_much(settings: Slurm, command: str, there: Sequence[Partition]) 
 def _refuse_unshared_batches(directory: Path, experiment: Experiment, stages: Sequence[Stage], settings: Slurm) -> None:
     """Raises UserError when the processes of a training cannot share its batches evenly."""
     shared = [s for s in stages if s.command in ("pretrain", "finetune") and _ranks(settings, s) > 1]
-    configs = compositions(experiment, directory) if shared else {}
+    configs = configurations(experiment, directory) if shared else {}
     for stage in shared:
-        engine, training = configs[stage.name]["engine"], configs[stage.name]["train"]
-        several = {**engine, "name": "ddp"} if engine["name"] == "single" else engine
-        config = SimpleNamespace(engine=SimpleNamespace(**several), train=SimpleNamespace(**training))
+        config, ranks = configs[stage.name], _ranks(settings, stage)
+        assert isinstance(config, TrainConfig)
         try:
-            check_world(config, _ranks(settings, stage))
+            check_world(as_job(config, ranks), ranks)
         except UserError as error:
             raise UserError(f"stage {stage.name}: {error}") from error
 
@@ -215,13 +215,17 @@ def _try(directory: Path, planned: Sequence[Batch], settings: Slurm) -> None:
 
 
 def dry_run(directory: Path, experiment: Experiment, wanted: set[str], settings: Slurm) -> None:
-    """Prints every script that a launch into an empty folder would submit; writes nothing."""
+    """Prints every script that a launch into an empty folder would submit, and what its trainings will take; writes nothing."""
     planned = batches.plan([s for s in experiment.stages.values() if s.name in wanted], settings, {})
     code = snapshot.describe(directory)
     ids = {batch.name: f"ID{number}" for number, batch in enumerate(planned, 1)}
     for batch in planned:
         print(f"\n==== {ids[batch.name]}: {', '.join(batch.stages.values())} ====")
         print(script.text(directory, batch, settings, code.path, ids))
+    print("\n==== estimates ====")
+    chosen = [stage for stage in experiment.stages.values() if stage.name in wanted]
+    for line in forecast(configurations(experiment, directory), chosen, settings):
+        print(line)
 
 
 def _for_jobs(settings: Slurm) -> dict[str, Any]:

@@ -144,6 +144,9 @@ def test_a_dry_run_shows_the_scripts_and_submits_nothing(
     shown = capsys.readouterr().out
     assert shown.count("#!/bin/bash") == 5
     assert "--dependency=afterok:ID2" in shown
+    estimates = shown.partition("==== estimates ====")[2]
+    for stage in ("p3_pretrain", "p1_finetune"):
+        assert any(stage in line and "GB a process" in line and "hours" in line for line in estimates.splitlines())
     assert fake_slurm.calls("sbatch") == []
     assert not (tmp_path / "out").exists()
 
