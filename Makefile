@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 FFCV := .venv/.ffcv
 
-.PHONY: help setup ffcv quickstart test lint clean
+.PHONY: help setup ffcv quickstart test lint slurm-up slurm-down clean
 
 help:  ## show these lines
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -48,6 +48,12 @@ lint: setup  ## style and types only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+slurm-up:  ## a real Slurm on this machine, four nodes, in /tmp/dist_advss-devcluster (root only; installs what it needs)
+	@$(PYTHON) -m slurm.devcluster up
+
+slurm-down:  ## end it, with every job on it
+	@$(PYTHON) -m slurm.devcluster down
 
 clean:  ## remove caches and build products; runs/ and .venv stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -19,6 +19,7 @@ from .threat import BALLS
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FP16_LOSS_SCALE = 1024.0  # lifts input gradients out of fp16's subnormals; a step only uses their direction
+FP16_SMALLEST_LOSS = 2.0**-24  # below which fp32 no longer tells a loss from none
 
 LossFn = Callable[[Images, Task], Tensor]
 JudgeFn = Callable[[Images, Task], Judgement]
@@ -26,10 +27,15 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 class PGD:
-    """An attack on `module`, the bare network that `loss_fn` runs. Reads no data and draws only from the task's rng."""
+    """An attack on `module`, the bare network that `loss_fn` runs. Reads no data and draws only from the task's rng.
+
+    `losses` is what the last call ascended: the mean over the batch before each step (of the last restart), detached
+    scalars on the device, so that nothing waits for them.
+    """
 
     def __init__(self, config: Attack, module: nn.Module) -> None:
         self.config, self.module = config, module
+        self.losses: list[Tensor] = []
         self.ball = BALLS[config.norm](config.eps)
         self.step_size = step_size(config)
 
@@ -90,6 +96,7 @@ class PGD:
     def ascend(self, loss_fn: LossFn, task: Task, start: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """`steps` projected steps from `start`."""
         x = start
+        self.losses = []
         for _ in range(self.config.steps):
             x = self._move(x, self._gradients(loss_fn, x, task), task)
         return x
@@ -102,10 +109,13 @@ class PGD:
         return tuple(moved)
 
     def _gradients(self, loss_fn: LossFn, x: tuple[Tensor, ...], task: Task) -> tuple[Tensor, ...]:
+        """Gradients at x; the mean loss there is added to `losses`."""
         leaves = tuple(piece.detach().requires_grad_() for piece in x)
         with self._autocast(leaves[0].device):
-            loss = loss_fn(_like(task.inputs, leaves), task).float().sum()
-        return torch.autograd.grad(loss * self._scale(), leaves)
+            losses = loss_fn(_like(task.inputs, leaves), task).float()
+            total = self._total(losses)
+        self.losses.append(losses.detach().mean())
+        return torch.autograd.grad(total, leaves)
 
     def _gradients_and_verdicts(
         self, judge: JudgeFn, x: tuple[Tensor, ...], task: Task, needed: bool
@@ -114,7 +124,7 @@ class PGD:
         leaves = tuple(piece.detach().requires_grad_(needed) for piece in x)
         with torch.set_grad_enabled(needed), self._autocast(leaves[0].device):
             loss, correct = judge(_like(task.inputs, leaves), task)
-        return (torch.autograd.grad(loss.float().sum() * self._scale(), leaves) if needed else ()), correct
+        return (torch.autograd.grad(self._total(loss.float()), leaves) if needed else ()), correct
 
     def _confirmed(self, judge: JudgeFn, x: tuple[Tensor, ...], task: Task, correct: Tensor) -> Tensor:
         """`correct`, where the rows that half precision judged wrong are judged again in fp32."""
@@ -129,8 +139,18 @@ class PGD:
         with torch.no_grad(), self._autocast(x[0].device):
             return loss_fn(_like(task.inputs, x), task).float()
 
-    def _scale(self) -> float:
-        return FP16_LOSS_SCALE if self.config.precision == "fp16" else 1.0
+    def _total(self, loss: Tensor) -> Tensor:
+        """The sum of the per-image losses; in fp16 scaled, so that the gradients of very sure answers do not vanish.
+
+        A sure answer's gradient is about as small as its loss, so each loss is divided by itself. Where batch norm looks at
+        the whole batch, images have a say in each other's gradients, and all are scaled alike.
+        """
+        if self.config.precision != "fp16":
+            return loss.sum()
+        alone = self.config.batch_norm == "eval" or not self.module.training
+        size = loss.detach().abs()
+        size = size if alone else size.mean()
+        return (loss * (FP16_LOSS_SCALE / size.clamp(FP16_SMALLEST_LOSS, 1))).sum()
 
     def _autocast(self, device: torch.device) -> torch.autocast:
         dtype = DTYPES[self.config.precision]

@@ -59,6 +59,9 @@ ENGINES = ("single", "ddp", "fsdp", "deepspeed")
 class Data:
     name: str = key(REQUIRED, "which set of images", choices=DATASETS)
     root: str | None = key(None, "folder that holds the set; fashion_mini needs none, fashion_mnist finds Debian's")
+    stage: str | None = key(
+        None, "folder on a disk of the node, such as '$TMPDIR', to which data.root is copied first, once a node"
+    )
     download: bool = key(False, "fetch the set into data.root when it is not there (torchvision's sets)")
     size: int = key(32, "height and width of an image in pixels", low=8, high=512)
     channels: int = key(3, "colour channels", choices=(1, 3))
@@ -240,10 +243,18 @@ class Validation:
 
 @dataclass
 class Tracking:
-    wandb: str = key("disabled", "Weights & Biases", choices=("disabled", "offline", "online"))
+    wandb: str = key(
+        "disabled",
+        "Weights & Biases; online is offline where there is no key or network",
+        ("disabled", "offline", "online"),
+    )
     project: str = key("dist_advss", "wandb project")
     entity: str | None = key(None, "wandb entity; null: your default")
-    group: str | None = key(None, "wandb group: the launch this run belongs to")
+    group: str | None = key(None, "wandb group; null: the launch this run belongs to")
+    tags: list[str] = key([], "wandb tags, such as [ablation,eps4]")
+    notes: str | None = key(None, "a sentence shown with the run in wandb")
+    checkpoints: bool = key(False, "upload the checkpoints of a finished run as one wandb artifact")
+    wait: float = key(30.0, "seconds that a run waits at its end for wandb; dist-advss sync sends the rest", low=0)
 
 
 @dataclass
@@ -285,6 +296,7 @@ class EvaluateConfig:
     model: Model = field(default_factory=Model)
     attack: Attack = field(default_factory=Attack)
     guard: Guard = field(default_factory=Guard)
+    tracking: Tracking = field(default_factory=Tracking)
 
 
 def help_of(f: Any, default: Any) -> str:

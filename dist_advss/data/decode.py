@@ -66,7 +66,7 @@ def decode(file, start, size, mode, height, width, box, out, second_box, second)
     room = 1
     for k in range(len(start)):
         if mode[k] == JPEG:
-            room = max(room, 3 * np.int64(height[k]) * np.int64(width[k]))
+            room = max(room, 3 * np.int64(height[k]) * np.int64(width[k]))  # type: ignore[assignment]
     picture = np.empty(room, np.uint8)
     scaled = np.empty(3 * rows * columns, np.uint8)
     for k in range(len(start)):

@@ -155,7 +155,7 @@ def _encode_one(picture: Bytes, as_jpeg: bool, quality: int) -> Encoded:
     height, width, channels = picture.shape
     colour = np.ascontiguousarray(np.broadcast_to(picture, (height, width, 3)) if channels == 1 else picture)
     if not as_jpeg:
-        return RAW, height, width, memoryview(colour).cast("B")
+        return RAW, height, width, colour.data.cast("B")
     stream = io.BytesIO()
     Image.fromarray(colour).save(stream, "JPEG", quality=quality)
     return JPEG, height, width, stream.getvalue()

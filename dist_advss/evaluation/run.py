@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from ..files import write_json, write_whole
 from ..models import build
 from ..objectives.classify import Classify
 from ..rng import Rng
+from ..tracking import Log
 from ..training import checkpoint, folder
 from .rates import rates
 from .verdicts import Verdicts, judge_images, samples, saved
@@ -48,14 +50,17 @@ def evaluate(config: EvaluateConfig) -> Path:
 
 def _evaluate(config: EvaluateConfig, data: Data, out: Path, world: World) -> None:
     rng, limit = Rng(config.seed, "evaluation"), data.limit
-    share = {"device": world.device, "rank": world.rank, "world_size": world.size}
-    loader = make_loader(data, config.split, 1, rng, labelled=True, first=limit, **share)
+    loaded = partial(make_loader, data, config.split, 1, rng, labelled=True)
+    loader = loaded(first=limit, device=world.device, rank=world.rank, world_size=world.size)
     path = checkpoint_file(config)
     model = load_classifier(config, path).to(world.device)
     console = Console(highlight=False, soft_wrap=True, quiet=world.rank > 0)
 
     with contextlib.ExitStack() as stack:
         world.first(lambda: stack.enter_context(folder.claim(out, config)))
+        if world.rank == 0:
+            log = stack.enter_context(Log(out, config.tracking, lambda text: console.print(text, style="dim")))
+            log.begin(0, "evaluate", world.size)
         started = time.monotonic()
         known = Verdicts.join([saved(file) for file in out.glob(PARTIAL.format("*"))])
 
@@ -65,17 +70,15 @@ def _evaluate(config: EvaluateConfig, data: Data, out: Path, world: World) -> No
             text = f"evaluate  {len(verdicts)}/{loader.count}  TA {done['ta']:.1f}  RA {done['ra']:.1f}"
             console.print(text, end="\r" if console.is_terminal else "\n")
 
-        partial = out / PARTIAL.format(world.rank)
-        found = judge_images(
-            model, loader.in_order(config.batch_size), config.attack, config.seed, known, partial, show
-        )
+        saving = out / PARTIAL.format(world.rank)
+        found = judge_images(model, loader.in_order(config.batch_size), config.attack, config.seed, known, saving, show)
         shares = world.gather(found)
         if shares is None:
             return
         verdicts = Verdicts.join(shares)
         verdicts.save(out / "verdicts.npz")
         few = min(SAMPLES, loader.count)
-        first = make_loader(data, config.split, 1, rng, labelled=True, first=few, device=world.device)
+        first = loaded(first=few, device=world.device)
         _save_samples(config, model, first, verdicts, out)
         write_json(
             out / "result.json",

@@ -19,6 +19,7 @@ WHERE_NOT_WHAT = (
     "device",
     "data.loader",
     "data.beton",
+    "data.stage",
     "engine",
     "guard",
     "train.accumulate",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..models.transfer import load_encoder
 from ..objectives.base import Objective
 from ..rng import Rng
 from ..tracking import Silent, Tracker
+from ..tracking.hardware import ideal_seconds
 from . import checkpoint, folder
 from .interrupt import Interrupt
 from .loop import Trainer
@@ -46,21 +48,26 @@ def train(config: TrainConfig, command: str) -> Path:
 def _train(config: TrainConfig, data: Data, command: str, out: Path, world: World) -> None:
     labelled = command == "finetune"
     rng = Rng(config.seed, "train")
-    share = {"device": world.device, "rank": world.rank, "world_size": world.size}
-    loader = make_loader(data, "train", config.train.batch_size, rng, labelled=labelled, **share)
-    held_out = make_loader(data, "validation", 1, rng, labelled=True, first=config.validation.limit, **share)
+    make = partial(make_loader, data, rng=rng, device=world.device, rank=world.rank, world_size=world.size)
+    loader = make("train", config.train.batch_size, labelled=labelled)
+    held_out = make("validation", 1, labelled=True, first=config.validation.limit)
     if held_out.count < world.size:
         raise UserError(f"validation.limit={held_out.count}: fewer images than the {world.size} processes; raise it")
     objective = objectives.build(config)
     begun = world.first(lambda: bool(checkpoint.states(out / "checkpoints")))
     transferred = None if begun else _transfer(config, objective)
     parameters = count_parameters(objective)
+    ideal_step = ideal_seconds(objective, config, world.device, world.size)
     steps = len(loader)  # refuses a batch larger than the set, while nothing is written yet
 
     with contextlib.ExitStack() as stack:
         world.first(lambda: stack.enter_context(folder.claim(out, config)))
         interrupt = stack.enter_context(Interrupt())
-        tracker = stack.enter_context(Tracker(out, config, command, steps) if world.rank == 0 else Silent())
+        tracker = stack.enter_context(
+            Tracker(out, config, command, steps, world_size=world.size, ideal_step=ideal_step)
+            if world.rank == 0
+            else Silent()
+        )
         engine = engines.build(config, objective, world)
         attack = attacks.build(config.attack, engine.module)
         trainer = Trainer(config, out, engine, attack, loader, held_out, tracker, transferred)

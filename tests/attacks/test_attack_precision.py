@@ -72,3 +72,40 @@ def test_no_precision_warns_of_anything(trained, precision: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         PGD(Attack(eps=0.05, steps=1, restarts=2, precision=precision), trained.net)(trained.loss, trained.task(8))
+
+
+@pytest.mark.parametrize("sharper", [1.0, 2.0, 4.0])
+def test_in_fp16_the_gradients_of_sure_answers_keep_their_signs(trained, sharper: float) -> None:
+    """With logits four times as large most losses are tiny; fewer than 0.1% of pixels may lose their direction."""
+
+    def loss(x: Tensor, task: Task) -> Tensor:
+        return nn.functional.cross_entropy(sharper * trained.net(x).float(), task.targets, reduction="none")
+
+    task = trained.task()
+    gradients = {}
+    for precision in ("fp32", "fp16"):
+        attack = PGD(Attack(eps=0.05, steps=1, random_start=False, precision=precision), trained.net)
+        (gradients[precision],) = attack._gradients(loss, attack.start(task, 0), task)
+    assert (loss(task.inputs, task) < 0.1 / sharper).float().mean() > 0.2
+    lost = (gradients["fp16"] == 0) & (gradients["fp32"] != 0)
+    assert lost.float().mean() < 0.001
+    turned = gradients["fp16"].sign() != gradients["fp32"].sign()
+    assert turned.float().mean() < 0.02  # of gradients near zero, which rounding may turn
+
+
+def test_in_fp16_images_in_one_batch_norm_are_scaled_alike() -> None:
+    """There they have a say in each other's gradients, so the direction must stay that of the summed loss."""
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2 * 36, 1)).train()
+    images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    task = Task(images, torch.zeros(4), Rng(0).rows(torch.arange(4)))
+    weight = torch.tensor([1.0, 1e-3, 1.0, 1e-3])
+
+    def loss(x: Tensor, task: Task) -> Tensor:
+        return weight * net(x).float()[:, 0].square()
+
+    found = {}
+    for precision in ("fp32", "fp16"):
+        attack = PGD(Attack(eps=0.05, steps=1, random_start=False, precision=precision, batch_norm="batch"), net)
+        (found[precision],) = attack._gradients(loss, attack.start(task, 0), task)
+    a, b = found["fp32"].flatten(), found["fp16"].flatten()
+    assert nn.functional.cosine_similarity(a, b, dim=0) > 0.999

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def source_of(images: np.ndarray) -> Source:
 
 
 def write(path: Path, count: int = 300, **keys: object) -> Data:
-    data = replace(Data(name="cifar10", size=32, beton=str(path.parent)), **keys)
+    data = replace(Data(name="cifar10", size=32, beton=str(path.parent)), **keys)  # type: ignore[arg-type]
     write_source(source_of(noise(count, 32)), describe(data, "train", NAMES, "f00d"), path)
     return data
 
@@ -197,7 +198,7 @@ def test_a_beton_of_other_images_than_the_configuration_asks_for_is_refused(tmp_
         ({"name": "cifar10", "root": None}, "data.name=cifar10: "),
     ):
         other = replace(data, **change)
-        assert said in complaint(lambda other=other: find_beton(other, "train"))
+        assert said in complaint(partial(find_beton, other, "train"))
     (tmp_path / "train.beton").rename(tmp_path / "test.beton")
     assert "holds the train part of folder, not its test part" in complaint(lambda: find_beton(data, "test"))
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -237,7 +238,12 @@ def test_two_views_are_two_parts_of_an_image_that_is_decoded_once(
     data = replace(photographs, crop="random")
     calls: list[int] = []
     original = decode.decode
-    monkeypatch.setattr(decode, "decode", lambda *a: calls.append(len(a[1])) or original(*a))
+
+    def counted(*given: Any) -> Any:
+        calls.append(len(given[1]))
+        return original(*given)
+
+    monkeypatch.setattr(decode, "decode", counted)
     batch = next(make_loader(data, "train", 24, RNG, labelled=True, views=2).epoch(0))
     alone = next(make_loader(data, "train", 24, RNG, labelled=True).epoch(0))
     assert calls.count(24) + sum(c for c in calls if c != 24) // 24 == 2  # one pass for each loader

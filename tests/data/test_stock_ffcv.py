@@ -56,5 +56,5 @@ def test_ffcv_itself_reads_our_files(tmp_path: Path) -> None:
     assert 800 < raw.sum() < 950
     assert np.array_equal(read["labels"], source.labels)
     assert np.array_equal(read["images"][raw], images[raw])
-    shown = np.stack([beton.picture(row) for row in np.flatnonzero(~raw)]).astype(int)
+    shown = np.stack([beton.picture(int(row)) for row in np.flatnonzero(~raw)]).astype(int)
     assert np.abs(shown - read["images"][~raw]).mean() < 2  # Pillow's decoder beside FFCV's faster one

@@ -76,7 +76,7 @@ def test_auto_takes_memory_where_ffcv_is_missing_and_what_needs_it_is_refused(
     assert make_loader(data, "train", 10, Rng(0), labelled=True).name == "memory"
     for change, said in (({"loader": "ffcv"}, "data.loader=ffcv"), ({"crop": "random"}, "data.crop=random")):
         with pytest.raises(UserError) as caught:
-            make_loader(replace(data, **change), "train", 10, Rng(0), labelled=True)
+            make_loader(replace(data, **change), "train", 10, Rng(0), labelled=True)  # type: ignore[arg-type]
         text = str(caught.value)
         assert text.startswith(said) and "ffcv is not installed" in text and "apt-get install" in text
     assert list(tmp_path.iterdir()) == []

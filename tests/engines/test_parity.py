@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.distributed.tensor import DTensor
 
+from dist_advss import attacks, objectives
+from dist_advss.config import compose
+from dist_advss.models.cost import count_parameters
 from dist_advss.tracking import read
 
 from . import jobs
@@ -91,3 +96,65 @@ def test_accumulation_clipping_and_adamw_are_the_same_on_every_engine(
     if "train.clip=0.5" in extra:
         norms = [line["grad_norm"] for line in read(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "train"]
         assert min(norms) > 0.5  # as measured before it was cut
+
+
+def what_is_kept(out: Path, words: list[str]) -> None:
+    """How many bytes of weights a process holds before an attack, at its most during it, and after it."""
+    config = compose("pretrain", [*jobs.SMALL, *words, "out=RUN"])
+    with jobs.world_of(config) as world:
+        engine = jobs.engine_of(config, world)
+        attack = attacks.build(config.attack, engine.module)
+
+        def held() -> int:
+            return sum(sharded(p).numel() * p.element_size() for p in engine.module.parameters())
+
+        most = 0
+
+        def look(*_: Any) -> None:
+            nonlocal most
+            most = max(most, held())
+
+        for layer in engine.module.modules():
+            if isinstance(layer, torch.nn.Conv2d):
+                layer.register_forward_pre_hook(look)
+        batch, rng = next(jobs.batches(config, world))
+        before = held()
+        attack(engine.module.attack_loss, engine.module.prepare(batch.images / 255, batch.labels, rng))
+        if world.rank == 0:
+            jobs.save(out, (before, most, held()))
+        world.barrier()
+
+
+def sharded(p: Any) -> torch.Tensor:
+    """What of a parameter is in memory here: its share while it is sharded, all of it while it is gathered."""
+    if isinstance(p, DTensor):
+        return p.to_local()
+    return p.ds_tensor if p.numel() == 0 else p.data  # DeepSpeed empties a parameter that is not gathered
+
+
+@pytest.mark.parametrize("engine", ["fsdp", "zero3"])
+def test_an_attack_gathers_what_it_needs_and_keeps_nothing(engine: str, start: Any, tmp_path: Path) -> None:
+    if engine == "zero3":
+        pytest.importorskip("deepspeed")
+    ranks = start(2, what_is_kept, tmp_path / "held.pt", [*jobs.ENGINES[engine], "model.width=32", "attack.steps=2"])
+    assert ranks.wait() == [0, 0], ranks.said()
+    before, most, after = torch.load(tmp_path / "held.pt")
+    whole = 4 * count_parameters(objectives.build(compose("pretrain", [*jobs.SMALL, "model.width=32", "out=RUN"])))
+    assert before == after
+    assert after < 0.6 * whole
+    assert before < most < whole
+
+
+def alone_on(engine: str, out: Path) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
+    jobs.train("pretrain", *jobs.OBJECTIVES["rotation"][1], *jobs.ENGINES[engine], f"out={out}")
+
+
+@pytest.mark.parametrize("engine", ["ddp", "fsdp", "zero3"])
+def test_every_engine_runs_without_a_launcher_as_well(engine: str, alone: Any, start: Any, tmp_path: Path) -> None:
+    if engine == "zero3":
+        pytest.importorskip("deepspeed")
+    ranks = start(1, alone_on, engine, tmp_path / "run")
+    assert ranks.wait() == [0], ranks.said()
+    assert largest_difference(last(alone("rotation"))["model"], last(tmp_path / "run")["model"]) < 1e-5

@@ -252,3 +252,12 @@ def test_a_finished_evaluation_is_left_as_it_is(evaluations: Evaluations, capsys
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert yaml.safe_load((folder / "config.yaml").read_text())["attack"]["steps"] == 5
     assert json.loads((folder / "result.json").read_text())["n"] == 60
+
+
+def test_ra_under_a_half_precision_attack_is_within_the_interval_of_the_fp32_one(evaluations: Evaluations) -> None:
+    evaluations.run("data.limit=120", name="fp32")
+    evaluations.run("data.limit=120", "attack.precision=bf16", name="bf16")
+    exact, half = evaluations.result("fp32"), evaluations.result("bf16")
+    low, high = exact["ra_interval"]
+    assert low < half["ra"] < high
+    assert half["ta"] == exact["ta"]
