@@ -107,6 +107,8 @@ def fitting(group: str, name: str) -> tuple[str, list[str]]:
         return "evaluate", [*words, "checkpoint=RUN2"]
     if group == "data" and not name.startswith("fashion"):
         words.append("data.root=X")
+    if name == "imagenet":
+        words.append("model=tv_resnet50")
     if name.startswith("tv_"):
         words += ["data=folder", "data.root=X", "data.size=224"]
     return ("finetune" if name in ("classify", "trades") else "pretrain"), words

@@ -37,7 +37,7 @@ def test_a_mistake_that_only_the_images_reveal_writes_nothing_either(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["pretrain", "out=RUN", "train.batch_size=100000"]) == 2
+    assert main(["pretrain", "out=RUN", "train.batch_size=100000", "data.loader=memory"]) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert len(said.err.splitlines()) == 1
