@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dist_advss.config import compose
+from dist_advss.config.schema import Rotation
 from dist_advss.errors import UserError
 
 NEEDED = {"pretrain": ["out=RUN"], "finetune": ["out=RUN"], "evaluate": ["out=RUN", "checkpoint=RUN2"]}
@@ -120,6 +121,24 @@ IMPOSSIBLE_TRAINING = [
     ("pretrain", "schedule=selfie schedule.optimizer=adamw", "schedule.nesterov=true", "sgd", "adamw"),
     ("pretrain", "schedule=onecycle schedule.epochs=3", "schedule.warmup=3", "schedule.epochs=3"),
 ]
+IMPOSSIBLE_ENGINE = [
+    ("pretrain", "engine=horovod", "engine=horovod", "ddp, deepspeed, fsdp, single"),
+    ("pretrain", "engine=ddp engine.zero=3", "engine.zero=3", "engine=deepspeed"),
+    ("pretrain", "engine=deepspeed engine.zero=4", "engine.zero=4", "0, 1, 2, 3"),
+    ("pretrain", "engine=fsdp schedule.optimizer=lars", "schedule.optimizer=lars", "engine=fsdp", "engine=ddp"),
+    (
+        "pretrain",
+        "engine=deepspeed schedule.optimizer=lars",
+        "schedule.optimizer=lars",
+        "engine=deepspeed",
+        "engine=ddp",
+    ),
+    ("pretrain", "engine=deepspeed train.precision=fp16", "train.precision=fp16", "fp32 or bf16", "engine=ddp"),
+    ("pretrain", "train.batch_size=128 train.accumulate=3", "train.accumulate=3", "train.batch_size=128", "divisor"),
+    ("pretrain", "train.clip=0", "train.clip=0", "smallest accepted value"),
+    ("pretrain", "guard.hang_s=0", "guard.hang_s=0", "smallest accepted value"),
+    ("pretrain", "schedule.lr_batch=0", "schedule.lr_batch=0", "smallest accepted value"),
+]
 WRONG = [
     *UNKNOWN,
     *NO_SUCH_CHOICE,
@@ -128,6 +147,7 @@ WRONG = [
     *IMPOSSIBLE_ATTACK,
     *IMPOSSIBLE_IMAGES_AND_MODEL,
     *IMPOSSIBLE_TRAINING,
+    *IMPOSSIBLE_ENGINE,
 ]
 
 
@@ -146,6 +166,17 @@ def test_a_wrong_configuration_is_refused_with_key_value_and_what_is_accepted(ca
     text = refusal(command, [*NEEDED[command], *words.split()])
     for part in said:
         assert part in text
+
+
+@pytest.mark.parametrize("engine", ["fsdp", "deepspeed engine.zero=3"])
+def test_an_objective_that_differentiates_gradients_is_refused_where_weights_are_sharded(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Rotation, "double_backward", True)
+    text = refusal("pretrain", ["out=RUN", *f"engine={engine}".split()])
+    assert text.startswith(f"engine={engine.split()[0]}: objective=rotation")
+    assert "engine=single, ddp, or deepspeed with engine.zero=0 to 2" in text
+    compose("pretrain", ["out=RUN", "engine=deepspeed", "engine.zero=2"])
 
 
 @pytest.mark.parametrize("word", ["seed", "=3", "+seed=1", "~data", "--seed=1", "", "1=2", "data .size=3"])

@@ -83,3 +83,11 @@ def test_a_warm_up_too_long_for_the_run_is_cut_to_half_of_it(decay: str, warmup:
 def test_a_run_of_one_step_has_a_rate(decay: str) -> None:
     schedule = Schedule(epochs=1, lr=0.4, decay=decay, warmup=0.57, warmup_start=0.1)
     assert 0 < learning_rate(schedule, 0, 1, 128) <= 0.4
+
+
+def test_the_rate_is_scaled_by_the_batch_size_where_asked_and_only_there() -> None:
+    schedule = Schedule(epochs=2, lr=0.1, final_lr=0.01)
+    for step in range(8):
+        plain = learning_rate(schedule, step, 4, 512)
+        assert plain == learning_rate(schedule, step, 4, 64)
+        assert learning_rate(replace(schedule, lr_batch=128), step, 4, 512) == pytest.approx(4 * plain)
