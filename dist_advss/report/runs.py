@@ -23,7 +23,7 @@ from ..errors import UserError
 State = Literal["finished", "running", "stopped", "failed", "not started"]
 SILENCE = 1800.0  # seconds without a sign of life after which an unfinished run is taken for dead (slow ones get more)
 OF_A_RUN = ("config.yaml", "metrics.jsonl", "result.json")
-REFERENCE = re.compile(r"^([\w.]+)=@")  # init=@stage
+REFERENCE = re.compile(r"(?<=[=\[,])@")  # init=@stage, model.members=[@one,@other]
 LARGEST = 1e15  # of any number in a run folder; what is above (or infinite) is taken for damage
 NOT_RUNS = {"checkpoints", "samples", "wandb", "logs"}
 
@@ -228,7 +228,7 @@ def _planned_config(command: str, overrides: Any, out: Path, configs: dict[str, 
 
     if command not in ("pretrain", "finetune", "evaluate") or not isinstance(overrides, list):
         return {}
-    words = [REFERENCE.sub(rf"\1={out.parent}/", str(word)) for word in overrides]
+    words = [REFERENCE.sub(f"{out.parent}/", str(word)) for word in overrides]
     try:
         return asdict(configure(command, [*words, f"out={out}"], configs))
     except (
