@@ -20,6 +20,7 @@ EXAMPLES = {
     "finetune": "init=RUN freeze=none attack=pgd10 attack.eps=0.1 data.labels=1000 schedule.epochs=12 out=RUN2",
     "evaluate": "checkpoint=RUN2 attack=pgd20 attack.eps=0.1 data.limit=1000 out=RUN3",
     "transfer": "sources=[RUN2,RUN5] attack=pgd20 attack.eps=0.1 data.limit=1000 out=RUN6",
+    "plan": "pretrain model=resnet50v2 data=cifar10 data.root=. train.batch_size=1024 engine=ddp gpu=h100 nodes=2",
 }
 
 
@@ -154,6 +155,28 @@ def _transfer(rest: list[str]) -> int:
     return _configured("transfer", rest, run)
 
 
+def _plan(rest: list[str]) -> int:
+    parser = _parser("plan")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("action", choices=("pretrain", "finetune"), help="which command is planned")
+    parser.add_argument("words", nargs="*", metavar="key=value", help="as for that command, and those below")
+    parser.add_argument("--json", action="store_true", help="print numbers for machines: bytes, seconds, FLOPs")
+    parser.epilog = (
+        "gpu=            h100, a100, rtx4090 …: by data sheet, nothing of it needs to be here (a wrong name is answered\n"
+        "                with all of them); here (the default): this machine's GPU or CPU, measured in a second or two\n"
+        "nodes=          how many; a list such as 1,2,4 gives a table\n"
+        "gpus_per_node=  default: as many as such a node has, or 1 with engine=single on one node\n"
+        "network=        Gbit/s of a node, where it is not that of the GPU's reference system\n"
+        "images=         training images of a set that has no size of its own, such as data=folder\n\n"
+        f"example: dist-advss plan {EXAMPLES['plan']}\n\n"
+        "exit code 1 when it does not fit in memory"
+    )
+    given = parser.parse_intermixed_args(rest)
+    from .plan.command import plan
+
+    return 0 if plan(given.action, given.words, given.json) else 1
+
+
 def _launch(rest: list[str]) -> int:
     parser = _parser("launch")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -165,6 +188,7 @@ def _launch(rest: list[str]) -> int:
     )
     parser.add_argument("--retry-failed", action="store_true", help="try stages again that failed in an earlier launch")
     parser.add_argument("--print", action="store_true", help="show the stages, spelled out, and do nothing")
+    parser.add_argument("--dry-run", action="store_true", help="the same, and the job scripts of a Slurm cluster")
     if {"-h", "--help"} & set(rest):
         from .config import options
 
@@ -188,41 +212,144 @@ def _launch(rest: list[str]) -> int:
 
         print(plan(experiment, cluster, Path(out or "DIR").absolute(), others)[1].as_yaml(), end="")
         return 0
-    if not out:
+    if not out and not given.dry_run:
         raise UserError("out: missing; give out=DIR, a folder for the runs of this launch")
     from launch.submit import launch
 
-    return launch(experiment, cluster, out, others, given.only.split(",") if given.only else None, given.retry_failed)
+    only = given.only.split(",") if given.only else None
+    return launch(experiment, cluster, out or "DIR", others, only, given.retry_failed, given.dry_run)
 
 
 def _status(rest: list[str]) -> int:
     parser = _parser("status")
     parser.add_argument("directory", metavar="DIR", type=Path, help="a launch folder")
-    directory = parser.parse_args(rest).directory
-    from launch.status import status
+    parser.add_argument("--watch", action="store_true", help="keep showing it until nothing is under way; Ctrl-C ends")
+    given = parser.parse_args(rest)
+    from launch.status import status, watch
 
-    return status(directory)
+    return watch(given.directory) if given.watch else status(given.directory)
+
+
+def _logs(rest: list[str]) -> int:
+    parser = _parser("logs")
+    parser.add_argument("directory", metavar="DIR", type=Path, help="a launch folder")
+    parser.add_argument("stage", metavar="STAGE", help="one of its stages")
+    parser.add_argument(
+        "--follow", "-f", action="store_true", help="keep printing until the stage is no longer under way"
+    )
+    parser.add_argument(
+        "--rank", metavar="N", type=int, default=0, help="which process of a distributed stage (default 0)"
+    )
+    given = parser.parse_args(rest)
+    from launch.control import logs
+
+    return logs(given.directory, given.stage, given.follow, given.rank)
+
+
+def _cancel(rest: list[str]) -> int:
+    parser = _parser("cancel")
+    parser.add_argument("directory", metavar="DIR", type=Path, help="a launch folder")
+    parser.add_argument(
+        "stages", metavar="STAGE", nargs="*", help="names or patterns (p3_*); all of them when none is given"
+    )
+    given = parser.parse_args(rest)
+    from launch.control import cancel
+
+    return cancel(given.directory, given.stages)
+
+
+def _attach(rest: list[str]) -> int:
+    parser = _parser("attach")
+    parser.add_argument("directory", metavar="DIR", type=Path, help="a launch folder")
+    parser.add_argument(
+        "stage", metavar="STAGE", nargs="?", help="a running stage: open a shell on its first node instead"
+    )
+    given = parser.parse_args(rest)
+    from launch.control import attach, shell
+
+    return shell(given.directory, given.stage) if given.stage else attach(given.directory)
 
 
 def _report(rest: list[str]) -> int:
     parser = _parser("report")
     parser.add_argument("directory", metavar="DIR", type=Path, help="a launch folder, or one run folder")
     parser.add_argument("-o", metavar="FILE", dest="file", type=Path, help="the page (default DIR/report.html)")
+    parser.add_argument(
+        "--watch", action="store_true", help="write it again while the launch is under way, until it is over"
+    )
     given = parser.parse_args(rest)
-    from .report.page import write
+    file = given.file or given.directory / "report.html"
+    from .report.page import keep_writing, write
 
-    print(f"report: {write(given.directory, given.file or given.directory / 'report.html')}")
+    if given.watch:
+        keep_writing(
+            given.directory, file, said=lambda file: print(f"report: {file}, written again as runs go on", flush=True)
+        )
+    else:
+        print(f"report: {write(given.directory, file)}")
     return 0
+
+
+def _sync(rest: list[str]) -> int:
+    parser = _parser("sync")
+    parser.add_argument("directory", metavar="DIR", type=Path, help="a launch folder, or one run folder")
+    parser.add_argument(
+        "--watch",
+        metavar="SECONDS",
+        nargs="?",
+        type=float,
+        const=60.0,
+        help="look again every so often (60 s) until nothing runs and all has arrived",
+    )
+    given = parser.parse_args(rest)
+    from .tracking.sync import sync
+
+    return sync(given.directory, given.watch)
+
+
+def _dashboard(rest: list[str]) -> int:
+    parser = _parser("dashboard")
+    parser.add_argument("directory", metavar="DIR", type=Path, help="a launch folder, or one run folder")
+    parser.add_argument("-o", metavar="FILE", dest="file", type=Path, help="its layout (default DIR/dashboard.json)")
+    given = parser.parse_args(rest)
+    from .tracking.dashboard import dashboard
+
+    return dashboard(given.directory, given.file or given.directory / "dashboard.json")
+
+
+def _watch(rest: list[str]) -> int:
+    parser = _parser("watch")
+    parser.add_argument("directory", metavar="DIR", type=Path, help="a launch folder, or one run folder")
+    directory = parser.parse_args(rest).directory
+    from .report.watch import watch
+
+    return watch(directory)
 
 
 def _data(rest: list[str]) -> int:
     parser = _parser("data")
-    parser.add_argument(
-        "action", choices=("show",), help="show: counts per split and class, and what the images look like"
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = (
+        "show   counts per split and class and what the images look like, of a set (data=NAME data.root=FOLDER …)\n"
+        "       or of a .beton file (FILE), which is read as a whole and held against its checksum\n"
+        "write  the set as train.beton and test.beton in out=FOLDER, or its part=train|test as out=FILE.beton;\n"
+        "       data.jpeg, data.quality and data.max_side say how images are stored"
     )
-    parser.add_argument("words", nargs="*", metavar="key=value", help="data=NAME data.root=FOLDER …, as for pretrain")
-    parser.add_argument("--png", metavar="FILE", type=Path, help="write a sheet of images of every class")
+    parser.add_argument("action", choices=("show", "write"))
+    parser.add_argument(
+        "words", nargs="*", metavar="key=value|FILE", help="data=NAME data.key=value …, as for pretrain"
+    )
+    parser.add_argument("--png", metavar="FILE", type=Path, help="show: write a sheet of images of every class")
     given = parser.parse_intermixed_args(rest)
+    if given.action == "write":
+        return _write_betons(given.words)
+    if len(given.words) == 1 and "=" not in given.words[0]:
+        from .data.show_beton import contact_sheet_of, summary_of
+
+        print(summary_of(Path(given.words[0])), end="")
+        if given.png:
+            contact_sheet_of(Path(given.words[0]), given.png)
+        return 0
     from .config import compose_data
 
     data = compose_data(given.words)
@@ -231,6 +358,23 @@ def _data(rest: list[str]) -> int:
     print(summary(data), end="")
     if given.png:
         contact_sheet(data, given.png)
+    return 0
+
+
+def _write_betons(words: list[str]) -> int:
+    from .config import compose_data, parse_words
+
+    chosen = dict(parse_words(words))
+    out, part = chosen.pop("out", None), chosen.pop("part", None)
+    if not out:
+        raise UserError("out: missing; give out=FOLDER for train.beton and test.beton, or out=FILE.beton for one part")
+    data = compose_data([f"{name}={value}" for name, value in chosen.items()])
+    from .data.origin import write_betons
+    from .data.progress import WriteProgress
+
+    with WriteProgress() as show:
+        for path in write_betons(data, Path(out), part, show):
+            print(path)
     return 0
 
 
@@ -246,9 +390,19 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "finetune": ("learn to classify, from a pre-trained encoder or from nothing", _finetune),
     "evaluate": ("standard and robust accuracy (TA, RA) of a fine-tuned model", _evaluate),
     "transfer": ("what fools one model, tried on the others: a matrix of robust accuracies", _transfer),
+    "plan": ("what a run will take: memory, time, traffic, on GPUs that need not be here", _plan),
     "launch": ("run a whole experiment: stages of pre-training, fine-tuning and evaluation, and a report", _launch),
     "status": ("how far each stage of a launch is", _status),
+    "logs": ("what a stage of a launch has printed", _logs),
+    "attach": ("follow a launch to its end, or open a shell where a stage runs", _attach),
+    "cancel": ("stop stages of a launch; the same launch goes on from there", _cancel),
+    "watch": ("the stages of a launch, live, until it is over", _watch),
     "report": ("one self-contained HTML page of a launch or a run", _report),
-    "data": ("what a set of images holds", _data),
+    "sync": ("show in wandb what runs have recorded: one wandb run each, safe to repeat and to interrupt", _sync),
+    "dashboard": (
+        "the wandb workspace of a launch: robust accuracy, methods, diversity, throughput, images",
+        _dashboard,
+    ),
+    "data": ("what a set of images or a .beton file holds; write a set as .beton files", _data),
     "doctor": ("what this machine has, what is missing, and how to get it", _doctor),
 }

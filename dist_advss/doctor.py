@@ -38,6 +38,11 @@ REQUIRED = (
     "wandb",
 )
 INSTALL = "in the clone: make setup, or pip install --constraint constraints.txt --editable ."
+FFCV_NEEDS = {  # a compiler, Python's headers, pkg-config, OpenCV, libjpeg-turbo
+    "apt-get": "apt-get install g++ python3-dev pkg-config libopencv-dev libturbojpeg0-dev",
+    "dnf": "dnf install gcc-c++ python3-devel pkgconf opencv-devel turbojpeg-devel (EPEL and CRB enabled)",
+    "conda": "conda install -c conda-forge cxx-compiler pkg-config opencv libjpeg-turbo",
+}
 ROOM = 2e9  # bytes; checkpoints of a large model and its images take about this much
 COLOURS = {"ok": "green", "missing": "red", "optional": "yellow"}
 
@@ -71,11 +76,7 @@ def examine() -> Iterator[Finding]:
     yield Finding("Python", "ok", f"{sys.version.split()[0]} ({sys.executable})")
     yield from torch_and_gpu()
     yield from map(package, REQUIRED)
-    yield extra(
-        "ffcv",
-        "reads large sets fast",
-        "apt-get install libopencv-dev libturbojpeg0-dev pkg-config, then pip install ffcv",
-    )
+    yield ffcv(shutil.which, os.environ)
     yield extra("deepspeed", "shards optimiser state and weights", "pip install deepspeed")
     yield slurm(shutil.which)
     yield wandb_login(os.environ, Path.home())
@@ -137,6 +138,25 @@ def extra(name: str, purpose: str, fix: str) -> Finding:
         last = (tried.stderr.strip().splitlines() or [f"exit code {tried.returncode}"])[-1]
         return Finding(name, "optional", f"{_version(name) or 'installed'}, but it cannot be imported: {last}", fix)
     return Finding(name, "ok", _version(name) or "installed")
+
+
+def ffcv(which: Callable[[str], str | None], environment: Mapping[str, str]) -> Finding:
+    """FFCV, by loading its library and the code that calls it; where that fails, what this system lacks for it."""
+    check = [sys.executable, "-c", "import dist_advss.data.decode"]
+    tried = subprocess.run(check, capture_output=True, text=True, check=False)
+    if not tried.returncode:
+        return Finding("ffcv", "ok", f"{_version('ffcv') or 'installed'}, decodes .beton files")
+    last = (tried.stderr.strip().splitlines() or [f"exit code {tried.returncode}"])[-1]
+    absent = [] if which("pkg-config") is None else [name for name in ("opencv4", "libturbojpeg") if not _library(name)]
+    found = f"{last.partition(': ')[2] or last} (large sets are read faster with it)"
+    found += f"; pkg-config does not find {', '.join(absent)}" if absent else ""
+    system = "conda" if environment.get("CONDA_PREFIX") else next(filter(which, ("apt-get", "dnf")), "conda")
+    return Finding("ffcv", "optional", found, f"{FFCV_NEEDS[system]}, then make setup, or pip install ffcv numba")
+
+
+def _library(name: str) -> bool:
+    """Whether pkg-config knows a library."""
+    return subprocess.run(["pkg-config", "--exists", name], check=False).returncode == 0
 
 
 def slurm(which: Callable[[str], str | None]) -> Finding:

@@ -21,7 +21,7 @@ from .state import State
 
 RunStage = Callable[[Path, Stage], None]
 CommandLine = Callable[[Path, Stage], Sequence[str]]
-STOP_CODES = {128 + s for s in (signal.SIGINT, signal.SIGTERM)}
+STOP_CODES = {128 + s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
 POLL = 0.05  # seconds between two looks at child processes
 
 

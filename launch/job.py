@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -29,6 +30,13 @@ def run_stage(directory: Path, stage: Stage) -> None:
         from dist_advss.training.run import train
 
         train(configure(stage.command, stage.words(directory)), stage.command)
+
+
+def shared(stage: Stage, engine: str, ranks: int) -> Stage:
+    """The stage as several processes run it: with engine=ddp where its `engine` is for one. Evaluations need no engine."""
+    if ranks == 1 or engine != "single" or stage.command not in ("pretrain", "finetune"):
+        return stage
+    return dataclasses.replace(stage, overrides=(*stage.overrides, "engine=ddp"))
 
 
 def command_line(directory: Path, stage: Stage) -> list[str]:

@@ -1,26 +1,31 @@
-"""`dist-advss status DIR`: how far each stage of a launch is, read from its folders alone."""
+"""`dist-advss status DIR`: how far each stage of a launch is, from its folders, and from Slurm where it has jobs there."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dist_advss.errors import UserError
 from dist_advss.report.runs import Run, lookup, number, read_run
 
-from . import state
-from .graph import Stage, stored
+from . import sessions, slurm, state
+from .graph import Experiment, Stage, stored
+from .journal import FOLDER
+from .queue import NoAnswer
 from .state import State
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-HEADER = ("stage", "state", "epoch", "TA %", "RA %", "images/s", "time", "")
+HEADER = ("stage", "state", "job", "nodes", "epoch", "TA %", "RA %", "images/s", "time", "left", "requeues", "")
+OPTIONAL = ("job", "nodes", "left", "requeues")  # not shown where no stage has any
+EVERY = 5.0  # seconds between two tables of `--watch`
 COLOURS = {
     "finished": "green",
     "running": "cyan",
+    "queued": "blue",
     "failed": "red",
     "died": "red",
     "stopped": "yellow",
@@ -34,15 +39,16 @@ class Row:
 
     stage: str
     state: str
+    job: str
+    nodes: str
     epoch: str
     ta: str
     ra: str
     speed: str
     time: str
+    left: str
+    requeues: str
     note: str
-
-    def cells(self) -> tuple[str, ...]:
-        return (self.stage, self.state, self.epoch, self.ta, self.ra, self.speed, self.time, self.note)
 
 
 def status(directory: Path) -> int:
@@ -58,47 +64,93 @@ def status(directory: Path) -> int:
     return 0
 
 
-def read(directory: Path, now: float) -> list[Row]:
-    """One row for each stage, in the order in which they run; `now` in unix seconds. Raises UserError without a launch."""
+def watch(directory: Path) -> int:
+    """The same in place, until nothing is running or queued; one table after the other where the output is no terminal."""
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console()
+    rows = read(directory, time.time())
+    with Live(_table(rows), console=console, auto_refresh=False) as live:
+        while True:
+            if console.is_terminal:
+                live.update(_table(rows), refresh=True)
+            else:
+                print(as_text(rows) + "\n", flush=True)
+            if not any(row.state in ("running", "queued") for row in rows):
+                return 0
+            time.sleep(EVERY)
+            rows = read(directory, time.time())
+
+
+def experiment_of(directory: Path) -> Experiment:
+    """What was launched in a folder. Raises UserError where nothing was."""
     if not directory.is_dir():
         raise UserError(f"{directory}: not a folder; give the out=… of a launch")
     experiment = stored(directory)
     if experiment is None:
         raise UserError(f"{directory}: no experiment.yaml in it; give the out=… of a launch")
-    states = state.look(directory, experiment)
-    return [_row(directory, stage, states[stage.name], now) for stage in experiment.stages.values()]
+    return experiment
+
+
+def read(directory: Path, now: float) -> list[Row]:
+    """One row for each stage, in the order in which they run; `now` in unix seconds. Raises UserError without a launch."""
+    directory = directory.absolute()
+    experiment = experiment_of(directory)
+    try:
+        states = (
+            slurm.look(directory, experiment) if (directory / FOLDER).is_dir() else state.look(directory, experiment)
+        )
+        unsure = ""
+    except NoAnswer as error:
+        states, unsure = state.look(directory, experiment), f"so says its folder; {error}"
+    return [_row(directory, stage, states[stage.name], now, unsure) for stage in experiment.stages.values()]
 
 
 def as_text(rows: list[Row]) -> str:
     """Aligned lines, one a stage, under a header."""
-    lines = [HEADER, *(row.cells() for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    columns = _columns(rows)
+    widths = [max(map(len, column)) for column in columns]
+    lines = zip(*columns, strict=True)
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def _columns(rows: list[Row]) -> list[tuple[str, ...]]:
+    """Header and texts of each column that has something to show."""
+    columns = zip(HEADER, *map(astuple, rows), strict=True)
+    return [column for column in columns if column[0] not in OPTIONAL or any(column[1:])]
 
 
 def _table(rows: list[Row]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*HEADER, box=None, header_style="bold", pad_edge=False)
-    for row in rows:
-        cells = [Text(cell) for cell in row.cells()]  # Text: an error line is not markup
+    header, *lines = zip(*_columns(rows), strict=True)
+    table = Table(*header, box=None, header_style="bold", pad_edge=False)
+    for row, line in zip(rows, lines, strict=True):
+        cells = [Text(cell) for cell in line]  # Text: an error line is not markup
         cells[1].stylize(COLOURS.get(row.state, "dim"))
         table.add_row(*cells)
     return table
 
 
-def _row(directory: Path, stage: Stage, current: State, now: float) -> Row:
+def _row(directory: Path, stage: Stage, current: State, now: float, unsure: str) -> Row:
     run = read_run(directory / stage.name, now)
+    past = sessions.sessions(directory, stage.name) if current.job else []
+    requeued = past[-1].restart if past else 0
     return Row(
         stage=stage.name,
         state=current.state,
+        job=current.job or "",
+        nodes=current.nodes or "",
         epoch=_epoch(run, current),
         ta=_rate(run, "ta"),
         ra=_rate(run, "ra"),
         speed=_speed(run),
         time=_duration(run, current, now),
-        note=current.error or "",
+        left=_left(run, current),
+        requeues=str(requeued) if requeued else "",
+        note=unsure if unsure and current.state not in ("finished", "failed") else current.error or "",
     )
 
 
@@ -137,8 +189,25 @@ def _duration(run: Run, current: State, now: float) -> str:
         seconds = (
             now if current.state == "running" else current.ended or run.last_sign or current.started
         ) - current.started
-    if seconds is None:
+    return "" if seconds is None else _clock(seconds)
+
+
+def _left(run: Run, current: State) -> str:
+    """How long a running training will still take at the pace since it was last started, once that can be told."""
+    epochs = number(lookup(run.config, "schedule.epochs"))
+    validations = run.metrics.validation
+    if current.state != "running" or not epochs or not validations or current.started is None:
         return ""
+    paces = [r for r in run.metrics.train if (r.values.get("time") or 0.0) >= current.started]
+    done = number(validations[-1].values.get("epoch"))
+    if not done or len(paces) < 2:
+        return ""
+    steps = validations[-1].step / done * epochs  # of the whole run
+    seconds = (paces[-1].values["time"] - paces[0].values["time"]) / max(1, paces[-1].step - paces[0].step)
+    return _clock(seconds * max(0.0, steps - paces[-1].step))
+
+
+def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(max(0.0, seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from dist_advss.errors import Stopped, UserError, nearest
+from dist_advss.tracking.identity import run_id
 from dist_advss.training.folder import WHERE_NOT_WHAT, differences
 
 from . import cluster as clusters
@@ -22,6 +23,7 @@ from . import graph, job, state
 from .executors import Executor, Inline, Local, RunStage
 from .experiment import compositions, load
 from .graph import Experiment
+from .journal import FOLDER
 from .state import State
 
 
@@ -32,9 +34,13 @@ def launch(
     words: Sequence[str] = (),
     only: Sequence[str] | None = None,
     retry_failed: bool = False,
+    dry_run: bool = False,
     run_stage: RunStage = job.run_stage,
 ) -> int:
     """Runs what is not finished of an experiment in the folder `out`; 0 when all that was asked for is, else 1.
+
+    On Slurm it is queued instead, and 0 means that every stage is finished, under way or in the queue. `dry_run` prints
+    what would be run, and the job scripts, and does nothing.
 
     `words` (`key=value`) go to every stage that has their key; `cluster.…` words to the cluster. `only` names stages (or
     patterns such as p3_*), which are run with all they need. A stage that failed in an earlier launch is tried again
@@ -43,9 +49,18 @@ def launch(
     directory = Path(out).absolute()
     settings, planned = plan(experiment, cluster, directory, words)
     wanted = chosen(planned, only)
+    if isinstance(settings, clusters.Slurm):
+        return _launch_on_slurm(directory, planned, wanted, settings, retry_failed, dry_run)
+    if dry_run:
+        print(planned.as_yaml(), end="")
+        return 0
     with state.owner(directory):
         refuse_changes(directory, planned)
+        _refuse_jobs(directory)
         graph.store(directory, planned)
+        for name, config in compositions(planned, directory).items():
+            if config["tracking"]["wandb"] != "disabled":
+                run_id(directory / name)  # before any job: a stage is one wandb run, however often it is requeued
         if isinstance(settings, clusters.Local):
             print(f"each stage writes to {directory}/STAGE/log.txt; how far they are: dist-advss status {directory}")
         with _signals():
@@ -54,9 +69,36 @@ def launch(
     return work.summarise()
 
 
-def plan(
-    experiment: str, cluster: str, directory: Path, words: Sequence[str]
-) -> tuple[clusters.Inline | clusters.Local, Experiment]:
+def _launch_on_slurm(
+    directory: Path, planned: Experiment, wanted: set[str], settings: clusters.Slurm, retry_failed: bool, dry_run: bool
+) -> int:
+    from . import slurm
+
+    if dry_run:
+        print(planned.as_yaml(), end="")
+        slurm.dry_run(directory, planned, wanted, settings)
+        return 0
+    slurm.refuse_impossible(directory, planned, wanted, settings)
+    with state.owner(directory) as lock:
+        refuse_changes(directory, planned)
+        graph.store(directory, planned)
+        return slurm.submit(directory, planned, wanted, settings, retry_failed, lock)
+
+
+def _refuse_jobs(directory: Path) -> None:
+    """Raises UserError when stages of this folder stand in Slurm's queue: they would be run twice."""
+    if not (directory / FOLDER).is_dir():
+        return
+    from . import slurm
+
+    live = [stage for stage, job in slurm.jobs(directory).items() if job.goes_on]
+    if live:
+        raise UserError(
+            f"out={directory}: {live[0]} is a Slurm job; dist-advss cancel {directory} first, or launch with that cluster"
+        )
+
+
+def plan(experiment: str, cluster: str, directory: Path, words: Sequence[str]) -> tuple[clusters.Settings, Experiment]:
     """The cluster's settings and the experiment as it would run in `directory`; writes nothing. Raises UserError."""
     settings = clusters.choose(cluster, [word for word in words if word.startswith("cluster.")])
     return settings, load(experiment, directory, [word for word in words if not word.startswith("cluster.")])
@@ -86,7 +128,7 @@ def chosen(experiment: Experiment, only: Sequence[str] | None) -> set[str]:
 def refuse_changes(directory: Path, new: Experiment) -> None:
     """Raises UserError when a stage that was begun in this folder would now be configured differently, naming it and the key."""
     old = graph.stored(directory)
-    if old is None:
+    if old is None or old.stages == new.stages:
         return
     try:
         before, now = compositions(old, directory), compositions(new, directory)

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Debian packages that a few tests use: a browser and a font for the report's page, and Fashion-MNIST in full for its reader.
-# Without them those tests are skipped. This installs them where root and apt-get are there, and otherwise says what is
+# Debian packages that a few tests use: a browser and a font for the report's page, Fashion-MNIST in full for its reader, and
+# what FFCV is compiled with. Without them those tests are skipped. This installs them where root and apt-get are there, and otherwise says what is
 # left out; it never fails.
 set -u
 
-packages=(chromium fonts-dejavu-core dataset-fashion-mnist)
+packages=(chromium fonts-dejavu-core dataset-fashion-mnist g++ python3-dev pkg-config libopencv-dev libturbojpeg0-dev)
+mapfile -t slurm <"$(dirname "$0")/../slurm/devcluster/packages.txt" # a real Slurm with accounting
+packages+=("${slurm[@]}")
 missing=()
 if command -v dpkg-query >/dev/null; then
     for package in "${packages[@]}"; do
@@ -13,11 +15,15 @@ if command -v dpkg-query >/dev/null; then
 else
     command -v chromium >/dev/null || missing+=(chromium)
     [[ -d /usr/share/datasets/fashion-mnist ]] || missing+=(dataset-fashion-mnist)
+    for library in opencv4 libturbojpeg; do
+        pkg-config --exists "$library" 2>/dev/null || missing+=("$library")
+    done
+    command -v slurmctld >/dev/null || missing+=("${slurm[@]}")
 fi
 ((${#missing[@]})) || exit 0
 
 if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
-    export DEBIAN_FRONTEND=noninteractive
+    export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 # what is installed is not started: the tests start their own
     apt-get update -qq </dev/null || true
     for package in "${missing[@]}"; do
         apt-get install -y -qq --no-install-recommends "$package" </dev/null >/dev/null ||

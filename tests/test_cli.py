@@ -28,7 +28,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     made: list[tuple[Any, ...]] = []
 
     def note(name: str, result: Any) -> Callable[..., Any]:
-        def called(*arguments: Any) -> Any:
+        def called(*arguments: Any, **others: Any) -> Any:
             made.append((name, *arguments))
             return result
 
@@ -38,6 +38,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         "dist_advss.training.run.train": Path("RUN"),
         "dist_advss.evaluation.run.evaluate": Path("RUN"),
         "dist_advss.report.page.write": Path("FILE"),
+        "dist_advss.report.page.keep_writing": Path("FILE"),
+        "dist_advss.report.watch.watch": 1,
         "dist_advss.data.show.summary": "what there is\n",
         "dist_advss.data.show.contact_sheet": None,
         "dist_advss.doctor.doctor": 1,
@@ -156,22 +158,27 @@ def test_print_shows_and_calls_nothing(calls: list[tuple[Any, ...]], capsys: pyt
 
 def test_launch_splits_its_own_words_from_those_of_the_stages(calls: list[tuple[Any, ...]]) -> None:
     assert main(["launch", "experiment=quickstart", "seed=1", "out=DIR", "--only", "p3_*,report"]) == 1
-    assert calls == [("launch", "quickstart", "inline", "DIR", ["seed=1"], ["p3_*", "report"], False)]
+    assert calls == [("launch", "quickstart", "inline", "DIR", ["seed=1"], ["p3_*", "report"], False, False)]
     assert main(["launch", "--retry-failed", "experiment=x.yaml", "cluster=local", "cluster.workers=3", "out=DIR"]) == 1
-    assert calls[1] == ("launch", "x.yaml", "local", "DIR", ["cluster.workers=3"], None, True)
+    assert calls[1] == ("launch", "x.yaml", "local", "DIR", ["cluster.workers=3"], None, True, False)
 
 
-def test_status_report_data_and_doctor_are_one_call_each(
+def test_status_watch_report_and_doctor_are_one_call_each(
     calls: list[tuple[Any, ...]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["status", "DIR"]) == 0
     assert main(["report", "DIR", "-o", "page.html"]) == 0
     assert main(["report", "DIR"]) == 0
+    assert main(["report", "DIR", "--watch"]) == 0
+    assert main(["watch", "DIR"]) == 1
     assert main(["doctor"]) == 1
+    assert calls[3][:3] == ("keep_writing", Path("DIR"), Path("DIR/report.html"))
+    del calls[3]
     assert calls == [
         ("status", Path("DIR")),
         ("write", Path("DIR"), Path("page.html")),
         ("write", Path("DIR"), Path("DIR/report.html")),
+        ("watch", Path("DIR")),
         ("doctor",),
     ]
 
@@ -207,6 +214,8 @@ def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
         ("status", "the following arguments are required: DIR"),
         ("status nowhere", "nowhere: not a folder"),
         ("report nowhere", "nowhere"),
+        ("report nowhere --watch", "nowhere"),
+        ("watch nowhere", "nowhere: not a folder"),
         ("data", "required: action"),
         ("data shwo", "invalid choice: 'shwo'"),
         ("data show seed=1", "seed=1: not about data"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from dist_advss import doctor as room
-from dist_advss.doctor import Finding, as_text, data_sets, disk, doctor, extra, package, slurm, wandb_login
+from dist_advss.doctor import Finding, as_text, data_sets, disk, doctor, extra, ffcv, package, slurm, wandb_login
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
 
@@ -41,6 +42,19 @@ def test_an_extra_that_cannot_be_imported_is_told_with_its_last_line(
     assert "libfoo.so: cannot open" in broken.found
     assert "not installed (is fast)" in extra("no_such_module", "is fast", "build it").found
     assert extra("json", "", "").verdict == "ok"
+
+
+def test_missing_ffcv_is_told_with_what_this_system_installs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ffcv").mkdir()
+    (tmp_path / "ffcv" / "_libffcv.so").write_text("not a library")
+    (tmp_path / "ffcv" / "__init__.py").write_text("")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    debian = ffcv({"apt-get": "/usr/bin/apt-get"}.get, {})
+    assert debian.verdict == "optional"
+    assert "invalid ELF header" in debian.found or "file too short" in debian.found or "not installed" in debian.found
+    assert "apt-get install g++ python3-dev pkg-config libopencv-dev libturbojpeg0-dev" in debian.fix
+    assert "dnf install" in ffcv({"dnf": "/usr/bin/dnf"}.get, {}).fix
+    assert "conda install" in ffcv({"apt-get": "/usr/bin/apt-get"}.get, {"CONDA_PREFIX": "/opt/conda"}).fix
 
 
 def fake(folder: Path, name: str, text: str) -> None:

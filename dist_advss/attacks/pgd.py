@@ -27,10 +27,15 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 class PGD:
-    """An attack on `module`, the bare network that `loss_fn` runs. Reads no data and draws only from the task's rng."""
+    """An attack on `module`, the bare network that `loss_fn` runs. Reads no data and draws only from the task's rng.
+
+    `losses` is what the last call ascended: the mean over the batch before each step (of the last restart), detached
+    scalars on the device, so that nothing waits for them.
+    """
 
     def __init__(self, config: Attack, module: nn.Module) -> None:
         self.config, self.module = config, module
+        self.losses: list[Tensor] = []
         self.ball = BALLS[config.norm](config.eps)
         self.step_size = step_size(config)
 
@@ -91,6 +96,7 @@ class PGD:
     def ascend(self, loss_fn: LossFn, task: Task, start: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """`steps` projected steps from `start`."""
         x = start
+        self.losses = []
         for _ in range(self.config.steps):
             x = self._move(x, self._gradients(loss_fn, x, task), task)
         return x
@@ -103,10 +109,13 @@ class PGD:
         return tuple(moved)
 
     def _gradients(self, loss_fn: LossFn, x: tuple[Tensor, ...], task: Task) -> tuple[Tensor, ...]:
+        """Gradients at x; the mean loss there is added to `losses`."""
         leaves = tuple(piece.detach().requires_grad_() for piece in x)
         with self._autocast(leaves[0].device):
-            loss = self._total(loss_fn(_like(task.inputs, leaves), task).float())
-        return torch.autograd.grad(loss, leaves)
+            losses = loss_fn(_like(task.inputs, leaves), task).float()
+            total = self._total(losses)
+        self.losses.append(losses.detach().mean())
+        return torch.autograd.grad(total, leaves)
 
     def _gradients_and_verdicts(
         self, judge: JudgeFn, x: tuple[Tensor, ...], task: Task, needed: bool

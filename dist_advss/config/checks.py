@@ -69,8 +69,12 @@ def check_data(data: Any) -> None:
     """The node `data` by itself. Raises UserError."""
     check_shape(data)
     needs_root = data.name not in ("fashion_mini", "fashion_mnist")
-    if needs_root and data.root is None:
+    if needs_root and data.root is None and data.beton is None:
         raise UserError(f"data.root: missing; {data.name} lies in a folder of yours, give data.root=FOLDER")
+    if data.crop == "random" and data.loader == "memory":
+        raise UserError("data.crop=random: the memory loader shows centres only; set data.loader=ffcv")
+    if data.max_side < data.size and data.size > 96:
+        raise UserError(f"data.max_side={data.max_side}: below data.size={data.size}; set it to {2 * data.size} or so")
     if data.labels is not None and data.labels < data.classes:
         raise UserError(f"data.labels={data.labels}: fewer than one label for each of the {data.classes} classes")
     if data.labels is not None and data.limit is not None and data.labels > data.limit:

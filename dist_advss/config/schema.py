@@ -60,6 +60,9 @@ ENGINES = ("single", "ddp", "fsdp", "deepspeed")
 class Data:
     name: str = key(REQUIRED, "which set of images", choices=DATASETS)
     root: str | None = key(None, "folder that holds the set; fashion_mini needs none, fashion_mnist finds Debian's")
+    stage: str | None = key(
+        None, "folder on a disk of the node, such as '$TMPDIR', to which data.root is copied first, once a node"
+    )
     download: bool = key(False, "fetch the set into data.root when it is not there (torchvision's sets)")
     size: int = key(32, "height and width of an image in pixels", low=8, high=512)
     channels: int = key(3, "colour channels", choices=(1, 3))
@@ -69,7 +72,27 @@ class Data:
     )
     limit: int | None = key(None, "take the first N training images (evaluate: the first N evaluated)", low=1)
     labels: int | None = key(None, "keep N labelled training images, stratified: the low-label setting", low=1)
-    loader: str = key("memory", "how batches are made", choices=("memory",))
+    loader: str = key(
+        "auto",
+        "memory: all images in main memory; ffcv: decoded from .beton files; auto: ffcv where it is installed",
+        choices=("auto", "memory", "ffcv"),
+    )
+    beton: str | None = key(
+        None, "ffcv: folder of train.beton and test.beton, written where missing; null: in ~/.cache/dist_advss"
+    )
+    jpeg: float | None = key(
+        None, "ffcv: share of the images stored as JPEG; null: none up to 96 pixels, all above", low=0, high=1
+    )
+    quality: int = key(90, "ffcv: JPEG quality of what is stored", low=1, high=100)
+    max_side: int = key(
+        512, "ffcv: longest side of a stored image in pixels, where data.size is above 96", low=32, high=8192
+    )
+    crop: str = key(
+        "centre",
+        "centre: the largest square; random: in training a random part, scaled (RandomResizedCrop); needs ffcv",
+        choices=("centre", "random"),
+    )
+    crop_area: float = key(0.08, "crop=random: smallest share of an image's area that is shown", low=0.01, high=1.0)
 
 
 @dataclass
@@ -284,10 +307,18 @@ class Validation:
 
 @dataclass
 class Tracking:
-    wandb: str = key("disabled", "Weights & Biases", choices=("disabled", "offline", "online"))
+    wandb: str = key(
+        "disabled",
+        "Weights & Biases; online is offline where there is no key or network",
+        ("disabled", "offline", "online"),
+    )
     project: str = key("dist_advss", "wandb project")
     entity: str | None = key(None, "wandb entity; null: your default")
-    group: str | None = key(None, "wandb group: the launch this run belongs to")
+    group: str | None = key(None, "wandb group; null: the launch this run belongs to")
+    tags: list[str] = key([], "wandb tags, such as [ablation,eps4]")
+    notes: str | None = key(None, "a sentence shown with the run in wandb")
+    checkpoints: bool = key(False, "upload the checkpoints of a finished run as one wandb artifact")
+    wait: float = key(30.0, "seconds that a run waits at its end for wandb; dist-advss sync sends the rest", low=0)
 
 
 @dataclass
@@ -331,6 +362,7 @@ class EvaluateConfig:
     model: Model = field(default_factory=Model)
     attack: Attack = field(default_factory=Attack)
     guard: Guard = field(default_factory=Guard)
+    tracking: Tracking = field(default_factory=Tracking)
 
 
 @dataclass

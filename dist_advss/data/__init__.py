@@ -3,6 +3,7 @@
 from .augment import as_float, augment
 from .image_set import ImageSet
 from .load import load_data
-from .loader import Batch, MemoryLoader
+from .loader import Batch, Loader, MemoryLoader
+from .make import make_loader, settle
 
-__all__ = ["Batch", "ImageSet", "MemoryLoader", "as_float", "augment", "load_data"]
+__all__ = ["Batch", "ImageSet", "Loader", "MemoryLoader", "as_float", "augment", "load_data", "make_loader", "settle"]

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..config.schema import Data
 from ..errors import UserError
 from .image_set import Bytes, Integers, Source
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
 CHUNK = 64  # files decoded by one task of the thread pool
@@ -38,7 +42,7 @@ def read(data: Data, part: str) -> Source:
                 f"{where}: its classes differ from those of {root / 'train'}, such as {odd!r}; give both the same folders"
             )
     files, labels = _list(where, train)
-    return Source(labels, train, lambda rows: decode([files[row] for row in rows], data.size, data.channels))
+    return Source(labels, train, lambda rows: decode([files[row] for row in rows], data.size, data.channels), files)
 
 
 def decode(files: list[Path], size: int, channels: int) -> Bytes:
@@ -57,9 +61,9 @@ def decode(files: list[Path], size: int, channels: int) -> Bytes:
 
     def work(start: int) -> None:
         for position in range(start, min(start + CHUNK, len(files))):
-            out[position] = _decode_one(files[position], size, channels)
+            out[position] = square(files[position], size, channels)
 
-    with ThreadPoolExecutor(_cores()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         try:
             for _ in pool.map(work, range(0, len(files), CHUNK)):
                 pass
@@ -69,18 +73,11 @@ def decode(files: list[Path], size: int, channels: int) -> Bytes:
     return out
 
 
-def _decode_one(file: Path, size: int, channels: int) -> Bytes:
-    """One image (size, size, channels) uint8."""
+def square(file: Path, size: int, channels: int) -> Bytes:
+    """One image (size, size, channels) uint8: scaled so that its short side fits, then cropped at the centre."""
     from PIL import Image
 
-    try:
-        with Image.open(file) as opened:
-            image = opened.convert("L" if channels == 1 else "RGB")
-    except Exception as error:  # Pillow's decoders raise nearly anything over damaged bytes
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(
-            f"{file}: cannot be read as an image ({reason}); replace it or take it out of the tree"
-        ) from error
+    image = _open(file, channels)
     width, height = image.size
     if (width, height) != (size, size):
         scale = size / min(width, height)
@@ -89,6 +86,32 @@ def _decode_one(file: Path, size: int, channels: int) -> Bytes:
         left, top = (width - size) // 2, (height - size) // 2
         image = image.crop((left, top, left + size, top + size))
     return np.asarray(image).reshape(size, size, channels)
+
+
+def original(file: Path, max_side: int, channels: int) -> Bytes:
+    """One image (height, width, channels) uint8 of its own shape, scaled down where its longer side is above `max_side`."""
+    from PIL import Image
+
+    image = _open(file, channels)
+    scale = max_side / max(image.size)
+    if scale < 1:
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image).reshape(image.height, image.width, channels)
+
+
+def _open(file: Path, channels: int) -> Image.Image:
+    """The decoded image, grey or RGB. Raises UserError."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as opened:
+            return opened.convert("L" if channels == 1 else "RGB")
+    except Exception as error:  # Pillow's decoders raise nearly anything over damaged bytes
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"{file}: cannot be read as an image ({reason}); replace it or take it out of the tree"
+        ) from error
 
 
 def _classes(folder: Path) -> list[str]:
@@ -123,6 +146,6 @@ def _list(folder: Path, classes: list[str]) -> tuple[list[Path], Integers]:
     return [files[position] for position in order], np.asarray(labels, np.int64)[order]
 
 
-def _cores() -> int:
+def cores() -> int:
     """The cores that this process may use, fewer than the machine's under Slurm."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -43,11 +44,13 @@ class Source:
     labels:  (N,) int64; -1: unlabelled
     classes: the names of the classes
     pixels:  from positions (n,) int64 to images (n, H, W, C) uint8, contiguous; a tree of files decodes only these
+    files:   the file of each image, where each has one of its own
     """
 
     labels: Integers
     classes: list[str]
     pixels: Callable[[Integers], Bytes]
+    files: list[Path] | None = None
 
 
 def take(view: Bytes, rows: Integers) -> Bytes:

@@ -24,24 +24,40 @@ def load_data(data: Data, split: str, *, labelled: bool) -> ImageSet:
 
     Raises UserError for what is missing, damaged, of another shape, or empty.
     """
+    source = read(data, part_of(split, labelled))
+    return _gather(source, rows_of(data, split, labelled, source.labels))
+
+
+def part_of(split: str, labelled: bool) -> str:
+    """The part of a source that a split is taken from."""
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is none of {SPLITS}")
     if split == "test":
-        source = read(data, "test")
-        return _gather(source, np.arange(len(source.labels))[: data.limit])
-    source = read(data, "train" if labelled or split == "validation" else "train+unlabelled")
-    train, held_out = train_validation(source.labels, data.validation)
+        return "test"
+    return "train" if labelled or split == "validation" else "train+unlabelled"
+
+
+def rows_of(data: Data, split: str, labelled: bool, labels: Integers) -> Integers:
+    """The positions of a split, (n,) int64 in rising order, in the part that `part_of` names, by its labels.
+
+    Unlabelled images at its end (label -1) are passed by where that part has none. Raises UserError.
+    """
+    if split == "test":
+        return np.arange(len(labels))[: data.limit]
+    if part_of(split, labelled) == "train":
+        labels = labels[: np.count_nonzero(labels >= 0)]
+    train, held_out = train_validation(labels, data.validation)
     _check_not_empty(data, len(train), len(held_out))
     if split == "validation":
-        return _gather(source, held_out)
+        return held_out
     train = train[: data.limit]
     if labelled and data.labels is not None:
         if data.labels > len(train):
             raise UserError(
                 f"data.labels={data.labels}: more than the {len(train)} training images; give at most {len(train)}"
             )
-        train = train[labelled_subset(source.labels[train], data.labels)]
-    return _gather(source, train)
+        train = train[labelled_subset(labels[train], data.labels)]
+    return train
 
 
 def _gather(source: Source, rows: Integers) -> ImageSet:

@@ -1,7 +1,8 @@
-"""Batches from a set that lies in memory as uint8: one gather a batch, no worker processes."""
+"""The order of batches, which every loader shares, and the loader of sets that lie in memory as uint8."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,23 +24,95 @@ class Batch:
     labels: (n,) int64; -1: unknown
     row:    (n,) int64, positions in the global batch (`epoch`) or in the set (`in_order`); what `Rng.rows` takes
     index:  (n,) int64, positions in the source
+    second: where a loader was asked for two views, the other one, like `images`
     """
 
     images: Tensor
     labels: Tensor
     row: Tensor
     index: Tensor
+    second: Tensor | None = None
 
     def split(self, parts: int) -> list[Batch]:
         """The batch in so many equal parts."""
-        return [Batch(*fields) for fields in zip(*(t.chunk(parts) for t in vars(self).values()), strict=True)]
+        fields = [[None] * parts if t is None else t.chunk(parts) for t in vars(self).values()]
+        return [Batch(*part) for part in zip(*fields, strict=True)]
 
 
-class MemoryLoader:
+@dataclass(frozen=True)
+class Share:
+    """What one process computes of one step: positions in the set and rows, both (n,) int64 on the CPU.
+
+    `rng` holds the draws of a training step; in order there are none.
+    """
+
+    position: Tensor
+    row: Tensor
+    rng: Rng | None = None
+
+
+class Loader(ABC):
     """Batches of `batch_size` images over all processes, of which this one (`rank`) computes a contiguous share.
 
-    The order of an epoch is a permutation that `rng` draws for it, the same at every world size.
+    The order of an epoch is a permutation that `rng` draws for it, the same for every loader and at every world size.
+    `name` is what data.loader calls it, `count` the number of images, `classes` their names.
     """
+
+    name: str
+
+    def __init__(
+        self,
+        count: int,
+        classes: list[str],
+        batch_size: int,
+        rng: Rng,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+        views: int = 1,
+    ) -> None:
+        self.count, self.classes, self.device = count, classes, torch.device(device)
+        self.batch_size, self.rng, self.rank, self.world_size, self.views = batch_size, rng, rank, world_size, views
+
+    def __len__(self) -> int:
+        """Steps of an epoch; a last, smaller batch is dropped. Raises UserError when not one batch can be filled."""
+        steps = self.count // self.batch_size
+        if steps == 0:
+            raise UserError(f"train.batch_size={self.batch_size}: more than the {self.count} training images; lower it")
+        return steps
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """The training batches of an epoch from `first_step` on; what comes before is skipped without being touched."""
+        return self._batches(self._training(epoch, first_step))
+
+    def in_order(self, batch_size: int) -> Iterator[Batch]:
+        """Every image once, in the set's order: `batch_size` at a time of this process's share, the last batch smaller.
+
+        Nothing is padded. The rows are positions in the set, so draws for them do not depend on `batch_size` or the
+        world size; a process whose share is empty gets no batch.
+        """
+        positions = self._share(self.count).split(batch_size)
+        return self._batches(Share(position, position) for position in positions if len(position))
+
+    @abstractmethod
+    def _batches(self, shares: Iterator[Share]) -> Iterator[Batch]:
+        """The batch of each share, in turn."""
+
+    def _training(self, epoch: int, first_step: int) -> Iterator[Share]:
+        order = self.rng.at(epoch, 0).shared_permutation("order", self.count).cpu()
+        row = self._share(self.batch_size)
+        for step in range(first_step, len(self)):
+            yield Share(order[step * self.batch_size + row], row, self.rng.at(epoch, step).rows(row))
+
+    def _share(self, count: int) -> Tensor:
+        """The positions of 0..count-1 that this process computes."""
+        return torch.arange(self.rank * count // self.world_size, (self.rank + 1) * count // self.world_size)
+
+
+class MemoryLoader(Loader):
+    """Batches of an `ImageSet`: one gather a batch, no worker processes. Two views are the same pixels."""
+
+    name = "memory"
 
     def __init__(
         self,
@@ -49,49 +122,21 @@ class MemoryLoader:
         device: torch.device | str = "cpu",
         rank: int = 0,
         world_size: int = 1,
+        views: int = 1,
     ) -> None:
-        self.device = torch.device(device)
-        self.batch_size, self.rng, self.rank, self.world_size = batch_size, rng, rank, world_size
+        super().__init__(len(images), images.classes, batch_size, rng, device, rank, world_size, views)
         home = self.device if images.images.numel() <= RESIDENT_BYTES else torch.device("cpu")
         self._images = images.images.to(home)
         self._labels = images.labels.to(home)
         self._index = images.index.to(home)
 
-    def __len__(self) -> int:
-        """Steps of an epoch; a last, smaller batch is dropped. Raises UserError when not one batch can be filled."""
-        steps = len(self._labels) // self.batch_size
-        if steps == 0:
-            raise UserError(
-                f"train.batch_size={self.batch_size}: more than the {len(self._labels)} training images; lower it"
-            )
-        return steps
-
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """The training batches of an epoch from `first_step` on; what comes before is skipped without being touched."""
-        order = self.rng.at(epoch, 0).shared_permutation("order", len(self._labels)).cpu()
-        row = self._share(self.batch_size)
-        for step in range(first_step, len(self)):
-            yield self._batch(order[step * self.batch_size + row], row)
-
-    def in_order(self, batch_size: int) -> Iterator[Batch]:
-        """Every image once, in the set's order: `batch_size` at a time of this process's share, the last batch smaller.
-
-        Nothing is padded. The rows are positions in the set, so draws for them do not depend on `batch_size` or the
-        world size; a process whose share is empty gets no batch.
-        """
-        for position in self._share(len(self._labels)).split(batch_size):
-            if len(position):
-                yield self._batch(position, position)
-
-    def _share(self, count: int) -> Tensor:
-        """The positions of 0..count-1 that this process computes."""
-        return torch.arange(self.rank * count // self.world_size, (self.rank + 1) * count // self.world_size)
-
-    def _batch(self, position: Tensor, row: Tensor) -> Batch:
-        at_home = position.to(self._images.device)
-        gathered = (self._images.index_select(0, at_home), self._labels[at_home], self._index[at_home])
-        images, labels, index = (self._move(part) for part in gathered)
-        return Batch(images.permute(0, 3, 1, 2), labels, row.to(self.device), index)
+    def _batches(self, shares: Iterator[Share]) -> Iterator[Batch]:
+        for share in shares:
+            at_home = share.position.to(self._images.device)
+            gathered = (self._images.index_select(0, at_home), self._labels[at_home], self._index[at_home])
+            pixels, labels, index = (self._move(part) for part in gathered)
+            images = pixels.permute(0, 3, 1, 2)
+            yield Batch(images, labels, share.row.to(self.device), index, images if self.views == 2 else None)
 
     def _move(self, part: Tensor) -> Tensor:
         """To the device; from page-locked memory, so that the copy runs beside the computation."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from ..config.schema import Data
 from ..files import write_whole
-from .image_set import ImageSet
+from .image_set import Bytes, ImageSet, Integers
 from .load import SPLITS, load_data
 
 COLUMNS = 10  # images of each class in the contact sheet
@@ -64,20 +65,28 @@ def mean_std(images: ImageSet) -> tuple[list[float], list[float]]:
 
 def contact_sheet(data: Data, file: Path) -> None:
     """Writes a PNG: one row a class with its name and its first ten training images. Raises UserError, RunError."""
+    images = load_data(data, "train", labelled=True)
+    tile = data.size * max(1, TILE // data.size)
+    draw_sheet(
+        file, images.classes, images.labels.numpy(), tile, lambda row: images.images[row].expand(-1, -1, 3).numpy()
+    )
+
+
+def draw_sheet(file: Path, classes: list[str], labels: Integers, tile: int, picture: Callable[[int], Bytes]) -> None:
+    """Writes a PNG: one row a class with its name and its first ten images, `picture(position)` (h, w, 3), `tile` high."""
     from PIL import Image, ImageDraw
 
-    images = load_data(data, "train", labelled=True)
-    scale = max(1, TILE // data.size)
-    tile = data.size * scale
-    sheet = Image.new("RGB", (MARGIN + COLUMNS * (tile + 2), len(images.classes) * (tile + 2)), "white")
+    sheet = Image.new("RGB", (MARGIN + COLUMNS * (tile + 2), len(classes) * (tile + 2)), "white")
     draw = ImageDraw.Draw(sheet)
-    for label, name in enumerate(images.classes):
+    for label, name in enumerate(classes):
         top = label * (tile + 2)
         draw.text((4, top + tile // 2 - 6), name[:18], fill="black")
-        for column, position in enumerate(torch.nonzero(images.labels == label)[:COLUMNS, 0].tolist()):
-            pixels = images.images[position].expand(-1, -1, 3).numpy()
-            picture = Image.fromarray(pixels).resize((tile, tile), Image.Resampling.NEAREST)
-            sheet.paste(picture, (MARGIN + column * (tile + 2), top))
+        for column, position in enumerate(np.flatnonzero(labels == label)[:COLUMNS].tolist()):
+            shown = Image.fromarray(picture(position))
+            scale = tile / max(shown.size)
+            how = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BILINEAR
+            shown = shown.resize((round(shown.width * scale), round(shown.height * scale)), how)
+            sheet.paste(shown, (MARGIN + column * (tile + 2), top))
     write_whole(file, lambda stream: sheet.save(stream, format="PNG"))
 
 

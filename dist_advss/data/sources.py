@@ -14,6 +14,7 @@ from ..config.schema import Data
 from ..errors import UserError
 from . import fashion, folder, imagenet32, torchvision_sets
 from .image_set import Source
+from .stage import staged
 
 READERS: dict[str, Callable[[Data, str], Source]] = {
     "fashion_mini": fashion.read_mini,
@@ -33,7 +34,7 @@ def read(data: Data, part: str) -> Source:
     "train+unlabelled" adds what has no label (label -1), after the labelled images; only stl10 has any.
     """
     check_shape(data)
-    source = READERS[data.name](data, part)
+    source = READERS[data.name](staged(data), part)
     if len(source.labels) == 0:
         raise UserError(f"data.root={data.root}: the {part} part of {data.name} is empty; check the files")
     if len(source.classes) != data.classes:

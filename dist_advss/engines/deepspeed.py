@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from typing import Any
 
 import torch
@@ -54,6 +55,8 @@ class DeepSpeedEngine(Engine):
                 f"engine=deepspeed: cannot be imported ({error}); pip install 'dist-advss[deepspeed]', or choose engine=ddp"
             ) from error
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+        # of names that the newest torch has given to collectives which DeepSpeed calls by their old ones
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
         if self.device.type == "cpu":  # or it spends a minute compiling an all-reduce for processes of one machine
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         engine, *_ = deepspeed.initialize(

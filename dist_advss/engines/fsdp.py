@@ -26,7 +26,7 @@ class FSDPEngine(Engine):
         module = module.to(self.device)
         mesh = init_device_mesh(self.device.type, (self.world.size,))
         for part in module.children():
-            for layer in _layers(part):
+            for layer in layers(part):
                 fully_shard(layer, mesh=mesh, reshard_after_forward=True)
             if not isinstance(part, FSDPModule) and any(True for _ in part.parameters()):
                 fully_shard(part, mesh=mesh, reshard_after_forward=True)
@@ -59,7 +59,7 @@ class FSDPEngine(Engine):
         return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
 
 
-def _layers(part: nn.Module) -> list[nn.Module]:
+def layers(part: nn.Module) -> list[nn.Module]:
     """The parts of a part that are gathered one at a time: its children, or a list's members, that have parameters."""
     found: list[nn.Module] = []
     for child in part.children():

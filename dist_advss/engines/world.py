@@ -129,6 +129,7 @@ def init(
             flush=True,
         )
     elif grouped:
+        os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks for it
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     watchdog = Watchdog(place.rank, place.world_size, store, guard.start_s, guard.hang_s, stacks)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,15 @@ from rich.console import Console
 
 from ..attacks.pgd import step_size
 from ..config.schema import Classify as ClassifyConfig
-from ..config.schema import EvaluateConfig
-from ..data import ImageSet, MemoryLoader, load_data
+from ..config.schema import Data, EvaluateConfig
+from ..data import Loader, make_loader, settle
 from ..engines import World, find_place, init
 from ..errors import UserError
 from ..files import write_json, write_whole
 from ..models import build
 from ..objectives.classify import Classify
 from ..rng import Rng
+from ..tracking import Log
 from ..training import checkpoint, folder
 from ..training.members import load_members
 from .rates import rates
@@ -41,47 +43,49 @@ def evaluate(config: EvaluateConfig) -> Path:
     if folder.finished(out):
         print(f"{out}: finished already, nothing to do")
         return out
+    data = settle(config.data, config.split)
     with init(config.device, config.threads, config.guard, find_place(), stacks=out / "stacks") as world:
-        _evaluate(config, out, world)
+        _evaluate(config, data, out, world)
     return out
 
 
-def _evaluate(config: EvaluateConfig, out: Path, world: World) -> None:
-    images = load_data(config.data, config.split, labelled=True)
-    if config.data.limit is not None:
-        images = images.first(config.data.limit)
+def _evaluate(config: EvaluateConfig, data: Data, out: Path, world: World) -> None:
+    rng, limit = Rng(config.seed, "evaluation"), data.limit
+    loaded = partial(make_loader, data, config.split, 1, rng, labelled=True)
+    loader = loaded(first=limit, device=world.device, rank=world.rank, world_size=world.size)
     path = checkpoint_file(config)
     model = load_classifier(config, path).to(world.device)
-    loader = MemoryLoader(images, 1, Rng(config.seed, "evaluation"), world.device, world.rank, world.size)
     console = Console(highlight=False, soft_wrap=True, quiet=world.rank > 0)
 
     with contextlib.ExitStack() as stack:
         world.first(lambda: stack.enter_context(folder.claim(out, config)))
+        if world.rank == 0:
+            log = stack.enter_context(Log(out, config.tracking, lambda text: console.print(text, style="dim")))
+            log.begin(0, "evaluate", world.size)
         started = time.monotonic()
         known = Verdicts.join([saved(file) for file in out.glob(PARTIAL.format("*"))])
 
         def show(verdicts: Verdicts) -> None:
             world.beat()
             done = rates(verdicts, [])
-            text = f"evaluate  {len(verdicts)}/{len(images)}  TA {done['ta']:.1f}  RA {done['ra']:.1f}"
+            text = f"evaluate  {len(verdicts)}/{loader.count}  TA {done['ta']:.1f}  RA {done['ra']:.1f}"
             console.print(text, end="\r" if console.is_terminal else "\n")
 
-        partial = out / PARTIAL.format(world.rank)
-        found = judge_images(
-            model, loader.in_order(config.batch_size), config.attack, config.seed, known, partial, show
-        )
+        saving = out / PARTIAL.format(world.rank)
+        found = judge_images(model, loader.in_order(config.batch_size), config.attack, config.seed, known, saving, show)
         shares = world.gather(found)
         if shares is None:
             return
         verdicts = Verdicts.join(shares)
         verdicts.save(out / "verdicts.npz")
-        first = MemoryLoader(images.first(SAMPLES), 1, Rng(config.seed, "evaluation"), world.device)
-        _save_samples(config, model, first, images, verdicts, out)
+        few = min(SAMPLES, loader.count)
+        first = loaded(first=few, device=world.device)
+        _save_samples(config, model, first, verdicts, out)
         write_json(
             out / "result.json",
             {
                 "kind": "evaluate",
-                **rates(verdicts, images.classes),
+                **rates(verdicts, loader.classes),
                 "attack": {**asdict(config.attack), "step_size": step_size(config.attack)},
                 "split": config.split,
                 "checkpoint": None if path is None else str(path),
@@ -122,9 +126,7 @@ def load_classifier(config: EvaluateConfig, path: Path | None) -> Classify:
     return model
 
 
-def _save_samples(
-    config: EvaluateConfig, model: Classify, loader: MemoryLoader, images: ImageSet, verdicts: Verdicts, out: Path
-) -> None:
+def _save_samples(config: EvaluateConfig, model: Classify, loader: Loader, verdicts: Verdicts, out: Path) -> None:
     """A grid's worth of images with what was found for them; the attack is run again on these few."""
     batch = next(iter(loader.in_order(SAMPLES)))
     count = min(SAMPLES, len(verdicts))
@@ -135,6 +137,6 @@ def _save_samples(
         "label": verdicts.label[:count],
         "clean_prediction": verdicts.clean_prediction[:count],
         "adversarial_prediction": verdicts.adversarial_prediction[:count],
-        "classes": np.array(images.classes),
+        "classes": np.array(loader.classes),
     }
     write_whole(out / "samples" / "samples.npz", lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))

@@ -22,8 +22,8 @@ from ..attacks import PGD
 from ..attacks.pgd import step_size
 from ..config import restore
 from ..config.members import config_of
-from ..config.schema import TransferConfig
-from ..data import MemoryLoader, as_float, load_data
+from ..config.schema import Data, TransferConfig
+from ..data import as_float, make_loader, settle
 from ..engines import World, find_place, init
 from ..errors import UserError
 from ..files import write_json
@@ -43,17 +43,18 @@ def transfer(config: TransferConfig) -> Path:
     if folder.finished(out):
         print(f"{out}: finished already, nothing to do")
         return out
+    data = settle(config.data, config.split)
     with init(config.device, config.threads, config.guard, find_place(), stacks=out / "stacks") as world:
-        _transfer(config, out, world)
+        _transfer(config, data, out, world)
     return out
 
 
-def _transfer(config: TransferConfig, out: Path, world: World) -> None:
+def _transfer(config: TransferConfig, data: Data, out: Path, world: World) -> None:
     names = config.targets or config.sources
     models = {name: load_model(name, config.pick).to(world.device).eval() for name in {*config.sources, *names}}
-    images = load_data(config.data, config.split, labelled=True).first(config.data.limit)
     rng = Rng(config.seed, "evaluation")
-    loader = MemoryLoader(images, 1, rng, world.device, world.rank, world.size)
+    share = {"device": world.device, "rank": world.rank, "world_size": world.size}
+    loader = make_loader(data, config.split, 1, rng, labelled=True, first=data.limit, **share)
     console = Console(highlight=False, soft_wrap=True, quiet=world.rank > 0)
     right = torch.zeros(len(config.sources) + 1, len(names), dtype=torch.float64)  # the last row: clean images
 
@@ -69,11 +70,11 @@ def _transfer(config: TransferConfig, out: Path, world: World) -> None:
                     right[i, j] += judge(models[name], x, batch.labels, rows).correct.double().sum().cpu()
             world.beat()
             done += len(clean)
-            console.print(f"transfer  {done}/{len(images)}", end="\r" if console.is_terminal else "\n")
-        rates = (100 * world.sum(right) / len(images)).tolist()
+            console.print(f"transfer  {done}/{loader.count}", end="\r" if console.is_terminal else "\n")
+        rates = (100 * world.sum(right) / loader.count).tolist()
         if world.rank == 0:
             rounded = [[round(rate, 4) for rate in row] for row in rates]
-            write_json(out / "result.json", _result(config, names, rounded, len(images), time.monotonic() - started))
+            write_json(out / "result.json", _result(config, names, rounded, loader.count, time.monotonic() - started))
 
 
 def _result(

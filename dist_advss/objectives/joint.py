@@ -93,12 +93,13 @@ class Joint(Objective):
             return Outcome(_mean(clean).loss.mean(), _mean(clean), None, self._by_task("clean", clean))
         weight = self.diversity.weight
         x = [piece.detach().requires_grad_(weight > 0) for piece in x_adv]
-        adversarial = self._judge_each(x, task)
+        with torch.set_grad_enabled(torch.is_grad_enabled() or weight > 0):  # h needs gradients, whoever asks
+            adversarial = self._judge_each(x, task)
+            h = diversity([j.loss for j in adversarial], x).mean() if weight > 0 else None
         clean = self._judge_each(task.inputs, task)
         loss = (_mean(clean).loss.mean() + _mean(adversarial).loss.mean()) / 2
         also = self._by_task("clean", clean) | self._by_task("adversarial", adversarial)
-        if weight > 0:
-            h = diversity([j.loss for j in adversarial], x).mean()
+        if h is not None:
             loss = loss + (weight if self.diversity.sign == "published" else -weight) * h
             also["diversity"] = h
         return Outcome(loss, _mean(clean), _mean(adversarial), also)

@@ -5,29 +5,39 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import mean
+from typing import Literal
 
+import numpy as np
+
+from .paired import Judged, judged, paired_interval
 from .table import Rate, Row
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean difference in points. `low` and `high` are its 95% interval, or with several seeds the extremes over them."""
+    """A mean difference in points. `low` and `high` are its 95% interval, or with several seeds the extremes over them.
+
+    `paired` says that the interval is from both models' verdicts on the same images.
+    """
 
     value: float
     low: float | None
     high: float | None
-    before: float
-    after: float
+    paired: bool = False
 
     @property
-    def clear(self) -> bool:
-        """Whether low and high lie on one side of zero."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+    def clear(self) -> bool | None:
+        """Whether low and high lie on one side of zero; None where there are none."""
+        return None if self.low is None or self.high is None else self.low > 0 or self.high < 0
+
+    def __str__(self) -> str:
+        ends = "" if self.low is None or self.high is None else f" [{self.low:+.1f}, {self.high:+.1f}]"
+        return f"{self.value:+.1f}{ends}".replace("-", "−")
 
 
 @dataclass(frozen=True)
 class Effect:
-    """Adversarial pre-training on one task against none, both with full adversarial fine-tuning."""
+    """Adversarial pre-training on one task against none or standard, both with full adversarial fine-tuning."""
 
     task: str
     ra: Difference
@@ -38,8 +48,8 @@ class Effect:
     epochs_after: float | None
 
 
-def effects(rows: list[Row]) -> list[Effect]:
-    """One for each task and setting in which P1→F4 and P3→F4 have both finished on the same number of images.
+def effects(rows: list[Row], before: Literal["P1", "P2"] = "P1") -> list[Effect]:
+    """P3→F4 against `before`→F4, one for each task and setting in which both have finished on the same number of images.
 
     Rows pair by seed; a seed that only one of the two has is left out, unless each has a single run.
     """
@@ -48,9 +58,9 @@ def effects(rows: list[Row]) -> list[Effect]:
     for setting in dict.fromkeys(row.setting for row in tuned):
         here = [row for row in tuned if row.setting == setting]
         for task in dict.fromkeys(row.method.task for row in here if row.method.pretrain == "P3"):
-            before = [row for row in here if row.method.pretrain == "P1"]
-            after = [row for row in here if row.method.pretrain == "P3" and row.method.task == task]
-            pairs = _pairs(before, after)
+            olds = [r for r in here if r.method.pretrain == before and (before == "P1" or r.method.task == task)]
+            news = [r for r in here if r.method.pretrain == "P3" and r.method.task == task]
+            pairs = _pairs(olds, news)
             if pairs:
                 found.append(_effect(str(task), pairs))
     return found
@@ -73,8 +83,8 @@ def _effect(task: str, pairs: list[tuple[Row, Row]]) -> Effect:
     ]
     return Effect(
         task=task,
-        ra=_difference([(b.ra, a.ra) for b, a in pairs if b.ra and a.ra]),
-        ta=_difference([(b.ta, a.ta) for b, a in pairs if b.ta and a.ta]),
+        ra=difference(pairs, "ra"),
+        ta=difference(pairs, "ta"),
         seeds=len(pairs),
         n=pairs[0][0].n,
         epochs_before=mean(b for b, _ in epochs) if epochs else None,
@@ -82,20 +92,39 @@ def _effect(task: str, pairs: list[tuple[Row, Row]]) -> Effect:
     )
 
 
-def _difference(pairs: list[tuple[Rate, Rate]]) -> Difference:
-    before, after = mean(b.value for b, _ in pairs), mean(a.value for _, a in pairs)
-    if len(pairs) == 1:
-        low, high = newcombe(*pairs[0])
-    else:
-        each = [a.value - b.value for b, a in pairs]
-        low, high = min(each), max(each)
-    return Difference(after - before, low, high, before, after)
+def difference(pairs: list[tuple[Row, Row]], rate: Literal["ta", "ra"]) -> Difference:
+    """after - before of finished evaluations; of a single pair with its 95% interval, of several the extremes."""
+    each = [_rate(after, rate).value - _rate(before, rate).value for before, after in pairs]
+    if len(pairs) > 1:
+        return Difference(mean(each), min(each), max(each))
+    before, after = pairs[0]
+    old, new = _judged(before), _judged(after)
+    if old and new and np.array_equal(old.index, new.index):
+        return Difference(each[0], *paired_interval(old.right[rate], new.right[rate]), paired=True)
+    return Difference(each[0], *newcombe(_rate(before, rate), _rate(after, rate)))
+
+
+def _rate(row: Row, rate: Literal["ta", "ra"]) -> Rate:
+    found = row.ta if rate == "ta" else row.ra
+    assert found, "only finished evaluations are compared"
+    return found
+
+
+def _judged(row: Row) -> Judged | None:
+    """The verdicts behind a row's rates; None where they are not there, or not those that the rates were computed from."""
+    found = judged(row.folder)
+    same = found is not None and all(
+        abs(100 * float(found.right[name].mean()) - rate.value) < 0.06
+        for name, rate in (("ta", row.ta), ("ra", row.ra))
+        if rate
+    )
+    return found if same else None
 
 
 def newcombe(before: Rate, after: Rate) -> tuple[float | None, float | None]:
     """The 95% interval of after - before from the two rates' own intervals (Newcombe 1998, method 10), in points.
 
-    It takes the rates as independent. Both models saw the same images, so this is wider than need be.
+    It takes the rates as independent; for models judged on the same images `paired_interval` is narrower.
     """
     if before.interval is None or after.interval is None:
         return None, None
@@ -145,7 +174,7 @@ def _ends(difference: Difference, effect: Effect, sign: int) -> str:
 
 
 def _caution(effect: Effect) -> str:
-    return "" if effect.ra.clear or effect.ra.low is None else "; for robust accuracy this is not a clear difference"
+    return "" if effect.ra.clear is not False else "; for robust accuracy this is not a clear difference"
 
 
 def _sooner(effect: Effect) -> str:

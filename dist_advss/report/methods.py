@@ -106,9 +106,9 @@ def _at(path: Path, launch: Launch) -> Run | None:
     path = Path(os.path.normpath(path))
     folders = [path, path.parent, path.parent.parent][: 3 if path.suffix == ".pt" else 1]
     for folder in folders:
-        for run in launch.runs.values():
-            if run.path in (folder, Path(os.path.realpath(folder))):
-                return run
+        inside = launch.by_path.get(folder) or launch.by_path.get(Path(os.path.realpath(folder)))
+        if inside:
+            return inside
     for folder in folders:
         outside = read_run(folder, now=0.0)  # only its configuration and curves are asked for
         if outside.config:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -11,13 +12,22 @@ from markupsafe import Markup
 
 from .. import __version__
 from ..files import write_text
-from . import sections
+from . import published, sections
+from .cost import costs
 from .differences import differences
 from .effects import clause, effects, sentence
+from .graph import HEIGHT, WIDTH, graph
+from .heat import corruptions, transfers
+from .logs import failures
+from .metrics import Reader
+from .progress import over
 from .runs import Launch, read
+from .sweeps import main, sweeps
 from .table import rows_of
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "templates"
+EVERY = 10.0  # seconds between two looks at a launch that is watched
+SHARE = 10  # a page is made again after so many times as long as it took to make
 
 
 def write(directory: Path, file: Path) -> Path:
@@ -32,15 +42,45 @@ def write(directory: Path, file: Path) -> Path:
     return file
 
 
-def render(launch: Launch, now: float) -> str:
-    """The page as text; `now`, unix seconds, is when it says that it was made."""
+def keep_writing(
+    directory: Path,
+    file: Path,
+    sleep: Callable[[float], None] = time.sleep,
+    said: Callable[[Path], None] = lambda file: None,
+) -> Path:
+    """Writes the report again and again until the launch is over; an open page reloads itself meanwhile.
+
+    `said` is told after the first time. Raises as `write` does.
+    """
+    reader, first = Reader(), True
+    while True:
+        now, started = time.time(), time.monotonic()
+        launch = read(Path(directory), now, reader)
+        ended = over(launch)
+        pause = 0.0 if ended else max(EVERY, SHARE * (time.monotonic() - started))
+        write_text(Path(file), render(launch, now, reload=pause))
+        if first:
+            said(Path(file))
+        if ended:
+            return Path(file)
+        first = False
+        sleep(max(pause, SHARE * (time.monotonic() - started)))
+
+
+def render(launch: Launch, now: float, reload: float = 0.0) -> str:
+    """The page as text; `now`, unix seconds, is when it says that it was made. After `reload` seconds, if not 0, it reloads itself."""
     from bokeh.resources import Resources
 
     from .charts import draw
+    from .radii import scale_of
 
-    rows = rows_of(launch)
-    charts = draw(launch, rows)
+    every_row = rows_of(launch)
+    rows, swept = main(every_row), sweeps(every_row)
+    charts = draw(launch, rows, swept)
     measured = effects(rows)
+    grouped = sections.groups(rows)
+    headmost = [c.row for c in grouped[0].comparisons] if grouped else []
+    corrupted = corruptions(launch)
     bokeh = Resources(mode="inline", components=["bokeh"], log_level="error").render() if charts.script else ""
     return (
         _environment()
@@ -54,12 +94,27 @@ def render(launch: Launch, now: float) -> str:
             headline=sentence(measured[0]) if len(measured) == 1 else "",
             clauses=[(effect.task, clause(effect)) for effect in measured],
             waiting=sections.waiting(rows),
-            groups=sections.groups(rows),
+            groups=grouped,
+            paired=any(e.ra.paired for e in measured),
+            unpaired=any(not e.ra.paired for e in measured if e.seeds == 1),
+            beside=published.beside(headmost),
+            departures=published.departures(headmost[0].setting) if headmost else [],
+            claims=published.claims(headmost),
+            swept=swept,
+            scale_of=scale_of,
+            transfers=transfers(launch),
+            corruptions=corrupted[0],
+            corrupted=corrupted[1] if len(corrupted[1]) > 1 or corrupted[0] else [],
+            costs=costs(launch, rows),
             charts=charts,
             image_grids=sections.image_grids(launch, rows),
             per_class=sections.per_class(launch, rows),
             differences=differences(launch),
+            graph=graph(launch),
+            box=(WIDTH, HEIGHT),
             stages=sections.stages(launch),
+            failures=failures([run for run in launch.runs.values() if run.command != "report"]),
+            reload=reload,
             bokeh=Markup(bokeh),
             plots=Markup(charts.script),
             style=Markup((HERE / "style.css").read_text(encoding="utf-8")),

@@ -11,54 +11,22 @@ import os
 import re
 import socket
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
-from itertools import pairwise
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import yaml
 
 from ..errors import UserError
+from .metrics import Metrics, Reader, number
 
-State = Literal["finished", "running", "stopped", "failed", "not started"]
+State = Literal["finished", "running", "queued", "stopped", "failed", "not started"]
 SILENCE = 1800.0  # seconds without a sign of life after which an unfinished run is taken for dead (slow ones get more)
 OF_A_RUN = ("config.yaml", "metrics.jsonl", "result.json")
 REFERENCE = re.compile(r"(?<=[=\[,])@")  # init=@stage, model.members=[@one,@other]
-LARGEST = 1e15  # of any number in a run folder; what is above (or infinite) is taken for damage
 NOT_RUNS = {"checkpoints", "samples", "wandb", "logs"}
-
-
-@dataclass(frozen=True)
-class Record:
-    """One line of metrics: after how many steps, when (unix seconds), and its numbers by name."""
-
-    step: int
-    time: float | None
-    values: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that happened to a run: start, resume, stop, transfer, …"""
-
-    event: str
-    text: str
-    time: float | None
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """metrics.jsonl, in the order of steps; of a step that was repeated after a resume, the later line."""
-
-    train: list[Record] = field(default_factory=list)
-    validation: list[Record] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
-    unreadable: int = 0
-
-    def times(self) -> list[float]:
-        """Every moment that the file speaks of, unix seconds."""
-        said = [record.time for record in (*self.train, *self.validation)] + [event.time for event in self.events]
-        return [moment for moment in said if moment is not None]
 
 
 @dataclass(frozen=True)
@@ -94,33 +62,41 @@ class Launch:
     name: str
     runs: dict[str, Run]
 
+    @cached_property
+    def by_path(self) -> dict[Path, Run]:
+        """The same by folder."""
+        return {run.path: run for run in self.runs.values()}
 
-def read(directory: Path, now: float) -> Launch:
+
+def read(directory: Path, now: float, reader: Reader | None = None) -> Launch:
     """The runs of a launch folder, of a folder of run (or launch) folders, or of a single run folder.
 
-    `now` is the time in unix seconds, against which a run that has gone silent is judged. Raises UserError where there is
-    no folder or nothing in it to report on.
+    `now` is the time in unix seconds, against which a run that has gone silent is judged. A `reader` that is used again
+    spares reading metrics that have not changed. Raises UserError where there is no folder or nothing in it to report on.
     """
+    reader = reader or Reader()
     if not directory.is_dir():
         raise UserError(f"{directory}: not a folder; give a launch folder, or one run folder")
     root = directory.resolve()
     if _is_run(root):
-        run = read_run(root, now)
+        run = read_run(root, now, reader=reader)
         return Launch(root, run.stage, {run.stage: run})
-    runs = {run.stage: run for run in _collect(root, "", now)}
+    runs = {run.stage: run for run in _collect(root, "", now, reader)}
     if not runs:
         raise UserError(f"{directory}: holds no run folder (one with {', '.join(OF_A_RUN)}); give a launch folder")
     name = _experiment(root).get("name")
     return Launch(root, str(name) if name else root.name, runs)
 
 
-def read_run(path: Path, now: float, stage: str | None = None, command: str | None = None) -> Run:
+def read_run(
+    path: Path, now: float, stage: str | None = None, command: str | None = None, reader: Reader | None = None
+) -> Run:
     """One run folder; `stage` is its name in the launch, `command` what the experiment says that it is."""
     problems: list[str] = []
     config = _mapping(path / "config.yaml", problems)
-    metrics = _metrics(path / "metrics.jsonl", problems)
+    metrics = (reader or Reader()).read(path / "metrics.jsonl", problems)
     result = _mapping(path / "result.json", problems)
-    times = metrics.times() or _modified(path)
+    times = metrics.times().tolist() or _modified(path)
     run = Run(
         stage=stage or path.name,
         path=path,
@@ -145,6 +121,8 @@ def _unfinished(run: Run, now: float) -> Run:
     if state in ("failed", "died", "stopped") and not since:  # since: somebody has started it again by hand
         said = (str(told["error"]),) if told.get("error") else ()
         return replace(run, state="stopped" if state == "stopped" else "failed", problems=(*run.problems, *said))
+    if state == "queued":  # for the first time, or again after it was interrupted
+        return replace(run, state="queued")
     if state == "running" and _gone(told):
         return _failed(run, f"process {told.get('pid')} is gone and left no result")
     if not _is_run(run.path):
@@ -155,8 +133,7 @@ def _unfinished(run: Run, now: float) -> Run:
     if last == "nan" or (run.path / "result.json").exists():
         return replace(run, state="failed")
     recent = max((t for t in (run.last_sign, *_modified(run.path)) if t is not None), default=now)
-    times = sorted(run.metrics.times())
-    longest_gap = max((b - a for a, b in pairwise(times)), default=0.0)
+    longest_gap = float(np.diff(run.metrics.times()).max(initial=0.0))
     if now - recent > max(SILENCE, 5 * longest_gap):
         return _failed(run, f"no result and no sign of life for {(now - recent) / 60:,.0f} minutes")
     return replace(run, state="running")
@@ -181,15 +158,15 @@ def _gone(told: dict[str, Any]) -> bool:
         return True
 
 
-def _collect(folder: Path, prefix: str, now: float) -> Iterator[Run]:
+def _collect(folder: Path, prefix: str, now: float, reader: Reader) -> Iterator[Run]:
     """Planned stages first, then other run folders, then those one level down, as `launch/stage`."""
     stages = _experiment(folder).get("stages")
     planned = {str(k): v for k, v in stages.items() if isinstance(v, dict)} if isinstance(stages, dict) else {}
     configs: dict[str, Any] = {}
     for stage, plan in planned.items():
-        run = read_run(folder / stage, now, prefix + stage, str(plan.get("command", "")))
+        run = read_run(folder / stage, now, prefix + stage, str(plan.get("command", "")), reader)
         needs = plan.get("needs")
-        run = replace(run, needs=tuple(map(str, needs)) if isinstance(needs, list) else ())
+        run = replace(run, needs=tuple(prefix + str(need) for need in needs) if isinstance(needs, list) else ())
         if not run.config:
             run = replace(
                 run, config=_planned_config(run.command, plan.get("overrides"), run.path, configs), planned=True
@@ -200,9 +177,9 @@ def _collect(folder: Path, prefix: str, now: float) -> Iterator[Run]:
         if child.name in planned or child.name in NOT_RUNS:
             continue
         if _is_run(child):
-            yield read_run(child, now, prefix + child.name)
+            yield read_run(child, now, prefix + child.name, reader=reader)
         elif not prefix:
-            yield from _collect(child, f"{child.name}/", now)
+            yield from _collect(child, f"{child.name}/", now, reader)
 
 
 def _is_run(path: Path) -> bool:
@@ -257,39 +234,6 @@ def _mapping(file: Path, problems: list[str]) -> dict[str, Any]:
     return {}
 
 
-def _metrics(file: Path, problems: list[str]) -> Metrics:
-    try:
-        lines = file.read_bytes().splitlines()
-    except FileNotFoundError:
-        return Metrics()
-    except OSError as error:
-        problems.append(f"{file.name} cannot be read ({type(error).__name__})")
-        return Metrics()
-    rates: dict[str, dict[int, Record]] = {"train": {}, "validation": {}}
-    events: list[Event] = []
-    unreadable = 0
-    for line in filter(None, map(bytes.strip, lines)):
-        try:
-            content = json.loads(line)
-        except ValueError:
-            content = None
-        if not isinstance(content, dict):
-            unreadable += 1
-            continue
-        kind, when = content.get("kind"), number(content.get("time"))
-        if kind == "event":
-            events.append(Event(str(content.get("event", "")), str(content.get("text", "")), when))
-        elif kind in ("train", "validation"):
-            values = {name: number(value) for name, value in content.items()}
-            step = number(content.get("step"))
-            at = len(rates[kind]) if step is None else int(step)
-            rates[kind][at] = Record(at, when, {name: value for name, value in values.items() if value is not None})
-    if unreadable:
-        problems.append(f"{file.name}: {unreadable} unreadable line{'s' if unreadable > 1 else ''} skipped")
-    ordered = {kind: [found[step] for step in sorted(found)] for kind, found in rates.items()}
-    return Metrics(ordered["train"], ordered["validation"], events, unreadable)
-
-
 def _modified(path: Path) -> list[float]:
     """When the files of a run folder were last written, unix seconds."""
     times = []
@@ -301,13 +245,6 @@ def _modified(path: Path) -> list[float]:
     return times
 
 
-def number(value: Any) -> float | None:
-    """A number of sensible size, else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LARGEST:  # NaN is not below
-        return None
-    return float(value)
-
-
 def lookup(tree: Any, name: str, default: Any = None) -> Any:
     """`lookup(config, "attack.steps")`: the value under a dotted name, or `default`."""
     for part in name.split("."):
@@ -317,7 +254,7 @@ def lookup(tree: Any, name: str, default: Any = None) -> Any:
     return tree
 
 
-class _YamlLoader(yaml.SafeLoader):
+class _YamlLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """YAML without dates: `seed: 2020-01-01` stays text, so that every value can be shown as it was written."""
 
 

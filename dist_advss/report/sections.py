@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
+import numpy as np
+
+from .effects import Difference, difference
 from .images import Gallery, galleries
 from .methods import Method, method_of
 from .runs import Launch, Run, lookup, number
@@ -14,16 +17,16 @@ from .table import Row, Setting, describe_ball
 
 KINDS = ("F1", "F2", "F3", "F4")
 MOST_CLASSES = 30
-STATES = ("finished", "running", "stopped", "failed", "not started")
+STATES = ("finished", "running", "queued", "stopped", "failed", "not started")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A row of the P x F table: gains are in points over P1→F4 (None without one); best_*: highest of its setting."""
+    """A row of the P x F table: gains are over P1→F4 (None without one); best_*: highest of its setting."""
 
     row: Row
-    gain_ta: float | None
-    gain_ra: float | None
+    gain_ta: Difference | None
+    gain_ra: Difference | None
     best_ta: bool
     best_ra: bool
 
@@ -102,9 +105,8 @@ def _matrix(rows: list[Row]) -> Matrix | None:
 def _comparison(row: Row, rows: list[Row]) -> Comparison:
     baselines = [r for r in rows if r.method.label == "P1→F4" and r.seed == row.seed and r.n == row.n]
     base = baselines[0] if baselines and row.method.label != "P1→F4" else None
-    gains = []
-    for after, before in ((row.ta, base and base.ta), (row.ra, base and base.ra)):
-        gains.append(after.value - before.value if after and before else None)
+    both = base is not None and all((base.ta, base.ra, row.ta, row.ra))
+    gains = [difference([(base, row)], rate) if both and base else None for rate in ("ta", "ra")]
     several = len([r for r in rows if r.ra]) > 1
     best_ta = several and row.ta is not None and row.ta.value == max(r.ta.value for r in rows if r.ta)
     best_ra = several and row.ra is not None and row.ra.value == max(r.ra.value for r in rows if r.ra)
@@ -199,8 +201,8 @@ def _stage(run: Run, launch: Launch) -> Stage:
     trains = run.command in ("pretrain", "finetune")
     method = method_of(run, launch) if trains or run.command == "evaluate" else None
     total = number(lookup(run.config, "schedule.epochs")) or number(run.result.get("epochs"))
-    validated = [number(record.values.get("epoch")) for record in run.metrics.validation]
-    done = number(run.result.get("epochs")) or max((epoch for epoch in validated if epoch), default=0)
+    validated = run.metrics.validation.column("epoch")
+    done = number(run.result.get("epochs")) or np.nan_to_num(validated).max(initial=0.0)
     notes = list(run.problems)
     events = run.metrics.events
     notes += [event.text or event.event for event in events if event.event in ("damaged", "nan")]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .methods import Method, finetune_of, method_of
 from .runs import Launch, Run, State, lookup, number, read
 
@@ -46,6 +48,10 @@ class Row:
     """One evaluation. TA, RA and n are None until it has finished.
 
     epochs_to_best_ra: epochs of fine-tuning completed when validation RA was highest (so far, if it is still going)
+    folder:            of the evaluation
+    tuned:             the fine-tuned run that was judged, by stage or path; None where it cannot be found
+    family:            the attack without its radius
+    eps, trained_eps:  radius of the attack, and of the one in fine-tuning
     """
 
     evaluation: str
@@ -57,6 +63,11 @@ class Row:
     ra: Rate | None
     n: int | None
     epochs_to_best_ra: int | None
+    folder: Path
+    tuned: str | None
+    family: str
+    eps: float | None
+    trained_eps: float | None
 
 
 def summary_rows(directory: Path) -> list[Row]:
@@ -72,7 +83,7 @@ def rows_of(launch: Launch) -> list[Row]:
 
 def as_text(rows: list[Row]) -> str:
     """Aligned lines, one a row, for a terminal without rich or a log file."""
-    cells = [_cells(row) for row in rows]
+    cells = [_cells(row, rows) for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells)
 
@@ -84,15 +95,17 @@ def as_table(rows: list[Row]) -> Table:
 
     table = Table("method", "TA %", "RA %", "epochs to best RA", box=None, header_style="bold", pad_edge=False)
     for row in rows:
-        method, ta, ra, epochs = _cells(row)
+        method, ta, ra, epochs = _cells(row, rows)
         plain = (method, ta.removeprefix("TA "), ra.removeprefix("RA "), epochs.partition(": ")[2])
         table.add_row(*map(Text, plain))  # Text: names of stages are not markup
     return table
 
 
-def _cells(row: Row) -> tuple[str, str, str, str]:
+def _cells(row: Row, rows: list[Row]) -> tuple[str, str, str, str]:
+    """Texts of one of several rows; the attack is named where it is not the same for all."""
     name = row.method.full if row.method.finetune != "?" else row.evaluation
     name += f" seed {row.seed}" if row.seed else ""
+    name += f", {row.setting.attack}" if len({other.setting.attack for other in rows}) > 1 else ""
     if row.ta is None or row.ra is None:
         return (name, row.state, "", "")
     epochs = "–" if row.epochs_to_best_ra is None else str(row.epochs_to_best_ra)
@@ -108,12 +121,13 @@ def _row(run: Run, launch: Launch) -> Row:
     together = lookup(run.config, "model.name") == "ensemble" and not lookup(run.config, "checkpoint")
     if run.planned or together:  # data and model are those of the checkpoint, or of the members
         configs.reverse()
+    attack = run.result.get("attack") or lookup(run.config, "attack")
     setting = Setting(
         data=_first(configs, "data.name"),
         model=_first(configs, "model.name"),
         labels=None if labels is None else int(labels),
         split=str(run.result.get("split") or lookup(run.config, "split", "test")),
-        attack=describe_attack(run.result.get("attack") or lookup(run.config, "attack")),
+        attack=describe_attack(attack),
     )
     return Row(
         evaluation=run.stage,
@@ -125,6 +139,11 @@ def _row(run: Run, launch: Launch) -> Row:
         ra=_rate(run, "ra"),
         n=None if n is None else int(n),
         epochs_to_best_ra=best_ra_epoch(tuned) if tuned and not together else None,
+        folder=run.path,
+        tuned=None if tuned is None else tuned.stage if tuned.stage in launch.runs else str(tuned.path),
+        family=f"{describe_attack({**attack, 'eps': None})}, {_norm(attack)}" if isinstance(attack, dict) else "",
+        eps=number(lookup(attack, "eps")),
+        trained_eps=number(lookup(tuned.config if tuned else {}, "attack.eps")),
     )
 
 
@@ -148,8 +167,9 @@ def best_ra_epoch(run: Run) -> int | None:
     said = number(lookup(run.result, "best_ra.epoch"))
     if said is not None:
         return int(said)
-    values = [record.values for record in run.metrics.validation if {"ra", "epoch"} <= record.values.keys()]
-    return int(max(values, key=lambda v: (v["ra"], -v["epoch"]))["epoch"]) if values else None
+    lines = run.metrics.validation
+    ra = np.where(np.isnan(lines.column("epoch")), np.nan, lines.column("ra"))
+    return None if np.isnan(ra).all() else int(lines.column("epoch")[np.nanargmax(ra)])
 
 
 def describe_attack(attack: Any) -> str:
@@ -168,4 +188,9 @@ def describe_ball(norm: str, eps: float) -> str:
     """ "l∞ eps 8/255" or "l2 eps 0.5"."""
     grey = eps * 255
     radius = f"{round(grey)}/255" if abs(grey - round(grey)) < 1e-3 and grey >= 0.5 else f"{eps:g}"
-    return f"{'l∞' if norm == 'linf' else norm} eps {radius}"
+    return f"{_norm({'norm': norm})} eps {radius}"
+
+
+def _norm(attack: dict[str, Any]) -> str:
+    norm = str(attack.get("norm", "linf"))
+    return "l∞" if norm == "linf" else norm

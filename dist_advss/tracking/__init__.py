@@ -9,17 +9,18 @@ from types import TracebackType
 from typing import Any
 
 from ..config.schema import TrainConfig
+from .log import Log
 from .metrics import Meter, MetricsFile, read
 from .progress import Progress
-from .wandb_run import WandbRun
 
-__all__ = ["Meter", "MetricsFile", "Silent", "Tracker", "read"]
+__all__ = ["Log", "Meter", "MetricsFile", "Silent", "Tracker", "read"]
 
 
 class Tracker:
-    """Takes what the training loop reports and hands it to the file, the terminal and wandb.
+    """Takes what the training loop reports and hands it to the record and the terminal.
 
-    `seconds` is a monotonic clock, for rates; the time of a line comes from the metrics file.
+    `seconds` is a monotonic clock, for rates; the time of a line comes from the metrics file. `ideal_step` is how many
+    seconds a step would take at the device's peak, where that is known.
     """
 
     def __init__(
@@ -29,13 +30,16 @@ class Tracker:
         command: str,
         steps_per_epoch: int,
         seconds: Callable[[], float] = time.monotonic,
+        world_size: int = 1,
+        ideal_step: float | None = None,
     ) -> None:
+        self._ideal_step = ideal_step
         self._batch_size, self._seconds = config.train.batch_size, seconds
+        self._command, self._world_size = command, world_size
         self.meter = Meter()
-        self._file = MetricsFile(folder / "metrics.jsonl")
         title = f"{command} {config.objective.name}"
         self._progress = Progress(title, config.schedule.epochs, steps_per_epoch)
-        self._wandb = WandbRun(config, command, folder, notify=lambda text: self.event("wandb", 0, text))
+        self._log = Log(folder, config.tracking, self._progress.note)
         self._since = seconds()
         self._images = 0
 
@@ -46,11 +50,11 @@ class Tracker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.close()
-        self._wandb.close(failed=kind is not None)
-        self._file.close()
+        self._log.__exit__(kind, error, trace)
 
     def start(self, step: int) -> None:
         """Training begins, or goes on, at this step."""
+        self._log.begin(step, self._command, self._world_size)
         self._progress.start(step)
         self._since = self._seconds()
 
@@ -59,13 +63,18 @@ class Tracker:
         self._images += images
         self._progress.advance()
 
-    def train_line(self, step: int, epoch: int, lr: float, waited: float) -> None:
-        """The means since the last such line, the learning rate, the speed, and the share of time spent `waited` for data."""
-        elapsed = self._seconds() - self._since
-        speed = self._images / elapsed if elapsed > 0 else 0.0
-        share = round(waited / elapsed, 5) if elapsed > 0 else 0.0
+    def train_line(self, step: int, epoch: int, lr: float, waited: float, memory: float) -> None:
+        """The means since the last such line, the learning rate, the speed, the seconds `waited` for data, MiB in use."""
+        elapsed = max(self._seconds() - self._since, 1e-9)
+        speed = self._images / elapsed
         means = self.meter.take()
-        self._write("train", step, epoch=epoch, **means, lr=lr, images_per_s=round(speed, 1), data_wait=share)
+        ascended = [means.pop(name) for name in list(means) if name.startswith("attack_loss.")]
+        values: dict[str, Any] = {**means, "attack_loss": ascended} if ascended else {**means}
+        values |= {"lr": lr, "images_per_s": round(speed, 1), "data_wait": round(waited / elapsed, 5)}
+        values["memory"] = round(memory, 1)
+        if self._ideal_step is not None:
+            values["mfu"] = round(self._ideal_step * self._images / self._batch_size / elapsed, 4)
+        self._write("train", step, epoch=epoch, **values)
         self._progress.train(epoch, means, speed)
         self._since, self._images = self._seconds(), 0
 
@@ -77,13 +86,10 @@ class Tracker:
 
     def event(self, name: str, step: int, text: str) -> None:
         """Something that happened once, in words."""
-        self._file.write("event", step, event=name, text=text)
-        self._progress.note(text)
+        self._log.event(name, step, text)
 
     def _write(self, kind: str, step: int, **values: Any) -> None:
-        values["images"] = step * self._batch_size
-        self._file.write(kind, step, **values)
-        self._wandb.log(kind, step, values)
+        self._log.write(kind, step, **values, images=step * self._batch_size)
 
 
 class Silent(Tracker):
@@ -100,7 +106,7 @@ class Silent(Tracker):
 
     def advance(self, images: int) -> None: ...
 
-    def train_line(self, step: int, epoch: int, lr: float, waited: float) -> None:
+    def train_line(self, step: int, epoch: int, lr: float, waited: float, memory: float) -> None:
         self.meter.take()
 
     def validation_line(self, step: int, epoch: int, values: dict[str, Any]) -> None: ...

@@ -29,11 +29,12 @@ class MetricsFile:
             if line.get("kind") in self._written:
                 self._written[line["kind"]] = max(self._written[line["kind"]], line["step"])
 
-    def write(self, kind: str, step: int, **values: Any) -> None:
-        """One line. Raises RunError when the disk does not take it."""
+    def write(self, kind: str, step: int, **values: Any) -> dict[str, Any] | None:
+        """Writes one line and returns its content; None where it is on file already. Raises RunError on a full disk."""
         if step <= self._written.get(kind, -1):
-            return
-        line = json.dumps({"kind": kind, "step": step, **values, "time": round(self._now(), 3)}).encode() + b"\n"
+            return None
+        content = {"kind": kind, "step": step, **values, "time": round(self._now(), 3)}
+        line = json.dumps(content).encode() + b"\n"
         try:
             while line:  # a disk that is filling up takes a part, and refuses the next one
                 line = line[self._file.write(line) :]
@@ -44,6 +45,7 @@ class MetricsFile:
             ) from error
         if kind in self._written:
             self._written[kind] = step
+        return content
 
     def close(self) -> None:
         self._file.close()
@@ -51,9 +53,26 @@ class MetricsFile:
 
 def read(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a metrics file; none when there is no file."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1] if line]
+    return Tail(path).new()
+
+
+class Tail:
+    """Reads a metrics file that another process appends to, which may be on another machine."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._offset = path, 0
+
+    def new(self) -> list[dict[str, Any]]:
+        """The whole lines since the last call; a line that is only half written waits for a later one."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._offset)
+                content = file.read()
+        except FileNotFoundError:
+            return []
+        whole = content.rfind(b"\n") + 1
+        self._offset += whole
+        return [json.loads(line) for line in content[:whole].split(b"\n") if line]
 
 
 def _cut_half_line(path: Path) -> None:

@@ -1,76 +1,207 @@
-"""Weights & Biases: shows what metrics.jsonl holds, and never stands in training's way."""
+"""A run folder as a run in wandb: a view that is brought up to date from the folder alone, as often as one likes.
+
+The row that a line of metrics.jsonl becomes has the line's number as wandb's own step, so wandb can be asked how far it is
+and goes on from there: nothing is sent twice and nothing is left out, whoever sends and however often it was interrupted.
+What curves are drawn against are the axes `step`, `epoch` and `images`, which stand in every row.
+
+wandb may block, fail or hang in any of these calls. So they are made by a process of their own (`follow`) or from a login
+node (`sync`), never by one that trains.
+"""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable
-from dataclasses import asdict
+import json
+import os
+import re
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from ..config.schema import TrainConfig
-from ..files import write_text
+import yaml
+
+from ..files import write_json
+from .identity import command_of, group_of, method_label, run_id
+from .metrics import Tail, read
+from .pictures import grid, verdict_rows
+from .rows import AXES, AXIS_OF, result_row, row
+
+INIT_SECONDS = "30"
+ALERTING = ("nan", "alert")
+CHECKPOINTS = ("best_ra", "best_ta", "last")
+
+Mode = Literal["online", "offline"]
 
 
 class WandbRun:
-    """One run, its id fixed in the run folder, so that a resumed stage goes on in the same wandb run.
+    """The wandb run of one run folder. `pump` sends what is new, `close` the rest, and waits until it has arrived.
 
-    Whatever goes wrong here is told once through `notify` and ends the logging, not the training.
+    `live` is the process that trains, when that is on this machine: its use of CPU and GPU is shown. `over` says that
+    nobody works on the run any more, so that an end without a result is a failure. wandb's own files go to `scratch`, or
+    to the run folder. Every call may raise, or take long; `finish_seconds` limits `close` (0: no limit).
     """
 
-    def __init__(self, config: TrainConfig, command: str, folder: Path, notify: Callable[[str], None]) -> None:
-        self._notify, self._run = notify, None
-        mode = config.tracking.wandb
-        if mode == "disabled":
-            return
-        try:
-            import wandb
+    def __init__(
+        self,
+        folder: Path,
+        mode: Mode,
+        live: int | None = None,
+        over: bool = True,
+        scratch: Path | None = None,
+        finish_seconds: float = 0.0,
+    ) -> None:
+        import wandb
 
-            if mode == "online" and not wandb.api.api_key:
-                mode = "offline"
-                notify("wandb: no API key here, so the run is kept offline; wandb login, then wandb sync")
-            self._run = wandb.init(
-                mode=mode,  # type: ignore[arg-type]
-                id=_run_id(folder),
-                resume="allow",
-                dir=folder,
-                name=folder.name,
-                job_type=command,
-                project=config.tracking.project,
-                entity=config.tracking.entity,
-                group=config.tracking.group,
-                config=asdict(config),
-                settings=wandb.Settings(silent=True, console="off"),
-            )
-        except Exception as error:  # tracking is a view of the run; no fault of it may stop the run
-            self._give_up(error)
-
-    def log(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """One line of metrics as train/loss, validation/ra and so on, against the step."""
-        if self._run is None:
-            return
-        try:
-            self._run.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
-        except Exception as error:
-            self._give_up(error)
-
-    def close(self, failed: bool) -> None:
-        if self._run is None:
-            return
-        try:
-            self._run.finish(exit_code=int(failed))
-        except Exception as error:
-            self._give_up(error)
-
-    def _give_up(self, error: Exception) -> None:
-        self._run = None
-        self._notify(
-            f"wandb: {str(error).splitlines()[0] if str(error) else type(error).__name__}; going on without it"
+        self._wandb, self.folder, self.mode = wandb, folder, mode
+        self._config = yaml.safe_load((folder / "config.yaml").read_text())
+        self._tracking = self._config.get("tracking") or {}
+        self._tail, self.lines = Tail(folder / "metrics.jsonl"), 0
+        self._sessions = [line for line in read(folder / "metrics.jsonl") if line["kind"] == "session"]
+        if mode == "offline":
+            _remove_offline(folder)
+        self._run = wandb.init(
+            mode=mode,
+            id=run_id(folder),
+            resume="allow" if mode == "online" else None,
+            dir=scratch or folder,
+            config={**self._config, "method": method_label(folder), **self._facts()},
+            allow_val_change=True,
+            entity=self._tracking.get("entity"),
+            project=self._tracking.get("project"),
+            group=group_of(folder, self._tracking),
+            job_type=command_of(self._config),
+            name=folder.name,
+            tags=self._tracking.get("tags"),
+            notes=self._tracking.get("notes"),
+            settings=wandb.Settings(**self._settings(live, over, finish_seconds)),
         )
+        for axis in AXES:
+            self._run.define_metric(axis, hidden=True)
+        for family, axis in AXIS_OF.items():
+            self._run.define_metric(family, step_metric=axis)
+        self._first = self._run.starting_step if mode == "online" else 0
+        self.new = 0  # lines that wandb had not got yet
+        self._alerted = max(self._first, sent(folder)["lines"] if mode == "online" else 0)
+
+    @property
+    def url(self) -> str:
+        return self._run.url or ""
+
+    def pump(self) -> None:
+        """Sends the lines that are new since the last call and that wandb has not got yet."""
+        for line in self._tail.new():
+            values = row(line)
+            if values and self.lines >= self._first:
+                self._run.log({**values, "_timestamp": line["time"]}, step=self.lines)
+            if line["kind"] == "session" and line not in self._sessions:
+                self._sessions.append(line)
+                self._run.config.update(self._facts(), allow_val_change=True)
+            if line.get("event") in ALERTING and self.lines >= self._alerted:
+                title = f"{self.folder.name}: {line['event']}"[:63]
+                self._run.alert(title, line["text"], "ERROR")
+            self.new += self.lines >= self._first
+            self.lines += 1
+
+    def close(self) -> None:
+        """Sends all the rest, the result and what belongs to it where there is one, and how the run ended."""
+        self.pump()
+        result = _json(self.folder / "result.json")
+        if result and self._first <= self.lines:
+            self._run.log({**result_row(result), **self._pictures(result)}, step=self.lines)
+            if self._tracking.get("checkpoints"):
+                self._upload_checkpoints(result)
+        if (self.folder / "code.patch").exists():
+            self._run.save(self.folder / "code.patch", base_path=self.folder, policy="now")
+        last = read(self.folder / "metrics.jsonl")[-1:]
+        if not result and last and last[0].get("event") == "stop":
+            self._run.mark_preempting()  # saved, and to be taken up again
+        self._run.finish(exit_code=0 if result else 1)
+        if self.mode == "online":
+            path = self.folder / "wandb" / "sent.json"
+            write_json(path, {"lines": self.lines, "result": bool(result), "url": self.url})
+
+    def _facts(self) -> dict[str, Any]:
+        """Of the sessions: the last one, and every Slurm job and node there was."""
+        if not self._sessions:
+            return {}
+        slurm = [session["slurm"] for session in self._sessions if "slurm" in session]
+        return {
+            "session": {k: v for k, v in self._sessions[-1].items() if k not in ("kind", "step", "time")},
+            "sessions": len(self._sessions),
+            "slurm_jobs": list(dict.fromkeys(entry["job"] for entry in slurm if "job" in entry)),
+            "nodes": list(dict.fromkeys([e["nodes"] for e in slurm if "nodes" in e] or [self._sessions[-1]["host"]])),
+        }
+
+    def _settings(self, live: int | None, over: bool, finish_seconds: float) -> dict[str, Any]:
+        session = self._sessions[-1] if self._sessions else {}
+        found: dict[str, Any] = {
+            "silent": True,
+            "console": "off",
+            "init_timeout": float(os.environ.get("WANDB_INIT_TIMEOUT", INIT_SECONDS)),
+            "finish_timeout": finish_seconds,
+            "finish_timeout_raises": True,
+            "x_update_finish_state": over,
+            "disable_git": True,  # it would look at the current folder; the revision is in the session
+            "git_commit": session.get("git"),
+            "git_remote_url": session.get("git_remote"),
+            "host": session.get("host"),
+            "x_save_requirements": False,  # likewise: the versions are in the session
+        }
+        found |= {"x_stats_pid": live} if live else {"x_disable_stats": True, "x_disable_machine_info": True}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def _pictures(self, result: dict[str, Any]) -> dict[str, Any]:
+        samples, verdicts = self.folder / "samples" / "samples.npz", self.folder / "verdicts.npz"
+        found: dict[str, Any] = {}
+        if samples.exists():
+            eps = result.get("attack", {}).get("eps", 0.0)
+            found["eval/samples"] = [
+                self._wandb.Image(strip, caption=caption, file_type="png") for strip, caption in grid(samples, eps)
+            ]
+        if verdicts.exists():
+            classes = [entry["class"] for entry in result.get("per_class", [])]
+            columns, rows = verdict_rows(verdicts, classes)
+            found["eval/verdicts"] = self._wandb.Table(columns=[*columns], data=rows)
+        return found
+
+    def _upload_checkpoints(self, result: dict[str, Any]) -> None:
+        name = re.sub(r"[^\w.-]", "-", f"{self._run.group or self._run.project}-{self.folder.name}")
+        artifact = self._wandb.Artifact(name, type="model", metadata=result)
+        for checkpoint in CHECKPOINTS:
+            file = self.folder / "checkpoints" / f"{checkpoint}.pt"
+            if file.exists():
+                artifact.add_file(str(file), policy="immutable")
+        self._run.log_artifact(artifact)
 
 
-def _run_id(folder: Path) -> str:
-    path = folder / "wandb_id"
-    if not path.exists():
-        write_text(path, uuid.uuid4().hex[:12])
-    return path.read_text()
+def sent(folder: Path) -> dict[str, Any]:
+    """What is known to have arrived: so many lines of metrics.jsonl, and whether the result has."""
+    return {"lines": 0, "result": False, **_json(folder / "wandb" / "sent.json")}
+
+
+def api_key() -> bool:
+    """Whether there is a key, in the environment or from `wandb login`, for the server in use. Asks nobody."""
+    os.environ["WANDB_SILENT"] = "true"  # what there is to say, is said in one line elsewhere
+    import wandb
+
+    return wandb.login(prompt=False, verify=False)
+
+
+def server() -> str:
+    """The address of the wandb server in use."""
+    import wandb
+
+    return wandb.setup().settings.base_url
+
+
+def _remove_offline(folder: Path) -> None:
+    """What earlier sessions left for `wandb sync`: this one writes it again as a whole, so that one run is one file."""
+    for earlier in (folder / "wandb").glob(f"offline-run-*-{run_id(folder)}"):
+        shutil.rmtree(earlier, ignore_errors=True)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
+    except (OSError, ValueError):
+        return {}

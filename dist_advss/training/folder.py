@@ -17,6 +17,9 @@ from ..files import only_process, write_text
 WHERE_NOT_WHAT = (
     "out",
     "device",
+    "data.loader",
+    "data.beton",
+    "data.stage",
     "engine",
     "guard",
     "train.accumulate",

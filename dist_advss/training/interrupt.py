@@ -1,19 +1,28 @@
-"""Ctrl-C and SIGTERM ask a run to stop; it does so at the next step boundary, after saving."""
+"""Ctrl-C, SIGTERM and SIGUSR2 ask a run to stop; it does so at the next step boundary, after saving.
+
+SIGUSR2 is what Slurm is told to send some time before it ends a job (`sbatch --signal=USR2@120`).
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
 class Interrupt:
-    """A context in which the first signal sets `signum` and a second one acts as it would without us."""
+    """A context in which the first signal sets `signum` and a second one acts as it would without us.
 
-    def __init__(self) -> None:
+    In a Slurm job a second one changes nothing: slurmd and srun both pass each of them on, and a job that takes too long
+    is killed anyway.
+    """
+
+    def __init__(self, in_a_job: bool = "SLURM_JOB_ID" in os.environ) -> None:
         self.signum: int | None = None
+        self._in_a_job = in_a_job
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Interrupt:
@@ -27,8 +36,9 @@ class Interrupt:
         self._restore()
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        self.signum = signum
-        self._restore()
+        self.signum = self.signum or signum
+        if not self._in_a_job:
+            self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

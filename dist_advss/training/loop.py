@@ -12,20 +12,19 @@ from typing import Any
 
 import torch
 
+from ..attacks import PGD, NoAttack
 from ..config.schema import TrainConfig
-from ..data import Batch, MemoryLoader, augment
+from ..data import Batch, Loader, augment
 from ..engines import Engine, State
 from ..errors import RunError, Stopped
-from ..objectives.base import Images, Task
 from ..rng import Rng
 from ..tracking import Silent, Tracker
+from ..tracking.hardware import peak_memory
 from . import checkpoint
 from .interrupt import Interrupt
 from .passes import Passes
 from .schedules import learning_rate
 from .validation import validate
-
-Attack = Callable[[Callable[[Images, Task], torch.Tensor], Task], Images | None]
 
 
 class Trainer:
@@ -40,9 +39,9 @@ class Trainer:
         config: TrainConfig,
         folder: Path,
         engine: Engine,
-        attack: Attack,
-        loader: MemoryLoader,
-        held_out: MemoryLoader,
+        attack: PGD | NoAttack,
+        loader: Loader,
+        held_out: Loader,
         tracker: Tracker | Silent,
         transferred: dict[str, int] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -105,7 +104,8 @@ class Trainer:
                 x_adv = self.attack(objective.attack_loss, task)
                 outcome = engine(task, x_adv)
                 engine.step(outcome.loss)
-                terms.append(outcome.terms())
+                ascended = {f"attack_loss.{i}": loss for i, loss in enumerate(self.attack.losses)}
+                terms.append({**outcome.terms(), **ascended})
 
             means = {name: torch.stack([part[name] for part in terms]).mean() for name in terms[0]}
             self._window.append((self.global_step, {**means, "grad_norm": engine.grad_norm}))
@@ -129,7 +129,7 @@ class Trainer:
         step, every = self.global_step, self.config.train.checkpoint_every
         if step % self.config.train.log_every == 0 or self.step == len(self.loader):
             self._empty_window()
-            self.tracker.train_line(step, self.done, lr, self._waited)
+            self.tracker.train_line(step, self.done, lr, self._waited, peak_memory(self.world.device))
             self._waited = 0.0
         if every and step % every == 0 and self.step < len(self.loader):
             self.save()
@@ -187,8 +187,10 @@ class Trainer:
         if self.done % self.config.validation.every == 0 or self.done == self.config.schedule.epochs:
             share = max(1, self.config.train.batch_size // self.world.size)
             result = validate(self.engine.module, self.held_out, share, self.config, self.world)
-            values = asdict(result)
-            self._refuse_non_finite(self.global_step, {f"validation {name}": value for name, value in values.items()})
+            values = {name: value for name, value in asdict(result).items() if value != []}
+            self._refuse_non_finite(
+                self.global_step, {f"validation {name}": v for name, v in values.items() if isinstance(v, float)}
+            )
             self.last = {"epoch": self.done, "ta": result.ta, "ra": result.ra}
             self.tracker.validation_line(self.global_step, self.done, values)
             for name, key in (("best_ra", "ra"), ("best_ta", "ta")):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .. import attacks, engines, objectives
 from ..config.checks import check_world
-from ..config.schema import TrainConfig
-from ..data import MemoryLoader, load_data
+from ..config.schema import Data, TrainConfig
+from ..data import Loader, make_loader, settle
 from ..engines import World
 from ..errors import UserError
 from ..files import write_json
@@ -18,6 +19,7 @@ from ..models.transfer import load_encoder
 from ..objectives.base import Objective
 from ..rng import Rng
 from ..tracking import Silent, Tracker
+from ..tracking.hardware import ideal_seconds
 from . import checkpoint, folder
 from .interrupt import Interrupt
 from .loop import Trainer
@@ -37,51 +39,59 @@ def train(config: TrainConfig, command: str) -> Path:
         return out
     place = engines.find_place()
     check_world(config, place.world_size)
+    data = settle(config.data, "train")  # may write for an hour; no process waits in a collective meanwhile
     grouped = config.engine.name in ("fsdp", "deepspeed")  # these need a process group, even of one
     with engines.init(config.device, config.train.threads, config.guard, place, grouped, out / "stacks") as world:
-        _train(config, command, out, world)
+        _train(config, data, command, out, world)
     return out
 
 
-def _train(config: TrainConfig, command: str, out: Path, world: World) -> None:
+def _train(config: TrainConfig, data: Data, command: str, out: Path, world: World) -> None:
     labelled = command == "finetune"
     rng = Rng(config.seed, "train")
-    share = (rng, world.device, world.rank, world.size)
-    loader = MemoryLoader(load_data(config.data, "train", labelled=labelled), config.train.batch_size, *share)
-    images = load_data(config.data, "validation", labelled=True).first(config.validation.limit)
-    if len(images) < world.size:
-        raise UserError(f"validation.limit={len(images)}: fewer images than the {world.size} processes; raise it")
-    held_out = MemoryLoader(images, 1, *share)
+    make = partial(make_loader, data, rng=rng, device=world.device, rank=world.rank, world_size=world.size)
+    loader = make("train", config.train.batch_size, labelled=labelled)
+    held_out = make("validation", 1, labelled=True, first=config.validation.limit)
+    if held_out.count < world.size:
+        raise UserError(f"validation.limit={held_out.count}: fewer images than the {world.size} processes; raise it")
     objective = objectives.build(config)
     begun = world.first(lambda: bool(checkpoint.states(out / "checkpoints")))
     transferred = None if begun else _transfer(config, objective)
     parameters = count_parameters(objective)
+    ideal_step = ideal_seconds(objective, config, world.device, world.size)
     steps = len(loader)  # refuses a batch larger than the set, while nothing is written yet
 
     with contextlib.ExitStack() as stack:
         world.first(lambda: stack.enter_context(folder.claim(out, config)))
         interrupt = stack.enter_context(Interrupt())
-        tracker = stack.enter_context(Tracker(out, config, command, steps) if world.rank == 0 else Silent())
+        tracker = stack.enter_context(
+            Tracker(out, config, command, steps, world_size=world.size, ideal_step=ideal_step)
+            if world.rank == 0
+            else Silent()
+        )
         engine = engines.build(config, objective, world)
         attack = attacks.build(config.attack, engine.module)
         trainer = Trainer(config, out, engine, attack, loader, held_out, tracker, transferred)
         if not trainer.resume():
-            tracker.event("start", 0, f"{engines.describe(config, world)}, {steps} steps an epoch")
+            where = f"{engines.describe(config, world)}, images by the {loader.name} loader"
+            tracker.event("start", 0, f"{where}, {steps} steps an epoch")
             if transferred:
                 tracker.event("transfer", 0, f"{transferred['matched']} of {transferred['total']} tensors of theta_p")
         tracker.start(trainer.global_step)
         trainer.run(interrupt)
         if world.rank == 0:
-            write_json(out / "result.json", _result(config, command, trainer, world, parameters))
+            write_json(out / "result.json", _result(config, command, trainer, loader, world, parameters))
 
 
-def _result(config: TrainConfig, command: str, trainer: Trainer, world: World, parameters: int) -> dict[str, Any]:
+def _result(
+    config: TrainConfig, command: str, trainer: Trainer, loader: Loader, world: World, parameters: int
+) -> dict[str, Any]:
     return {
         "kind": command,
         "objective": config.objective.name,
         "seed": config.seed,
         "data": config.data.name,
-        "loader": config.data.loader,
+        "loader": loader.name,
         "engine": config.engine.name,
         "processes": world.size,
         "epochs": trainer.done,

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..attacks import PGD
-from ..config.schema import TrainConfig
-from ..data import Batch, MemoryLoader, as_float
+from ..config.schema import TrainConfig, is_pretext
+from ..data import Batch, Loader, as_float
 from ..engines import World
 from ..objectives.base import Images, Objective, Task
 from ..rng import Rng
@@ -18,17 +18,24 @@ from ..rng import Rng
 
 @dataclass
 class Validation:
-    """Rates in percent, mean losses; of the pretext task in pre-training, of the classes in fine-tuning."""
+    """Rates in percent, mean losses; of the pretext task in pre-training, of the classes in fine-tuning.
+
+    attack_success:     of what is right on clean images, the share that the attack turns wrong, percent
+    attack_loss:        mean loss before each step of the attack
+    ta_class, ra_class: rates of each class in the order of the labels, None without images of it; empty in pre-training
+    """
 
     ta: float
     ra: float
     loss_clean: float
     loss_adversarial: float
+    attack_success: float
+    attack_loss: list[float]
+    ta_class: list[float | None]
+    ra_class: list[float | None]
 
 
-def validate(
-    objective: Objective, images: MemoryLoader, batch_size: int, config: TrainConfig, world: World
-) -> Validation:
+def validate(objective: Objective, images: Loader, batch_size: int, config: TrainConfig, world: World) -> Validation:
     """Judges every image clean and under PGD (validation.steps, the training threat), in eval mode, without augmentation.
 
     Each process judges its share, `batch_size` images at a time. Tasks and random starts are named by an image's position
@@ -37,7 +44,8 @@ def validate(
     threat = replace(config.attack, steps=config.validation.steps, step_size=None, restarts=1, random_start=True)
     attack = PGD(threat, objective)
     rng = Rng(config.seed, "validation")
-    sums = torch.zeros(5, dtype=torch.float64)
+    classes = 0 if is_pretext(config.objective.name) else config.data.classes
+    sums = torch.zeros(6 + threat.steps + 3 * classes, dtype=torch.float64)
 
     def loss(x: Images, task: Task) -> torch.Tensor:
         return objective.judge(x, task).loss
@@ -49,21 +57,40 @@ def validate(
         with torch.no_grad():
             clean, adversarial = objective.judge(task.inputs, task), objective.judge(x_adv, task)
         if counts:
-            parts = (clean.correct, adversarial.correct, clean.loss, adversarial.loss, torch.ones_like(clean.loss))
-            sums += torch.stack([part.double().sum() for part in parts]).cpu()
+            right, robust, one = clean.correct, adversarial.correct, torch.ones_like(clean.loss)
+            parts = [one, right, robust, clean.loss, adversarial.loss, right * (1 - robust)]
+            totals = [part.double().sum() for part in parts] + [loss.double() * len(one) for loss in attack.losses]
+            by_class = [torch.bincount(task.targets, part, classes) for part in (one, right, robust) if classes]
+            sums += torch.cat([torch.stack(totals), *(row.double() for row in by_class)]).cpu()
         world.beat()
     objective.train()
-    *means, count = world.sum(sums).tolist()
-    ta, ra, loss_clean, loss_adversarial = (mean / count for mean in means)
-    return Validation(round(100 * ta, 4), round(100 * ra, 4), loss_clean, loss_adversarial)
+    whole, attacked, *rest = world.sum(sums).split([6, threat.steps, *[classes] * 3])
+    count, right, robust, loss_clean, loss_adversarial, fooled = whole.tolist()
+    members, *by_class = (row.tolist() for row in rest)
+    return Validation(
+        ta=_percent(right, count),
+        ra=_percent(robust, count),
+        loss_clean=loss_clean / count,
+        loss_adversarial=loss_adversarial / count,
+        attack_success=_percent(fooled, right) if right else 0.0,
+        attack_loss=(attacked / count).tolist(),
+        **{
+            name: [_percent(hits, n) if n else None for hits, n in zip(row, members, strict=True)]
+            for name, row in zip(("ta_class", "ra_class"), by_class, strict=True)
+        },
+    )
 
 
-def _in_step(images: MemoryLoader, batch_size: int, world: World) -> Iterator[tuple[Batch, bool]]:
+def _percent(part: float, whole: float) -> float:
+    return round(100 * part / whole, 4)
+
+
+def _in_step(images: Loader, batch_size: int, world: World) -> Iterator[tuple[Batch, bool]]:
     """This process's batches and whether they count: as many in every process, since sharded layers are gathered together.
 
     A process with fewer looks at its last batch once more, for nothing.
     """
-    most = math.ceil(math.ceil(len(images) / world.size) / batch_size)
+    most = math.ceil(math.ceil(images.count / world.size) / batch_size)
     done = 0
     for batch in images.in_order(batch_size):
         yield batch, True

@@ -171,3 +171,16 @@ def test_restarts_keep_the_example_with_the_highest_loss_image_by_image(trained)
     assert len(best.unique()) == 3
     expected = torch.stack(ends)[best, torch.arange(64)]
     assert torch.equal(pgd(trained.loss, task), expected)
+
+
+def test_the_loss_before_every_step_is_kept(trained) -> None:
+    attack = Attack(eps=0.1, step_size=0.03, steps=5)
+    pgd = PGD(attack, trained.net)
+    pgd(trained.loss, trained.task(N))
+    task = trained.task(N)
+    start = PGD(attack, trained.net).start(task, 0)[0]
+    for steps, loss in enumerate(pgd.losses):
+        x = plain_loop(trained.net, start, task.inputs, task.targets, replace(attack, steps=steps))
+        assert loss.item() == pytest.approx(trained.loss(x, task).mean().item(), rel=1e-4)
+    assert len(pgd.losses) == 5
+    assert not any(loss.requires_grad for loss in pgd.losses)

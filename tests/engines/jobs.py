@@ -56,7 +56,7 @@ ENGINES = {
 
 def smooth() -> None:
     """A network without kinks: with them, one unit that rounding switches on moves a gradient by a thousandth."""
-    preact.relu = torch.nn.functional.silu  # type: ignore[attr-defined]
+    preact.relu = torch.nn.functional.silu
 
 
 def train(command: str, *words: str) -> None:

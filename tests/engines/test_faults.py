@@ -35,7 +35,7 @@ def crawl() -> None:
         time.sleep(0.3)
         advance(self, *arguments)
 
-    loop.Trainer._after_step = slowly  # type: ignore[method-assign]
+    loop.Trainer._after_step = slowly  # type: ignore[assignment, method-assign]
 
 
 def slow_run(*words: str) -> None:
@@ -55,7 +55,7 @@ def failing_run(*words: str) -> None:
                 raise ZeroDivisionError("a fault of rank 2")
             step(self, *arguments)
 
-        loop.Trainer._after_step = broken  # type: ignore[method-assign]
+        loop.Trainer._after_step = broken  # type: ignore[assignment, method-assign]
     jobs.train("pretrain", *WORDS, *words)
 
 
@@ -71,7 +71,7 @@ def hanging_run(*words: str) -> None:
                 time.sleep(0.1)
             step(self, *arguments)
 
-        loop.Trainer._after_step = stuck  # type: ignore[method-assign]
+        loop.Trainer._after_step = stuck  # type: ignore[assignment, method-assign]
     jobs.train("pretrain", *WORDS, "guard.hang_s=4", *words)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +155,18 @@ def test_an_attack_gathers_what_it_needs_and_keeps_nothing(engine: str, start: A
     assert before == after
     assert after < 0.6 * whole
     assert before < most < whole
+
+
+def alone_on(engine: str, out: Path) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
+    jobs.train("pretrain", *jobs.OBJECTIVES["rotation"][1], *jobs.ENGINES[engine], f"out={out}")
+
+
+@pytest.mark.parametrize("engine", ["ddp", "fsdp", "zero3"])
+def test_every_engine_runs_without_a_launcher_as_well(engine: str, alone: Any, start: Any, tmp_path: Path) -> None:
+    if engine == "zero3":
+        pytest.importorskip("deepspeed")
+    ranks = start(1, alone_on, engine, tmp_path / "run")
+    assert ranks.wait() == [0], ranks.said()
+    assert largest_difference(last(alone("rotation"))["model"], last(tmp_path / "run")["model"]) < 1e-5

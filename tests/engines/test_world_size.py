@@ -130,12 +130,12 @@ def steps(config: Any, engine: Engine) -> None:
         engine.step(engine(task, attack(engine.module.attack_loss, task)).loss)
 
 
-def same_moments(a: dict[str, Any], b: dict[str, Any], **tolerance: float) -> None:
+def same_moments(a: dict[str, Any], b: dict[str, Any], rtol: float, atol: float) -> None:
     assert a.keys() == b.keys()
     for name in a:
         assert a[name].keys() == b[name].keys()
         for key, value in a[name].items():
-            torch.testing.assert_close(torch.as_tensor(b[name][key]), torch.as_tensor(value), **tolerance)
+            torch.testing.assert_close(torch.as_tensor(b[name][key]), torch.as_tensor(value), rtol=rtol, atol=atol)
 
 
 @pytest.mark.slow

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,3 +67,47 @@ def write(tmp_path: Path) -> Callable[..., str]:
 def chain(write: Callable[..., str]) -> str:
     """The path of an experiment: P1 and P3, each fine-tuned and evaluated."""
     return write(CHAIN, "chain")
+
+
+class FakeSlurm:
+    """The cluster behind the commands of fake_slurm/: what was queued, and what has become of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "jobs.json"
+        self.file.write_text(json.dumps({"next": 1, "jobs": {}, "broken": [], "calls": []}))
+
+    @property
+    def content(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(self.file.read_text())
+        return content
+
+    @property
+    def jobs(self) -> dict[str, dict[str, str]]:
+        jobs: dict[str, dict[str, str]] = self.content["jobs"]
+        return jobs
+
+    def calls(self, program: str) -> list[list[str]]:
+        return [call for call in self.content["calls"] if call[0] == program]
+
+    def end(self, *ids: str, state: str = "COMPLETED", nodes: str = "node1") -> None:
+        """These jobs are now in another state."""
+        content = self.content
+        for id in ids:
+            content["jobs"][id] |= {"state": state, "nodes": nodes}
+        self.file.write_text(json.dumps(content))
+
+    def breaks(self, *programs: str) -> None:
+        """These commands do not answer from now on."""
+        self.file.write_text(json.dumps(self.content | {"broken": list(programs)}))
+
+
+@pytest.fixture
+def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    """sbatch, squeue, sacct, scancel, scontrol and sinfo are those of fake_slurm/slurm."""
+    folder = tmp_path / "fake_slurm"
+    folder.mkdir()
+    for name in ("sbatch", "squeue", "sacct", "scancel", "scontrol", "sinfo"):
+        (folder / name).symlink_to(Path(__file__).parent / "fake_slurm" / "slurm")
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_SLURM", str(folder))
+    return FakeSlurm(folder)

@@ -265,3 +265,13 @@ def test_a_selected_row_is_the_same_question(rng, batch) -> None:
     part = objective.judge(tuple(x[index] for x in x_adv), task.select(index))
     assert torch.allclose(part.loss, whole.loss[index], atol=1e-12)
     assert task.targets.shape == (N, 4 + 1 + 1)
+
+
+def test_the_loss_is_the_same_where_nobody_asks_for_gradients(rng, batch) -> None:
+    objective = joint().eval()
+    task, x_adv = setting(objective, rng, batch)
+    with torch.no_grad():
+        without = objective(task, x_adv).loss.item()
+        ascended = objective.attack_loss(x_adv, task)
+    assert without == pytest.approx(objective(task, x_adv).loss.item(), rel=1e-12)
+    assert torch.allclose(ascended, objective.attack_loss(x_adv, task))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -123,7 +124,51 @@ class Folder:
         result |= {"ta_interval": wilson(ta, self.n), "ra_interval": wilson(ra, self.n), "per_class": per_class}
         result |= {"attack": against, "checkpoint": str(self.root / tuned), "seconds": 21.4}
         self.write_json(stage, result)
+        self.verdicts(stage, round(ta, 1), round(ra, 1))
         self.samples(stage, ta / 100, ra / 100, rng)
+
+    def verdicts(self, stage: str, ta: float, ra: float) -> None:
+        """verdicts.npz with just these rates; images are of the same difficulty to every model, but for some noise."""
+        difficulty = np.random.default_rng(7).random(self.n)
+        noise = np.random.default_rng(zlib.crc32(stage.encode())).normal(0, 0.15, self.n)
+        order = np.argsort(difficulty + noise)
+        label = np.random.default_rng(8).integers(0, 10, self.n)
+        predictions: dict[str, Any] = {}
+        for name, rate in (("clean", ta), ("adversarial", ra)):
+            wrong = np.ones(self.n, dtype=np.int64)
+            wrong[order[: round(rate * self.n / 100)]] = 0
+            predictions[f"{name}_prediction"] = (label + wrong) % 10
+        np.savez(self.root / stage / "verdicts.npz", index=np.arange(self.n), label=label, **predictions)
+
+    def radii(self, name: str, radii: tuple[float, ...], ta: float, ra: float) -> None:
+        """Evaluations of NAME_finetune at other radii; RA falls from `ta` at 0 through `ra` at EPS."""
+        for eps in radii:
+            stage = f"{name}_eps{round(1000 * eps)}"
+            self.evaluate(stage, f"{name}_finetune", ta, ta * (ra / ta) ** (eps / EPS), eps=eps, step_size=eps / 4)
+
+    def transfer(self, stage: str, models: list[str], ra: list[list[float]]) -> None:
+        """What fools one model tried on the others."""
+        runs = [str(self.root / model) for model in models]
+        self.plan(stage, "transfer", [], models)
+        self.run(stage, {"out": str(self.root / stage)})
+        self.write_json(stage, {"kind": "transfer", "sources": runs, "targets": runs, "ra": ra})
+
+    def corrupt(self, stage: str, tuned: str, level: float) -> None:
+        """Accuracy under four corruptions at five severities, from `level` down."""
+        kinds = {"gaussian_noise": 6.0, "motion_blur": 4.0, "fog": 7.0, "jpeg_compression": 1.5}
+        accuracy = {kind: [round(level - fall * s, 1) for s in range(1, 6)] for kind, fall in kinds.items()}
+        out = str(self.root / stage)
+        self.plan(stage, "corruptions", [], [tuned])
+        self.run(stage, {"checkpoint": str(self.root / tuned), "out": out})
+        result = {"kind": "corruptions", "checkpoint": str(self.root / tuned), "ta": level, "n": self.n}
+        self.write_json(stage, {**result, "severities": [1, 2, 3, 4, 5], "accuracy": accuracy})
+
+    def fail(self, stage: str, error: str, log: list[str], lines: int = 12) -> None:
+        """As if the stage had failed with this error, after printing these lines."""
+        self.unfinish(stage, lines)
+        told = {"state": "failed", "error": error, "started": self.clock, "ended": time.time()}
+        (self.root / stage / "state.json").write_text(json.dumps(told))
+        (self.root / stage / "log.txt").write_text("\n".join(log) + "\n")
 
     def samples(self, stage: str, ta: float, ra: float, rng: np.random.Generator) -> None:
         k = 8

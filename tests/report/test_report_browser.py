@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from dist_advss.report.page import write
+from dist_advss.report.page import render, write
+from dist_advss.report.runs import read
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 ARGUMENTS = [
@@ -83,7 +84,7 @@ def test_the_page_opens_offline_and_fits_the_window(
     page = opened.page
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     last_row = page.locator("#results tbody tr").last.inner_text().split()
-    assert last_row[:8] == ["P3→F4", "rotation", "69.9", "67.0–72.7", "56.4", "53.3–59.4", "+13.9", "+13.4"]
+    assert last_row[:7] == ["P3→F4", "rotation", "69.9", "67.0–72.7", "56.4", "53.3–59.4", "+13.9"]
     assert page.locator("#images img").count() == 3 * 8 * 3
     assert page.evaluate("[...document.images].every(i => !i.closest('details').open || i.naturalWidth === 28)")
     shot = page.screenshot(full_page=True, path=tmp_path / f"{width}-{scheme}.png")
@@ -153,4 +154,67 @@ def test_printing_unfolds_everything_and_folds_it_back(browser: Any, quickstart:
     assert page.evaluate(folded) == before
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
     assert len(page.pdf(format="A4")) > 20_000
+    page.close()
+
+
+def test_typing_into_a_legend_leaves_the_runs_with_these_letters(browser: Any, folder: Any, tmp_path: Path) -> None:
+    folder.grid(("rotation", "jigsaw", "selfie"), ("F2", "F4"))
+    opened = show(browser, write(folder.root, tmp_path / "r.html"))
+    legend = opened.page.locator("#curves .legend").last
+    legend.locator(".filter").fill("P3_jig")
+    left = legend.locator("button:not(.all):not([hidden])")
+    assert left.all_inner_texts() == ["p3_jigsaw_f2_finetune", "p3_jigsaw_f4_finetune"]
+    hidden = legend.locator("button", has_text="p1_f4_finetune").get_attribute("data-models").split()
+    assert [opened.page.evaluate(VISIBLE, model) for model in hidden] == [False] * len(hidden)
+    legend.locator(".filter").fill("")
+    assert legend.locator("button[aria-pressed=false]").count() == 0
+    assert opened.page.evaluate(VISIBLE, hidden[0])
+    assert opened.complaints == []
+    opened.page.close()
+
+
+def test_a_page_under_way_reloads_and_keeps_what_was_chosen(browser: Any, quickstart: Any, tmp_path: Path) -> None:
+    file = tmp_path / "r.html"
+    file.write_text(render(read(quickstart.root, 0.0), 0.0, reload=600.0))
+    opened = show(browser, file, 390)
+    page = opened.page
+    page.locator("#curves .legend button", has_text="p3_finetune").click()
+    page.locator("#images details").last.locator("summary").click()
+    page.evaluate("scrollTo(0, 1500)")
+    file.write_text(render(read(quickstart.root, 0.0), 0.0).replace("<h1>quickstart", "<h1>later"))
+    page.evaluate("keep(), location.reload()")  # what the timer does
+    page.locator("h1", has_text="later").wait_for()
+    entry = page.locator("#curves .legend button[aria-pressed=false]")
+    entry.wait_for()
+    assert entry.all_inner_texts() == ["p3_finetune"]
+    model = entry.get_attribute("data-models").split()[0]
+    assert not page.evaluate(VISIBLE, model)
+    assert page.locator("#images details").last.evaluate("d => d.open")
+    assert abs(page.evaluate("scrollY") - 1500) < 5
+    assert opened.complaints == []
+    page.close()
+
+
+def test_every_section_fits_a_phone_and_a_stage_leads_to_its_row(browser: Any, folder: Any, tmp_path: Path) -> None:
+    folder.grid(("rotation", "jigsaw"), ("F2", "F4"))
+    folder.radii("p1_f4", (0.05, 0.2), 56.0, 43.0)
+    folder.corrupt("c1", "p1_f4_finetune", 56.0)
+    folder.transfer("transfer", ["p3_rotation_f4_finetune", "p3_jigsaw_f4_finetune"], [[56.4, 61.2], [63.0, 54.7]])
+    folder.fail("p2_jigsaw_f4_finetune", "loss is nan", ["a line " * 50, "loss is nan"])
+    opened = show(browser, write(folder.root, tmp_path / "r.html"), 390, color_scheme="dark")
+    page = opened.page
+    sections = page.locator("section").evaluate_all("found => found.map(s => s.id)")
+    assert sections[:3] == ["failures", "stages", "results"]
+    assert {"paper", "cost", "radii", "transfer", "corruptions", "curves", "images", "classes"} <= set(sections)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    outside = """texts => texts.filter(t => {
+      const box = t.closest("a").querySelector("rect").getBBox(), text = t.getBBox();
+      return text.x + text.width > box.width;
+    }).length"""
+    assert page.locator(".graph text").evaluate_all(outside) == 0  # names stay inside their boxes
+    page.locator(".graph a", has_text="p2_jigsaw_f4_finetune").click()
+    assert "loss is nan" in page.locator("tr:target").inner_text()
+    page.locator("#radii figure").scroll_into_view_if_needed()
+    page.mouse.move(*page.evaluate(POINT, "P1→F4"))
+    assert opened.complaints == []
     page.close()

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from itertools import count
 from pathlib import Path
 
@@ -97,29 +94,48 @@ def test_lines_are_only_ever_appended(path: Path) -> None:
     assert steps(path) == list(range(50))
 
 
-WRITER = """
-import itertools, pathlib, sys
-from dist_advss.tracking import MetricsFile
-file = MetricsFile(pathlib.Path(sys.argv[1]))
-for step in itertools.count(1):
-    file.write("train", step, text="x" * (step % 300))
+KILLER = """
+import json, os, signal, sys, time
+from pathlib import Path
+from dist_advss.tracking.metrics import MetricsFile
+
+def write(path, tell):
+    file, step = MetricsFile(path), len(path.read_bytes().splitlines())
+    while True:
+        step += 1
+        file.write("train", step, text="x" * (300_000 if step % 3 else 10))
+        os.write(tell, step.to_bytes(8, "big"))
+
+for kill in range(50):
+    path = Path(sys.argv[1]) / f"{kill // 5}.jsonl"  # each file is taken up again four times
+    told, tell = os.pipe()
+    writer = os.fork()
+    if writer == 0:
+        write(path, tell)
+    os.close(tell)
+    os.read(told, 8)
+    time.sleep(0.0007 * (kill % 7))
+    os.kill(writer, signal.SIGKILL)
+    os.waitpid(writer, 0)
+    flushed = b"".join(iter(lambda: os.read(told, 1 << 16), b""))[-8:]
+    os.close(told)
+    *whole, half = path.read_bytes().split(b"\\n")
+    steps = [json.loads(line)["step"] for line in whole]
+    print(json.dumps([steps == list(range(1, len(steps) + 1)), int.from_bytes(flushed, "big") <= len(steps), len(half)]))
 """
 
 
-def test_a_kill_while_writing_leaves_whole_lines_without_a_gap(path: Path) -> None:
-    for round_ in range(1, 3):
-        before = len(read(path))
-        process = subprocess.Popen([sys.executable, "-c", WRITER, str(path)])
-        end = time.monotonic() + 60
-        while (path.stat().st_size if path.exists() else 0) < 100_000 * round_:
-            assert time.monotonic() < end
-            time.sleep(0.001)
-        os.kill(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-        MetricsFile(path).close()
-        assert path.read_bytes().endswith(b"}\n")
-        assert steps(path) == list(range(1, len(read(path)) + 1))
-        assert len(read(path)) > before
+def test_fifty_kills_while_writing_leave_whole_lines_without_a_gap(path: Path) -> None:
+    path.parent.mkdir()
+    ran = subprocess.run([sys.executable, "-c", KILLER, str(path.parent)], capture_output=True, text=True, check=True)
+    kills = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert len(kills) == 50
+    assert all(contiguous and flushed for contiguous, flushed, _ in kills)
+    assert any(half > 0 for *_, half in kills)  # some did strike in the middle of a line
+    for file in path.parent.iterdir():
+        MetricsFile(file).close()
+        assert file.read_bytes().endswith(b"}\n")
+        assert steps(file) == list(range(1, len(read(file)) + 1))
 
 
 def test_a_meter_gives_means_since_it_was_emptied() -> None:

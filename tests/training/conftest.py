@@ -69,7 +69,8 @@ class Runs:
             del state["config"]["out"], state["progress"]["seconds"]
         lines = self.metrics(name, "train") + self.metrics(name, "validation")
         metrics = [
-            {key: line[key] for key in line if key not in ("time", "images_per_s", "data_wait")} for line in lines
+            {key: line[key] for key in line if key not in ("time", "images_per_s", "data_wait", "memory")}
+            for line in lines
         ]
         return {"result": {**self.result(name), "seconds": 0}, "metrics": metrics, "states": states}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -56,3 +57,21 @@ def test_a_line_speaks_of_the_images_that_were_trained_on(
     runs.train(f"attack={attack}", f"attack.steps={steps}", "schedule.epochs=1", command=command)
     expected = {f"{kind}_{part}" for kind in ("loss", "accuracy") for part in parts}
     assert {key for key in runs.metrics()[0] if key.startswith(("loss_", "accuracy_"))} == expected
+
+
+def test_a_line_has_the_loss_of_every_step_of_the_attack(runs: Runs) -> None:
+    runs.train("attack.steps=3", "train.log_every=2", "schedule.epochs=1", command="finetune")
+    for line in runs.metrics():
+        assert len(line["attack_loss"]) == 3
+        assert line["attack_loss"] == sorted(line["attack_loss"])
+        assert line["attack_loss"][-1] < line["loss_adversarial"]
+    assert all(len(line["ra_class"]) == 10 for line in runs.metrics(kind="validation"))
+
+
+def test_each_time_a_run_is_taken_up_is_on_record(runs: Runs, train_in_pieces: Callable[..., int]) -> None:
+    assert train_in_pieces(steps=3, name="run") == 2
+    assert [(line["step"], line["command"]) for line in runs.metrics(kind="session")] == [
+        (0, "pretrain"),
+        (3, "pretrain"),
+        (6, "pretrain"),
+    ]

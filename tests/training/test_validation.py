@@ -71,7 +71,8 @@ def test_how_images_are_batched_changes_no_question(config: Any, asked: list[tup
     whole, parts = asked[0], asked[1:]
     assert torch.equal(whole[0].inputs, torch.cat([task.inputs for task, _ in parts]))
     assert torch.equal(whole[0].targets, torch.cat([task.targets for task, _ in parts]))
-    assert astuple(found[0]) == pytest.approx(astuple(found[1]), abs=1e-4)
+    for one, other in zip(astuple(found[0]), astuple(found[1]), strict=True):
+        assert one == pytest.approx(other, abs=1e-4)
 
 
 def test_training_in_between_changes_the_answers_but_not_the_questions(
@@ -102,6 +103,32 @@ def test_rates_and_losses_are_means_over_every_image(config: Any, asked: list[tu
     for judged, rate, loss in ((clean, found.ta, found.loss_clean), (attacked, found.ra, found.loss_adversarial)):
         assert rate == pytest.approx(100 * sum(j.correct.sum().item() for j in judged) / 30, abs=1e-4)
         assert loss == pytest.approx(sum(j.loss.sum().item() for j in judged) / 30, rel=1e-5)
+
+
+def test_success_and_classes_are_counted_over_every_image(runs: Runs, asked: list[tuple[Task, torch.Tensor]]) -> None:
+    runs.train("schedule.epochs=6", "data.limit=256", "attack=none", command="finetune")  # right often enough
+    config = runs.config("validation.limit=60", "attack.eps=0.03", command="finetune")
+    module = objectives.build(config)
+    module.load_state_dict(runs.load()["model"])
+    asked.clear()
+    found = check(module, config)
+    module.eval()
+    clean = torch.cat([module.judge(task.inputs, task).correct for task, _ in asked]) > 0
+    attacked = torch.cat([module.judge(x, task).correct for task, x in asked]) > 0
+    labels = torch.cat([task.targets for task, _ in asked])
+    assert found.attack_success == pytest.approx(100 * (clean & ~attacked).sum().item() / clean.sum().item(), abs=1e-4)
+    assert 0 < found.attack_success <= 100
+    for rates, right in ((found.ta_class, clean), (found.ra_class, attacked)):
+        for label, rate in enumerate(rates):
+            members = right[labels == label]
+            assert rate == (pytest.approx(100 * members.float().mean().item(), abs=1e-4) if len(members) else None)
+
+
+def test_the_loss_of_every_step_of_the_attack_is_a_mean_over_every_image(config: Any) -> None:
+    module = objectives.build(config)
+    found = check(module, config, batch_size=30)
+    assert len(found.attack_loss) == 2
+    assert found.attack_loss[0] < found.attack_loss[1] < found.loss_adversarial
 
 
 def test_the_attack_stays_in_the_training_ball(config: Any, asked: list[tuple[Task, torch.Tensor]]) -> None:

@@ -1,0 +1,209 @@
+"""From a configuration and a cluster to memory, time and traffic, before anything is submitted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from ..config.checks import check_world
+from ..config.schema import TrainConfig, is_pretext
+from ..errors import UserError
+from .machines import GBIT, MACHINES, Machine, find
+from .memory import Memory, memory
+from .step import Step, count
+from .traffic import Traffic, traffic
+
+# Training images of the sets that come in one size, the held-out ones included; stl10 has 100,000 more without labels.
+IMAGES = {
+    "fashion_mini": 10_000,
+    "fashion_mnist": 60_000,
+    "cifar10": 50_000,
+    "cifar100": 50_000,
+    "svhn": 73_257,
+    "stl10": 5_000,
+    "imagenet32": 1_281_167,
+}
+UNLABELLED = {"stl10": 100_000}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """`nodes` nodes of `gpus_per_node` GPUs (None: as many as such a node has), and their network in Gbit/s a node."""
+
+    gpu: str = "here"
+    nodes: int = 1
+    gpus_per_node: int | None = None
+    network: float | None = None
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """One step of one process. `waiting` is what communication takes beyond the computation that it runs beside."""
+
+    prepare: float
+    attack: float
+    forward: float
+    backward: float
+    update: float
+    waiting: float
+
+    @property
+    def computing(self) -> float:
+        return self.prepare + self.attack + self.forward + self.backward + self.update
+
+    @property
+    def total(self) -> float:
+        return self.computing + self.waiting
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run takes. Times are estimates, counts are counts; docs/performance.md says how each is found.
+
+    steps is the number of updates of an epoch; validation the seconds of one validation; would_fit what to change where
+    the memory does not suffice, each by itself.
+    """
+
+    machine: Machine
+    nodes: int
+    gpus_per_node: int
+    batch_size: int
+    step: Step
+    memory: Memory
+    traffic: list[Traffic]
+    seconds: Seconds
+    steps: int
+    epochs: int
+    validation: float
+    validations: int
+    would_fit: list[str]
+
+    @property
+    def world(self) -> int:
+        return self.nodes * self.gpus_per_node
+
+    @property
+    def fits(self) -> bool:
+        return self.memory.total <= self.machine.room
+
+    @property
+    def images_per_s(self) -> float:
+        return self.batch_size / self.seconds.total
+
+    @property
+    def efficiency(self) -> float:
+        """The share of a step that is computation: 1 where processes need not wait for each other."""
+        return self.seconds.computing / self.seconds.total
+
+    @property
+    def hours(self) -> float:
+        """Of the whole run, without start-up, the loading of data and checkpoints."""
+        return (self.epochs * self.steps * self.seconds.total + self.validations * self.validation) / 3600
+
+    @property
+    def gpu_hours(self) -> float:
+        return self.hours * self.world
+
+
+def estimate(config: TrainConfig, cluster: Cluster, images: int | None = None) -> Estimate:
+    """What `config` takes on `cluster`; `images` is the number of training images of a set that has no known one.
+
+    Takes seconds, needs no data, no GPU and no processes. Raises UserError for a world that the batch cannot be shared by,
+    an unknown GPU, or a set of unknown size.
+    """
+    machine = find(cluster.gpu)
+    if cluster.network is not None:
+        machine = replace(machine, network=cluster.network * GBIT)
+    per_node = cluster.gpus_per_node or (machine.node if cluster.nodes > 1 or config.engine.name != "single" else 1)
+    world = cluster.nodes * per_node
+    check_world(config, world)
+    training, held_out = _images(config, images)
+    if training < config.train.batch_size:
+        raise UserError(
+            f"train.batch_size={config.train.batch_size}: more than the {training} training images; lower it"
+        )
+    step = count(config, config.train.batch_size // (world * config.train.accumulate))
+    sent = traffic(config, step, world)
+    needed = memory(config, step, world)
+    looks = config.validation.steps + 1
+    each = (machine.seconds(step.second) - machine.seconds(step.first)) / (step.images * config.attack.restarts)
+    return Estimate(
+        machine=machine,
+        nodes=cluster.nodes,
+        gpus_per_node=per_node,
+        batch_size=config.train.batch_size,
+        step=step,
+        memory=needed,
+        traffic=sent,
+        seconds=_seconds(config, machine, step, sent, world, per_node),
+        steps=training // config.train.batch_size,
+        epochs=config.schedule.epochs,
+        validation=-(-held_out // world) * looks * each,
+        validations=-(-config.schedule.epochs // config.validation.every),
+        would_fit=list(_would_fit(config, machine, step, world)) if needed.total > machine.room else [],
+    )
+
+
+def _images(config: TrainConfig, given: int | None) -> tuple[int, int]:
+    """Images that are trained on in an epoch, and held-out ones of a validation."""
+    data = config.data
+    labelled = IMAGES.get(data.name, given) if given is None else given
+    if labelled is None:
+        raise UserError(f"images: missing; data={data.name} has no size of its own, give images=N, its training images")
+    held_out = round(labelled * data.validation)
+    training = labelled - held_out
+    if is_pretext(config.objective.name) and given is None:
+        training += UNLABELLED.get(data.name, 0)
+    for limit in (data.limit, data.labels if not is_pretext(config.objective.name) else None):
+        training = min(training, limit or training)
+    return training, min(held_out, config.validation.limit or held_out)
+
+
+def _seconds(
+    config: TrainConfig, machine: Machine, step: Step, sent: list[Traffic], world: int, per_node: int
+) -> Seconds:
+    parts = config.train.accumulate
+    attack = step.over_attack(machine.seconds(step.first), machine.seconds(step.second))
+    forward, backward = machine.seconds(step.forward), machine.seconds(step.backward)
+    shared = config.engine.name == "fsdp" or (config.engine.name == "deepspeed" and config.engine.zero > 0)
+    beside = {"attack": parts * attack, "update": parts * (forward + backward), "backward": backward, "": 0.0}
+    waiting = 0.0
+    for part in sent:
+        seconds = machine.transfer_seconds(part.wire(world), part.calls, world, per_node)
+        # the first gather and the last reduction have nothing to run beside
+        waiting += max(seconds / part.calls, seconds - beside[part.behind]) if part.calls else 0.0
+    return Seconds(
+        prepare=parts * machine.seconds(step.prepare),
+        attack=parts * attack,
+        forward=parts * forward,
+        backward=parts * backward,
+        update=machine.seconds(step.update) / (world if shared else 1),
+        waiting=waiting,
+    )
+
+
+def _would_fit(config: TrainConfig, machine: Machine, step: Step, world: int) -> Iterator[str]:
+    """Single changes that would make the run fit, the cheapest first. Activations are taken as proportional to images."""
+    train = config.train
+    for parts in (n for n in range(2, step.images + 1) if step.images % n == 0):
+        less = replace(config, train=replace(train, accumulate=train.accumulate * parts))
+        needed = memory(less, step, world)
+        if needed.fixed + needed.activations / parts <= machine.room:
+            yield f"train.accumulate={less.train.accumulate}"
+            break
+    if train.precision == "fp32" or config.attack.precision == "fp32":
+        half = replace(config, train=replace(train, precision="bf16"), attack=replace(config.attack, precision="bf16"))
+        if memory(half, count(half, step.images), world).total <= machine.room:
+            yield "train.precision=bf16 attack.precision=bf16"
+    if world > 1 and config.engine.name != "fsdp":
+        sharded = replace(config, engine=replace(config.engine, name="fsdp"))
+        if memory(sharded, step, world).total <= machine.room:
+            yield "engine=fsdp"
+    for times in (n for n in range(2, step.images + 1) if step.images % n == 0):
+        needed = memory(config, step, world * times)
+        if config.engine.name != "single" and needed.fixed + needed.activations / times <= machine.room:
+            yield f"{times} times the nodes"
+            break
+    larger = [m for m in MACHINES.values() if memory(config, step, world).total <= m.room]
+    if larger:
+        yield f"gpu={min(larger, key=lambda m: m.memory).name}"

@@ -1,0 +1,126 @@
+"""What operators cost: FLOPs, bytes moved, and the most that is alive at once, read off while they run.
+
+Works on real tensors and on fake ones, which have a shape, a type and a lifetime but no content: so a step of a network
+that needs 80 GB is counted in a second on a laptop, by running the very code that will train it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+# Operators that move nothing, though torch does not call them views.
+FREE = ("_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "_has_compatible_shallow_copy_type")
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One call: its FLOPs (a multiply-add is 2), the bytes that it reads and writes, and the type that it computes in."""
+
+    name: str
+    flops: int
+    bytes: int
+    dtype: torch.dtype
+
+
+@dataclass
+class Work:
+    """A stretch of operators, in the order in which they ran."""
+
+    operators: list[Operator] = field(default_factory=list)
+
+    @property
+    def flops(self) -> int:
+        return sum(op.flops for op in self.operators)
+
+    @property
+    def bytes(self) -> int:
+        return sum(op.bytes for op in self.operators)
+
+    def __len__(self) -> int:
+        return len(self.operators)
+
+
+class Meter(TorchDispatchMode):
+    """Counts the operators below it.
+
+    with Meter() as meter:
+        with meter.phase() as attack: …        # attack.flops, attack.bytes, len(attack)
+    meter.peak      bytes of the tensors made inside that were alive at once, at their most
+
+    FLOPs are those of convolutions, matrix products and attention, by torch's own formulas (torch.utils.flop_counter);
+    normalisation, activations, sums and draws count as bytes. torch's FlopCounterMode itself cannot be used: it fails
+    inside torch.autograd.grad, which every attack calls.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.work = Work()
+        self.alive = self.peak = 0
+        self._known: dict[int, weakref.ref[Any]] = {}
+
+    def phase(self) -> Phase:
+        """A context in which operators are counted apart: gives their `Work`."""
+        return Phase(self)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        made = list(_tensors(result))
+        for tensor in made:
+            self._watch(tensor.untyped_storage())
+        name = func._schema.name.removeprefix("aten::")
+        if func.is_view or name in FREE or not made:
+            return result
+        given = list(_tensors((args, kwargs)))
+        count = flop_registry.get(func._overloadpacket)
+        flops = count(*args, **kwargs, out_val=result) if count else 0
+        reads = 2 if "batch_norm" in name else 1  # once for the statistics, once to use them
+        moved = reads * sum(map(_bytes, given)) + sum(map(_bytes, made))
+        self.work.operators.append(Operator(name, int(flops), moved, (given or made)[0].dtype))
+        return result
+
+    def _watch(self, storage: torch.UntypedStorage) -> None:
+        """Counts a storage until it is freed."""
+        key, size = id(storage), storage.nbytes()
+        if key in self._known:
+            return
+
+        def freed(_: Any) -> None:
+            self._known.pop(key, None)
+            self.alive -= size
+
+        self._known[key] = weakref.ref(storage, freed)
+        self.alive += size
+        self.peak = max(self.peak, self.alive)
+
+
+class Phase:
+    """Counts into a `Work` of its own while it is open."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter, self.work = meter, Work()
+
+    def __enter__(self) -> Work:
+        self.outer, self.meter.work = self.meter.work, self.work
+        return self.work
+
+    def __exit__(self, *_: object) -> None:
+        self.meter.work = self.outer
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+
+
+def _bytes(tensor: Tensor) -> int:
+    """What reading or writing a tensor moves: an expanded one is read from what it really holds."""
+    return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())

@@ -1,0 +1,184 @@
+"""One training step of a configuration, run on fake tensors: the loop's own calls, with nothing computed.
+
+The same objective, attack and optimizer code runs here as in training, so a new method is counted without a line about it.
+Fake tensors pose as CPU tensors, as torch has no backward pass on a pretended GPU; that changes names of operators only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from .. import attacks, objectives
+from ..attacks.pgd import BATCH_NORMS, DTYPES
+from ..config.schema import TrainConfig
+from ..engines.fsdp import layers
+from ..engines.optim import build_optimizer
+from ..objectives.base import Images, Objective, Task
+from ..rng import Rng
+from .meter import Meter, Work
+
+Shapes = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one process computes in a step, for `images` images at a time.
+
+    first, second  attacks of one and of two gradient steps; each further step costs what the second added
+    forward        the wrapped forward of the update, backward its backward pass, update the optimizer's step
+    attack_looks   how often the attack's gradient steps run the encoder in all; update_looks, the update's forward
+    attack_memory  most bytes alive at once in the attack, besides weights, gradients and optimizer state; update_memory,
+                   in the rest of the step
+    units          shapes of the parameters that FSDP gathers together; unsharded, of those that it leaves whole
+    norms          channels of each batch norm
+    """
+
+    images: int
+    steps: int
+    prepare: Work
+    first: Work
+    second: Work
+    forward: Work
+    backward: Work
+    update: Work
+    attack_looks: int
+    update_looks: int
+    attack_memory: int
+    update_memory: int
+    parameters: int
+    trained: int
+    optimizer_bytes: int
+    units: tuple[Shapes, ...]
+    unsharded: Shapes
+    norms: tuple[int, ...]
+
+    @property
+    def attack_flops(self) -> int:
+        """FLOPs of the whole attack."""
+        return round(self.over_attack(self.first.flops, self.second.flops))
+
+    @property
+    def update_flops(self) -> int:
+        return self.forward.flops + self.backward.flops
+
+    def over_attack(self, first: float, second: float) -> float:
+        """What an attack of all its steps takes, from what attacks of one and of two take."""
+        return first + (self.steps - 1) * (second - first) if self.steps else 0.0
+
+
+def count(config: TrainConfig, images: int) -> Step:
+    """One step of `config` for `images` images; a second or two, whatever the network's size. Raises UserError."""
+    with torch.device("meta"):
+        objective = objectives.build(config)
+    with FakeTensorMode():
+        _make_fake(objective)
+        return measure(config, objective, images)
+
+
+def measure(config: TrainConfig, objective: Objective, images: int) -> Step:
+    """`count` on an objective that is given, on fake or real tensors; a real one is trained by one step."""
+    optimizer = build_optimizer(config.schedule, objective)
+    for group in optimizer.param_groups:
+        group["foreach"] = True  # as on a GPU, where one call updates many weights
+    trained = [p for p in objective.parameters() if p.requires_grad]
+    precision = DTYPES[config.train.precision]
+    shape = (images, config.data.channels, config.data.size, config.data.size)
+    pixels = torch.zeros(shape).contiguous(memory_format=torch.channels_last)
+    labels = torch.zeros(images, dtype=torch.int64)
+    rng = Rng(config.seed).at(0, 0).rows(torch.arange(images))
+    objective.train()
+
+    def attacked(steps: int) -> tuple[Task, Images, Work, int]:
+        """A task, adversarial examples for it, what these took, and how often the encoder looked."""
+        task = objective.prepare(pixels, labels, rng)
+        attack = attacks.build(replace(config.attack, steps=steps), objective)
+        with meter.phase() as work, _looks(objective) as looks:
+            x_adv = attack(objective.attack_loss, task)
+        return task, x_adv, work, len(looks)
+
+    with Meter() as meter:
+        for p in trained:
+            p.grad = torch.empty_like(p)  # those of the step before, which live until the backward pass
+        gradients = meter.alive
+        with meter.phase() as prepare:
+            objective.prepare(pixels, labels, rng)
+        task, x_adv, first, looks = attacked(1)
+        attack_memory = meter.peak - gradients
+        _, _, second, more_looks = attacked(2)
+        meter.peak = meter.alive
+        with meter.phase() as forward, _looks(objective) as update_looks:
+            with torch.autocast("cpu", precision, enabled=precision is not torch.float32):
+                loss = objective(task, x_adv if config.attack.steps else None).loss
+        optimizer.zero_grad(set_to_none=True)
+        with meter.phase() as backward:
+            loss.backward()
+        update_memory = meter.peak - gradients
+        with meter.phase() as update:
+            optimizer.step()
+    states = [value for state in optimizer.state.values() for value in state.values()]
+    units, unsharded = _units(objective)
+    norms = [m for m in objective.modules() if isinstance(m, BATCH_NORMS) and m.training]
+    step = Step(
+        images=images,
+        steps=config.attack.steps,
+        prepare=prepare,
+        first=first,
+        second=second,
+        forward=forward,
+        backward=backward,
+        update=update,
+        attack_looks=0,
+        update_looks=len(update_looks),
+        attack_memory=attack_memory if config.attack.steps else 0,
+        update_memory=update_memory,
+        parameters=sum(p.numel() for p in objective.parameters()),
+        trained=sum(p.numel() for p in trained),
+        optimizer_bytes=sum(v.nbytes for v in states if isinstance(v, Tensor) and v.dim()),
+        units=units,
+        unsharded=unsharded,
+        norms=tuple(m.num_features for m in norms),
+    )
+    return replace(step, attack_looks=round(step.over_attack(looks, more_looks)))
+
+
+@contextmanager
+def _looks(objective: Objective) -> Iterator[list[None]]:
+    """A list that gets an entry each time the encoder runs."""
+    seen: list[None] = []
+    handle = objective.encoder.register_forward_hook(lambda *_: seen.append(None))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def _units(objective: Objective) -> tuple[tuple[Shapes, ...], Shapes]:
+    """Shapes of the parameters that FSDP gathers together, and of those that it leaves whole."""
+    units, taken = [], set()
+    for part in objective.children():
+        for module in (*layers(part), part):
+            fresh = [p for p in module.parameters() if id(p) not in taken]
+            taken |= {id(p) for p in fresh}
+            if fresh:
+                units.append(tuple(tuple(p.shape) for p in fresh))
+    return tuple(units), tuple(tuple(p.shape) for p in objective.parameters() if id(p) not in taken)
+
+
+def _make_fake(module: nn.Module) -> None:
+    """Puts fake tensors in the place of a module's meta tensors, in the engines' memory format."""
+    for part in module.modules():
+        stores: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
+        for store in stores:
+            for name, tensor in store.items():
+                if tensor is None:
+                    continue
+                layout = torch.channels_last if tensor.dim() == 4 else torch.contiguous_format
+                fake = torch.empty(tensor.shape, dtype=tensor.dtype, memory_format=layout)
+                store[name] = nn.Parameter(fake, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fake

@@ -1,0 +1,49 @@
+"""What somebody should be told of at once: RA that collapses, a run that is taken up again and again. (NaN ends a run.)"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+COLLAPSE = 0.5  # of the best RA so far
+WORTH = 10.0  # percent; below such an RA there is nothing yet that could collapse
+STORM = 5  # sessions within STORM_SECONDS
+STORM_SECONDS = 3600.0
+STUCK = 3  # sessions in a row that begin where the one before began
+
+
+class Alerts:
+    """Watches the lines of one run in their order; `see` gives the sentence of an alert, or None.
+
+    A collapse is told once, and again only after RA has recovered.
+    """
+
+    def __init__(self, lines: Iterable[dict[str, Any]] = ()) -> None:
+        self._best_ra, self._collapsed = 0.0, False
+        self._sessions: list[tuple[float, int]] = []
+        for line in lines:
+            self.see(line)
+
+    def see(self, line: dict[str, Any]) -> str | None:
+        if line["kind"] == "validation":
+            return self._validation(line)
+        return self._session(line) if line["kind"] == "session" else None
+
+    def _validation(self, line: dict[str, Any]) -> str | None:
+        ra, best = line["ra"], self._best_ra
+        self._best_ra = max(best, ra)
+        was, self._collapsed = self._collapsed, best >= WORTH and ra < COLLAPSE * best
+        if not self._collapsed or was:
+            return None
+        hint = "; with few attack steps this is catastrophic overfitting" if line["ta"] > best else ""
+        return f"RA fell to {ra:.1f} at epoch {line['epoch']}, from {best:.1f} at best (TA {line['ta']:.1f}){hint}"
+
+    def _session(self, line: dict[str, Any]) -> str | None:
+        self._sessions.append((line["time"], line["step"]))
+        recent = [time for time, _ in self._sessions if line["time"] - time < STORM_SECONDS]
+        if len(recent) >= STORM:
+            return f"taken up {len(recent)} times within {(line['time'] - recent[0]) / 60:.0f} minutes"
+        last = [step for _, step in self._sessions[-STUCK:]]
+        if len(last) == STUCK and len(set(last)) == 1:
+            return f"taken up {STUCK} times in a row at step {last[0]}: it ends before its first checkpoint"
+        return None

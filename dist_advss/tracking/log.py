@@ -1,0 +1,69 @@
+"""What a run puts on record: its metrics file, the alerts that follow from it, and wandb beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ..config.schema import Tracking
+from ..errors import Stopped
+from ..files import write_whole
+from . import session
+from .alerts import Alerts
+from .companion import Companion
+from .metrics import MetricsFile, read
+
+STOPPED_SECONDS = 5.0
+
+
+class Log:
+    """The record of one run folder; `tell` is given the sentence of every event, for the terminal.
+
+    Use it as a context, which ends what `begin` has started.
+    """
+
+    def __init__(self, folder: Path, config: Tracking, tell: Callable[[str], None]) -> None:
+        self._folder, self._config, self._tell = folder, config, tell
+        self._file = MetricsFile(folder / "metrics.jsonl")
+        self._alerts = Alerts(read(folder / "metrics.jsonl"))
+        self._companion: Companion | None = None
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        stopped = kind is not None and issubclass(kind, Stopped)  # soon somebody will lose patience, and use SIGKILL
+        if self._companion:
+            for note in self._companion.close(
+                min(self._config.wait, STOPPED_SECONDS) if stopped else self._config.wait
+            ):
+                self._tell(note)  # to the terminal only: nothing follows the end of the record
+
+    def begin(self, step: int, command: str, world_size: int = 1) -> None:
+        """This process takes the run up at `step`: says on record who and where it is, and starts showing it in wandb."""
+        changes = session.patch()
+        if changes:
+            write_whole(self._folder / "code.patch", lambda file: file.write(changes))
+        self.write("session", step, **session.describe(command, world_size))
+        if self._config.wandb != "disabled":
+            self._companion = Companion(self._folder, self._config.wandb)
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        """One line, and an event where it gives cause for alarm. Raises RunError when the disk does not take it."""
+        line = self._file.write(kind, step, **values)
+        alert = self._alerts.see(line) if line else None
+        if alert:
+            self.event("alert", step, alert)
+        if self._companion:
+            for note in self._companion.notes():
+                self.event("wandb", step, note)
+
+    def event(self, name: str, step: int, text: str) -> None:
+        """Something that happened once, in words."""
+        self._file.write("event", step, event=name, text=text)
+        self._tell(text)

@@ -1,0 +1,41 @@
+"""What wandb shows of an evaluation beside its numbers: a grid of images, and the verdict on every image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HEIGHT = 96  # pixels that a small image is enlarged to, whole-numbered
+
+
+def grid(samples: Path, eps: float) -> Iterator[tuple[np.ndarray, str]]:
+    """Strips of clean | perturbation | adversarial, uint8 (H, 3W, C), with a caption, from a samples.npz.
+
+    A perturbation of +-eps is drawn as white and black; eps is in [0,1] pixel units.
+    """
+    with np.load(samples) as archive:
+        found = {name: archive[name] for name in archive.files}
+    classes = [str(name) for name in found["classes"]]
+    for i, (clean, adversarial) in enumerate(zip(found["clean"], found["adversarial"], strict=True)):
+        perturbation = 0.5 + (adversarial - clean) / (2 * eps if eps else 2)
+        strip = np.concatenate([clean, perturbation, adversarial], axis=1)
+        times = max(1, HEIGHT // len(clean))
+        strip = np.repeat(np.repeat(strip, times, axis=0), times, axis=1)
+        label, before, after = (
+            classes[found[name][i]] for name in ("label", "clean_prediction", "adversarial_prediction")
+        )
+        yield (strip.clip(0, 1) * 255).round().astype(np.uint8), f"{label}: {before} → {after}"
+
+
+def verdict_rows(verdicts: Path, classes: list[str]) -> tuple[list[str], list[list[Any]]]:
+    """Column names, and one row an image: its position, label, both predictions and what that means."""
+    with np.load(verdicts) as archive:
+        columns = [archive[name] for name in ("index", "label", "clean_prediction", "adversarial_prediction")]
+    rows = []
+    for index, label, before, after in zip(*(column.tolist() for column in columns), strict=True):
+        verdict = "wrong" if before != label else "robust" if after == label else "fooled"
+        rows.append([index, *(classes[k] if k < len(classes) else str(k) for k in (label, before, after)), verdict])
+    return ["index", "label", "clean", "adversarial", "verdict"], rows

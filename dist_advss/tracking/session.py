@@ -1,0 +1,76 @@
+"""Which process on which machine with which code takes a run up: one "session" line in metrics.jsonl each time."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import socket
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "torchvision", "numpy", "deepspeed", "ffcv")
+LARGEST_PATCH = 1_000_000  # bytes; a larger one is somebody's data set
+GIT_SECONDS = 5.0
+SLURM = {
+    "job": "SLURM_JOB_ID",
+    "name": "SLURM_JOB_NAME",
+    "array": "SLURM_ARRAY_JOB_ID",
+    "array_task": "SLURM_ARRAY_TASK_ID",
+    "restarts": "SLURM_RESTART_COUNT",
+    "partition": "SLURM_JOB_PARTITION",
+    "nodes": "SLURM_JOB_NODELIST",
+    "cluster": "SLURM_CLUSTER_NAME",
+}
+
+
+def describe(command: str, world_size: int, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """The values of a "session" line. Takes nothing from the environment but Slurm's own variables."""
+    found: dict[str, Any] = {
+        "command": command,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "world_size": world_size,
+        "versions": _versions(),
+    }
+    slurm = {name: environ[variable] for name, variable in SLURM.items() if environ.get(variable)}
+    if slurm:
+        found["slurm"] = slurm
+    revision = _git("rev-parse", "HEAD")
+    if revision:
+        found["git"] = revision.decode().strip()
+        found["dirty"] = bool(_git("status", "--porcelain", "--untracked-files=no"))
+        remote = _git("config", "--get", "remote.origin.url")
+        if remote and b"@" not in remote.split(b"://")[-1].split(b"/")[0]:  # https://USER:PASSWORD@host
+            found["git_remote"] = remote.decode().strip()
+    return found
+
+
+def patch() -> bytes:
+    """What the code in use differs by from its revision, as `git diff` shows it; empty where it does not."""
+    found = _git("diff", "HEAD", "--no-ext-diff") or b""
+    return found if len(found) <= LARGEST_PATCH else b""
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _git(*words: str) -> bytes | None:
+    """What git says of the clone that this code was imported from; None outside of one, or without git."""
+    top = Path(__file__).resolve().parents[2]
+    if not (top / ".git").exists():
+        return None
+    try:
+        ran = subprocess.run(["git", "-C", str(top), *words], capture_output=True, timeout=GIT_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return ran.stdout if ran.returncode == 0 else None

@@ -1,0 +1,95 @@
+"""`dist-advss sync DIR`: shows in wandb what runs have recorded, from a machine that has a network."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ..errors import RunError, UserError
+from .follow import end_children, reason
+from .metrics import read
+from .wandb_run import WandbRun, api_key, sent, server
+
+FINISH_SECONDS = 600.0
+NOT_RUNS = {"checkpoints", "samples", "wandb", "logs"}
+
+
+def sync(directory: Path, watch: float | None = None, sleep: Callable[[float], None] = time.sleep) -> int:
+    """Sends what wandb has not got yet of every run folder in `directory`, one wandb run each; the exit code.
+
+    Safe to repeat and to interrupt. With `watch` it looks again every so many seconds until nothing is running and all
+    has arrived. Raises UserError without runs or key, RunError when the server cannot be reached or does not take all.
+    """
+    if not list(run_folders(directory)):
+        raise UserError(
+            f"{directory}: holds no run folder (one with config.yaml); give a launch folder, or one run folder"
+        )
+    if not api_key():
+        raise UserError(f"sync: no API key for {server()} here; wandb login, or set WANDB_API_KEY")
+    try:
+        while True:
+            failed = [folder for folder in run_folders(directory) if not _send(folder, directory)]
+            busy = [folder for folder in run_folders(directory) if in_use(folder / ".lock")]
+            if watch is None or not (failed or busy):
+                break
+            sleep(watch)
+    except KeyboardInterrupt:
+        end_children()
+        print("sync: interrupted; the same command goes on from there", file=sys.stderr)
+        os._exit(130)  # wandb's own clean-up would first wait for a server that may not answer
+    if failed:
+        raise RunError(f"{len(failed)} not sent to {server()}; the same command goes on from there")
+    return 0
+
+
+def run_folders(directory: Path, depth: int = 2) -> Iterator[Path]:
+    """The run folders at `directory` and up to `depth` levels below."""
+    if (directory / "config.yaml").is_file():
+        yield directory
+    elif depth and directory.is_dir():
+        for child in sorted(directory.iterdir()):
+            if child.is_dir() and not child.name.startswith(".") and child.name not in NOT_RUNS:
+                yield from run_folders(child, depth - 1)
+
+
+def in_use(lock: Path) -> bool:
+    """Whether a process, of whatever machine, holds a lock file."""
+    try:
+        with lock.open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no such file, or a file system without locks
+        return False
+    return False
+
+
+def _send(folder: Path, directory: Path) -> bool:
+    """Sends what is new of one run and says so; False when that did not work."""
+    name = str(folder.relative_to(directory)) if folder != directory else folder.name
+    before = sent(folder)
+    finished = (folder / "result.json").is_file()
+    lines = len(read(folder / "metrics.jsonl"))
+    if before["lines"] == lines and before["result"] == finished:
+        return True
+    (folder / "wandb").mkdir(exist_ok=True)
+    with (folder / "wandb" / ".lock").open("a") as lock, tempfile.TemporaryDirectory() as scratch:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{name}: a process of the run is sending it", flush=True)
+            return True
+        try:
+            over = not in_use(folder / ".lock")
+            run = WandbRun(folder, "online", over=over, scratch=Path(scratch), finish_seconds=FINISH_SECONDS)
+            run.close()
+        except Exception as error:  # of one run: another may well go through
+            print(f"{name}: {reason(error)}", flush=True)
+            return False
+    print(f"{name}: {run.new} new lines{', finished' if finished else ''}  {run.url}", flush=True)
+    return True

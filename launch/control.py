@@ -1,0 +1,165 @@
+"""`dist-advss logs`, `cancel` and `attach`: what can be done to a launch from any shell, as its state lives in its folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from dist_advss.errors import UserError, nearest
+
+from . import queue, slurm, state
+from .graph import Experiment
+from .status import experiment_of
+from .submit import print_results
+from .task import log_file
+
+POLL = 1.0  # seconds between two looks at a log
+LOOK = 5.0  # seconds between two questions to Slurm
+UNDER_WAY = ("running", "queued")
+
+
+def logs(directory: Path, stage: str, follow: bool, rank: int) -> int:
+    """Prints what a stage's process `rank` has printed so far; with `follow`, what it prints until the stage has ended."""
+    experiment = experiment_of(directory)
+    _known(experiment, stage)
+    file = log_file(directory, stage, rank)
+    shown = 0
+    looked = float("-inf")
+    while True:
+        shown += _print_from(file, shown)
+        if not follow:
+            break
+        if time.monotonic() - looked > LOOK:
+            looked = time.monotonic()
+            if slurm.look(directory, experiment)[stage].state not in UNDER_WAY:
+                time.sleep(POLL)
+                shown += _print_from(file, shown)
+                break
+        time.sleep(POLL)
+    if not shown:
+        output = slurm_output(directory, stage)
+        if output is None:
+            raise UserError(f"{stage}: has printed nothing yet{f' as rank {rank}' if rank else ''}")
+        print(output.read_text(errors="replace"), end="")
+    return 0
+
+
+def slurm_output(directory: Path, stage: str) -> Path | None:
+    """What the batch shell of a stage's last job has printed, where it has: the set-up, before Python starts."""
+    submission = slurm.Journal(directory).latest().get(stage)
+    if submission is None:
+        return None
+    file = directory / slurm.FOLDER / "output" / f"{submission.job(stage)}_0_log.out"
+    return file if file.is_file() and file.stat().st_size else None
+
+
+def cancel(directory: Path, patterns: Sequence[str]) -> int:
+    """Ends the jobs of the stages that match, and of those that need them; what they saved stays."""
+    experiment = experiment_of(directory)
+    with state.owner(directory):  # not while a launch queues more of them
+        chosen = (
+            {name for pattern in patterns for name in _matching(experiment, pattern)}
+            if patterns
+            else set(experiment.stages)
+        )
+        for stage in experiment.stages.values():
+            if chosen & set(stage.needs):
+                chosen.add(stage.name)
+        live = {name: job for name, job in slurm.jobs(directory).items() if job.goes_on and name in chosen}
+        if live:
+            queue.cancel([job.id for job in live.values()])
+    stopped = [
+        name for name in experiment.stages if name in chosen and name not in live and _terminate(directory, name)
+    ]
+    for name, job in live.items():
+        print(f"{name}: job {job.id} cancelled")
+    for name in stopped:
+        print(f"{name}: asked to save and stop")
+    if not live and not stopped:
+        print("nothing was queued or running")
+    return 0
+
+
+def _terminate(directory: Path, stage: str) -> bool:
+    """Asks a stage that is a process of this machine (cluster=local) to save and stop; whether there was one."""
+    written = state.read(directory, stage)
+    if written.state != "running" or written.job or written.pid is None or not state.alive(directory, stage, written):
+        return False
+    os.kill(written.pid, signal.SIGTERM)
+    return True
+
+
+def attach(directory: Path) -> int:
+    """Says what changes until nothing of the launch is under way, then its results; 0 when every stage is finished.
+
+    Ctrl-C leaves the jobs as they are.
+    """
+    experiment = experiment_of(directory)
+    before: dict[str, str] = {}
+    while True:
+        states = slurm.look(directory, experiment)
+        for number, (name, current) in enumerate(states.items(), 1):
+            told = (
+                current.state
+                if current.state in UNDER_WAY
+                else f"{current.state}{f': {current.error}' if current.error else ''}"
+            )
+            if before.get(name) != told:
+                where = f" on {current.nodes}" if current.state == "running" and current.nodes else ""
+                print(f"[{number}/{len(states)}] {name}: {told}{where}", flush=True)
+                before[name] = told
+        if not any(current.state in UNDER_WAY for current in states.values()):
+            break
+        time.sleep(LOOK)
+    print_results(directory, experiment)
+    return 0 if all(current.state == "finished" for current in states.values()) else 1
+
+
+def shell(directory: Path, stage: str, command: Sequence[str] = ("bash",)) -> int:
+    """A shell (or another command) inside a running stage's job, on its first node; gives its exit code."""
+    experiment = experiment_of(directory)
+    _known(experiment, stage)
+    job = slurm.jobs(directory).get(stage)
+    if job is None or job.state != "RUNNING":
+        raise UserError(
+            f"{stage}: {'not a Slurm job' if job is None else 'not running now'}; dist-advss status {directory}"
+        )
+    terminal = ["--pty"] if sys.stdin.isatty() else []
+    words = ["srun", f"--jobid={_number(job.id)}", "--overlap", "--nodes=1", "--ntasks=1", *terminal, *command]
+    return subprocess.run(words, check=False).returncode
+
+
+def _number(id: str) -> str:
+    """The plain number of a job, which srun wants also for a member of an array."""
+    return id if "_" not in id else queue.ask("squeue", "--noheader", f"--jobs={id}", "--format=%A").strip()
+
+
+def _print_from(file: Path, start: int) -> int:
+    """Prints a file from byte `start` on; how many bytes that were."""
+    try:
+        with file.open("rb") as opened:
+            opened.seek(start)
+            new = opened.read()
+    except OSError:
+        return 0
+    sys.stdout.write(new.decode(errors="replace"))
+    sys.stdout.flush()
+    return len(new)
+
+
+def _known(experiment: Experiment, stage: str) -> None:
+    if stage not in experiment.stages:
+        raise UserError(f"{stage}: no such stage in {experiment.name}; {nearest(stage, experiment.stages)}")
+
+
+def _matching(experiment: Experiment, pattern: str) -> list[str]:
+    names = [name for name in experiment.stages if fnmatchcase(name, pattern)]
+    if not names:
+        _known(experiment, pattern)
+    return names

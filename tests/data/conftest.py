@@ -1,0 +1,77 @@
+"""Sets of images for tests of betons, and where FFCV is missing, why they are skipped."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dist_advss.config.schema import Data
+from dist_advss.data import load_data
+from dist_advss.data.make import ffcv_missing
+
+MINI = Data(name="fashion_mini", size=28, channels=1, loader="ffcv")
+
+
+@pytest.fixture(scope="session")
+def ffcv() -> None:
+    """For tests that decode: they are skipped, with the reason, where FFCV is not installed."""
+    if reason := ffcv_missing():
+        pytest.skip(f"NOT TESTED: FFCV; {reason}")
+
+
+@pytest.fixture(scope="session")
+def mini(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    """The embedded set with a folder of its own for its betons."""
+    return replace(MINI, beton=str(tmp_path_factory.mktemp("mini")))
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    """JPEG files of many shapes, some grey, made of embedded images: 30 for training and 10 for the test, of 5 classes."""
+    root = tmp_path_factory.mktemp("photographs")
+    images = load_data(MINI, "test", labelled=True).first(40)
+    for number, pixels in enumerate(images.images[..., 0].numpy()):
+        shape = (230 + 37 * (number % 5), 610 - 41 * (number % 7))
+        folder = root / ("train" if number < 30 else "test") / f"class{number % 5}"
+        folder.mkdir(parents=True, exist_ok=True)
+        grey = Image.fromarray(pixels).resize(shape, Image.Resampling.BICUBIC)
+        coloured = Image.merge("RGB", (grey, grey.point(lambda value: 255 - value), grey.rotate(90)))
+        (grey if number % 6 == 5 else coloured).save(folder / f"{number:02}.jpg", quality=95)
+    return Data(
+        name="folder", root=str(root), size=224, classes=5, validation=0.2, loader="ffcv", beton=str(root / "b")
+    )
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """`small_disk(2000)` is a folder on a file system of 2000 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = False
+
+    def make(kilobytes: int) -> Path:
+        nonlocal mounted
+        command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            pytest.skip("NOT TESTED: a full disk; there is no mount command here")
+        if done.returncode != 0:
+            pytest.skip(f"NOT TESTED: a full disk; root has to mount a small tmpfs ({done.stderr.splitlines()[0]})")
+        mounted = True
+        return folder
+
+    yield make
+    if mounted:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def noise(count: int, size: int, channels: int = 3) -> np.ndarray:
+    """Images (count, size, size, channels) in which every byte is drawn."""
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, channels), np.uint8)

@@ -1,0 +1,144 @@
+"""What becomes of a stage when its ranks have ended, decided from what they left behind."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch import state
+from launch.allocation import Allocation
+from launch.ending import end_of_job
+from launch.graph import Stage
+from launch.journal import Journal
+from launch.sessions import End, Session, ends_folder, progress_of, record, record_end
+
+JOB = "7"
+
+
+@pytest.fixture(autouse=True)
+def sigterm_as_before() -> Iterator[None]:
+    """A batch shell ignores SIGTERM in the end; this process, and its children, shall not."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def place(tmp_path: Path, fake_slurm: Any) -> Allocation:
+    """Two ranks of stage s, in job 7, which is running."""
+    journal = Journal(tmp_path)
+    journal.intend("s-1", {-1: "s"}, "c0de", {"max_requeues": 2, "avoid_bad_nodes": True})
+    content = fake_slurm.content
+    content["jobs"][JOB] = {"name": "s-1", "state": "RUNNING", "nodes": "n[1-2]", "script": "", "dependency": ""}
+    fake_slurm.file.write_text(json.dumps(content))
+    (tmp_path / "s").mkdir()
+    return Allocation(
+        tmp_path, journal.submissions["s-1"], Stage("s", "pretrain", (), ()), JOB, 0, 0, 2, 0, "n1", ("n1", "n2")
+    )
+
+
+def said(place: Allocation, *kinds: str | None, error: str = "why") -> None:
+    """How each rank ended; None: it vanished. The first is on n1, the others on n2."""
+    folder = ends_folder(place.directory, place.job, place.restart)
+    for rank, kind in enumerate(kinds):
+        if kind:
+            record_end(folder, End(kind, rank, "n1" if rank == 0 else "n2", float(rank), error))
+
+
+def requeued(fake: Any) -> bool:
+    return ["scontrol", "requeue", JOB] in fake.content["calls"]
+
+
+def test_a_result_is_the_end(place: Allocation, fake_slurm: Any) -> None:
+    (place.directory / "s" / "result.json").write_text("{}")
+    assert end_of_job(place, 1) == 0
+    assert state.read(place.directory, "s").state == "finished"
+    assert not requeued(fake_slurm)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "code"),
+    [
+        (("stopped", "stopped"), 0),
+        (("stopped", None), 137),
+        ((None, None), 137),
+        (("lost", None), 137),
+        (("lost", "lost"), 1),
+        ((None, None), 75),
+    ],
+)
+def test_what_is_nobodys_fault_goes_back_into_the_queue(
+    kinds: tuple[str | None, ...], code: int, place: Allocation, fake_slurm: Any
+) -> None:
+    said(place, *kinds)
+    assert end_of_job(place, code) == 0
+    assert requeued(fake_slurm)
+    assert state.read(place.directory, "s").state == "stopped"
+
+
+@pytest.mark.parametrize("kinds", [("lost", "failed"), (None, "failed"), ("stopped", "failed")])
+def test_a_rank_that_says_why_it_failed_fails_the_stage(
+    kinds: tuple[str | None, ...], place: Allocation, fake_slurm: Any
+) -> None:
+    said(place, *kinds, error="loss is nan")
+    assert end_of_job(place, 1) == 1
+    assert not requeued(fake_slurm)
+    assert state.read(place.directory, "s").error == "rank 1 on n2: loss is nan"
+
+
+def test_a_node_that_is_not_fit_is_named_and_left_out(place: Allocation, fake_slurm: Any) -> None:
+    said(place, "stopped", "unhealthy", error="GPU 1 computes wrong products")
+    assert end_of_job(place, 0) == 0
+    assert fake_slurm.jobs[JOB]["without"] == "n2"
+    assert state.read(place.directory, "s").error == "n2 is not fit: GPU 1 computes wrong products"
+
+
+def test_a_job_that_slurm_has_cancelled_or_requeued_itself_is_left_alone(place: Allocation, fake_slurm: Any) -> None:
+    fake_slurm.end(JOB, state="COMPLETING")
+    said(place, "stopped", "stopped")
+    assert end_of_job(place, 0) == 0
+    assert not requeued(fake_slurm)
+
+
+def test_there_is_an_end_to_requeues(place: Allocation, fake_slurm: Any) -> None:
+    said_place = Allocation(**{**place.__dict__, "restart": 2})
+    said(said_place, "stopped", "stopped")
+    assert end_of_job(said_place, 0) == 1
+    assert not requeued(fake_slurm)
+    assert "requeued 2 times already (cluster.max_requeues)" in (state.read(place.directory, "s").error or "")
+
+
+@pytest.mark.parametrize(("restart", "saves", "again"), [(0, False, True), (1, False, False), (1, True, True)])
+def test_a_requeued_session_that_saves_nothing_is_the_last(
+    restart: int, saves: bool, again: bool, place: Allocation, fake_slurm: Any
+) -> None:
+    here = Allocation(**{**place.__dict__, "restart": restart})
+    run = place.directory / "s"
+    record(place.directory, "s", Session("s-1", JOB, restart, "n1", 0.0, progress_of(run)))
+    if saves:
+        (run / "checkpoints").mkdir()
+        (run / "checkpoints" / "last.pt").write_text("x")
+    said(here, "stopped", "stopped")
+    assert end_of_job(here, 0) == (0 if again else 1)
+    assert requeued(fake_slurm) is again
+    if not again:
+        assert "nothing was saved between two requeues" in (state.read(place.directory, "s").error or "")
+
+
+def test_a_requeue_that_slurm_refuses_is_the_reason_shown(place: Allocation, fake_slurm: Any) -> None:
+    fake_slurm.breaks("scontrol")
+    said(place, "stopped", "stopped", error="stopped at step 5, saved")
+    assert end_of_job(place, 0) == 1
+    assert "stopped at step 5, saved; could not be queued again" in (state.read(place.directory, "s").error or "")
+
+
+def test_a_superseded_job_does_nothing(place: Allocation, fake_slurm: Any) -> None:
+    Journal(place.directory).void("s-1")
+    void = Allocation(**{**place.__dict__, "submission": Journal(place.directory).submissions["s-1"]})
+    assert end_of_job(void, 1) == 0
+    assert not (place.directory / "s" / "state.json").exists()

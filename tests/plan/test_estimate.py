@@ -1,0 +1,169 @@
+"""Estimates: what follows from what, which mistakes are refused, and whether what is said to fit does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from dist_advss.data import load_data
+from dist_advss.errors import UserError
+from dist_advss.plan import Cluster, estimate
+from dist_advss.plan.estimate import IMAGES, _images
+from dist_advss.plan.machines import MACHINES, find
+from dist_advss.plan.memory import memory
+from dist_advss.plan.meter import Operator, Work
+from dist_advss.plan.step import count
+
+Config = Callable[..., Any]
+DDP = ("engine=ddp", "train.batch_size=256")
+
+
+def test_the_batch_is_the_global_one(config: Config) -> None:
+    one, two = (estimate(config(*DDP), Cluster("a100", nodes)) for nodes in (1, 2))
+    assert (one.world, two.world, one.step.images, two.step.images) == (8, 16, 32, 16)
+    assert one.batch_size == two.batch_size == 256
+    assert one.steps == two.steps == 9000 // 256
+    assert two.memory.activations < one.memory.activations
+
+
+def test_micro_batches_save_memory_and_no_arithmetic(config: Config) -> None:
+    whole, parts = (estimate(config(*DDP, f"train.accumulate={n}"), Cluster("a100")) for n in (1, 4))
+    assert parts.step.images == whole.step.images // 4
+    assert parts.memory.activations < whole.memory.activations / 3
+    assert parts.seconds.attack >= 0.99 * whole.seconds.attack
+    assert parts.traffic == whole.traffic
+
+
+def test_gpu_hours_are_those_of_all_gpus_over_all_epochs_and_validations(config: Config) -> None:
+    e = estimate(config(*DDP, "schedule.epochs=10", "validation.every=3"), Cluster("h100", 2))
+    assert (e.epochs, e.validations) == (10, 4)
+    seconds = 10 * e.steps * e.seconds.total + 4 * e.validation
+    assert e.gpu_hours == pytest.approx(16 * seconds / 3600)
+    assert e.images_per_s == pytest.approx(256 / e.seconds.total)
+
+
+def test_more_attack_steps_for_the_same_traffic_scale_better_with_ddp_and_not_with_fsdp(config: Config) -> None:
+    slow = Cluster("a100", 4, network=0.2)
+    words = ("train.batch_size=1024",)
+
+    def share(engine: str, steps: int) -> float:
+        attack = f"attack.steps={steps}" if steps else "attack=none"
+        return estimate(config(*words, f"engine={engine}", attack), slow).efficiency
+
+    assert share("ddp", 0) < share("ddp", 1) < share("ddp", 10)
+    assert share("fsdp", 10) < share("ddp", 10)
+    assert share("fsdp", 10) < 1.5 * share("fsdp", 0)
+
+
+def test_one_gpu_waits_for_nobody(config: Config) -> None:
+    e = estimate(config(), Cluster("rtx4090"))
+    assert (e.world, e.traffic, e.seconds.waiting, e.efficiency) == (1, [], 0.0, 1.0)
+
+
+def test_a_faster_network_waits_less_and_computes_the_same(config: Config) -> None:
+    slow, fast = (estimate(config(*DDP), Cluster("a100", 2, network=n)) for n in (1, 100))
+    assert slow.seconds.waiting > fast.seconds.waiting > 0
+    assert slow.seconds.computing == fast.seconds.computing
+
+
+def test_shares_divide_what_they_share(config: Config) -> None:
+    step = count(config(), 4)
+    full = 4 * step.parameters
+    whole = {name: memory(config(*words), step, 4) for name, words in ENGINES.items()}
+    assert (whole["ddp"].weights, whole["ddp"].gradients, whole["ddp"].optimizer) == (full, full, full)
+    assert (whole["zero 1"].gradients, whole["zero 1"].optimizer) == (full, full / 4)
+    assert (whole["zero 2"].weights, whole["zero 2"].gradients) == (full, full / 4)
+    for name in ("fsdp", "zero 3"):
+        assert whole[name].weights == whole[name].gradients == whole[name].optimizer == full / 4
+
+
+ENGINES = {
+    "ddp": ("engine=ddp",),
+    "fsdp": ("engine=fsdp",),
+    **{f"zero {stage}": ("engine=deepspeed", f"engine.zero={stage}") for stage in (1, 2, 3)},
+}
+
+
+def test_what_is_said_to_fit_fits(config: Config) -> None:
+    words = ["model=preact_resnet18", "data=cifar10", "data.root=.", "engine=ddp", "train.batch_size=32768"]
+    here = Cluster("a100_40gb")
+    tight = estimate(config(*words), here)
+    assert not tight.fits
+    assert len(tight.would_fit) >= 3
+    for change in tight.would_fit:
+        if change.startswith("gpu="):
+            changed = estimate(config(*words), replace(here, gpu=change.removeprefix("gpu=")))
+        elif change.endswith("the nodes"):
+            changed = estimate(config(*words), replace(here, nodes=int(change.split()[0])))
+        else:
+            changed = estimate(config(*words, *change.split()), here)
+        assert changed.fits, change
+
+
+@pytest.mark.parametrize(
+    ("words", "cluster", "images", "expected"),
+    [
+        (DDP, Cluster("h10"), None, "gpu=h10: not in the table; did you mean 'h100'?"),
+        (DDP, Cluster("a100", 3), None, "train.batch_size=256: cannot be shared evenly by 24 processes"),
+        ((), Cluster("a100", 2), None, "engine=single: 16 processes"),
+        (("data=folder", "data.root=."), Cluster("a100"), None, "images: missing; data=folder"),
+        (
+            ("data=folder", "data.root=."),
+            Cluster("a100"),
+            100,
+            "train.batch_size=128: more than the 90 training images",
+        ),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused_in_one_line(
+    words: tuple[str, ...], cluster: Cluster, images: int | None, expected: str, config: Config
+) -> None:
+    with pytest.raises(UserError) as refused:
+        estimate(config(*words), cluster, images)
+    assert str(refused.value).startswith(expected)
+    assert "\n" not in str(refused.value)
+
+
+def test_numbers_of_images_are_those_of_the_sets(config: Config) -> None:
+    for words in ((), ("data.limit=3000",)):
+        wanted = config(*words)
+        sets = (load_data(wanted.data, split, labelled=False) for split in ("train", "validation"))
+        assert _images(wanted, None) == tuple(map(len, sets))
+    labels = config("data.labels=500", command="finetune")
+    assert _images(labels, None) == (500, 1000)
+    assert _images(config("data=stl10", "data.root=."), None) == (104_500, 500)
+    assert IMAGES["cifar10"] == 50_000
+
+
+def test_an_operator_takes_as_long_as_its_slowest_part() -> None:
+    machine = MACHINES["a100"]
+
+    def seconds(flops: int, moved: int, name: str = "convolution", dtype: torch.dtype = torch.bfloat16) -> float:
+        return machine.seconds(Work([Operator(name, flops, moved, dtype)]))
+
+    assert seconds(0, 0) == machine.operator_s
+    assert seconds(int(312e12), 0) == pytest.approx(1 / machine.tensor_share)
+    assert seconds(int(19.5e12), 0, "mm", torch.float32) == pytest.approx(1 / machine.fp32_share)
+    assert seconds(1, int(2039e9)) == pytest.approx(1 / machine.bandwidth_share)
+
+
+def test_a_machine_is_known_by_its_name() -> None:
+    for name in MACHINES:
+        machine = find(name)
+        assert machine.name == name
+        assert machine.half >= machine.convolution >= machine.product > 1e12
+        assert 1e10 < machine.room < machine.memory
+        assert "NVIDIA" in machine.source
+
+
+def test_this_machine_is_measured() -> None:
+    here = find("here")
+    assert 1e8 < here.product < 1e16
+    assert 1e8 < here.convolution < 1e16
+    assert 1e8 < here.bandwidth < 1e13
+    assert 1e-8 < here.operator_s < 1e-2
+    assert here.room > 1e8

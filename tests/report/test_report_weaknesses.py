@@ -1,0 +1,183 @@
+"""Radii, transfer of adversarial images, corruptions, cost and failures, from run folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dist_advss.report.cost import costs, epochs_to, processes
+from dist_advss.report.heat import corruptions, transfers
+from dist_advss.report.logs import failures, last_lines
+from dist_advss.report.radii import scale_of
+from dist_advss.report.runs import read
+from dist_advss.report.sweeps import main, sweeps
+from dist_advss.report.table import as_text, summary_rows
+
+RADII = (0.025, 0.05, 0.2)
+
+
+def swept(folder: Any) -> Any:
+    folder.grid()
+    folder.radii("p1", RADII, 56.0, 43.0)
+    folder.radii("p3", RADII, 69.9, 56.4)
+    return folder
+
+
+def test_evaluations_that_differ_in_the_radius_alone_make_a_curve(folder: Any) -> None:
+    (sweep,) = sweeps(summary_rows(swept(folder).root))
+    assert [curve.name for curve in sweep.curves] == ["P1→F4", "P3→F4 rotation"]  # P2 was judged at one radius
+    assert sweep.radii == [0.0, 0.025, 0.05, 0.1, 0.2]
+    values = {eps: rate.value for eps, rate, _ in sweep.curves[1].points}
+    assert (values[0.0], values[0.1]) == (69.9, 56.4)  # TA is RA without an attack
+    assert sweep.setting.attack == "PGD-20, l∞"
+
+
+def test_radii_of_a_curve_do_not_crowd_the_results(folder: Any) -> None:
+    rows = summary_rows(swept(folder).root)
+    assert len(rows) == 9
+    assert "P3→F4 rotation, PGD-20, l∞ eps 0.05" in as_text(rows)
+    assert [row.evaluation for row in main(rows)] == ["p1_evaluate", "p2_evaluate", "p3_evaluate"]
+
+
+def test_without_the_radius_of_training_the_largest_stays(folder: Any) -> None:
+    swept(folder).forget("p3_evaluate")
+    folder.stages.pop("p3_evaluate")
+    folder.plan("report", "report", [])
+    kept = {row.evaluation for row in main(summary_rows(folder.root))}
+    assert kept == {"p1_evaluate", "p2_evaluate", "p3_eps200"}
+
+
+def test_other_attacks_are_other_curves(folder: Any) -> None:
+    folder.grid()
+    folder.evaluate("p3_l2", "p3_finetune", 69.9, 30.0, norm="l2", eps=0.5)
+    folder.evaluate("p3_any", "p3_finetune", 69.9, 50.0, keep="any", eps=0.2)
+    rows = summary_rows(folder.root)
+    assert sweeps(rows) == []
+    assert len(main(rows)) == 5
+
+
+def test_radii_are_shown_in_grey_levels_where_they_are_whole(folder: Any) -> None:
+    (sweep,) = sweeps(summary_rows(swept(folder).root))
+    assert scale_of(sweep) == (1.0, "")
+    for curve in sweep.curves:
+        curve.points[:] = [
+            (eps, rate, stage) for eps, (_, rate, stage) in zip((0, 4 / 255, 8 / 255), curve.points, strict=False)
+        ]
+    assert scale_of(sweep) == (255, "/255")
+
+
+def test_a_transfer_result_becomes_a_matrix_with_names_of_methods(folder: Any) -> None:
+    folder.grid(("rotation", "jigsaw"))
+    models = ["p3_rotation_finetune", "p3_jigsaw_finetune"]
+    folder.transfer("transfer", models, [[56.4, 61.2], [63.0, 54.7]])
+    (matrix,) = transfers(read(folder.root, 0.0))
+    assert matrix.columns == ["P3→F4 rotation", "P3→F4 jigsaw"]
+    assert matrix.rows == [("P3→F4 rotation", [56.4, 61.2]), ("P3→F4 jigsaw", [63.0, 54.7])]
+    assert [matrix.share(v) for v in (54.7, 63.0)] == [0.0, 100.0]
+
+
+def test_models_of_one_method_are_told_apart_by_their_folders(folder: Any) -> None:
+    folder.grid()
+    folder.method("P3", "p3_pretrain", "F4", "again")
+    folder.transfer("transfer", ["p3_finetune", "again_finetune"], [[1.0, 2.0], [3.0, 4.0]])
+    (matrix,) = transfers(read(folder.root, 0.0))
+    assert matrix.columns == ["p3_finetune", "again_finetune"]
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        {"sources": ["a"], "targets": ["b"], "ra": [[1, 2]]},
+        {"sources": ["a"], "targets": ["b"], "ra": None},
+        {"sources": "a", "targets": ["b"], "ra": [[1]]},
+        {"sources": [], "targets": [], "ra": []},
+        {},
+    ],
+)
+def test_a_matrix_that_does_not_fit_its_names_is_left_out(folder: Any, result: dict[str, Any]) -> None:
+    folder.grid()
+    folder.transfer("transfer", ["p1_finetune"], [[1.0]])
+    folder.write_json("transfer", {"kind": "transfer", **result})
+    assert transfers(read(folder.root, 0.0)) == []
+
+
+def test_corruptions_are_compared_by_their_mean_over_severities(folder: Any) -> None:
+    folder.grid()
+    folder.corrupt("c1", "p1_finetune", 56.0)
+    folder.corrupt("c3", "p3_finetune", 69.9)
+    table, models = corruptions(read(folder.root, 0.0))
+    assert table is not None
+    assert table.columns == ["P1→F4", "P3→F4 rotation"]
+    rows = dict(table.rows)
+    assert rows["gaussian_noise"] == [pytest.approx(38.0), pytest.approx(51.9)]  # 50, 44, 38, 32, 26
+    assert rows["mean"][0] == pytest.approx(sum(v[0] or 0 for k, v in table.rows if k != "mean") / 4)
+    assert models[0].columns == ["1", "2", "3", "4", "5"]
+    assert dict(models[0].rows)["fog"] == [49.0, 42.0, 35.0, 28.0, 21.0]
+
+
+def test_cost_counts_pre_training_and_every_process(folder: Any) -> None:
+    folder.grid()
+    for stage, world in (("p3_pretrain", 4), ("p3_finetune", 2)):
+        file = folder.root / stage / "metrics.jsonl"
+        file.write_text(json.dumps({"kind": "session", "world_size": world}) + "\n" + file.read_text())
+    launch = read(folder.root, 0.0)
+    found = costs(launch, summary_rows(folder.root))
+    assert found is not None
+    assert found.devices == "process"
+    by = {cost.row.method.full: cost for cost in found.costs}
+    assert processes(launch.runs["p3_pretrain"]) == 4
+    assert by["P1→F4"].pretrain is None
+    spent = [by["P1→F4"].finetune, by["P3→F4 rotation"].pretrain, by["P3→F4 rotation"].finetune]
+    assert spent == pytest.approx([75.6, 151.2, 151.2])
+    p1, p3 = by["P1→F4"], by["P3→F4 rotation"]
+    assert p1.to_baseline == p1.to_best
+    assert p3.to_baseline is not None and p1.to_baseline is not None and p3.to_baseline < p1.to_baseline
+    assert p3.seconds_to_baseline == pytest.approx(151.2 + 151.2 * p3.to_baseline / 12)
+
+
+def test_a_run_on_gpus_is_counted_in_gpu_hours(quickstart: Any) -> None:
+    for stage in quickstart.stages:
+        file = quickstart.root / stage / "metrics.jsonl"
+        if file.exists():
+            file.write_text(file.read_text() + json.dumps(quickstart.event("start", 0, "on cuda:0")) + "\n")
+    found = costs(read(quickstart.root, 0.0), summary_rows(quickstart.root))
+    assert found is not None and found.devices == "GPU"
+
+
+def test_epochs_to_a_target_is_the_first_that_reaches_it(folder: Any) -> None:
+    folder.method("P1", None, "F4", "p1")
+    lines = [{"kind": "validation", "epoch": e, "step": e, "ra": ra} for e, ra in ((1, 40), (2, 44), (3, 43), (4, 46))]
+    (folder.root / "p1_finetune" / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    run = read(folder.root, 0.0).runs["p1_finetune"]
+    assert [epochs_to(run, target) for target in (44, 45, 47)] == [2, 4, None]
+
+
+def test_a_failure_shows_why_and_its_last_lines(folder: Any) -> None:
+    folder.grid()
+    progress = [f"\repoch {i}\repoch {i} half way" for i in range(40)]
+    folder.fail("p3_finetune", "CUDA out of memory", [*progress, "Traceback …", "CUDA out of memory"])
+    (failure,) = failures(list(read(folder.root, 0.0).runs.values()))
+    assert (failure.run.stage, failure.why, failure.file) == ("p3_finetune", "CUDA out of memory", "log.txt")
+    assert failure.lines[-3:] == ["epoch 39 half way", "Traceback …", "CUDA out of memory"]
+    assert len(failure.lines) == 15
+
+
+def test_of_several_logs_the_one_written_last_counts(folder: Any) -> None:
+    import os
+
+    folder.grid()
+    run = folder.root / "p3_finetune"
+    (run / "logs").mkdir()
+    for age, name, text in (
+        (300, "log.txt", "old"),
+        (0, "logs/rank1.err", "\x00\xff new"),
+        (100, "logs/rank0.out", ""),
+    ):
+        (run / name).write_bytes(text.encode("latin1"))
+        os.utime(run / name, (1e9 - age, 1e9 - age))
+    file, lines = last_lines(read(folder.root, 0.0).runs["p3_finetune"])
+    assert Path(file) == Path("logs/rank1.err")
+    assert lines[0].endswith("new")

@@ -1,0 +1,61 @@
+"""The share of a GPU's arithmetic that is made use of: FLOPs of a step by a count of our own, against the device's peak."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dist_advss import objectives
+from dist_advss.config import compose
+from dist_advss.models.cost import flops_per_image
+from dist_advss.tracking import Tracker, hardware, read
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "passes"),
+    [
+        ("pretrain", ["attack=pgd10"], 2 * 10 + 3 * 2),  # attack: forward and to the images; update: clean, adversarial
+        ("pretrain", ["attack=none"], 3),
+        ("finetune", ["attack=pgd10", "attack.steps=7", "attack.restarts=2"], 2 * 7 * 2 + 3),
+        ("finetune", ["objective=trades", "attack=pgd5"], 2 * 5 + 3 * 2),
+    ],
+)
+def test_a_step_needs_so_many_forward_passes(command: str, words: list[str], passes: int) -> None:
+    config = compose(command, ["model.width=8", "train.batch_size=50", *words, "out=x"])
+    objective: Any = objectives.build(config)
+    before = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
+    network = torch.nn.Sequential(objective.encoder, objective.top)
+    expected = 50 * passes * flops_per_image(network, (1, 28, 28))
+    assert hardware.step_flops(objective, config) == pytest.approx(expected, rel=1e-6)
+    assert objective.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in objective.state_dict().items())
+
+
+def test_utilisation_is_the_time_at_the_peak_over_the_time_it_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = compose("pretrain", ["train.batch_size=50", "model.width=8", f"out={tmp_path}"])
+    objective = objectives.build(config)
+    assert hardware.ideal_seconds(objective, config, torch.device("cpu"), 1) is None
+    monkeypatch.setattr(hardware, "peak_flops", lambda device: 1e12)
+    ideal = hardware.ideal_seconds(objective, config, torch.device("cpu"), 4)
+    assert ideal == pytest.approx(hardware.step_flops(objective, config) / 4e12)
+    clock = iter([0.0, 0.0, 2.0, 2.0]).__next__
+    with Tracker(tmp_path, config, "pretrain", 10, clock, ideal_step=0.1) as tracker:
+        tracker.start(0)
+        for _ in range(4):
+            tracker.advance(50)
+            tracker.meter.add({"loss": 1.0, "attack_loss.0": 1.0, "attack_loss.1": 2.0})
+        tracker.train_line(4, 0, 0.1, waited=0.5, memory=1234.56)
+    line = read(tmp_path / "metrics.jsonl")[-1]
+    assert (line["mfu"], line["data_wait"], line["memory"]) == (0.2, 0.25, 1234.6)
+    assert line["attack_loss"] == [1.0, 2.0]
+
+
+def test_memory_of_a_process_grows_with_what_it_holds() -> None:
+    before = hardware.peak_memory(torch.device("cpu"))
+    held = torch.ones(64 * 2**20 // 4 + int(before) * 2**20 // 4)
+    assert hardware.peak_memory(torch.device("cpu")) >= max(before, held.nbytes / 2**20)
