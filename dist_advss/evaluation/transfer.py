@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,8 @@ def _transfer(config: TransferConfig, data: Data, out: Path, world: World) -> No
     names = config.targets or config.sources
     models = {name: load_model(name, config.pick).to(world.device).eval() for name in {*config.sources, *names}}
     rng = Rng(config.seed, "evaluation")
-    share = {"device": world.device, "rank": world.rank, "world_size": world.size}
-    loader = make_loader(data, config.split, 1, rng, labelled=True, first=data.limit, **share)
+    loaded = partial(make_loader, data, config.split, 1, rng, labelled=True, first=data.limit)
+    loader = loaded(device=world.device, rank=world.rank, world_size=world.size)
     console = Console(highlight=False, soft_wrap=True, quiet=world.rank > 0)
     right = torch.zeros(len(config.sources) + 1, len(names), dtype=torch.float64)  # the last row: clean images
 

@@ -22,7 +22,7 @@ class Members(Encoder):
     def __init__(self, encoders: Sequence[Encoder]) -> None:
         super().__init__(sum(e.out_channels for e in encoders), **{f"member{i}": e for i, e in enumerate(encoders)})
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         return tuple(member(x) for member in self)
 
 

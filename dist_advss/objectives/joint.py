@@ -64,8 +64,8 @@ class Joint(Objective):
 
     def _look_at_patches(self, x: Tensor) -> Tensor:
         if self.patches is None:
-            return self.encoder(x)  # type: ignore[no-any-return]
-        return functional_call(self.encoder, self.patches.tensors(), (x,))  # type: ignore[no-any-return]
+            return self.encoder(x)
+        return functional_call(self.encoder, self.patches.tensors(), (x,))
 
     def prepare(self, images: Tensor, labels: Tensor, rng: Rng) -> JointTask:
         parts = tuple(head.prepare(images, labels, rng) for head in self._heads())

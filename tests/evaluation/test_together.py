@@ -101,13 +101,13 @@ def test_members_are_fine_tuned_together_and_the_whole_is_judged_again(
 def test_what_does_not_fit_together_is_refused_in_one_line(
     trained: Path, pretrained: dict[str, Path], tmp_path: Path
 ) -> None:
-    def copy(name: str, **data: Any) -> Path:
+    def copy(folder: str, **data: Any) -> Path:
         config = yaml.safe_load((trained / "config.yaml").read_text())
         config["data"] |= data
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config))
-        (tmp_path / name / "result.json").write_text("{}")
-        return tmp_path / name
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "config.yaml").write_text(yaml.safe_dump(config))
+        (tmp_path / folder / "result.json").write_text("{}")
+        return tmp_path / folder
 
     hundred, large, empty = copy("hundred", name="folder", classes=100), copy("large", size=32), copy("empty")
     for run, said in (

@@ -34,13 +34,18 @@ def smooth(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def joint(patch_bn: bool = False, tasks: list[str] = TASKS, seed: int = 0, **of_diversity: Any) -> Joint:
-    settings = {"patch_bn": patch_bn, "tasks": tasks, "selfie": SMALL, "diversity": Diversity(**of_diversity)}
+    settings: dict[str, Any] = {
+        "patch_bn": patch_bn,
+        "tasks": tasks,
+        "selfie": SMALL,
+        "diversity": Diversity(**of_diversity),
+    }
     made = build(config_of("joint", seed=seed, **settings)).double()
     assert isinstance(made, Joint)
     return made
 
 
-def alone(name: str, of: Joint) -> Objective:
+def alone(name: str, of: Any) -> Objective:
     """The task's own objective with the same weights."""
     keys = {"selfie": vars(SMALL)}.get(name, {})
     single = build(config_of(name, **keys)).double()
@@ -51,7 +56,7 @@ def alone(name: str, of: Joint) -> Objective:
     return single
 
 
-def setting(objective: Joint, rng: Any, batch: Any, seed: int = 0) -> tuple[JointTask, tuple[Tensor, ...]]:
+def setting(objective: Any, rng: Any, batch: Any, seed: int = 0) -> tuple[JointTask, tuple[Tensor, ...]]:
     """A task, and inputs that are a little off it."""
     images, labels = batch(N, torch.float64, seed)
     task = objective.prepare(images, labels, rng(N))
@@ -95,7 +100,9 @@ def test_each_task_and_the_loss_are_those_of_the_tasks_alone(rng, batch, tasks: 
     objective = joint(tasks=tasks).train()
     images, _ = batch(N, torch.float64)
     task, x_adv = setting(objective, rng, batch)
-    clean, adversarial, gradients = [], [], []
+    clean: list[Tensor] = []
+    adversarial: list[Tensor] = []
+    gradients: list[Tensor] = []
     for name, x, moved in zip(tasks, task.inputs, x_adv, strict=True):
         single = alone(name, objective).train()
         moved = moved.clone().requires_grad_()
@@ -108,14 +115,16 @@ def test_each_task_and_the_loss_are_those_of_the_tasks_alone(rng, batch, tasks: 
     outcome = objective(task, x_adv)
     assert outcome.loss.item() == pytest.approx(expected, abs=1e-6)
     assert outcome.also["diversity"].item() == pytest.approx(sum(h) / N, abs=1e-6)
-    assert torch.allclose(outcome.adversarial.loss, sum(adversarial) / len(tasks), atol=1e-6)
-    assert torch.allclose(outcome.clean.loss, sum(clean) / len(tasks), atol=1e-6)
+    assert torch.allclose(outcome.adversarial.loss, torch.stack(adversarial).mean(0), atol=1e-6)
+    assert torch.allclose(outcome.clean.loss, torch.stack(clean).mean(0), atol=1e-6)
     assert {f"accuracy_adversarial.{name}" for name in tasks} < outcome.terms().keys()
     ascended = objective.attack_loss(x_adv, task)
-    assert torch.allclose(ascended, sum(adversarial) + 0.1 * torch.tensor(h, dtype=torch.float64), atol=1e-6)
+    assert torch.allclose(
+        ascended, torch.stack(adversarial).sum(0) + 0.1 * torch.tensor(h, dtype=torch.float64), atol=1e-6
+    )
 
 
-def directional(f: Any, tensors: list[Tensor], step: float = 1e-5) -> tuple[float, float]:
+def directional(f: Any, tensors: Any, step: float = 1e-5) -> tuple[float, float]:
     """The derivative of f() along a random direction in these tensors: by autograd, and by finite differences."""
     generator = torch.Generator().manual_seed(3)
     along = [torch.randn(t.shape, generator=generator, dtype=t.dtype) for t in tensors]
@@ -136,7 +145,7 @@ def directional(f: Any, tensors: list[Tensor], step: float = 1e-5) -> tuple[floa
 @pytest.mark.parametrize("patch_bn", [False, True])
 def test_the_double_backward_is_the_derivative_of_h(rng, batch, patch_bn: bool) -> None:
     """In the inputs, as the attack ascends it, and in the weights, as an update descends it."""
-    objective = joint(patch_bn, weight=1.0).train()
+    objective: Any = joint(patch_bn, weight=1.0).train()
     task, x_adv = setting(objective, rng, batch)
     x = [piece.clone().requires_grad_() for piece in x_adv]
 
