@@ -19,6 +19,7 @@ EXAMPLES = {
     "pretrain": "objective=rotation data=fashion_mini attack=pgd10 attack.steps=5 attack.eps=0.1 schedule.epochs=4 out=RUN",
     "finetune": "init=RUN freeze=none attack=pgd10 attack.eps=0.1 data.labels=1000 schedule.epochs=12 out=RUN2",
     "evaluate": "checkpoint=RUN2 attack=pgd20 attack.eps=0.1 data.limit=1000 out=RUN3",
+    "transfer": "sources=[RUN2,RUN5] attack=pgd20 attack.eps=0.1 data.limit=1000 out=RUN6",
     "plan": "pretrain model=resnet50v2 data=cifar10 data.root=. train.batch_size=1024 engine=ddp gpu=h100 nodes=2",
 }
 
@@ -94,7 +95,7 @@ def _parser(command: str) -> Parser:
 
 
 def _configured(command: str, rest: list[str], run: Callable[[Any], object]) -> int:
-    """pretrain, finetune, evaluate: `key=value` words become a configuration, which is shown or run."""
+    """pretrain, finetune, evaluate, transfer: `key=value` words become a configuration, which is shown or run."""
     parser = Parser(prog=f"dist-advss {command}", add_help=False, allow_abbrev=False)
     parser.add_argument("words", nargs="*")
     parser.add_argument("-h", "--help", action="store_true")
@@ -143,6 +144,15 @@ def _evaluate(rest: list[str]) -> int:
         return evaluate(config)
 
     return _configured("evaluate", rest, run)
+
+
+def _transfer(rest: list[str]) -> int:
+    def run(config: Any) -> object:
+        from .evaluation.transfer import transfer
+
+        return transfer(config)
+
+    return _configured("transfer", rest, run)
 
 
 def _plan(rest: list[str]) -> int:
@@ -379,6 +389,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "pretrain": ("learn an encoder from unlabelled images, clean and adversarial", _pretrain),
     "finetune": ("learn to classify, from a pre-trained encoder or from nothing", _finetune),
     "evaluate": ("standard and robust accuracy (TA, RA) of a fine-tuned model", _evaluate),
+    "transfer": ("what fools one model, tried on the others: a matrix of robust accuracies", _transfer),
     "plan": ("what a run will take: memory, time, traffic, on GPUs that need not be here", _plan),
     "launch": ("run a whole experiment: stages of pre-training, fine-tuning and evaluation, and a report", _launch),
     "status": ("how far each stage of a launch is", _status),

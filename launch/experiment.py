@@ -35,7 +35,7 @@ from dist_advss.config.inherit import SOURCE_KEY, configure
 from dist_advss.config.schema import EvaluateConfig, TrainConfig
 from dist_advss.errors import UserError, nearest
 
-from .graph import REFERENCE, Experiment, Stage, build
+from .graph import COMMANDS, REFERENCE, Experiment, Stage, build
 
 EXPERIMENT_KEYS = ("name", "description", "common", "stages")
 STAGE_KEYS = ("command", "overrides", "needs", "matrix")
@@ -147,7 +147,7 @@ def _stages(content: Mapping[str, Any], file: Path) -> Iterator[tuple[Any, dict[
     for name, raw in stages.items():
         stage = _mapping(raw, f"stage {name}", STAGE_KEYS)
         if "command" not in stage:
-            raise UserError(f"stage {name}: command: missing; Accepted: pretrain, finetune, evaluate, report")
+            raise UserError(f"stage {name}: command: missing; Accepted: {', '.join(COMMANDS)}")
         yield name, stage
 
 
@@ -230,12 +230,11 @@ def _checked(graph: Experiment, directory: Path, extra: Sequence[tuple[str, str]
 
 def _check_references(stage: Stage, graph: Experiment) -> None:
     for word in stage.overrides:
-        match = REFERENCE.match(word)
-        if match and graph.stages[match[2]].command not in ("pretrain", "finetune"):
-            other = graph.stages[match[2]]
-            raise UserError(
-                f"stage {stage.name}: {word}: {other.name} leaves no weights; name a pretrain or finetune stage"
-            )
+        for other in (graph.stages[match[1]] for match in REFERENCE.finditer(word)):
+            if other.command not in ("pretrain", "finetune"):
+                raise UserError(
+                    f"stage {stage.name}: {word}: {other.name} leaves no weights; name a pretrain or finetune stage"
+                )
 
 
 def _with_extra(stage: Stage, extra: Sequence[tuple[str, str]], names: set[str]) -> Stage:
@@ -248,6 +247,8 @@ def _with_extra(stage: Stage, extra: Sequence[tuple[str, str]], names: set[str])
         for groups in (True, False):
             known = set(_names(schema_of(stage.command, words)))
             known -= UNUSED.get(stage.command, set())
+            if "model=ensemble" in words:  # whose members have these of their own
+                known -= {"model.width", "model.mean", "model.std"}
             words += [f"{k}={v}" for k, v in extra if _is_group(k) == groups and k in known]
         names |= known
         return dataclasses.replace(stage, overrides=tuple(f"{k}={v}" for k, v in parse_words(words)))

@@ -12,8 +12,8 @@ import yaml
 from dist_advss.errors import UserError, nearest
 from dist_advss.files import write_text
 
-COMMANDS = ("pretrain", "finetune", "evaluate", "report")
-REFERENCE = re.compile(r"^([\w.]+)=@([^/]+)(/.*)?$", re.S)
+COMMANDS = ("pretrain", "finetune", "evaluate", "transfer", "report")
+REFERENCE = re.compile(r"(?<=[=\[,])@([^/,\]]+)")  # in init=@stage/checkpoints/last.pt, or sources=[@one,@other]
 FOLDER_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")
 
 
@@ -28,7 +28,7 @@ class Stage:
 
     def words(self, directory: Path) -> list[str]:
         """The words of the command that this stage is, inside a launch folder: references resolved, `out` added."""
-        resolved = [REFERENCE.sub(lambda m: f"{m[1]}={directory / m[2]}{m[3] or ''}", word) for word in self.overrides]
+        resolved = [REFERENCE.sub(lambda m: str(directory / m[1]), word) for word in self.overrides]
         return [*resolved, f"out={directory / self.name}"]
 
 
@@ -113,7 +113,7 @@ def stored(directory: Path) -> Experiment | None:
 
 def _with_references(stage: Stage) -> Stage:
     """The stage, needing what its overrides refer to as well."""
-    referred = [match[2] for match in map(REFERENCE.match, stage.overrides) if match]
+    referred = [match[1] for word in stage.overrides for match in REFERENCE.finditer(word)]
     needs = tuple(dict.fromkeys([*stage.needs, *referred]))
     return Stage(stage.name, stage.command, stage.overrides, needs)
 

@@ -22,6 +22,10 @@ def run_stage(directory: Path, stage: Stage) -> None:
         from dist_advss.evaluation.run import evaluate
 
         evaluate(configure(stage.command, stage.words(directory)))
+    elif stage.command == "transfer":
+        from dist_advss.evaluation.transfer import transfer
+
+        transfer(configure(stage.command, stage.words(directory)))
     else:
         from dist_advss.training.run import train
 

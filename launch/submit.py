@@ -59,7 +59,7 @@ def launch(
         _refuse_jobs(directory)
         graph.store(directory, planned)
         for name, config in compositions(planned, directory).items():
-            if config["tracking"]["wandb"] != "disabled":
+            if config.get("tracking", {}).get("wandb", "disabled") != "disabled":  # a transfer has none
                 run_id(directory / name)  # before any job: a stage is one wandb run, however often it is requeued
         if isinstance(settings, clusters.Local):
             print(f"each stage writes to {directory}/STAGE/log.txt; how far they are: dist-advss status {directory}")

@@ -120,7 +120,7 @@ def test_help_explains_the_keys_of_the_objectives_that_a_command_takes(capsys: p
         main([command, "--help"])
         words = capsys.readouterr().out.split()
         for name, objective in OBJECTIVES.items():
-            own = {f"objective.{f.name}" for f in dataclasses.fields(objective)} - {"objective.name"}
+            own = {f"objective.{key}" for key in keys(objective)} - {"objective.name"}
             if (name in PRETEXT) == (command == "pretrain"):
                 assert own <= set(words)
 

@@ -1,11 +1,12 @@
 """One typed, validated configuration: the schema, its composition and its checks."""
 
-from .compose import as_yaml, compose, compose_data, compose_node, config_dir, options, parse_words, schema_of
-from .schema import EvaluateConfig, TrainConfig
+from .compose import as_yaml, compose, compose_data, compose_node, config_dir, options, parse_words, restore, schema_of
+from .schema import EvaluateConfig, TrainConfig, TransferConfig
 
 __all__ = [
     "EvaluateConfig",
     "TrainConfig",
+    "TransferConfig",
     "as_yaml",
     "compose",
     "compose_data",
@@ -13,5 +14,6 @@ __all__ = [
     "config_dir",
     "options",
     "parse_words",
+    "restore",
     "schema_of",
 ]

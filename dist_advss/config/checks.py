@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from ..errors import UserError, nearest
-from .schema import ENGINES, PRETEXT, SHAPES, Engine
+from .schema import ENGINES, PRETEXT, SHAPES, TASKS, Engine, JigsawKeys, Joint, SelfieKeys, is_pretext
 
 
 def check_value(name: str, value: Any, metadata: Any) -> None:
@@ -25,14 +25,23 @@ def check_value(name: str, value: Any, metadata: Any) -> None:
 def check(command: str, config: Any) -> None:
     """Combinations that cannot work, before anything is written. Raises UserError."""
     check_data(config.data)
-    _check_model(config)
     _check_attack(config)
+    if command == "transfer":
+        if config.attack.steps == 0:
+            raise UserError("attack=none: nothing would be transferred; choose attack=pgd20")
+        return
+    _check_model(command, config)
     if command != "evaluate":
         _check_objective(command, config)
         _check_batch(config)
         _check_schedule(config.schedule)
         _check_engine(config)
-    elif config.attack.steps == 0 and config.attack.keep == "any":
+        return
+    if config.checkpoint is None and config.model.name != "ensemble":
+        raise UserError(
+            "checkpoint: missing; give checkpoint=… (run folder of a fine-tuning), or model=ensemble model.members=[RUN,RUN]"
+        )
+    if config.attack.steps == 0 and config.attack.keep == "any":
         raise UserError("attack.keep=any: needs an attack; set attack.steps or choose attack=pgd20_any")
 
 
@@ -86,8 +95,13 @@ def check_shape(data: Any) -> None:
             raise UserError(f"data.{key}={given}: {data.name} has {has}; set data.{key}={has}")
 
 
-def _check_model(config: Any) -> None:
+def _check_model(command: str, config: Any) -> None:
     model, data = config.model, config.data
+    if model.name == "ensemble":
+        _check_ensemble(command, config)
+        return
+    if model.members is not None:
+        raise UserError("model.members: only model=ensemble has members; drop it or choose model=ensemble")
     for key in ("mean", "std"):
         values = getattr(model, key)
         if values is not None and len(values) != data.channels:
@@ -108,6 +122,19 @@ def _check_model(config: Any) -> None:
         )
 
 
+def _check_ensemble(command: str, config: Any) -> None:
+    model = config.model
+    if command == "pretrain":
+        raise UserError("model=ensemble: pre-training makes one encoder; pre-train each member in a run of its own")
+    if not model.members or len(model.members) < 2:
+        raise UserError("model.members: needs two members or more; give model.members=[RUN,RUN,RUN]")
+    if getattr(config, "init", None) is not None:
+        raise UserError(f"init={config.init}: an ensemble starts from its members; drop init")
+    for name in ("width", "mean", "std"):
+        if getattr(model, name) is not None:
+            raise UserError(f"model.{name}={getattr(model, name)}: each member has its own; drop it")
+
+
 def _check_attack(config: Any) -> None:
     attack = config.attack
     if attack.steps > 0 and attack.eps == 0:
@@ -126,11 +153,11 @@ def _check_attack(config: Any) -> None:
 
 def _check_objective(command: str, config: Any) -> None:
     objective, data, attack = config.objective, config.data, config.attack
-    if command == "pretrain" and objective.name not in PRETEXT:
+    if command == "pretrain" and not is_pretext(objective.name):
         raise UserError(
             f"objective={objective.name}: learns from labels; pretrain takes {', '.join(PRETEXT)}, use dist-advss finetune"
         )
-    if command == "finetune" and objective.name in PRETEXT:
+    if command == "finetune" and is_pretext(objective.name):
         raise UserError(
             f"objective={objective.name}: a pretext task; finetune takes classify or trades, use dist-advss pretrain"
         )
@@ -140,13 +167,7 @@ def _check_objective(command: str, config: Any) -> None:
         raise UserError("freeze=encoder: there is nothing to keep without init; give init=RUN or freeze=none")
     if attack.keep == "any":
         raise UserError("attack.keep=any: for evaluation only; training needs attack.keep=last")
-    grid = getattr(objective, "grid", None)
-    if grid is not None and data.size % grid:
-        raise UserError(f"objective.grid={grid}: does not divide data.size={data.size}; choose one that does")
-    if objective.name == "selfie" and objective.masked >= objective.grid**2:
-        raise UserError(
-            f"objective.masked={objective.masked}: of {objective.grid**2} patches at least one must stay visible"
-        )
+    _check_tasks(config)
     if objective.name == "trades" and attack.steps == 0:
         raise UserError(
             "objective=trades: needs adversarial examples; choose attack=pgd10, or objective=classify for attack=none"
@@ -155,17 +176,58 @@ def _check_objective(command: str, config: Any) -> None:
         raise UserError(
             "attack.random_start=false: trades ascends a divergence whose gradient is zero at the clean image; set it to true"
         )
-    if objective.name == "jigsaw" and objective.permutations >= math.factorial(objective.grid**2):
-        raise UserError(
-            f"objective.permutations={objective.permutations}: {objective.grid}x{objective.grid} tiles have "
-            f"{math.factorial(objective.grid**2) - 1} orders besides 'untouched'; choose fewer, or a larger objective.grid"
-        )
     if objective.pad >= data.size:
         raise UserError(f"objective.pad={objective.pad}: as large as the image (data.size={data.size})")
     if config.validation.limit is not None and config.validation.limit < data.classes and command == "finetune":
         raise UserError(
             f"validation.limit={config.validation.limit}: fewer than one image for each of {data.classes} classes"
         )
+
+
+def _check_tasks(config: Any) -> None:
+    """Jigsaw's and Selfie's keys, alone and in joint pre-training, and what is learned together."""
+    objective, size = config.objective, config.data.size
+    parts = {"objective": objective}
+    if isinstance(objective, Joint):
+        _check_joint(objective, config)
+        parts = {f"objective.{name}": getattr(objective, name) for name in objective.tasks if hasattr(objective, name)}
+    for node, keys in parts.items():
+        grid = getattr(keys, "grid", None)
+        if grid is not None and size % grid:
+            raise UserError(f"{node}.grid={grid}: does not divide data.size={size}; choose one that does")
+        if isinstance(keys, SelfieKeys) and keys.masked >= keys.grid**2:
+            raise UserError(f"{node}.masked={keys.masked}: of {keys.grid**2} patches at least one must stay visible")
+        if isinstance(keys, JigsawKeys) and keys.permutations >= math.factorial(keys.grid**2):
+            raise UserError(
+                f"{node}.permutations={keys.permutations}: {keys.grid}x{keys.grid} tiles have "
+                f"{math.factorial(keys.grid**2) - 1} orders besides 'untouched'; choose fewer, or a larger {node}.grid"
+            )
+
+
+def _check_joint(objective: Joint, config: Any) -> None:
+    tasks = objective.tasks
+    shown = f"objective.tasks=[{','.join(tasks)}]"
+    for task in tasks:
+        if task not in TASKS:
+            raise UserError(f"{shown}: {task}: not a task that can be learned together; {nearest(task, TASKS)}")
+    if len(set(tasks)) < len(tasks):
+        raise UserError(f"{shown}: a task stands twice; name each once")
+    if len(tasks) < 2:
+        raise UserError(f"{shown}: needs two tasks or more; for one choose objective={tasks[0] if tasks else TASKS[0]}")
+    if config.attack.steps == 0 and objective.diversity.weight > 0:
+        raise UserError(
+            "objective.diversity.weight: compares gradients of adversarial losses, and attack=none has none; "
+            "set it to 0, or choose attack=pgd10"
+        )
+    if objective.patch_bn and "selfie" not in tasks:
+        raise UserError(f"objective.patch_bn=true: only selfie looks at patches, and {shown}; drop it or add selfie")
+    for node in (config.train, config.attack):
+        if node.precision == "fp16" and objective.diversity.weight > 0:
+            name = "train" if node is config.train else "attack"
+            raise UserError(
+                f"{name}.precision=fp16: gradients that are differentiated again vanish in it; choose bf16 or fp32, "
+                "or objective.diversity.weight=0"
+            )
 
 
 def _check_batch(config: Any) -> None:

@@ -21,10 +21,15 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import UserError, nearest
-from . import checks
-from .schema import OBJECTIVES, Data, EvaluateConfig, TrainConfig
+from . import checks, plugins
+from .schema import OBJECTIVES, Data, EvaluateConfig, Plugin, TrainConfig, TransferConfig, is_plugin
 
-SCHEMAS: dict[str, type] = {"pretrain": TrainConfig, "finetune": TrainConfig, "evaluate": EvaluateConfig}
+SCHEMAS: dict[str, type] = {
+    "pretrain": TrainConfig,
+    "finetune": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "transfer": TransferConfig,
+}
 FRACTION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*$")
 WORD = re.compile(r"^([A-Za-z_][\w.]*)=(.*)$", re.S)
 
@@ -49,7 +54,7 @@ def compose(command: str, words: Sequence[str], inherited: dict[str, Any] | None
     """
     schema = SCHEMAS[command]
     groups, values = _split(words, schema)
-    raw = dict(_compose_groups(command, tuple(sorted(groups.items()))))
+    raw = _raw(command, groups)
     for node, content in (inherited or {}).items():
         if node not in groups:
             raw[node] = content
@@ -61,7 +66,16 @@ def compose(command: str, words: Sequence[str], inherited: dict[str, Any] | None
 def schema_of(command: str, words: Sequence[str]) -> Any:
     """The dataclass tree that these words are held against: its `objective` node has the keys of the one they choose."""
     groups, _ = _split(words, SCHEMAS[command])
-    return _tree(SCHEMAS[command], _compose_groups(command, tuple(sorted(groups.items()))))
+    return _tree(SCHEMAS[command], _raw(command, groups))
+
+
+def restore(raw: dict[str, Any]) -> TrainConfig:
+    """The configuration that a run's config.yaml holds. Raises UserError when it is another version's."""
+    name = raw.get("objective", {}).get("name", "")
+    if name not in OBJECTIVES and not is_plugin(name):
+        raise UserError(f"objective.name={name}: a config.yaml of another version; {nearest(name, OBJECTIVES)}")
+    config: TrainConfig = _fill(_tree(TrainConfig, raw), raw, [])
+    return config
 
 
 def compose_data(words: Sequence[str]) -> Data:
@@ -120,8 +134,17 @@ def _tree(schema: type, raw: dict[str, Any]) -> Any:
     """An instance of the schema, its `objective` node of the class that `raw` chooses."""
     tree = schema()
     if "objective" in raw:
-        tree.objective = OBJECTIVES[raw["objective"]["name"]]()
+        name = raw["objective"]["name"]
+        tree.objective = Plugin() if is_plugin(name) else OBJECTIVES[name]()
     return tree
+
+
+def _raw(command: str, groups: dict[str, str]) -> dict[str, Any]:
+    """What the YAML files of these choices say; of an objective of the user's own, its name."""
+    own = plugins.resolve(groups["objective"]) if is_plugin(groups.get("objective", "")) else None
+    files = {group: name for group, name in groups.items() if own is None or group != "objective"}
+    raw = dict(_compose_groups(command, tuple(sorted(files.items()))))
+    return raw if own is None else {**raw, "objective": {"name": own}}
 
 
 def _split(words: Sequence[str], schema: type) -> tuple[dict[str, str], list[tuple[str, str]]]:
@@ -132,7 +155,7 @@ def _split(words: Sequence[str], schema: type) -> tuple[dict[str, str], list[tup
     for name, value in parse_words(words):
         if name not in nodes:
             values.append((name, value))
-        elif value in options(name):
+        elif value in options(name) or (name == "objective" and is_plugin(value)):
             groups[name] = value
         else:
             raise UserError(f"{name}={value}: no such file in configs/{name}; {nearest(value, options(name))}")

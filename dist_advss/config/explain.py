@@ -65,13 +65,23 @@ def _objective_keys(command: str) -> Iterator[tuple[str, str]]:
         if field.name in shared:
             yield f"objective.{field.name}", help_of(field, shared[field.name])
     for name in _objectives(command):
-        objective = OBJECTIVES[name]()
-        for field in dataclasses.fields(objective):
-            default = getattr(objective, field.name)
-            if field.name != "name" and shared.get(field.name, UNSHARED) != default:
-                yield f"objective.{field.name}", f"[{name}] {help_of(field, default)}"
+        for key, text, default in _described(OBJECTIVES[name]()):
+            if key != "name" and shared.get(key, UNSHARED) != default:
+                yield f"objective.{key}", f"[{name}] {text}"
+
+
+def _described(node: Any, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
+    """(dotted name, sentence, default) of every key below a node."""
+    for field in dataclasses.fields(node):
+        value = getattr(node, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _described(value, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", help_of(field, value), value
 
 
 def _entry(name: str, text: str) -> list[str]:
     first, *rest = textwrap.wrap(text, WIDTH - INDENT - 2, break_long_words=False, break_on_hyphens=False)
+    if len(name) >= INDENT:
+        return [f"  {name}", *(" " * (INDENT + 2) + line for line in (first, *rest))]
     return [f"  {name:<{INDENT - 1}} {first}", *(" " * (INDENT + 2) + line for line in rest)]

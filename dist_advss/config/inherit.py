@@ -15,9 +15,9 @@ import yaml
 
 from ..errors import UserError
 from .compose import compose, parse_words
-from .schema import PRETEXT
+from .schema import is_pretext
 
-SOURCE_KEY = {"pretrain": "init", "finetune": "init", "evaluate": "checkpoint"}
+SOURCE_KEY = {"pretrain": "init", "finetune": "init", "evaluate": "checkpoint", "transfer": "sources"}
 NODES = ("data", "model")
 NOT_INHERITED = ("limit", "labels")
 NOTHING = ("", "null", "none", "None")
@@ -37,6 +37,10 @@ def inherited(
 ) -> dict[str, dict[str, Any]]:
     """The nodes that the run named by `init` or `checkpoint` gives: `{"data": {…}, "model": {…}}`, or fewer. Raises UserError."""
     chosen = dict(parse_words(words))
+    if command == "transfer" or (chosen.get("model") == "ensemble" and chosen.get(SOURCE_KEY[command], "") in NOTHING):
+        from .members import data_of
+
+        return data_of(command, chosen, planned)
     key = SOURCE_KEY[command]
     source = chosen.get(key, "")
     if source in NOTHING:
@@ -45,17 +49,17 @@ def inherited(
     folder = run_folder(source)
     config = (planned or {}).get(str(folder))
     if config is None:
-        config = _read(key, source, wanted)
+        config = read(key, source, wanted)
     if config is None:
         return {}
     if "objective" not in config:
         raise UserError(f"{key}={source}: an evaluation, which leaves no weights; give a pretrain or finetune run")
     objective = config["objective"].get("name")
-    if command == "evaluate" and objective in PRETEXT:
+    if command == "evaluate" and is_pretext(str(objective)):
         raise UserError(
             f"{key}={source}: pre-trained on {objective}, it has no classes to tell; fine-tune it first, with init={folder}"
         )
-    return {node: _passed_on(config[node]) for node in wanted}
+    return {node: passed_on(config[node]) for node in wanted}
 
 
 def run_folder(source: str) -> Path:
@@ -66,11 +70,11 @@ def run_folder(source: str) -> Path:
     return path.parent.parent if path.parent.name == "checkpoints" else path.parent
 
 
-def _passed_on(node: Mapping[str, Any]) -> dict[str, Any]:
+def passed_on(node: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in node.items() if name not in NOT_INHERITED}
 
 
-def _read(key: str, source: str, wanted: Sequence[str]) -> dict[str, Any] | None:
+def read(key: str, source: str, wanted: Sequence[str]) -> dict[str, Any] | None:
     """The config.yaml of a run on disk; None for a lone checkpoint when the words already choose all that it would give."""
     path, folder = Path(source), run_folder(source)
     if not path.exists():

@@ -50,6 +50,7 @@ MODELS = (
     "wrn34_10",
     "tv_resnet18",
     "tv_resnet50",
+    "ensemble",
 )
 PRECISIONS = ("fp32", "bf16", "fp16")
 ENGINES = ("single", "ddp", "fsdp", "deepspeed")
@@ -98,6 +99,10 @@ class Data:
 class Model:
     name: str = key(REQUIRED, "backbone", choices=MODELS)
     width: int | None = key(None, "channels of the first stage (preact_small); null: the published width", low=4)
+    members: list[str] | None = key(
+        None,
+        "ensemble: run folders or checkpoints, as [RUN,RUN,RUN]; fine-tuned ones, or for finetune pre-trained ones",
+    )
     mean: list[float] | None = key(None, "normalisation inside the model, per channel; null: ImageNet's")
     std: list[float] | None = key(None, "normalisation inside the model, per channel; null: ImageNet's")
 
@@ -116,18 +121,23 @@ class Rotation(Objective):
 
 
 @dataclass
-class Jigsaw(Objective):
-    name: str = key("jigsaw", "what to learn", choices=("jigsaw",))
+class JigsawKeys:
+    """What Jigsaw has of its own, alone and in joint pre-training."""
+
     grid: int = key(4, "tiles per side", low=2, high=8)
     permutations: int = key(30, "fixed random permutations to tell apart (the answer 0 is 'untouched')", low=1)
     untouched: float = key(0.1, "probability of forcing 'untouched', besides its own share of the draw", low=0, high=1)
 
 
 @dataclass
-class Selfie(Objective):
-    name: str = key("selfie", "what to learn", choices=("selfie",))
-    flip: bool = key(False, "augmentation: mirror half of the images")
-    pad: int = key(2, "augmentation: pad by this many pixels, then crop at random; 0: no crop", low=0, high=64)
+class Jigsaw(JigsawKeys, Objective):
+    name: str = key("jigsaw", "what to learn", choices=("jigsaw",))
+
+
+@dataclass
+class SelfieKeys:
+    """What Selfie has of its own, alone and in joint pre-training."""
+
     grid: int = key(4, "patches per side", low=2, high=8)
     masked: int = key(4, "patches that are masked, the same ones for the whole batch", low=2, high=32)
     layers: int = key(13, "transformer layers of the attention pooling", low=1, high=48)
@@ -135,6 +145,48 @@ class Selfie(Objective):
     ffn: int = key(2048, "width inside the feed-forward parts", low=8)
     dropout: float = key(0.1, "dropout in the attention pooling", low=0.0, high=0.9)
     double_softmax: bool = key(False, "feed probabilities to the cross-entropy, as the published code does (a fault)")
+
+
+@dataclass
+class Selfie(SelfieKeys, Objective):
+    name: str = key("selfie", "what to learn", choices=("selfie",))
+    flip: bool = key(False, "augmentation: mirror half of the images")
+    pad: int = key(2, "augmentation: pad by this many pixels, then crop at random; 0: no crop", low=0, high=64)
+
+
+@dataclass
+class Diversity:
+    """h, the mean log-determinant of the tasks' input gradients: 0 where they are orthogonal, lower as they align."""
+
+    weight: float = key(0.1, "weight of h; 0: it is not computed", low=0.0)
+    sign: str = key(
+        "published",
+        "published: the weights descend loss + weight*h, which aligns gradients (a fault); reward: loss - weight*h",
+        choices=("published", "reward"),
+    )
+    in_attack: bool = key(
+        True, "the attack ascends the losses + weight*h; false: the losses alone, for a third less time"
+    )
+
+
+@dataclass
+class Joint(Objective):
+    double_backward: ClassVar[bool] = True
+    name: str = key("joint", "what to learn", choices=("joint",))
+    tasks: list[str] = key(["selfie", "jigsaw", "rotation"], "two or more of selfie, jigsaw, rotation")
+    patch_bn: bool = key(
+        False, "Selfie's patches have batch norms of their own; false: those of whole images (published)"
+    )
+    diversity: Diversity = field(default_factory=Diversity)
+    jigsaw: JigsawKeys = field(default_factory=JigsawKeys)
+    selfie: SelfieKeys = field(default_factory=SelfieKeys)
+
+
+@dataclass
+class Plugin(Objective):
+    """A pretext task of the user's own, in a file of theirs; `config/plugins.py`."""
+
+    name: str = key(REQUIRED, "FILE.py:CLASS")
 
 
 @dataclass
@@ -152,10 +204,22 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "rotation": Rotation,
     "jigsaw": Jigsaw,
     "selfie": Selfie,
+    "joint": Joint,
     "classify": Classify,
     "trades": Trades,
 }
-PRETEXT = ("rotation", "jigsaw", "selfie")
+TASKS = ("rotation", "jigsaw", "selfie")  # one pretext task each
+PRETEXT = (*TASKS, "joint")
+
+
+def is_plugin(objective: str) -> bool:
+    """Whether an objective's name says FILE.py:CLASS."""
+    return ".py:" in objective
+
+
+def is_pretext(objective: str) -> bool:
+    """Whether an objective learns without labels."""
+    return objective in PRETEXT or is_plugin(objective)
 
 
 @dataclass
@@ -284,7 +348,9 @@ class TrainConfig:
 class EvaluateConfig:
     """What `evaluate` takes; data and model are those of the checkpoint unless overridden."""
 
-    checkpoint: str = key(REQUIRED, "run folder of a fine-tuning, or one of its checkpoint files")
+    checkpoint: str | None = key(
+        None, "run folder of a fine-tuning, or one of its checkpoint files; needed but for model=ensemble"
+    )
     pick: str = key("best_ra", "which checkpoint of a run folder", choices=("best_ra", "best_ta", "last"))
     out: str = key(REQUIRED, "folder of the evaluation; the same command again resumes or does nothing")
     split: str = key("test", "which images", choices=("test", "validation"))
@@ -297,6 +363,24 @@ class EvaluateConfig:
     attack: Attack = field(default_factory=Attack)
     guard: Guard = field(default_factory=Guard)
     tracking: Tracking = field(default_factory=Tracking)
+
+
+@dataclass
+class TransferConfig:
+    """What `transfer` takes; data is that of the first source unless overridden."""
+
+    sources: list[str] = key(REQUIRED, "runs or checkpoints on which adversarial images are found, as [RUN,RUN]")
+    targets: list[str] | None = key(None, "runs or checkpoints on which they are tried; null: the sources")
+    pick: str = key("best_ra", "which checkpoint of a run folder", choices=("best_ra", "best_ta", "last"))
+    out: str = key(REQUIRED, "folder of the result; the same command again does nothing")
+    split: str = key("test", "which images", choices=("test", "validation"))
+    seed: int = key(0, "names the attack's random starts and the pretext tasks' questions", low=0)
+    device: str = key("auto", "auto: a GPU when there is one", choices=("auto", "cpu", "cuda"))
+    batch_size: int = key(250, "images per forward pass of a process", low=1)
+    threads: int | None = key(None, "CPU threads of a process; null: this machine's, shared by its processes", low=1)
+    data: Data = field(default_factory=Data)
+    attack: Attack = field(default_factory=Attack)
+    guard: Guard = field(default_factory=Guard)
 
 
 def help_of(f: Any, default: Any) -> str:

@@ -71,7 +71,7 @@ class Engine:
         self.accumulate, self.clip, self._micro = config.train.accumulate, config.train.clip, 0
         self.grad_norm = torch.zeros((), device=self.device)
         if config.train.sync_bn and world.size > 1:
-            synchronise(module, self.device)
+            synchronise(module, self.device, config.objective.double_backward)
         dtype = DTYPES[config.train.precision]
         if dtype is not torch.float32:  # inside the module, where no wrapper overrules it
             module.forward = torch.autocast(self.device.type, dtype)(module.forward)  # type: ignore[method-assign]

@@ -62,9 +62,12 @@ class SyncBatchNorm(nn.BatchNorm2d):
         self.running_var.lerp_(variance * (count / max(count - 1, 1)), share)
 
 
-def synchronise(module: nn.Module, device: torch.device) -> nn.Module:
-    """`module` with every batch norm computed over the global batch: torch's on GPUs, ours elsewhere; same state dict."""
-    if device.type == "cuda":
+def synchronise(module: nn.Module, device: torch.device, twice: bool = False) -> nn.Module:
+    """`module` with every batch norm computed over the global batch; same state dict.
+
+    torch's on GPUs, ours elsewhere and where gradients are differentiated again (`twice`), which torch's cannot be.
+    """
+    if device.type == "cuda" and not twice:
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     for name, child in module.named_children():
         if isinstance(child, NORMS):
@@ -74,7 +77,7 @@ def synchronise(module: nn.Module, device: torch.device) -> nn.Module:
                 ours.requires_grad_(theirs.requires_grad)
             setattr(module, name, fresh.train(child.training))
         else:
-            synchronise(child, device)
+            synchronise(child, device, twice)
     return module
 
 

@@ -23,6 +23,7 @@ from ..objectives.classify import Classify
 from ..rng import Rng
 from ..tracking import Log
 from ..training import checkpoint, folder
+from ..training.members import load_members
 from .rates import rates
 from .verdicts import Verdicts, judge_images, samples, saved
 
@@ -87,7 +88,8 @@ def _evaluate(config: EvaluateConfig, data: Data, out: Path, world: World) -> No
                 **rates(verdicts, loader.classes),
                 "attack": {**asdict(config.attack), "step_size": step_size(config.attack)},
                 "split": config.split,
-                "checkpoint": str(path),
+                "checkpoint": None if path is None else str(path),
+                "members": config.model.members,
                 "seed": config.seed,
                 "processes": world.size,
                 "seconds": round(time.monotonic() - started, 1),
@@ -97,16 +99,21 @@ def _evaluate(config: EvaluateConfig, data: Data, out: Path, world: World) -> No
             file.unlink(missing_ok=True)
 
 
-def checkpoint_file(config: EvaluateConfig) -> Path:
-    """The file that `checkpoint` and `pick` name."""
-    path = Path(config.checkpoint)
-    return path / "checkpoints" / f"{config.pick}.pt" if path.is_dir() else path
+def checkpoint_file(config: EvaluateConfig) -> Path | None:
+    """The file that `checkpoint` and `pick` name; None for an ensemble of runs."""
+    return None if config.checkpoint is None else checkpoint.file_of(config.checkpoint, config.pick)
 
 
-def load_classifier(config: EvaluateConfig, path: Path) -> Classify:
-    """The classifier with the checkpoint's weights. Raises UserError when they belong to another kind of model."""
-    weights = checkpoint.load(path)["model"]
+def load_classifier(config: EvaluateConfig, path: Path | None) -> Classify:
+    """The classifier with the checkpoint's weights, or with those of an ensemble's members.
+
+    Raises UserError when they belong to another kind of model.
+    """
     model = Classify(ClassifyConfig(), build(config.model, config.data), config.data.classes)
+    if path is None:
+        load_members(model, config.model.members or [], config.pick)
+        return model
+    weights = checkpoint.load(path)["model"]
     expected = model.state_dict()
     wrong = [n for n in expected.keys() | weights.keys() if n not in weights or n not in expected]
     wrong += [n for n in expected.keys() & weights.keys() if expected[n].shape != weights[n].shape]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..config.compose import restore
+from ..config.members import config_of
 from ..config.schema import MODELS, Data, Model
 from ..errors import UserError, nearest
 from .backbone import Backbone, Encoder, Normalise, normalisation
+from .ensemble import ensemble
 from .preact import preact_resnet
 from .resnet50v2 import bottleneck_resnet50
 from .torchvision import torchvision_resnet
@@ -30,9 +33,12 @@ FAMILIES: dict[str, Callable[[Normalise, int], Backbone]] = {
 def build(model: Model, data: Data) -> Backbone:
     """A fresh backbone for images of data.channels channels, on the CPU, with torch's default initialisation.
 
-    Weights come from torch's global generator: call it inside `rng.initialisation`. Raises UserError for an unknown
-    name or a normalisation that does not fit the channels.
+    Weights come from torch's global generator: call it inside `rng.initialisation`. An ensemble's members are built as
+    their runs' config.yaml say. Raises UserError for an unknown name or a normalisation that does not fit the channels.
     """
+    if model.name == "ensemble":
+        runs = [restore(config_of("model.members", member)) for member in model.members or []]
+        return ensemble([build(run.model, data) for run in runs])
     normalise = normalisation(data.channels, model.mean, model.std)
     if model.name == "preact_small":
         return preact_resnet(normalise, data.channels, (1, 1, 1, 1), model.width or SMALL_WIDTH)

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
-from ..config.schema import TrainConfig
+import importlib.util
+from pathlib import Path
+
+from ..config.schema import TrainConfig, is_plugin
+from ..errors import UserError
 from ..models import build as build_backbone
 from ..rng import initialisation
 from .base import Judgement, Objective, Outcome, Task
 from .classify import Classify
 from .jigsaw import Jigsaw
+from .joint import Joint
 from .rotation import Rotation
 from .selfie import Selfie
 from .trades import Trades
 
-PRETEXT = {"rotation": Rotation, "jigsaw": Jigsaw, "selfie": Selfie}
+PRETEXT = {"rotation": Rotation, "jigsaw": Jigsaw, "selfie": Selfie, "joint": Joint}
 SUPERVISED = {"classify": Classify, "trades": Trades}
 
-__all__ = ["Classify", "Jigsaw", "Judgement", "Objective", "Outcome", "Rotation", "Selfie", "Task", "Trades", "build"]
+__all__ = [
+    "Classify",
+    "Jigsaw",
+    "Joint",
+    "Judgement",
+    "Objective",
+    "Outcome",
+    "Rotation",
+    "Selfie",
+    "Task",
+    "Trades",
+    "build",
+    "load_plugin",
+]
 
 
 def build(config: TrainConfig) -> Objective:
@@ -23,10 +41,26 @@ def build(config: TrainConfig) -> Objective:
     name = config.objective.name
     with initialisation(config.seed, "model"):
         backbone = build_backbone(config.model, config.data)
-        if name in PRETEXT:
-            objective: Objective = PRETEXT[name](config.objective, backbone)
+        if is_plugin(name):
+            objective: Objective = load_plugin(name)(config.objective, backbone)
+        elif name in PRETEXT:
+            objective = PRETEXT[name](config.objective, backbone)
         else:
             objective = SUPERVISED[name](config.objective, backbone, config.data.classes)
     if config.freeze == "encoder":
         objective.freeze_encoder()
     return objective
+
+
+def load_plugin(name: str) -> type[Objective]:
+    """The class that FILE.py:CLASS names; the file is run. Raises UserError when it is no `Objective`."""
+    file, _, member = name.rpartition(":")
+    spec = importlib.util.spec_from_file_location(f"dist_advss_plugin_{member}", file)
+    if spec is None or spec.loader is None or not Path(file).is_file():
+        raise UserError(f"objective={name}: no such file any more; put it back")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = getattr(module, member)
+    if not (isinstance(found, type) and issubclass(found, Objective)):
+        raise UserError(f"objective={name}: not a subclass of dist_advss.objectives.Objective")
+    return found

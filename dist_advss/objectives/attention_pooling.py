@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..rng import Rng
+from .base import at_least_fp32
 
 
 class Layer(nn.Module):
@@ -30,7 +31,7 @@ class Layer(nn.Module):
         n, t, width = x.shape
         q, k, v = self.qkv(x).view(n, t, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         scores = (q @ k.transpose(-2, -1)) * (width // self.heads) ** -0.5
-        weights = self._drop(scores.float().softmax(-1), rng, f"{name}.weights").to(v.dtype)
+        weights = self._drop(at_least_fp32(scores).softmax(-1), rng, f"{name}.weights").to(v.dtype)
         mixed = self.project((weights @ v).transpose(1, 2).reshape(n, t, width))
         x = self.norm_attention(x + self._drop(mixed, rng, f"{name}.attention"))
         inner = self.contract(nn.functional.gelu(self.expand(x), approximate="tanh"))

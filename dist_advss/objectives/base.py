@@ -6,9 +6,11 @@ adversarial average and every engine follow from these two.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ..rng import Rng
@@ -52,11 +54,14 @@ class Judgement(NamedTuple):
 
 @dataclass
 class Outcome:
-    """What one wrapped forward gives: the scalar to minimise, and per-image judgements of its clean and adversarial part."""
+    """What one wrapped forward gives: the scalar to minimise, per-image judgements of its clean and adversarial part, and
+    further scalars to log by name.
+    """
 
     loss: Tensor
     clean: Judgement | None
     adversarial: Judgement | None
+    also: dict[str, Tensor] = field(default_factory=dict)
 
     def terms(self) -> dict[str, Tensor]:
         """Means over the batch by the name they are logged under, detached scalars."""
@@ -66,7 +71,7 @@ class Outcome:
             if judged is not None:
                 named[f"loss_{part}"] = judged.loss.detach().mean()
                 named[f"accuracy_{part}"] = judged.correct.mean()
-        return named
+        return named | {name: value.detach() for name, value in self.also.items()}
 
 
 class Objective(nn.Module):
@@ -92,6 +97,11 @@ class Objective(nn.Module):
         if self.encoder_frozen:
             self.encoder.eval()
         return self
+
+    def borrow(self, look: Callable[[Tensor], Tensor]) -> None:
+        """`look` takes the place of the encoder, which is no part of this objective any more: another one owns it."""
+        del self.encoder
+        self.__dict__["encoder"] = look  # past nn.Module, which would make a module a part again
 
     def prepare(self, images: Tensor, labels: Tensor, rng: Rng) -> Task:
         """A task from whole batches: images float32 (N, C, H, W) in [0,1], labels (N,) int64 (-1: unknown)."""
@@ -123,9 +133,14 @@ def as_tuple(images: Images) -> tuple[Tensor, ...]:
     return images if isinstance(images, tuple) else (images,)
 
 
+def at_least_fp32(x: Tensor) -> Tensor:
+    """Half precision as fp32; fp32 and fp64 as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def cross_entropy(logits: Tensor, targets: Tensor) -> Judgement:
-    """Per-image cross-entropy of logits (N, K) in fp32 against targets (N,), and whether the largest logit is right."""
-    loss = nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+    """Per-image cross-entropy of logits (N, K) in at least fp32 against targets (N,), and whether the largest logit is right."""
+    loss = nn.functional.cross_entropy(at_least_fp32(logits), targets, reduction="none")
     return Judgement(loss, (logits.detach().argmax(1) == targets).float())
 
 

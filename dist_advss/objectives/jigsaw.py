@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..config.schema import Jigsaw as JigsawConfig
+from ..config.schema import JigsawKeys
 from ..models import Backbone
 from ..rng import Rng
 from .base import Judgement, Objective, Task, assemble, cross_entropy, patches
@@ -21,7 +21,7 @@ class Jigsaw(Objective):
 
     permutations: Tensor
 
-    def __init__(self, config: JigsawConfig, backbone: Backbone) -> None:
+    def __init__(self, config: JigsawKeys, backbone: Backbone) -> None:
         super().__init__()
         self.grid, self.untouched = config.grid, config.untouched
         self.encoder = backbone.encoder

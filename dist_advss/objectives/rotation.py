@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..config.schema import Rotation as RotationConfig
+from ..config.schema import Objective as ObjectiveConfig
 from ..models import Backbone
 from ..rng import Rng
 from .base import Judgement, Objective, Task, cross_entropy
@@ -16,7 +16,7 @@ TURNS = 4
 class Rotation(Objective):
     """Each image is turned counter-clockwise by 0, 90, 180 or 270 degrees; 4-way cross-entropy. Images are square."""
 
-    def __init__(self, config: RotationConfig, backbone: Backbone) -> None:
+    def __init__(self, config: ObjectiveConfig, backbone: Backbone) -> None:
         super().__init__()
         self.encoder = backbone.encoder
         self.top = backbone.top(TURNS)

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from ..config.schema import Selfie as SelfieConfig
+from ..config.schema import SelfieKeys
 from ..errors import UserError
 from ..models import Backbone
 from ..rng import Rng
 from .attention_pooling import AttentionPooling
-from .base import Judgement, Objective, Task, patches
+from .base import Judgement, Objective, Task, at_least_fp32, patches
 
 
 class Places(nn.Module):
@@ -35,12 +36,13 @@ class Selfie(Objective):
     `double_softmax` hands the softmax of the logits to the cross-entropy, as the published code does.
     """
 
-    def __init__(self, config: SelfieConfig, backbone: Backbone) -> None:
+    def __init__(self, config: SelfieKeys, backbone: Backbone) -> None:
         super().__init__()
         width = int(backbone.encoder.out_channels)
         if width % config.heads:
+            node = "objective" if isinstance(config, SelfieConfig) else "objective.selfie"
             raise UserError(
-                f"objective.heads={config.heads}: does not divide {width}, the width of theta_p's output; choose a divisor"
+                f"{node}.heads={config.heads}: does not divide {width}, the width of theta_p's output; choose a divisor"
             )
         self.grid, self.masked, self.double_softmax = config.grid, config.masked, config.double_softmax
         self.encoder = backbone.encoder
@@ -62,7 +64,7 @@ class Selfie(Objective):
         return (query[:, None] + self.places(masked)) @ codes[:, masked].transpose(1, 2)
 
     def judge(self, x: Tensor, task: Task) -> Judgement:
-        logits = self.logits(x, task).float()
+        logits = at_least_fp32(self.logits(x, task))
         fed = logits.softmax(2) if self.double_softmax else logits
         loss = nn.functional.cross_entropy(fed.transpose(1, 2), task.targets, reduction="none").sum(1)
         return Judgement(loss, (logits.detach().argmax(2) == task.targets).float().mean(1))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..config.schema import Trades as TradesConfig
 from ..models import Backbone
-from .base import Images, Judgement, Outcome, Task, cross_entropy
+from .base import Images, Judgement, Outcome, Task, at_least_fp32, cross_entropy
 from .classify import Classify
 
 
@@ -35,6 +35,6 @@ class Trades(Classify):
 
 
 def divergence(logits_p: Tensor, logits_q: Tensor) -> Tensor:
-    """KL(softmax(logits_p) || softmax(logits_q)) of each row, (N,) float32, in nats."""
-    log_p, log_q = (nn.functional.log_softmax(logits.float(), 1) for logits in (logits_p, logits_q))
+    """KL(softmax(logits_p) || softmax(logits_q)) of each row, (N,) in at least fp32, in nats."""
+    log_p, log_q = (nn.functional.log_softmax(at_least_fp32(logits), 1) for logits in (logits_p, logits_q))
     return nn.functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ..config.checks import check_world
-from ..config.schema import PRETEXT, TrainConfig
+from ..config.schema import TrainConfig, is_pretext
 from ..errors import UserError
 from .machines import GBIT, MACHINES, Machine, find
 from .memory import Memory, memory
@@ -152,9 +152,9 @@ def _images(config: TrainConfig, given: int | None) -> tuple[int, int]:
         raise UserError(f"images: missing; data={data.name} has no size of its own, give images=N, its training images")
     held_out = round(labelled * data.validation)
     training = labelled - held_out
-    if config.objective.name in PRETEXT and given is None:
+    if is_pretext(config.objective.name) and given is None:
         training += UNLABELLED.get(data.name, 0)
-    for limit in (data.limit, data.labels if config.objective.name not in PRETEXT else None):
+    for limit in (data.limit, data.labels if not is_pretext(config.objective.name) else None):
         training = min(training, limit or training)
     return training, min(held_out, config.validation.limit or held_out)
 

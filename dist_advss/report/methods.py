@@ -51,11 +51,12 @@ def method_of(run: Run, launch: Launch) -> Method:
     """The labels of a pre-training, a fine-tuning or an evaluation."""
     if run.command == "pretrain":
         return _pretraining(run)
+    if lookup(run.config, "model.name") == "ensemble":
+        return _ensemble(run, launch)
     tuned = finetune_of(run, launch)
     if tuned is None:
         return Method(UNKNOWN, None, UNKNOWN)
-    frozen = lookup(tuned.config, "freeze", "none") == "encoder"
-    kind = {(True, False): "F1", (True, True): "F2", (False, False): "F3", (False, True): "F4"}[frozen, _attacks(tuned)]
+    kind = _kind(tuned)
     loss = str(lookup(tuned.config, "objective.name", "classify"))
     if not lookup(tuned.config, "init"):
         unknown = not tuned.config  # a folder without its config.yaml may well have had an init
@@ -66,10 +67,16 @@ def method_of(run: Run, launch: Launch) -> Method:
 
 
 def finetune_of(run: Run, launch: Launch) -> Run | None:
-    """The run whose weights are looked at: of an evaluation its checkpoint's, of a fine-tuning itself."""
+    """The run whose weights are looked at: of an evaluation its checkpoint's, of a fine-tuning itself.
+
+    Of an ensemble of runs it is the first one, which stands for what all have in common, such as data and seed.
+    """
     if run.command == "finetune":
         return run
     link = lookup(run.config, "checkpoint") or run.result.get("checkpoint")
+    members = lookup(run.config, "model.members")
+    if not link and isinstance(members, list) and members:
+        link = members[0]
     found = follow(run, str(link), launch) if link else None
     return found if found and found.command == "finetune" else None
 
@@ -122,8 +129,31 @@ def _named(path: PurePath, run: Run, launch: Launch) -> Run | None:
 def _pretraining(run: Run) -> Method:
     if not run.config:
         return Method(UNKNOWN)
-    task = lookup(run.config, "objective.name", UNKNOWN)
-    return Method("P3" if _attacks(run) else "P2", str(task))
+    task = str(lookup(run.config, "objective.name", UNKNOWN)).rpartition(":")[2]  # of FILE.py:CLASS, the class
+    if lookup(run.config, "objective.diversity.sign") == "reward":
+        task = f"{task}, reward"  # beside joint, which is as published
+    return Method("P3" if _attacks(run) else "P2", task)
+
+
+def _ensemble(run: Run, launch: Launch) -> Method:
+    """What its members have in common, and their tasks together: P3→F4 jigsaw & rotation & selfie."""
+    members = lookup(run.config, "model.members")
+    runs = [follow(run, str(member), launch) for member in members] if isinstance(members, list) else []
+    methods = [method_of(member, launch) for member in runs if member is not None]
+    if not methods or len(methods) < len(runs):
+        return Method(UNKNOWN, "ensemble", UNKNOWN)
+    tuned = finetune_of(run, launch) if run.command == "finetune" or lookup(run.config, "checkpoint") else None
+    kinds = [_kind(tuned)] if tuned else [m.finetune or UNKNOWN for m in methods]
+    pretrain, kind = (
+        values[0] if len(set(values)) == 1 else UNKNOWN for values in ([m.pretrain for m in methods], kinds)
+    )
+    tasks = sorted({m.task or "none" for m in methods})
+    return Method(pretrain, "ensemble of " + " & ".join(tasks), kind, None)
+
+
+def _kind(tuned: Run) -> str:
+    frozen = lookup(tuned.config, "freeze", "none") == "encoder"
+    return {(True, False): "F1", (True, True): "F2", (False, False): "F3", (False, True): "F4"}[frozen, _attacks(tuned)]
 
 
 def _attacks(run: Run) -> bool:

@@ -25,7 +25,7 @@ from .metrics import Metrics, Reader, number
 State = Literal["finished", "running", "queued", "stopped", "failed", "not started"]
 SILENCE = 1800.0  # seconds without a sign of life after which an unfinished run is taken for dead (slow ones get more)
 OF_A_RUN = ("config.yaml", "metrics.jsonl", "result.json")
-REFERENCE = re.compile(r"^([\w.]+)=@")  # init=@stage
+REFERENCE = re.compile(r"(?<=[=\[,])@")  # init=@stage, model.members=[@one,@other]
 NOT_RUNS = {"checkpoints", "samples", "wandb", "logs"}
 
 
@@ -205,7 +205,7 @@ def _planned_config(command: str, overrides: Any, out: Path, configs: dict[str, 
 
     if command not in ("pretrain", "finetune", "evaluate") or not isinstance(overrides, list):
         return {}
-    words = [REFERENCE.sub(rf"\1={out.parent}/", str(word)) for word in overrides]
+    words = [REFERENCE.sub(f"{out.parent}/", str(word)) for word in overrides]
     try:
         return asdict(configure(command, [*words, f"out={out}"], configs))
     except (

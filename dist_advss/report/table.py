@@ -118,7 +118,8 @@ def _row(run: Run, launch: Launch) -> Row:
     seed = number(lookup(tuned.config if tuned else {}, "seed"))
     n = number(run.result.get("n"))
     configs = [run.config, tuned.config if tuned else {}]
-    if run.planned:  # data and model will be those of the checkpoint
+    together = lookup(run.config, "model.name") == "ensemble" and not lookup(run.config, "checkpoint")
+    if run.planned or together:  # data and model are those of the checkpoint, or of the members
         configs.reverse()
     attack = run.result.get("attack") or lookup(run.config, "attack")
     setting = Setting(
@@ -137,7 +138,7 @@ def _row(run: Run, launch: Launch) -> Row:
         ta=_rate(run, "ta"),
         ra=_rate(run, "ra"),
         n=None if n is None else int(n),
-        epochs_to_best_ra=best_ra_epoch(tuned) if tuned else None,
+        epochs_to_best_ra=best_ra_epoch(tuned) if tuned and not together else None,
         folder=run.path,
         tuned=None if tuned is None else tuned.stage if tuned.stage in launch.runs else str(tuned.path),
         family=f"{describe_attack({**attack, 'eps': None})}, {_norm(attack)}" if isinstance(attack, dict) else "",

@@ -61,6 +61,12 @@ def load(path: Path) -> dict[str, Any]:
     return content
 
 
+def file_of(source: str | Path, pick: str) -> Path:
+    """The file that a run folder and the name of one of its checkpoints stand for; a file stands for itself."""
+    path = Path(source)
+    return path / "checkpoints" / f"{pick}.pt" if path.is_dir() else path
+
+
 def states(folder: Path) -> list[Path]:
     """The files that a run can be taken up from, newest first."""
     return [path for path in (folder / "last.pt", folder / "previous.pt") if path.exists()]

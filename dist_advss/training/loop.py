@@ -22,6 +22,7 @@ from ..tracking import Silent, Tracker
 from ..tracking.hardware import peak_memory
 from . import checkpoint
 from .interrupt import Interrupt
+from .passes import Passes
 from .schedules import learning_rate
 from .validation import validate
 
@@ -54,6 +55,7 @@ class Trainer:
         self.last: dict[str, Any] = {}
         self.transferred = transferred
         self._clock, self._started, self._before = clock, clock(), 0.0
+        self.passes = Passes(engine.module.encoder)
         self._window: list[tuple[int, dict[str, torch.Tensor]]] = []
         self._waited = 0.0
 
@@ -110,6 +112,7 @@ class Trainer:
             self.step += 1
             self.tracker.advance(self.config.train.batch_size)
             self.world.beat()
+            self.passes.end_step()
             self._after_step(lr, interrupt)
 
     def _waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:

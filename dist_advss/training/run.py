@@ -23,6 +23,7 @@ from ..tracking.hardware import ideal_seconds
 from . import checkpoint, folder
 from .interrupt import Interrupt
 from .loop import Trainer
+from .members import load_members
 
 
 def train(config: TrainConfig, command: str) -> Path:
@@ -96,6 +97,7 @@ def _result(
         "epochs": trainer.done,
         "steps": trainer.global_step,
         "parameters": parameters,
+        "passes": trainer.passes.counts,
         **trainer.best,
         "last": trainer.last,
         "transferred": trainer.transferred,
@@ -104,10 +106,15 @@ def _result(
 
 
 def _transfer(config: TrainConfig, objective: Objective) -> dict[str, int] | None:
-    """Loads theta_p from `init`. A run folder stands for its last checkpoint: pre-training ends where it is best used."""
+    """Loads theta_p from `init`, or an ensemble's members.
+
+    A run folder stands for its last checkpoint: pre-training ends where it is best used.
+    """
+    if config.model.members:
+        taken = load_members(objective, config.model.members, "best_ra")
+        return {"matched": taken, "total": taken}
     if config.init is None:
         return None
-    path = Path(config.init)
-    path = path / "checkpoints" / "last.pt" if path.is_dir() else path
+    path = checkpoint.file_of(config.init, "last")
     report = load_encoder(objective, checkpoint.load(path)["model"], str(path))
     return {"matched": report.matched, "total": report.total}

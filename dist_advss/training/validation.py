@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..attacks import PGD
-from ..config.schema import PRETEXT, TrainConfig
+from ..config.schema import TrainConfig, is_pretext
 from ..data import Batch, Loader, as_float
 from ..engines import World
 from ..objectives.base import Images, Objective, Task
@@ -44,7 +44,7 @@ def validate(objective: Objective, images: Loader, batch_size: int, config: Trai
     threat = replace(config.attack, steps=config.validation.steps, step_size=None, restarts=1, random_start=True)
     attack = PGD(threat, objective)
     rng = Rng(config.seed, "validation")
-    classes = 0 if config.objective.name in PRETEXT else config.data.classes
+    classes = 0 if is_pretext(config.objective.name) else config.data.classes
     sums = torch.zeros(6 + threat.steps + 3 * classes, dtype=torch.float64)
 
     def loss(x: Images, task: Task) -> torch.Tensor:

@@ -111,7 +111,9 @@ def fitting(group: str, name: str) -> tuple[str, list[str]]:
         words.append("model=tv_resnet50")
     if name.startswith("tv_"):
         words += ["data=folder", "data.root=X", "data.size=224"]
-    return ("finetune" if name in ("classify", "trades") else "pretrain"), words
+    if name == "ensemble":
+        words.append("model.members=[RUN2,RUN3]")
+    return ("finetune" if name in ("classify", "trades", "ensemble") else "pretrain"), words
 
 
 def choices() -> list[tuple[str, str]]:
@@ -165,9 +167,9 @@ def test_what_print_shows_gives_the_same_configuration_again(group: str, name: s
 
 def test_the_folder_of_configurations_holds_every_command_and_group() -> None:
     folder = config_dir()
-    assert {"pretrain.yaml", "finetune.yaml", "evaluate.yaml"} <= {p.name for p in folder.iterdir()}
+    assert {"pretrain.yaml", "finetune.yaml", "evaluate.yaml", "transfer.yaml"} <= {p.name for p in folder.iterdir()}
     assert all(options(group) for group in GROUPS)
-    assert options("objective") == ["classify", "jigsaw", "rotation", "selfie", "trades"]
+    assert options("objective") == ["classify", "jigsaw", "joint", "rotation", "selfie", "trades"]
 
 
 def test_the_folder_of_configurations_does_not_depend_on_where_one_stands(

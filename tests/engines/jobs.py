@@ -37,6 +37,15 @@ OBJECTIVES = {
     "selfie": ("pretrain", ["objective=selfie", "objective.layers=2", "objective.heads=4", "objective.ffn=32"]),
     "classify": ("finetune", ["objective=classify"]),
 }
+SMALL_SELFIE = ["objective.selfie.layers=1", "objective.selfie.heads=4", "objective.selfie.ffn=16"]
+JOINT = [
+    "objective=joint",
+    *SMALL_SELFIE,
+    "objective.patch_bn=true",
+    "attack.steps=2",
+    "model.width=4",
+    "schedule.lr=0.005",
+]
 ENGINES = {
     "single": ["engine=single"],
     "ddp": ["engine=ddp"],

@@ -39,7 +39,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory, server: Any) -> Any:
     def run(objective: str, *words: str) -> Path:
         name = " ".join([objective, *words]).replace("/", "_")
         if name not in made:
-            command, chosen = jobs.OBJECTIVES[objective]
+            command, chosen = {**jobs.OBJECTIVES, "joint": ("pretrain", jobs.JOINT)}[objective]
             out = root / f"run{len(made)}"
             ranks = Ranks(server, root / f"job{len(made)}", 1, jobs.train, command, *chosen, *words, f"out={out}")
             assert ranks.wait() == [0], ranks.said()
@@ -57,9 +57,21 @@ def test_two_processes_train_what_one_does(objective: str, engine: str, alone: A
     if engine.startswith("zero"):
         pytest.importorskip("deepspeed")
     command, words = jobs.OBJECTIVES[objective]
-    ranks = start(
-        2, jobs.train, command, *words, *jobs.ENGINES[engine], "train.sync_bn=true", f"out={tmp_path / 'run'}"
-    )
+    compare(objective, [command, *words, *jobs.ENGINES[engine]], alone, start, tmp_path)
+
+
+@pytest.mark.parametrize("engine", ["ddp", "zero2"])
+def test_a_gradient_is_differentiated_over_two_processes_as_in_one(
+    engine: str, alone: Any, start: Any, tmp_path: Path
+) -> None:
+    """Joint pre-training, through batch norm over the global batch, in the attack and in the update."""
+    if engine.startswith("zero"):
+        pytest.importorskip("deepspeed")
+    compare("joint", ["pretrain", *jobs.JOINT, *jobs.ENGINES[engine]], alone, start, tmp_path)
+
+
+def compare(objective: str, words: list[str], alone: Any, start: Any, tmp_path: Path) -> None:
+    ranks = start(2, jobs.train, *words, "train.sync_bn=true", f"out={tmp_path / 'run'}")
     assert ranks.wait() == [0, 0], ranks.said()
     one, two = last(alone(objective)), last(tmp_path / "run")
     assert largest_difference(one["model"], two["model"]) < 1e-5

@@ -302,15 +302,22 @@ def test_quickstart_compares_p1_p2_and_p3_under_the_same_conditions() -> None:
 def test_the_paper_grid_has_every_cell_with_the_published_hyperparameters() -> None:
     composed = compositions(shipped("paper_cifar10"), DIRECTORY)
     tasks, phases, tunings = ("rotation", "jigsaw", "selfie"), ("p2", "p3"), ("f1", "f2", "f3", "f4")
-    cells = {f"{p}_{t}_{f}" for p in phases for t in tasks for f in tunings} | {"p1_f3", "p1_f4"}
+    cells = {f"{p}_{t}_{f}" for p in phases for t in tasks for f in tunings}
+    cells |= {"p1_f3", "p1_f4", "joint_f4", "ensemble"}
     assert {n.removesuffix("_evaluate") for n in composed if n.endswith("_evaluate")} == cells
     for name, config in composed.items():
-        assert (config["data"]["name"], config["model"]["name"]) == ("cifar10", "resnet50v2")
+        assert config["data"]["name"] == "cifar10"
         assert (config["attack"]["norm"], config["attack"]["eps"]) == ("linf", 8 / 255)
-        if name.endswith("_evaluate"):
+        if name.endswith(("_evaluate", "_transfer")):
             assert config["attack"]["steps"] == 20
             continue
+        assert config["model"]["name"] == "resnet50v2"
         schedule = config["schedule"]
+        if name == "joint_pretrain":
+            assert (schedule["lr"], schedule["nesterov"], schedule["weight_decay"]) == (1e-3, True, 1e-4)
+            assert (schedule["epochs"], schedule["final_lr"], config["attack"]["steps"]) == (150, 1e-8, 10)
+            assert config["objective"]["diversity"] == {"weight": 0.1, "sign": "published", "in_attack": True}
+            continue
         assert config["train"]["batch_size"] == 128
         assert (schedule["optimizer"], schedule["lr"], schedule["momentum"]) == ("sgd", 0.1, 0.9)
         assert config["attack"]["steps"] == (
@@ -346,3 +353,56 @@ def test_a_number_of_labels_reaches_the_stages_that_use_labels(tmp_path: Path) -
     stages = load("quickstart", tmp_path, ["data.labels=500"]).stages
     assert "data.labels=500" in stages["p3_finetune"].overrides
     assert not any(word.startswith("data.labels") for word in stages["p3_pretrain"].overrides)
+
+
+def test_a_list_of_references_is_resolved_and_needed(write: Write) -> None:
+    text = """
+    stages:
+      a: {command: finetune}
+      b: {command: finetune, overrides: [seed=1]}
+      both: {command: evaluate, overrides: [model=ensemble, "model.members=[@a,@b/checkpoints/last.pt]"]}
+      matrix: {command: transfer, overrides: ["sources=[@a,@b]", "targets=[@b]"]}
+    """
+    graph = load(write(text), DIRECTORY)
+    assert graph.stages["both"].needs == graph.stages["matrix"].needs == ("a", "b")
+    assert "model.members=[/nowhere/launch/a,/nowhere/launch/b/checkpoints/last.pt]" in graph.stages["both"].words(
+        DIRECTORY
+    )
+    composed = compositions(graph, DIRECTORY)
+    assert composed["matrix"]["sources"] == ["/nowhere/launch/a", "/nowhere/launch/b"]
+    assert composed["both"]["data"]["name"] == "fashion_mini"
+
+
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        ("both: {command: evaluate, overrides: [model=ensemble, 'model.members=[@a,@p]']}", "pre-trained on rotation"),
+        ("both: {command: evaluate, overrides: [model=ensemble, 'model.members=[@a]']}", "two members or more"),
+        ("both: {command: evaluate, overrides: [model=ensemble, 'model.members=[@a,@c]']}", "leaves no weights"),
+        ("both: {command: transfer, overrides: ['sources=[@a,@nobody]']}", "nobody"),
+        ("both: {command: transfer, overrides: ['sources=[@a,@x]']}", "has data.size=32"),
+    ],
+)
+def test_stages_that_do_not_fit_together_are_refused_before_anything_runs(write: Write, stages: str, said: str) -> None:
+    text = f"""
+    stages:
+      p: {{command: pretrain}}
+      a: {{command: finetune}}
+      c: {{command: evaluate, overrides: [checkpoint=@a]}}
+      x: {{command: finetune, overrides: [data=cifar10, data.root=X]}}
+      {stages}
+    """
+    assert said in refusal(write(text))
+
+
+def test_the_twin_of_the_paper_has_its_stages_on_the_embedded_images() -> None:
+    small, paper = (compositions(shipped(name), DIRECTORY) for name in ("paper_mini", "paper_cifar10"))
+    assert set(paper) <= set(small)
+    assert {config["data"]["name"] for config in small.values()} == {"fashion_mini"}
+    for name in paper.keys() & small.keys():
+        assert small[name].get("freeze") == paper[name].get("freeze")
+        assert (small[name]["attack"]["steps"] > 0) == (paper[name]["attack"]["steps"] > 0)
+    assert {small[f"{n}_pretrain"]["objective"]["diversity"]["sign"] for n in ("joint", "joint_reward")} == {
+        "published",
+        "reward",
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import yaml
 
 from dist_advss.report.methods import follow, method_of
 from dist_advss.report.runs import read
+from dist_advss.report.table import summary_rows
 
 
 def labels(root: Path) -> dict[str, str]:
@@ -120,3 +122,24 @@ def test_in_a_folder_of_launches_a_name_means_the_stage_of_the_same_launch(tmp_p
     found = labels(tmp_path)
     assert found["a/p3_evaluate"] == "P3→F4 rotation"
     assert found["b/p3_evaluate"] == "P3→F4 jigsaw"
+
+
+def test_an_ensemble_is_named_after_its_members_and_stands_in_their_table(folder: Any) -> None:
+    folder.grid(("rotation", "jigsaw"), ("F4",))
+    members = [str(folder.root / f"p3_{task}_finetune") for task in ("rotation", "jigsaw")]
+    folder.evaluate("both", "p3_rotation_finetune", 75.0, 60.0)
+    edit(folder.root, "both", checkpoint=None, model={"name": "ensemble", "members": members})
+    result = json.loads((folder.root / "both" / "result.json").read_text())
+    (folder.root / "both" / "result.json").write_text(json.dumps({**result, "checkpoint": None}))
+    assert labels(folder.root)["both"] == "P3→F4 ensemble of jigsaw & rotation"
+    rows = {row.evaluation: row for row in summary_rows(folder.root)}
+    single = rows["p3_rotation_evaluate"]
+    assert rows["both"].setting == single.setting and rows["both"].seed == single.seed
+    assert rows["both"].epochs_to_best_ra is None
+
+
+def test_the_two_signs_of_joint_pre_training_are_told_apart(folder: Any) -> None:
+    folder.grid(("rotation",), ("F4",))
+    for sign, expected in (("published", "P3→F4 joint"), ("reward", "P3→F4 joint, reward")):
+        edit(folder.root, "p3_pretrain", objective={"name": "joint", "diversity": {"sign": sign}})
+        assert labels(folder.root)["p3_evaluate"] == expected

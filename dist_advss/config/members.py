@@ -1,0 +1,72 @@
+"""Several runs named at once: an ensemble's members, a transfer's sources and targets. Do they fit together? No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from ..errors import UserError
+from .inherit import passed_on, read, run_folder
+from .schema import is_pretext
+
+LISTS = {"evaluate": ("model.members",), "finetune": ("model.members",), "transfer": ("sources", "targets")}
+
+
+def data_of(
+    command: str, chosen: Mapping[str, str], planned: Mapping[str, Any] | None = None
+) -> dict[str, dict[str, Any]]:
+    """The node `data` of the first run that the words `chosen` list, once all were found to fit; {} where it is chosen.
+
+    `planned` as in `inherit.inherited`. Raises UserError for a run that is not there, has no weights, sees other images, or
+    tells other classes.
+    """
+    first: dict[str, Any] | None = None
+    classes: dict[str, int] = {}
+    for key in LISTS.get(command, ()):
+        for source in listed(chosen.get(key, "")):
+            config = config_of(key, source, planned)
+            _check(command, key, source, config)
+            data = config["data"]
+            first = first or data
+            for name in ("size", "channels"):
+                if data[name] != first[name]:
+                    raise UserError(
+                        f"{key}: {source} has data.{name}={data[name]}, the first one {first[name]}; all must see alike"
+                    )
+            if not is_pretext(config["objective"]["name"]):
+                classes[source] = data["classes"]
+                if len(set(classes.values())) > 1:
+                    raise UserError(f"{key}: {_counts(classes)}; all must tell the same classes")
+    return {} if first is None or "data" in chosen else {"data": passed_on(first)}
+
+
+def config_of(key: str, source: str, planned: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The configuration of a run with weights, planned or on disk, as a nested mapping. Raises UserError."""
+    config = (planned or {}).get(str(run_folder(source))) or read(key, source, ("data", "model"))
+    if config is None or "objective" not in config:
+        raise UserError(f"{key}={source}: leaves no weights; give pretrain or finetune runs")
+    return config
+
+
+def listed(text: str) -> list[str]:
+    """`[a,b]` as it is written on the command line; what is no list is left to composition to refuse."""
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return []
+    return [str(item) for item in found] if isinstance(found, list) else []
+
+
+def _check(command: str, key: str, source: str, config: Mapping[str, Any]) -> None:
+    if command == "evaluate" and is_pretext(config["objective"]["name"]):
+        raise UserError(
+            f"{key}: {source} was pre-trained on {config['objective']['name']}, it has no classes to tell; fine-tune it first"
+        )
+    if command != "transfer" and config["model"]["name"] == "ensemble":
+        raise UserError(f"{key}: {source} is an ensemble itself; name its members instead")
+
+
+def _counts(classes: Mapping[str, int]) -> str:
+    return ", ".join(f"{source} has data.classes={count}" for source, count in classes.items())

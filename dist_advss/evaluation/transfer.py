@@ -1,0 +1,129 @@
+"""`transfer`: adversarial images found on one model, tried on the others; what is each weak against?
+
+Every model is attacked and judged on what it was trained for: a classifier on the classes, a pre-trained one on its own
+pretext task. The attacker changes the image itself, before the task is made from it (turned, shuffled, cut into patches),
+so that one task's adversarial image can be asked another's question.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from .. import objectives
+from ..attacks import PGD
+from ..attacks.pgd import step_size
+from ..config import restore
+from ..config.members import config_of
+from ..config.schema import Data, TransferConfig
+from ..data import as_float, make_loader, settle
+from ..engines import World, find_place, init
+from ..errors import UserError
+from ..files import write_json
+from ..objectives.base import Images, Judgement, Objective, Task
+from ..rng import Rng
+from ..training import checkpoint, folder
+
+
+def transfer(config: TransferConfig) -> Path:
+    """Judges every target on the images as they are and as each source's attack leaves them; writes result.json.
+
+    Called by every process, each of which attacks its share; rank 0 writes. Returns the folder; one that holds a result is
+    left as it is. Raises UserError before anything is written.
+    """
+    out = Path(config.out)
+    folder.refuse_other_config(out, config)
+    if folder.finished(out):
+        print(f"{out}: finished already, nothing to do")
+        return out
+    data = settle(config.data, config.split)
+    with init(config.device, config.threads, config.guard, find_place(), stacks=out / "stacks") as world:
+        _transfer(config, data, out, world)
+    return out
+
+
+def _transfer(config: TransferConfig, data: Data, out: Path, world: World) -> None:
+    names = config.targets or config.sources
+    models = {name: load_model(name, config.pick).to(world.device).eval() for name in {*config.sources, *names}}
+    rng = Rng(config.seed, "evaluation")
+    loaded = partial(make_loader, data, config.split, 1, rng, labelled=True, first=data.limit)
+    loader = loaded(device=world.device, rank=world.rank, world_size=world.size)
+    console = Console(highlight=False, soft_wrap=True, quiet=world.rank > 0)
+    right = torch.zeros(len(config.sources) + 1, len(names), dtype=torch.float64)  # the last row: clean images
+
+    with contextlib.ExitStack() as stack:
+        world.first(lambda: stack.enter_context(folder.claim(out, config)))
+        started, done = time.monotonic(), 0
+        for batch in loader.in_order(config.batch_size):
+            clean = as_float(batch.images)
+            rows = rng.rows(batch.row)
+            found = [attacked(models[name], config, clean, batch.labels, rows) for name in config.sources]
+            for i, x in enumerate([*found, clean]):
+                for j, name in enumerate(names):
+                    right[i, j] += judge(models[name], x, batch.labels, rows).correct.double().sum().cpu()
+            world.beat()
+            done += len(clean)
+            console.print(f"transfer  {done}/{loader.count}", end="\r" if console.is_terminal else "\n")
+        rates = (100 * world.sum(right) / loader.count).tolist()
+        if world.rank == 0:
+            rounded = [[round(rate, 4) for rate in row] for row in rates]
+            write_json(out / "result.json", _result(config, names, rounded, loader.count, time.monotonic() - started))
+
+
+def _result(
+    config: TransferConfig, names: list[str], rates: list[list[float]], n: int, seconds: float
+) -> dict[str, Any]:
+    return {
+        "kind": "transfer",
+        "sources": config.sources,
+        "targets": names,
+        "ra": rates[:-1],  # ra[i][j]: accuracy of targets[j] on what was found on sources[i], percent
+        "ta": rates[-1],
+        "n": n,
+        "attack": {**asdict(config.attack), "step_size": step_size(config.attack)},
+        "split": config.split,
+        "pick": config.pick,
+        "seed": config.seed,
+        "seconds": round(seconds, 1),
+    }
+
+
+def load_model(source: str, pick: str) -> Objective:
+    """A run's objective with the weights of its checkpoint. Raises UserError when they do not fit its config.yaml."""
+    objective = objectives.build(restore(config_of("sources", source)))
+    path = checkpoint.file_of(source, pick)
+    try:
+        objective.load_state_dict(checkpoint.load(path)["model"])
+    except RuntimeError as error:
+        raise UserError(f"{path}: its weights do not fit the config.yaml beside it") from error
+    return objective
+
+
+def judge(model: Objective, x: Tensor, labels: Tensor, rng: Rng) -> Judgement:
+    """The model's own question about images x (N, C, H, W) in [0,1], and whether it is answered rightly."""
+    with torch.no_grad():
+        task = model.prepare(x, labels, rng)
+        return model.judge(task.inputs, task)
+
+
+def attacked(model: Objective, config: TransferConfig, clean: Tensor, labels: Tensor, rng: Rng) -> Tensor:
+    """Adversarial images, (N, C, H, W): the attack ascends the model's loss through the making of its task."""
+
+    def judged(x: Images, task: Task) -> Judgement:
+        own = model.prepare(x, task.targets, task.rng)
+        return model.judge(own.inputs, own)
+
+    def loss(x: Images, task: Task) -> Tensor:
+        return judged(x, task).loss
+
+    task, adversary = Task(clean, labels, rng), PGD(config.attack, model)
+    found: Tensor = adversary.until_fooled(judged, task) if config.attack.keep == "any" else adversary(loss, task)
+    return found

@@ -1,0 +1,69 @@
+"""Several networks as one: the log of their averaged probabilities (Chen et al. 2020, section 3.3).
+
+The log of a probability is a proper logit: softmax gives the average back. So every loss and every attack sees the ensemble
+as it sees one network. State dicts read `encoder.member0.conv1.weight`, `top.member0.linear.weight`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .backbone import Backbone, Encoder
+
+
+class Members(Encoder):
+    """The members' encoders side by side: images to a tuple of features."""
+
+    def __init__(self, encoders: Sequence[Encoder]) -> None:
+        super().__init__(sum(e.out_channels for e in encoders), **{f"member{i}": e for i, e in enumerate(encoders)})
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(member(x) for member in self)
+
+
+class Average(nn.Module):
+    """The members' tops: a tuple of features to (N, outputs), logs of averaged probabilities in at least fp32."""
+
+    def __init__(self, tops: Sequence[nn.Module]) -> None:
+        super().__init__()
+        for i, top in enumerate(tops):
+            self.add_module(f"member{i}", top)
+
+    def forward(self, features: tuple[Tensor, ...]) -> Tensor:
+        logits = [top(f) for top, f in zip(self.children(), features, strict=True)]
+        wide = torch.promote_types(logits[0].dtype, torch.float32)
+        logs = torch.stack([nn.functional.log_softmax(z.to(wide), 1) for z in logits])
+        return logs.logsumexp(0) - math.log(len(logs))
+
+
+def ensemble(members: Sequence[Backbone]) -> Backbone:
+    """Backbones, of one architecture or several, as one; `top(outputs)` makes one top for each."""
+    return Backbone(Members([m.encoder for m in members]), lambda outputs: Average([m.top(outputs) for m in members]))
+
+
+def load_member(module: nn.Module, number: int, state: dict[str, Tensor], origin: str, whole: bool) -> int:
+    """Copies a checkpoint's "model" into member `number` of `module`: its encoder, and its top where `whole`.
+
+    Returns how many tensors that were. Raises UserError, before anything is copied, unless the member takes all of them.
+    """
+    parts = ("encoder", "top") if whole else ("encoder",)
+    ours = module.state_dict()
+    wanted = [name for name in ours if name.startswith(tuple(f"{part}.member{number}." for part in parts))]
+    theirs = {
+        f"{part}.member{number}.{name.removeprefix(f'{part}.')}": tensor
+        for part in parts
+        for name, tensor in state.items()
+        if name.startswith(f"{part}.")
+    }
+    wrong = [n for n in {*wanted, *theirs} if n not in theirs or n not in ours or ours[n].shape != theirs[n].shape]
+    if wrong:
+        raise UserError(
+            f"model.members: {len(wrong)} of {len(wanted)} tensors of {origin} do not fit (such as {min(wrong)})"
+        )
+    module.load_state_dict(theirs, strict=False)
+    return len(theirs)

@@ -1,0 +1,160 @@
+"""Several pretext tasks on one encoder, and how diverse their input gradients are (Chen et al. 2020, section 3.3).
+
+Each task has its own question about each image, its own head and its own input to attack. With g_i the gradient of task
+i's adversarial loss on its own input, scaled to unit length, and G = [g_1 … g_K] of an image,
+
+    h = log det(GᵀG + 1e-5 I)
+
+is 0 where gradients are orthogonal and falls as they align: an image that fools one task then fools the others too. The
+attack ascends the losses + weight * h. As published, the weights descend weight * h, which aligns gradients;
+`diversity.sign=reward` lets them ascend it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ..config.schema import Joint as JointConfig
+from ..models import Backbone
+from ..rng import Rng
+from .base import Judgement, Objective, Outcome, Task, at_least_fp32
+from .jigsaw import Jigsaw
+from .rotation import Rotation
+from .selfie import Selfie
+
+RIDGE = 1e-5  # what keeps the determinant of aligned gradients above 0
+
+
+@dataclass
+class JointTask(Task):
+    """`parts` are the tasks in the order of `inputs`; `targets` (N, …) holds all their answers side by side."""
+
+    parts: tuple[Task, ...] = ()
+
+    def select(self, index: Tensor) -> JointTask:
+        chosen = super().select(index)
+        assert isinstance(chosen, JointTask)
+        return replace(chosen, parts=tuple(part.select(index) for part in self.parts))
+
+
+class Joint(Objective):
+    """The mean of the tasks' losses, plus the diversity term; the tasks' own classes judge, with the encoder of this one."""
+
+    def __init__(self, config: JointConfig, backbone: Backbone) -> None:
+        super().__init__()
+        self.diversity = config.diversity
+        self.encoder = backbone.encoder
+        self.patches = PatchNorms(backbone.encoder) if config.patch_bn else None
+        self.heads = nn.ModuleDict({name: self._head(name, config, backbone) for name in config.tasks})
+
+    def _head(self, name: str, config: JointConfig, backbone: Backbone) -> Objective:
+        if name == "selfie":
+            selfie = Selfie(config.selfie, backbone)
+            selfie.borrow(self._look_at_patches)
+            return selfie
+        head = Rotation(config, backbone) if name == "rotation" else Jigsaw(config.jigsaw, backbone)
+        head.borrow(self.encoder)
+        return head
+
+    def _look_at_patches(self, x: Tensor) -> Tensor:
+        if self.patches is None:
+            return self.encoder(x)
+        return functional_call(self.encoder, self.patches.tensors(), (x,))
+
+    def prepare(self, images: Tensor, labels: Tensor, rng: Rng) -> JointTask:
+        parts = tuple(head.prepare(images, labels, rng) for head in self._heads())
+        answers = torch.cat(
+            [part.targets.flatten(1) if part.targets.dim() > 1 else part.targets[:, None] for part in parts], 1
+        )
+        return JointTask(tuple(part.inputs for part in parts), answers, rng, parts=parts)
+
+    def judge(self, x: Sequence[Tensor], task: Task) -> Judgement:
+        """Means over the tasks; x holds an input for each."""
+        return _mean(self._judge_each(x, task))
+
+    def attack_loss(self, x_adv: Sequence[Tensor], task: Task) -> Tensor:
+        """The sum of the tasks' losses, so that each input's gradient is that of its own task, plus weight * h."""
+        if self.diversity.weight == 0 or not self.diversity.in_attack:
+            return _total(self._judge_each(x_adv, task))
+        with torch.enable_grad():  # restarts are compared without
+            x = [piece if piece.requires_grad else piece.detach().requires_grad_() for piece in x_adv]
+            judged = self._judge_each(x, task)
+            return _total(judged) + self.diversity.weight * diversity([j.loss for j in judged], x)
+
+    def forward(self, task: Task, x_adv: Sequence[Tensor] | None = None) -> Outcome:
+        if x_adv is None:
+            clean = self._judge_each(task.inputs, task)
+            return Outcome(_mean(clean).loss.mean(), _mean(clean), None, self._by_task("clean", clean))
+        weight = self.diversity.weight
+        x = [piece.detach().requires_grad_(weight > 0) for piece in x_adv]
+        with torch.set_grad_enabled(torch.is_grad_enabled() or weight > 0):  # h needs gradients, whoever asks
+            adversarial = self._judge_each(x, task)
+            h = diversity([j.loss for j in adversarial], x).mean() if weight > 0 else None
+        clean = self._judge_each(task.inputs, task)
+        loss = (_mean(clean).loss.mean() + _mean(adversarial).loss.mean()) / 2
+        also = self._by_task("clean", clean) | self._by_task("adversarial", adversarial)
+        if h is not None:
+            loss = loss + (weight if self.diversity.sign == "published" else -weight) * h
+            also["diversity"] = h
+        return Outcome(loss, _mean(clean), _mean(adversarial), also)
+
+    def _heads(self) -> list[Objective]:
+        return list(self.heads.values())  # type: ignore[arg-type]
+
+    def _judge_each(self, x: Sequence[Tensor], task: Task) -> list[Judgement]:
+        assert isinstance(task, JointTask)
+        return [head.judge(piece, part) for head, piece, part in zip(self._heads(), x, task.parts, strict=True)]
+
+    def _by_task(self, part: str, judged: list[Judgement]) -> dict[str, Tensor]:
+        return {f"accuracy_{part}.{name}": j.correct.mean() for name, j in zip(self.heads, judged, strict=True)}
+
+
+class PatchNorms(nn.Module):
+    """A second set of an encoder's batch norms, for inputs of another kind; every other weight is shared."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        norms = {name: module for name, module in encoder.named_modules() if isinstance(module, nn.BatchNorm2d)}
+        self.names = list(norms)
+        self.norms = nn.ModuleList(copy.deepcopy(norm) for norm in norms.values())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By the names that they have in the encoder."""
+        return {
+            f"{name}.{key}": tensor
+            for name, norm in zip(self.names, self.norms, strict=True)
+            for key, tensor in norm.state_dict(keep_vars=True).items()
+        }
+
+
+def diversity(losses: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensor:
+    """h of each image, (N,) in at least fp32 and differentiable again, from K losses (N,) and the inputs (N, …) of each."""
+    gradients = torch.autograd.grad([loss.sum() for loss in losses], inputs, create_graph=True)
+    with torch.autocast(inputs[0].device.type, enabled=False):
+        g = torch.stack([_unit(at_least_fp32(gradient).flatten(1)) for gradient in gradients], 2)
+        gram = g.transpose(1, 2) @ g + RIDGE * torch.eye(len(losses), dtype=g.dtype, device=g.device)
+        return torch.linalg.slogdet(gram).logabsdet
+
+
+def _unit(rows: Tensor) -> Tensor:
+    """Rows (N, D) scaled to length 1; a zero row stays zero.
+
+    Divided by its largest entry first, as the squares of a very sure answer's gradient underflow; a constant, which changes
+    neither the direction nor its derivative.
+    """
+    rows = rows / rows.detach().abs().amax(1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
+    return rows / rows.square().sum(1, keepdim=True).clamp_min(1).sqrt()
+
+
+def _total(judged: list[Judgement]) -> Tensor:
+    return torch.stack([j.loss for j in judged]).sum(0)
+
+
+def _mean(judged: list[Judgement]) -> Judgement:
+    return Judgement(*(torch.stack(parts).mean(0) for parts in zip(*judged, strict=True)))

@@ -1,0 +1,25 @@
+"""An ensemble's weights, from the runs of its members."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..config.members import config_of
+from ..config.schema import is_pretext
+from ..models.ensemble import load_member
+from ..objectives.base import Objective
+from .checkpoint import file_of, load
+
+
+def load_members(objective: Objective, members: Sequence[str], pick: str) -> int:
+    """Copies each member's weights into `objective`; returns how many tensors.
+
+    A fine-tuned member brings its encoder and its top, the checkpoint `pick` of its folder; a pre-trained one its encoder,
+    the last checkpoint. Raises UserError when one has no checkpoint or does not fit.
+    """
+    taken = 0
+    for number, member in enumerate(members):
+        pretext = is_pretext(config_of("model.members", member)["objective"]["name"])
+        path = file_of(member, "last" if pretext else pick)
+        taken += load_member(objective, number, load(path)["model"], str(path), whole=not pretext)
+    return taken

@@ -1,0 +1,113 @@
+"""The example of docs/methods.md, as a reader would use it: pasted into a file, named on the command line, trained."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dist_advss.config import compose
+from dist_advss.config.inherit import configure
+from dist_advss.errors import UserError
+from dist_advss.report.methods import method_of
+from dist_advss.report.runs import read
+from dist_advss.training.run import train
+
+BRIEF = [
+    "model.width=4",
+    "train.batch_size=8",
+    "train.threads=1",
+    "schedule.epochs=1",
+    "validation.steps=1",
+    "device=cpu",
+]
+
+
+@pytest.fixture
+def example(repository: Path, tmp_path: Path) -> Path:
+    """The first block of Python in docs/methods.md that defines an objective, in a file of its own."""
+    blocks = re.findall(r"```python\n(.*?)```", (repository / "docs" / "methods.md").read_text(), re.S)
+    (code,) = [block for block in blocks if "(Objective)" in block]
+    assert len(code.splitlines()) <= 32
+    (tmp_path / "mine.py").write_text(code)
+    return tmp_path / "mine.py"
+
+
+@pytest.fixture
+def colours(tmp_path: Path) -> str:
+    """A tree of images, each of one strong colour in each quarter."""
+    draw = np.random.default_rng(0)
+    for label in ("a", "b"):
+        for split, count in (("train", 40), ("test", 4)):
+            for i in range(count):
+                quarters = np.zeros((2, 2, 3))
+                for row in range(2):
+                    for column in range(2):
+                        quarters[row, column, draw.integers(3)] = 200
+                file = tmp_path / "images" / split / label / f"{i}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(
+                    (quarters.repeat(14, 0).repeat(14, 1) + draw.integers(0, 50, (28, 28, 3))).astype("uint8")
+                ).save(file)
+    return f"data=folder data.root={tmp_path / 'images'} data.size=28 data.classes=2"
+
+
+def test_a_pasted_task_trains_transfers_and_is_named_in_the_report(
+    example: Path, colours: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [*colours.split(), *BRIEF, "attack.steps=1"]
+    run = train(configure("pretrain", ["objective=mine.py:Colorize", *words, "out=launch/p3"]), "pretrain")
+    result = json.loads((run / "result.json").read_text())
+    assert result["objective"] == f"{example}:Colorize"
+    assert result["passes"] == {"forward": 3, "backward": 3}
+    assert 0 < result["last"]["ta"] <= 100
+    tuned = train(configure("finetune", ["init=launch/p3", *BRIEF, "attack.steps=1", "out=launch/f4"]), "finetune")
+    assert json.loads((tuned / "result.json").read_text())["transferred"]["matched"] > 0
+    launch = read(tmp_path / "launch", 0.0)
+    assert {name: method_of(run, launch).full for name, run in launch.runs.items()} == {
+        "p3": "P3 Colorize",
+        "f4": "P3→F4 Colorize",
+    }
+
+
+def test_the_question_can_be_answered_from_the_colours_alone(example: Path) -> None:
+    from dist_advss.objectives import build
+    from dist_advss.rng import Rng
+
+    config = compose("pretrain", [f"objective={example}:Colorize", "model.width=4", "out=RUN"])
+    objective = build(config)
+    images = torch.zeros(2, 3, 28, 28)
+    images[0, 2, :14, :14] = images[1, 1] = 1
+    task = objective.prepare(images, torch.zeros(2), Rng(0).rows(torch.arange(2)))
+    assert task.targets[0, 0] == 2 and task.targets[1].tolist() == [1, 1, 1, 1]
+    assert torch.equal(task.inputs[:, 0], task.inputs[:, 1])  # grey
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "said"),
+    [
+        (None, "Mine", "no such file"),
+        ("class Mine: ...", "Mien", "did you mean 'Mine'?"),
+        ("class Mine(:", "Mine", "not valid Python"),
+        ("class Mine: ...", "Mine", "not a subclass of dist_advss.objectives.Objective"),
+    ],
+)
+def test_a_file_that_holds_no_objective_is_refused(tmp_path: Path, content: str | None, name: str, said: str) -> None:
+    if content is not None:
+        (tmp_path / "mine.py").write_text(content)
+    words = [f"objective={tmp_path / 'mine.py'}:{name}", *BRIEF, "data.limit=16", f"out={tmp_path / 'run'}"]
+    with pytest.raises(UserError) as caught:
+        train(compose("pretrain", words), "pretrain")
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_task_of_ones_own_is_for_pre_training(example: Path) -> None:
+    with pytest.raises(UserError, match="a pretext task; finetune takes classify or trades"):
+        compose("finetune", [f"objective={example}:Colorize", "out=RUN"])
