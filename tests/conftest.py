@@ -30,6 +30,7 @@ def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for name in [name for name in os.environ if name.startswith("WANDB_")]:
             patch.delenv(name)
         patch.setenv("HOME", str(home))
+        patch.setenv("XDG_CACHE_HOME", str(home / ".cache"))
         patch.setenv("WANDB_CACHE_DIR", str(home / "wandb"))
         patch.setenv("WANDB_CONFIG_DIR", str(home / "wandb"))
         patch.setenv("WANDB_DATA_DIR", str(home / "wandb"))

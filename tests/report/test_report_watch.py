@@ -152,7 +152,8 @@ def test_watch_in_a_narrow_terminal_ends_by_itself_and_writes_nothing(quickstart
     seen += until(ours, lambda text: "all 8 stages" in text)
     assert child.wait(timeout=30) == 0
     os.close(ours)
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen)
+    moved = re.sub(r"\x1b\[[0-9;?]*[A-HJf]", "\n", seen)  # a frame may begin where the one before has ended
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", moved)
     assert max(len(line) for line in re.split(r"[\r\n]+", plain)) <= 44
 
 
