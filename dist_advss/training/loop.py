@@ -84,6 +84,7 @@ class Trainer:
         progress = state["progress"]
         self.done, self.step, self.best, self.last = (progress[k] for k in ("done", "step", "best", "last"))
         self.transferred, self._before = progress["transferred"], progress["seconds"]
+        self.passes.load(progress["passes"])
         self.tracker.meter.load(state["meter"])
         for complaint in complaints:
             self.tracker.event("damaged", self.global_step, complaint)
@@ -214,5 +215,5 @@ class Trainer:
 
     def _content(self) -> State:
         progress = {"done": self.done, "step": self.step, "best": self.best, "last": self.last}
-        progress |= {"transferred": self.transferred, "seconds": self.seconds()}
+        progress |= {"transferred": self.transferred, "seconds": self.seconds(), "passes": self.passes.counts}
         return {"progress": progress, "config": asdict(self.config), "meter": self.tracker.meter.state()}

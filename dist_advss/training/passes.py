@@ -28,6 +28,12 @@ class Passes:
     def _flowed(self, gradient: Tensor) -> None:
         self._backward += 1
 
+    def load(self, counts: dict[str, int] | None) -> None:
+        """What was counted before the run was interrupted."""
+        if counts is not None:
+            self._handle.remove()
+            self.counts = counts
+
     def end_step(self) -> None:
         if self.counts is None:
             self._handle.remove()
