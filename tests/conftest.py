@@ -81,3 +81,28 @@ def dist_advss(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
         return subprocess.run(command, cwd=cwd, timeout=timeout, capture_output=True, text=True, check=False)
 
     return run
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """`disk(200)` is a folder on a file system of 200 KiB; called again, the same one at another size."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = False
+
+    def size(kilobytes: int) -> Path:
+        nonlocal mounted
+        option = f"{'remount,' if mounted else ''}size={kilobytes}k"
+        command = ["mount", "-t", "tmpfs", "-o", option, "tmpfs", str(folder)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            pytest.skip("NOT TESTED: a full disk; there is no mount command here")
+        if done.returncode != 0:
+            pytest.skip(f"NOT TESTED: a full disk; root has to mount a small tmpfs ({done.stderr.splitlines()[0]})")
+        mounted = True
+        return folder
+
+    yield size
+    if mounted:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -381,26 +381,3 @@ class TransferConfig:
     data: Data = field(default_factory=Data)
     attack: Attack = field(default_factory=Attack)
     guard: Guard = field(default_factory=Guard)
-
-
-def help_of(f: Any, default: Any) -> str:
-    """The sentence of a dataclass field, with what it accepts and the default that holds where it is shown."""
-    m = f.metadata
-    accepted = ""
-    if m.get("choices"):
-        accepted = " {" + "|".join(str(c) for c in m["choices"]) + "}"
-    elif m.get("low") is not None and m.get("high") is not None:
-        accepted = f" [{m['low']:g} to {m['high']:g}]"
-    elif m.get("low") is not None:
-        accepted = f" [at least {m['low']:g}]"
-    shown = "required" if default == REQUIRED else f"default {_shown(default)}"
-    return f"{m.get('help', '')}{accepted} ({shown})"
-
-
-def _shown(value: Any) -> str:
-    """A value as a user writes it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, float) and value * 255 == round(value * 255) != 0 and value < 1:
-        return f"{value * 255:g}/255"
-    return f"{value:g}" if isinstance(value, float) else str(value)

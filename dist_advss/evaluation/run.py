@@ -39,9 +39,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     Raises UserError before anything is written.
     """
     out = Path(config.out)
-    folder.refuse_other_config(out, config)
-    if folder.finished(out):
-        print(f"{out}: finished already, nothing to do")
+    if folder.finished_as_asked(out, config):
         return out
     data = settle(config.data, config.split)
     with init(config.device, config.threads, config.guard, find_place(), stacks=out / "stacks") as world:

@@ -36,6 +36,18 @@ def finished(folder: Path) -> bool:
     return (folder / "result.json").is_file()
 
 
+def finished_as_asked(folder: Path, config: Any) -> bool:
+    """Whether the folder holds the result of this very configuration, which is then said.
+
+    Raises UserError when it holds a run with another one.
+    """
+    refuse_other_config(folder, config)
+    if finished(folder):
+        print(f"{folder}: finished already, nothing to do")
+        return True
+    return False
+
+
 @contextlib.contextmanager
 def claim(folder: Path, config: Any) -> Iterator[None]:
     """The folder for this process alone, its config.yaml written when it is new.

@@ -33,9 +33,7 @@ def train(config: TrainConfig, command: str) -> Path:
     as it is. Raises UserError before anything is written, Stopped after a signal, RunError when the run cannot go on.
     """
     out = Path(config.out)
-    folder.refuse_other_config(out, config)
-    if folder.finished(out):
-        print(f"{out}: finished already, nothing to do")
+    if folder.finished_as_asked(out, config):
         return out
     place = engines.find_place()
     check_world(config, place.world_size)

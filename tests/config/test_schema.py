@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from omegaconf import MISSING
 
-from dist_advss.config.schema import OBJECTIVES, PRETEXT, EvaluateConfig, TrainConfig, help_of
+from dist_advss.config.explain import help_of
+from dist_advss.config.schema import OBJECTIVES, PRETEXT, EvaluateConfig, TrainConfig
 from dist_advss.objectives import PRETEXT as PRETEXT_CLASSES
 from dist_advss.objectives import SUPERVISED
 

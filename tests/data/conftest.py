@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,30 +43,6 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Data:
     return Data(
         name="folder", root=str(root), size=224, classes=5, validation=0.2, loader="ffcv", beton=str(root / "b")
     )
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """`small_disk(2000)` is a folder on a file system of 2000 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = False
-
-    def make(kilobytes: int) -> Path:
-        nonlocal mounted
-        command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            pytest.skip("NOT TESTED: a full disk; there is no mount command here")
-        if done.returncode != 0:
-            pytest.skip(f"NOT TESTED: a full disk; root has to mount a small tmpfs ({done.stderr.splitlines()[0]})")
-        mounted = True
-        return folder
-
-    yield make
-    if mounted:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def noise(count: int, size: int, channels: int = 3) -> np.ndarray:

@@ -159,20 +159,20 @@ origin.find_beton(data, "train", lambda part, done, count: print(done, flush=Tru
     assert {file.name for file in tmp_path.iterdir()} == {"train.beton", ".train.beton.lock"}  # nothing is left over
 
 
-def test_no_room_on_the_disk_is_one_line(small_disk: Callable[[int], Path], tmp_path: Path) -> None:
-    disk = small_disk(6000)
-    text = complaint(lambda: write(disk / "train.beton", 4000), RunError)
+def test_no_room_on_the_disk_is_one_line(disk: Callable[[int], Path], tmp_path: Path) -> None:
+    folder = disk(6000)
+    text = complaint(lambda: write(folder / "train.beton", 4000), RunError)
     assert "needs 0.01 GB and its disk has 0.01" in text
-    text = complaint(lambda: write(disk / "train.beton", 4000, jpeg=1.0), RunError)
+    text = complaint(lambda: write(folder / "train.beton", 4000, jpeg=1.0), RunError)
     assert "could not be written (No space left on device)" in text
-    assert list(disk.iterdir()) == []
+    assert list(folder.iterdir()) == []
 
 
 def test_where_the_disk_is_full_auto_falls_back_to_memory(
-    small_disk: Callable[[int], Path], ffcv: None, capsys: pytest.CaptureFixture[str]
+    disk: Callable[[int], Path], ffcv: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    disk = small_disk(3000)
-    data = Data(name="fashion_mini", size=28, channels=1, beton=str(disk))
+    folder = disk(3000)
+    data = Data(name="fashion_mini", size=28, channels=1, beton=str(folder))
     loader = make_loader(data, "train", 10, Rng(0), labelled=True)
     assert loader.name == "memory"
     assert "images are held in memory, as" in capsys.readouterr().err
