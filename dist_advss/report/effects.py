@@ -51,22 +51,23 @@ class Effect:
 def effects(rows: list[Row], before: Literal["P1", "P2"] = "P1") -> list[Effect]:
     """P3→F4 against `before`→F4, one for each task and setting in which both have finished on the same number of images.
 
-    Rows pair by seed; a seed that only one of the two has is left out, unless each has a single run.
+    Rows pair by seed; a seed that only one of the two has is left out, unless each has a single run. Ensembles are left out.
     """
-    tuned = [row for row in rows if row.method.finetune == "F4" and row.ta and row.ra]
+    tuned = [row for row in rows if row.method.finetune == "F4" and not row.method.members and row.ta and row.ra]
     found = []
     for setting in dict.fromkeys(row.setting for row in tuned):
         here = [row for row in tuned if row.setting == setting]
         for task in dict.fromkeys(row.method.task for row in here if row.method.pretrain == "P3"):
             olds = [r for r in here if r.method.pretrain == before and (before == "P1" or r.method.task == task)]
             news = [r for r in here if r.method.pretrain == "P3" and r.method.task == task]
-            pairs = _pairs(olds, news)
+            pairs = paired(olds, news)
             if pairs:
                 found.append(_effect(str(task), pairs))
     return found
 
 
-def _pairs(before: list[Row], after: list[Row]) -> list[tuple[Row, Row]]:
+def paired(before: list[Row], after: list[Row]) -> list[tuple[Row, Row]]:
+    """Finished evaluations of the same number of images, one pair for each seed that both have."""
     pairs = [
         (b, a)
         for b in before
@@ -94,14 +95,18 @@ def _effect(task: str, pairs: list[tuple[Row, Row]]) -> Effect:
 
 def difference(pairs: list[tuple[Row, Row]], rate: Literal["ta", "ra"]) -> Difference:
     """after - before of finished evaluations; of a single pair with its 95% interval, of several the extremes."""
-    each = [_rate(after, rate).value - _rate(before, rate).value for before, after in pairs]
-    if len(pairs) > 1:
-        return Difference(mean(each), min(each), max(each))
     before, after = pairs[0]
     old, new = _judged(before), _judged(after)
-    if old and new and np.array_equal(old.index, new.index):
-        return Difference(each[0], *paired_interval(old.right[rate], new.right[rate]), paired=True)
-    return Difference(each[0], *newcombe(_rate(before, rate), _rate(after, rate)))
+    if len(pairs) == 1 and old and new and np.array_equal(old.index, new.index):
+        change = _rate(after, rate).value - _rate(before, rate).value
+        return Difference(change, *paired_interval(old.right[rate], new.right[rate]), paired=True)
+    return between([(_rate(before, rate), _rate(after, rate)) for before, after in pairs])
+
+
+def between(pairs: list[tuple[Rate, Rate]]) -> Difference:
+    """after - before of rates that are taken as independent; the interval of a single pair, of several the extremes."""
+    each = [after.value - before.value for before, after in pairs]
+    return Difference(mean(each), min(each), max(each)) if len(each) > 1 else Difference(each[0], *newcombe(*pairs[0]))
 
 
 def _rate(row: Row, rate: Literal["ta", "ra"]) -> Rate:

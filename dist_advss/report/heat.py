@@ -1,22 +1,16 @@
-"""Tables coloured by accuracy: what fools one model tried on another, and accuracy under common corruptions.
+"""Tables coloured by accuracy, and the one of common corruptions, read from result.json in percent:
 
-Both are read from result.json, in percent:
-
-    {"kind": "transfer", "sources": [RUN, …], "targets": [RUN, …], "ra": [[…], …]}
-        ra[i][j]: accuracy of targets[j] on adversarial images that were found on sources[i]
-    {"kind": "corruptions", "checkpoint": RUN, "severities": [1, …, 5], "accuracy": {"gaussian_noise": [a1, …, a5], …}, "ta": …}
-        a1: accuracy on images so corrupted, at the first severity
+{"kind": "corruptions", "checkpoint": RUN, "severities": [1, …, 5], "accuracy": {"gaussian_noise": [a1, …, a5], …}, "ta": …}
+    a1: accuracy on images so corrupted, at the first severity
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import PurePath
 from statistics import mean
-from typing import Any
 
-from .methods import follow, method_of
-from .runs import Launch, Run, lookup, number
+from .methods import model_of
+from .runs import Launch, number
 
 
 @dataclass(frozen=True)
@@ -40,22 +34,6 @@ class Heat:
         return 100 * (value - low) / (high - low) if high > low else 50.0
 
 
-def transfers(launch: Launch) -> list[Heat]:
-    """A matrix for each transfer run with a result; one that does not fit its own names is left out."""
-    found = []
-    for run in launch.runs.values():
-        if run.result.get("kind") != "transfer":
-            continue
-        sources, targets, ra = (run.result.get(name) for name in ("sources", "targets", "ra"))
-        if not (isinstance(sources, list) and isinstance(targets, list) and isinstance(ra, list)):
-            continue
-        lines = [[number(value) for value in line] if isinstance(line, list) else [] for line in ra]
-        if len(lines) == len(sources) and all(len(line) == len(targets) for line in lines) and targets:
-            names, columns = _names(run, sources, launch), _names(run, targets, launch)
-            found.append(Heat(run.stage, "found on ↓ tried on →", columns, list(zip(names, lines, strict=True))))
-    return found
-
-
 def corruptions(launch: Launch) -> tuple[Heat | None, list[Heat]]:
     """Mean accuracy over severities by corruption and model, and each model by corruption and severity."""
     models: list[Heat] = []
@@ -69,7 +47,7 @@ def corruptions(launch: Launch) -> tuple[Heat | None, list[Heat]]:
         said = run.result.get("severities")
         severities = said if isinstance(said, list) and len(said) == width else range(1, width + 1)
         if rows:
-            name = _name(run, run.result.get("checkpoint"), launch)
+            name = model_of(run, run.result.get("checkpoint"), launch).name
             models.append(Heat(name, "severity →", [str(s) for s in severities], [*rows, _mean_of(rows)]))
     if not models:
         return None, []
@@ -89,18 +67,3 @@ def _mean(values: list[float | None]) -> float | None:
 
 def _mean_of(rows: list[tuple[str, list[float | None]]]) -> tuple[str, list[float | None]]:
     return "mean", [_mean(list(column)) for column in zip(*(line for _, line in rows), strict=True)]
-
-
-def _names(run: Run, links: list[Any], launch: Launch) -> list[str]:
-    """What these models are called; where two would be called the same, the last parts of the links."""
-    names = [_name(run, link, launch) for link in links]
-    return names if len(set(names)) == len(names) else [PurePath(str(link)).name for link in links]
-
-
-def _name(run: Run, link: Any, launch: Launch) -> str:
-    """What a model is called: its method where the link leads to a run, with the seed if it is not 0; else the link's last part."""
-    found = follow(run, link, launch) if isinstance(link, str) else None
-    if found is None or found.command not in ("pretrain", "finetune"):
-        return PurePath(str(link)).name or run.stage
-    seed = number(lookup(found.config, "seed"))
-    return method_of(found, launch).full + (f" seed {seed:.0f}" if seed else "")

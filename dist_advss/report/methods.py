@@ -7,10 +7,11 @@ The chain is followed through folders that may have been moved or copied since (
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
+from typing import Any
 
-from .runs import Launch, Run, lookup, read_run
+from .runs import Launch, Run, lookup, number, read_run
 
 UNKNOWN = "?"
 
@@ -20,15 +21,19 @@ class Method:
     """The paper's labels of one run; "?" where the chain is broken, None where the label does not apply.
 
     pretrain: P1 no pre-training, P2 standard, P3 adversarial
-    task:     the pretext task of P2 and P3
+    task:     the pretext task of P2 and P3, in words where it is more than one
     finetune: F1 frozen and standard, F2 frozen and adversarial, F3 full and standard, F4 full and adversarial
     loss:     the fine-tuning objective, "classify" or "trades"
+    joint:    whether several tasks were pre-trained together
+    members:  the tasks of an ensemble's members, sorted
     """
 
     pretrain: str
     task: str | None = None
     finetune: str | None = None
     loss: str | None = None
+    joint: bool = False
+    members: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -47,6 +52,24 @@ class Method:
         return (self.task or "", self.pretrain, self.finetune or "", self.loss or "")
 
 
+@dataclass(frozen=True)
+class Model:
+    """A model that a result names: what to call it, and where the link leads to a run, its method and seed."""
+
+    name: str
+    method: Method | None = None
+    seed: int | None = None
+
+
+def model_of(run: Run, link: Any, launch: Launch) -> Model:
+    """The model that `run` has a link to, called by its method, with the seed if it is not 0; else by the link's last part."""
+    found = follow(run, link, launch) if isinstance(link, str) else None
+    if found is None or found.command not in ("pretrain", "finetune"):
+        return Model(PurePath(str(link)).name or run.stage)
+    method, seed = method_of(found, launch), int(number(lookup(found.config, "seed")) or 0)
+    return Model(method.full + (f" seed {seed}" if seed else ""), method, seed)
+
+
 def method_of(run: Run, launch: Launch) -> Method:
     """The labels of a pre-training, a fine-tuning or an evaluation."""
     if run.command == "pretrain":
@@ -63,7 +86,7 @@ def method_of(run: Run, launch: Launch) -> Method:
         return Method(UNKNOWN if unknown else "P1", None, UNKNOWN if unknown else kind, loss)
     origin = follow(tuned, str(tuned.config["init"]), launch)
     before = _pretraining(origin) if origin else Method(UNKNOWN)
-    return Method(before.pretrain, before.task, kind, loss)
+    return replace(before, finetune=kind, loss=loss)
 
 
 def finetune_of(run: Run, launch: Launch) -> Run | None:
@@ -132,7 +155,7 @@ def _pretraining(run: Run) -> Method:
     task = str(lookup(run.config, "objective.name", UNKNOWN)).rpartition(":")[2]  # of FILE.py:CLASS, the class
     if lookup(run.config, "objective.diversity.sign") == "reward":
         task = f"{task}, reward"  # beside joint, which is as published
-    return Method("P3" if _attacks(run) else "P2", task)
+    return Method("P3" if _attacks(run) else "P2", task, joint=lookup(run.config, "objective.name") == "joint")
 
 
 def _ensemble(run: Run, launch: Launch) -> Method:
@@ -143,12 +166,16 @@ def _ensemble(run: Run, launch: Launch) -> Method:
     if not methods or len(methods) < len(runs):
         return Method(UNKNOWN, "ensemble", UNKNOWN)
     tuned = finetune_of(run, launch) if run.command == "finetune" or lookup(run.config, "checkpoint") else None
-    kinds = [_kind(tuned)] if tuned else [m.finetune or UNKNOWN for m in methods]
-    pretrain, kind = (
-        values[0] if len(set(values)) == 1 else UNKNOWN for values in ([m.pretrain for m in methods], kinds)
+    pretrain, kind, loss = (
+        values.pop() if len(values) == 1 else UNKNOWN
+        for values in (
+            {m.pretrain for m in methods},
+            {_kind(tuned)} if tuned else {m.finetune or UNKNOWN for m in methods},
+            {str(lookup(tuned.config, "objective.name"))} if tuned else {m.loss or UNKNOWN for m in methods},
+        )
     )
-    tasks = sorted({m.task or "none" for m in methods})
-    return Method(pretrain, "ensemble of " + " & ".join(tasks), kind, None)
+    tasks = sorted(m.task or "none" for m in methods)
+    return Method(pretrain, "ensemble of " + " & ".join(dict.fromkeys(tasks)), kind, loss, members=tuple(tasks))
 
 
 def _kind(tuned: Run) -> str:

@@ -13,17 +13,19 @@ from markupsafe import Markup
 from .. import __version__
 from ..files import write_text
 from . import published, sections
+from .claims import claims
 from .cost import costs
 from .differences import differences
 from .effects import clause, effects, sentence
 from .graph import HEIGHT, WIDTH, graph
-from .heat import corruptions, transfers
+from .heat import corruptions
 from .logs import failures
 from .metrics import Reader
 from .progress import over
 from .runs import Launch, read
 from .sweeps import main, sweeps
 from .table import rows_of
+from .transfers import transfers
 
 HERE = Path(__file__).parent / "templates"
 EVERY = 10.0  # seconds between two looks at a launch that is watched
@@ -80,7 +82,7 @@ def render(launch: Launch, now: float, reload: float = 0.0) -> str:
     measured = effects(rows)
     grouped = sections.groups(rows)
     headmost = [c.row for c in grouped[0].comparisons] if grouped else []
-    corrupted = corruptions(launch)
+    corrupted, moved, spent = corruptions(launch), transfers(launch), costs(launch, rows)
     bokeh = Resources(mode="inline", components=["bokeh"], log_level="error").render() if charts.script else ""
     return (
         _environment()
@@ -99,13 +101,13 @@ def render(launch: Launch, now: float, reload: float = 0.0) -> str:
             unpaired=any(not e.ra.paired for e in measured if e.seeds == 1),
             beside=published.beside(headmost),
             departures=published.departures(headmost[0].setting) if headmost else [],
-            claims=published.claims(headmost),
+            claims=claims(headmost, spent, moved),
             swept=swept,
             scale_of=scale_of,
-            transfers=transfers(launch),
+            transfers=[transfer.heat for transfer in moved],
             corruptions=corrupted[0],
             corrupted=corrupted[1] if len(corrupted[1]) > 1 or corrupted[0] else [],
-            costs=costs(launch, rows),
+            costs=spent,
             charts=charts,
             image_grids=sections.image_grids(launch, rows),
             per_class=sections.per_class(launch, rows),

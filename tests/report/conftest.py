@@ -146,12 +146,22 @@ class Folder:
             stage = f"{name}_eps{round(1000 * eps)}"
             self.evaluate(stage, f"{name}_finetune", ta, ta * (ra / ta) ** (eps / EPS), eps=eps, step_size=eps / 4)
 
-    def transfer(self, stage: str, models: list[str], ra: list[list[float]]) -> None:
+    def average(self, stage: str, models: list[str], ta: float, ra: float) -> None:
+        """An evaluation of several fine-tunings as one model."""
+        self.evaluate(stage, models[0], ta, ra)
+        members = [str(self.root / model) for model in models]
+        config = yaml.safe_load((self.root / stage / "config.yaml").read_text())
+        config |= {"checkpoint": None, "model": {"name": "ensemble", "members": members}}
+        (self.root / stage / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        result = json.loads((self.root / stage / "result.json").read_text())
+        self.write_json(stage, {**result, "checkpoint": None, "members": members})
+
+    def transfer(self, stage: str, models: list[str], ra: list[list[float]], n: int = 500) -> None:
         """What fools one model tried on the others."""
         runs = [str(self.root / model) for model in models]
         self.plan(stage, "transfer", [], models)
         self.run(stage, {"out": str(self.root / stage)})
-        self.write_json(stage, {"kind": "transfer", "sources": runs, "targets": runs, "ra": ra})
+        self.write_json(stage, {"kind": "transfer", "sources": runs, "targets": runs, "ra": ra, "n": n})
 
     def corrupt(self, stage: str, tuned: str, level: float) -> None:
         """Accuracy under four corruptions at five severities, from `level` down."""

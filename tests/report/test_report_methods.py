@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -126,11 +125,7 @@ def test_in_a_folder_of_launches_a_name_means_the_stage_of_the_same_launch(tmp_p
 
 def test_an_ensemble_is_named_after_its_members_and_stands_in_their_table(folder: Any) -> None:
     folder.grid(("rotation", "jigsaw"), ("F4",))
-    members = [str(folder.root / f"p3_{task}_finetune") for task in ("rotation", "jigsaw")]
-    folder.evaluate("both", "p3_rotation_finetune", 75.0, 60.0)
-    edit(folder.root, "both", checkpoint=None, model={"name": "ensemble", "members": members})
-    result = json.loads((folder.root / "both" / "result.json").read_text())
-    (folder.root / "both" / "result.json").write_text(json.dumps({**result, "checkpoint": None}))
+    folder.average("both", [f"p3_{task}_finetune" for task in ("rotation", "jigsaw")], 75.0, 60.0)
     assert labels(folder.root)["both"] == "P3→F4 ensemble of jigsaw & rotation"
     rows = {row.evaluation: row for row in summary_rows(folder.root)}
     single = rows["p3_rotation_evaluate"]

@@ -9,13 +9,29 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dist_advss.report.published import POINTS, beside, claims, comparable, departures
+from dist_advss.report.claims import Claim, claims
+from dist_advss.report.cost import costs
+from dist_advss.report.published import POINTS, beside, comparable, departures
 from dist_advss.report.runs import read
 from dist_advss.report.table import rows_of, summary_rows
+from dist_advss.report.transfers import transfers
+
+
+def all_claims(root: Any) -> list[Claim]:
+    launch = read(root, 0.0)
+    rows = rows_of(launch)
+    return claims(rows, costs(launch, rows), transfers(launch))
 
 
 def said(root: Any) -> dict[str, tuple[str, list[str]]]:
-    return {claim.letter: (claim.verdict, claim.numbers) for claim in claims(summary_rows(root))}
+    """By letter; "trend" is the second half of (c)."""
+    return {"trend" if "F4 > F3" in c.text else c.letter: (c.verdict, c.numbers) for c in all_claims(root)}
+
+
+def joint(folder: Any, seed: int = 0, shift: float = 4.0) -> None:
+    suffix = f"_s{seed}" if seed else ""
+    folder.pretrain(f"p3_joint_pretrain{suffix}", "joint", adversarial=True, seed=seed)
+    folder.method("P3", f"p3_joint_pretrain{suffix}", "F4", f"p3_joint{suffix}", seed, shift=shift)
 
 
 def test_the_published_points_are_those_of_the_paper() -> None:
@@ -65,12 +81,12 @@ def test_what_differs_from_the_paper_is_said(quickstart: Any) -> None:
 def test_each_claim_gets_its_verdict_and_numbers(folder: Any) -> None:
     folder.grid(("rotation", "jigsaw"), ("F2", "F3", "F4"))
     found = said(folder.root)
-    assert found.keys() == {"a", "b", "c", "d"}
+    assert found.keys() == {"a", "b", "c", "trend"}
     assert found["a"][0] == found["c"][0] == "holds here"
     assert len(found["a"][1]) == 2
     assert found["a"][1][1].startswith("rotation: RA +13.4 [+")
-    assert found["d"][0] == "holds in part"  # F2 of these is more robust than F3
-    assert "P3 rotation: F4 56.4, F3 18.4, F2 47.4" in found["d"][1]
+    assert found["trend"][0] == "holds in part"  # F2 of these is more robust than F3
+    assert "P3 rotation: F4 56.4, F3 18.4, F2 47.4" in found["trend"][1]
 
 
 def test_a_difference_within_its_interval_is_not_called_a_gain(quickstart: Any, interval_of: Any) -> None:
@@ -86,8 +102,8 @@ def test_a_difference_within_its_interval_is_not_called_a_gain(quickstart: Any, 
 
 def test_three_tasks_together_are_held_against_the_best_of_them(folder: Any) -> None:
     folder.grid(("rotation", "jigsaw"))
-    folder.pretrain("p3_joint_pretrain", "joint", adversarial=True)
-    folder.method("P3", "p3_joint_pretrain", "F4", "p3_joint", shift=4.0)
+    joint(folder)
+    folder.average("average", ["p3_rotation_finetune", "p3_jigsaw_finetune"], 99.0, 90.0)  # no single task
     verdict, numbers = said(folder.root)["e"]
     assert verdict == "holds here"
     assert numbers[0].startswith("joint against rotation, the best single task: RA +4.0 [")
@@ -96,8 +112,55 @@ def test_three_tasks_together_are_held_against_the_best_of_them(folder: Any) -> 
     assert here is not None and np.allclose(here, (73.9, 60.4))
 
 
+def test_seeds_of_joint_pre_training_are_paired(folder: Any) -> None:
+    for seed, shift in ((0, 4.0), (1, -6.0)):
+        folder.grid(("rotation", "jigsaw"), seed=seed)
+        joint(folder, seed, shift)
+    verdict, numbers = said(folder.root)["e"]
+    assert verdict == "not clear here"
+    ra = {(row.method.task, row.seed): row.ra.value for row in summary_rows(folder.root) if row.ra}
+    gains = [ra["joint", seed] - ra["rotation", seed] for seed in (0, 1)]
+    low, high = min(gains), max(gains)
+    assert f"RA {np.mean(gains):+.1f} [{low:+.1f}, {high:+.1f}]".replace("-", "−") in numbers[0]
+
+
+def test_an_average_is_held_against_its_best_member_and_stands_beside_the_paper(folder: Any) -> None:
+    tasks = ("rotation", "jigsaw", "selfie")
+    folder.grid(tasks)
+    joint(folder, shift=20.0)  # better, but no member
+    members = [f"p3_{task}_finetune" for task in tasks]
+    folder.average("average", members, 72.0, 60.0)
+    verdict, numbers = said(folder.root)["f"]
+    assert verdict == "holds here"
+    assert numbers[0].startswith("average of three against rotation, the best: RA +3.6 [")
+    lines = {line.point.name: line.here for line in beside(rows_of(read(folder.root, 0.0)))}
+    assert lines["average of three fine-tuned models"] == (72.0, 60.0)
+    assert len(said(folder.root)["a"][1]) == 4  # an average is no pre-training
+
+
+@pytest.mark.parametrize(
+    ("other", "verdict"), [(68.0, "holds here"), (57.0, "not clear here"), (45.0, "does not hold here")]
+)
+def test_weaknesses_differ_when_foreign_images_fool_less(folder: Any, other: float, verdict: str) -> None:
+    folder.grid(("rotation", "jigsaw"))
+    models = ["p3_rotation_finetune", "p3_jigsaw_finetune"]
+    folder.transfer("transfer", models, [[56.4, other], [other, 54.7]], n=1000)
+    found, numbers = said(folder.root)["d"]
+    assert found == verdict
+    assert numbers[0].startswith(f"rotation: RA 56.4 under its own, {other - 56.4:+.1f} [".replace("-", "−"))
+    assert numbers[0].endswith("] under jigsaw’s")
+
+
+def test_models_of_one_task_say_nothing_about_tasks(folder: Any) -> None:
+    for seed in (0, 1):
+        folder.grid(seed=seed)
+    folder.transfer("seeds", ["p3_finetune", "p3_finetune_s1"], [[56.4, 68.0], [68.0, 54.7]])
+    folder.transfer("pretexts", ["p3_pretrain", "p2_pretrain"], [[56.4, 68.0], [68.0, 54.7]])
+    assert "d" not in said(folder.root)
+
+
 def test_no_result_no_claim(quickstart: Any) -> None:
     for stage in list(quickstart.stages)[:-1]:
         quickstart.forget(stage)
     rows = summary_rows(quickstart.root)
-    assert (beside(rows), claims(rows)) == ([], [])
+    assert (beside(rows), all_claims(quickstart.root)) == ([], [])

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from dist_advss.report.cost import costs, epochs_to, processes
-from dist_advss.report.heat import corruptions, transfers
+from dist_advss.report.heat import corruptions
 from dist_advss.report.logs import failures, last_lines
 from dist_advss.report.radii import scale_of
 from dist_advss.report.runs import read
 from dist_advss.report.sweeps import main, sweeps
 from dist_advss.report.table import as_text, summary_rows
+from dist_advss.report.transfers import transfers
 
 RADII = (0.025, 0.05, 0.2)
 
@@ -73,7 +74,7 @@ def test_a_transfer_result_becomes_a_matrix_with_names_of_methods(folder: Any) -
     folder.grid(("rotation", "jigsaw"))
     models = ["p3_rotation_finetune", "p3_jigsaw_finetune"]
     folder.transfer("transfer", models, [[56.4, 61.2], [63.0, 54.7]])
-    (matrix,) = transfers(read(folder.root, 0.0))
+    matrix = transfers(read(folder.root, 0.0))[0].heat
     assert matrix.columns == ["P3→F4 rotation", "P3→F4 jigsaw"]
     assert matrix.rows == [("P3→F4 rotation", [56.4, 61.2]), ("P3→F4 jigsaw", [63.0, 54.7])]
     assert [matrix.share(v) for v in (54.7, 63.0)] == [0.0, 100.0]
@@ -83,7 +84,7 @@ def test_models_of_one_method_are_told_apart_by_their_folders(folder: Any) -> No
     folder.grid()
     folder.method("P3", "p3_pretrain", "F4", "again")
     folder.transfer("transfer", ["p3_finetune", "again_finetune"], [[1.0, 2.0], [3.0, 4.0]])
-    (matrix,) = transfers(read(folder.root, 0.0))
+    matrix = transfers(read(folder.root, 0.0))[0].heat
     assert matrix.columns == ["p3_finetune", "again_finetune"]
 
 
