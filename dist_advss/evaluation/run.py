@@ -24,11 +24,11 @@ from ..rng import Rng
 from ..tracking import Log
 from ..training import checkpoint, folder
 from ..training.members import load_members
+from .by_image import PARTIAL, forget, saved
 from .rates import rates
-from .verdicts import Verdicts, judge_images, samples, saved
+from .verdicts import Verdicts, judge_images, samples
 
 SAMPLES = 16
-PARTIAL = "verdicts.partial.{}.npz"  # of one process
 
 
 def evaluate(config: EvaluateConfig) -> Path:
@@ -61,7 +61,7 @@ def _evaluate(config: EvaluateConfig, data: Data, out: Path, world: World) -> No
             log = stack.enter_context(Log(out, config.tracking, lambda text: console.print(text, style="dim")))
             log.begin(0, "evaluate", world.size)
         started = time.monotonic()
-        known = Verdicts.join([saved(file) for file in out.glob(PARTIAL.format("*"))])
+        known = saved(out, Verdicts.none())
 
         def show(verdicts: Verdicts) -> None:
             world.beat()
@@ -74,7 +74,7 @@ def _evaluate(config: EvaluateConfig, data: Data, out: Path, world: World) -> No
         shares = world.gather(found)
         if shares is None:
             return
-        verdicts = Verdicts.join(shares)
+        verdicts = Verdicts.none().joined(shares)
         verdicts.save(out / "verdicts.npz")
         few = min(SAMPLES, loader.count)
         first = loaded(first=few, device=world.device)
@@ -93,8 +93,7 @@ def _evaluate(config: EvaluateConfig, data: Data, out: Path, world: World) -> No
                 "seconds": round(time.monotonic() - started, 1),
             },
         )
-        for file in out.glob(PARTIAL.format("*")):
-            file.unlink(missing_ok=True)
+        forget(out)
 
 
 def checkpoint_file(config: EvaluateConfig) -> Path | None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
@@ -24,20 +25,33 @@ from ..attacks.pgd import step_size
 from ..config import restore
 from ..config.members import config_of
 from ..config.schema import Data, TransferConfig
-from ..data import as_float, make_loader, settle
+from ..data import Batch, as_float, make_loader, settle
 from ..engines import World, find_place, init
 from ..errors import UserError
 from ..files import write_json
 from ..objectives.base import Images, Judgement, Objective, Task
 from ..rng import Rng
 from ..training import checkpoint, folder
+from .by_image import PARTIAL, ByImage, each_image, forget, saved
+
+
+@dataclass
+class Matrix(ByImage):
+    """correct (N, sources + 1, targets) float32: the share of right answers, 0 or 1 for classes; the last row of clean images."""
+
+    correct: np.ndarray
+
+    @staticmethod
+    def none(sources: int, targets: int) -> Matrix:
+        return Matrix(np.empty(0, dtype=np.int64), np.empty((0, sources + 1, targets), dtype=np.float32))
 
 
 def transfer(config: TransferConfig) -> Path:
-    """Judges every target on the images as they are and as each source's attack leaves them; writes result.json.
+    """Judges every target on the images as they are and as each source's attack leaves them.
 
-    Called by every process, each of which attacks its share; rank 0 writes. Returns the folder; one that holds a result is
-    left as it is. Raises UserError before anything is written.
+    Writes verdicts.npz, which is a `Matrix`, and, last, result.json. Called by every process, each of which attacks its
+    share; rank 0 writes. Returns the folder; one that holds a result is left as it is, one that was interrupted goes on
+    where the saved verdicts end. Raises UserError before anything is written.
     """
     out = Path(config.out)
     if folder.finished_as_asked(out, config):
@@ -55,25 +69,30 @@ def _transfer(config: TransferConfig, data: Data, out: Path, world: World) -> No
     loaded = partial(make_loader, data, config.split, 1, rng, labelled=True, first=data.limit)
     loader = loaded(device=world.device, rank=world.rank, world_size=world.size)
     console = Console(highlight=False, soft_wrap=True, quiet=world.rank > 0)
-    right = torch.zeros(len(config.sources) + 1, len(names), dtype=torch.float64)  # the last row: clean images
+
+    def judged(batch: Batch) -> Matrix:
+        clean, rows = as_float(batch.images), rng.rows(batch.row)
+        shown = [attacked(models[name], config, clean, batch.labels, rows) for name in config.sources] + [clean]
+        right = [[judge(models[name], x, batch.labels, rows).correct for name in names] for x in shown]
+        correct = torch.stack([torch.stack(line, 1) for line in right], 1)
+        return Matrix(batch.index.cpu().numpy(), correct.float().cpu().numpy())
+
+    def show(found: Matrix) -> None:
+        world.beat()
+        console.print(f"transfer  {len(found)}/{loader.count}", end="\r" if console.is_terminal else "\n")
 
     with contextlib.ExitStack() as stack:
         world.first(lambda: stack.enter_context(folder.claim(out, config)))
-        started, done = time.monotonic(), 0
-        for batch in loader.in_order(config.batch_size):
-            clean = as_float(batch.images)
-            rows = rng.rows(batch.row)
-            found = [attacked(models[name], config, clean, batch.labels, rows) for name in config.sources]
-            for i, x in enumerate([*found, clean]):
-                for j, name in enumerate(names):
-                    right[i, j] += judge(models[name], x, batch.labels, rows).correct.double().sum().cpu()
-            world.beat()
-            done += len(clean)
-            console.print(f"transfer  {done}/{loader.count}", end="\r" if console.is_terminal else "\n")
-        rates = (100 * world.sum(right) / loader.count).tolist()
-        if world.rank == 0:
-            rounded = [[round(rate, 4) for rate in row] for row in rates]
-            write_json(out / "result.json", _result(config, names, rounded, loader.count, time.monotonic() - started))
+        started, none = time.monotonic(), Matrix.none(len(config.sources), len(names))
+        saving = out / PARTIAL.format(world.rank)
+        shares = world.gather(each_image(loader.in_order(config.batch_size), judged, saved(out, none), saving, show))
+        if shares is None:
+            return
+        found = none.joined(shares)
+        found.save(out / "verdicts.npz")
+        rates = [[round(100 * float(rate), 4) for rate in row] for row in found.correct.mean(0, dtype=np.float64)]
+        write_json(out / "result.json", _result(config, names, rates, len(found), time.monotonic() - started))
+        forget(out)
 
 
 def _result(

@@ -1,10 +1,9 @@
-"""What a model says of every image, clean and attacked, kept image by image and saved as it grows."""
+"""What a model says of every image, clean and attacked."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,37 +13,23 @@ import torch
 from ..attacks import PGD
 from ..config.schema import Attack
 from ..data import Batch, as_float
-from ..files import write_whole
 from ..objectives.base import Images, Task
 from ..objectives.classify import Classify
 from ..rng import Rng
-
-SAVE_EVERY_S = 20.0
+from .by_image import ByImage, each_image
 
 
 @dataclass
-class Verdicts:
-    """One entry per image, int64 (N,), in the order of the set; `index` is the position in the source."""
+class Verdicts(ByImage):
+    """The label and what was predicted, int64 (N,)."""
 
-    index: np.ndarray
     label: np.ndarray
     clean_prediction: np.ndarray
     adversarial_prediction: np.ndarray
 
     @staticmethod
     def none() -> Verdicts:
-        return Verdicts(*(np.empty(0, dtype=np.int64) for _ in fields(Verdicts)))
-
-    @staticmethod
-    def join(parts: Sequence[Verdicts]) -> Verdicts:
-        """All of them in the order of the set, each image once."""
-        parts = [Verdicts.none(), *parts]
-        columns = [np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Verdicts)]
-        _, first = np.unique(columns[0], return_index=True)
-        return Verdicts(*(column[first] for column in columns))
-
-    def __len__(self) -> int:
-        return len(self.index)
+        return Verdicts(*(np.empty(0, dtype=np.int64) for _ in range(4)))
 
     @property
     def clean_correct(self) -> np.ndarray:
@@ -53,14 +38,6 @@ class Verdicts:
     @property
     def adversarial_correct(self) -> np.ndarray:
         return self.adversarial_prediction == self.label
-
-    def save(self, path: Path) -> None:
-        write_whole(path, lambda file: np.savez_compressed(file, **vars(self)))
-
-    @staticmethod
-    def load(path: Path) -> Verdicts:
-        with np.load(path) as archive:
-            return Verdicts(**{f.name: archive[f.name] for f in fields(Verdicts)})
 
 
 @dataclass
@@ -86,33 +63,17 @@ def judge_images(
     processes. Images that are known are not judged again; what is found is saved to `partial` every few seconds.
     """
     model.eval()
-    verdicts = known
     adversary = PGD(attack, model)
     rng = Rng(seed, "evaluation")
-    since = time.monotonic()
-    for batch in batches:
-        new = torch.from_numpy(~np.isin(batch.index.cpu().numpy(), known.index)).to(batch.row.device)
-        if not new.any():
-            continue
-        images, labels, row, index = (part[new] for part in (batch.images, batch.labels, batch.row, batch.index))
-        task = model.prepare(as_float(images), labels, rng.rows(row))
+
+    def judge(batch: Batch) -> Verdicts:
+        task = model.prepare(as_float(batch.images), batch.labels, rng.rows(batch.row))
         found = _attack(model, adversary, task)
         with torch.no_grad():
             predictions = [model.logits(x).argmax(1).cpu().numpy() for x in (task.inputs, found)]
-        verdicts = Verdicts.join([verdicts, Verdicts(index.cpu().numpy(), labels.cpu().numpy(), *predictions)])
-        on_batch(verdicts)
-        if time.monotonic() - since > SAVE_EVERY_S:
-            verdicts.save(partial)
-            since = time.monotonic()
-    return verdicts
+        return Verdicts(batch.index.cpu().numpy(), batch.labels.cpu().numpy(), *predictions)
 
-
-def saved(partial: Path) -> Verdicts:
-    """What stands in a file of verdicts; none when it is damaged, as all of it can be found again."""
-    try:
-        return Verdicts.load(partial)
-    except Exception:  # there is no end to the ways in which reading a damaged file fails
-        return Verdicts.none()
+    return each_image(batches, judge, known, partial, on_batch)
 
 
 def samples(model: Classify, batch: Batch, attack: Attack, seed: int, count: int) -> Samples:

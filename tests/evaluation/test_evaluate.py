@@ -14,6 +14,7 @@ import yaml
 from torch import nn
 
 from dist_advss.data import Batch, load_data
+from dist_advss.evaluation import by_image
 from dist_advss.evaluation import run as run_module
 from dist_advss.evaluation import verdicts as verdicts_module
 from dist_advss.evaluation.rates import interval
@@ -184,7 +185,7 @@ def test_fewer_images_than_a_sheet_of_samples_are_enough(evaluations: Evaluation
 @pytest.fixture
 def power_cut(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
     """`power_cut(3)`: evaluations end without a word after three batches; returns the sizes of the batches they attacked."""
-    monkeypatch.setattr(verdicts_module, "SAVE_EVERY_S", -1.0)  # after every batch
+    monkeypatch.setattr(by_image, "SAVE_EVERY_S", -1.0)  # after every batch
     judge, attack = run_module.judge_images, verdicts_module._attack
     sizes: list[int] = []
 

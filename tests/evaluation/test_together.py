@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -13,8 +16,11 @@ import yaml
 from dist_advss.attacks import PGD
 from dist_advss.config import compose
 from dist_advss.config.inherit import configure
-from dist_advss.data import MemoryLoader, as_float, load_data
+from dist_advss.data import Batch, MemoryLoader, as_float, load_data
 from dist_advss.errors import UserError
+from dist_advss.evaluation import by_image
+from dist_advss.evaluation import transfer as transfer_module
+from dist_advss.evaluation.by_image import each_image
 from dist_advss.evaluation.run import evaluate, load_classifier
 from dist_advss.evaluation.transfer import load_model, transfer
 from dist_advss.objectives.base import Task
@@ -135,6 +141,41 @@ def test_the_transfer_matrix_holds_each_pair(trained: Path, other: Path, tmp_pat
         assert found["ta"][i] == pytest.approx(alone["ta"], abs=1e-3)
         assert found["ra"][i][i] <= found["ra"][1 - i][i]  # nobody else knows the weakness as well
     assert transfer(configure("transfer", [f"sources=[{trained},{other}]", *SMALL, f"out={tmp_path / 'm'}"])).is_dir()
+
+
+def test_an_interrupted_transfer_goes_on_where_it_was(
+    trained: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(name: str, batches: int) -> tuple[Path, int]:
+        """The folder, and how many batches were judged before the power cut."""
+        judged = 0
+
+        def cut(loaded: Iterable[Batch], judge: Any, *rest: Any) -> Any:
+            def noted(batch: Batch) -> Any:
+                nonlocal judged
+                if judged == batches:
+                    raise SystemExit("power cut")
+                judged += 1
+                return judge(batch)
+
+            return each_image(loaded, noted, *rest)
+
+        monkeypatch.setattr(transfer_module, "each_image", cut)
+        words = [f"sources=[{trained},{other}]", *FEW, "batch_size=9", f"out={tmp_path / name}"]
+        with contextlib.suppress(SystemExit):
+            transfer(configure("transfer", words))
+        return tmp_path / name, judged
+
+    monkeypatch.setattr(by_image, "SAVE_EVERY_S", -1.0)  # after every batch
+    whole, _ = run("whole", 100)
+    folder, _ = run("cut", 3)
+    assert not (folder / "result.json").exists()
+    assert run("cut", 100)[1] == 2  # 40 images, 9 a batch
+    assert {**result(folder), "seconds": 0} == {**result(whole), "seconds": 0}
+    assert not list(folder.glob("verdicts.partial.*"))
+    kept = np.load(folder / "verdicts.npz")
+    assert kept["correct"].shape == (40, 3, 2)
+    assert result(folder)["ra"] == pytest.approx(100 * kept["correct"][:, :2].mean(0), abs=1e-3)
 
 
 def test_pretext_tasks_are_attacked_and_judged_on_their_own_questions(
