@@ -8,6 +8,7 @@ import os
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", HF_HUB_OFFLINE="1")
 
 import ipaddress
+import re
 import socket
 import subprocess
 import sys
@@ -16,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import numpy as np
 import pytest
+from PIL import Image
 
 hypothesis.settings.register_profile("fixed", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("fixed")
@@ -70,6 +73,31 @@ def one_thread() -> None:
 def repository() -> Path:
     """The top of the clone."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def own_task(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """mine.py with the objective `Colorize` of docs/methods.md, as a reader would paste it."""
+    blocks = re.findall(r"```python\n(.*?)```", (repository / "docs" / "methods.md").read_text(), re.S)
+    (code,) = [block for block in blocks if "(Objective)" in block]
+    assert len(code.splitlines()) <= 32
+    file = tmp_path_factory.mktemp("own") / "mine.py"
+    file.write_text(code)
+    return file
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The words for a tree of images, each of one strong colour in each quarter."""
+    root, draw = tmp_path_factory.mktemp("colours"), np.random.default_rng(0)
+    for label in ("a", "b"):
+        for split, count in (("train", 40), ("test", 4)):
+            (root / split / label).mkdir(parents=True)
+            for i in range(count):
+                strong = np.eye(3)[draw.integers(3, size=(2, 2))].repeat(14, 0).repeat(14, 1)
+                pixels = 200 * strong + draw.integers(0, 50, strong.shape)
+                Image.fromarray(pixels.astype("uint8")).save(root / split / label / f"{i}.png")
+    return f"data=folder data.root={root} data.size=28 data.classes=2"
 
 
 @pytest.fixture

@@ -6,15 +6,14 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from dist_advss.config import compose
 from dist_advss.config.inherit import configure
 from dist_advss.errors import UserError
 from dist_advss.report.methods import method_of
+from dist_advss.report.page import write
 from dist_advss.report.runs import read
 from dist_advss.training.run import train
 
@@ -28,59 +27,34 @@ BRIEF = [
 ]
 
 
-@pytest.fixture
-def example(repository: Path, tmp_path: Path) -> Path:
-    """The first block of Python in docs/methods.md that defines an objective, in a file of its own."""
-    blocks = re.findall(r"```python\n(.*?)```", (repository / "docs" / "methods.md").read_text(), re.S)
-    (code,) = [block for block in blocks if "(Objective)" in block]
-    assert len(code.splitlines()) <= 32
-    (tmp_path / "mine.py").write_text(code)
-    return tmp_path / "mine.py"
-
-
-@pytest.fixture
-def colours(tmp_path: Path) -> str:
-    """A tree of images, each of one strong colour in each quarter."""
-    draw = np.random.default_rng(0)
-    for label in ("a", "b"):
-        for split, count in (("train", 40), ("test", 4)):
-            for i in range(count):
-                quarters = np.zeros((2, 2, 3))
-                for row in range(2):
-                    for column in range(2):
-                        quarters[row, column, draw.integers(3)] = 200
-                file = tmp_path / "images" / split / label / f"{i}.png"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(
-                    (quarters.repeat(14, 0).repeat(14, 1) + draw.integers(0, 50, (28, 28, 3))).astype("uint8")
-                ).save(file)
-    return f"data=folder data.root={tmp_path / 'images'} data.size=28 data.classes=2"
-
-
 def test_a_pasted_task_trains_transfers_and_is_named_in_the_report(
-    example: Path, colours: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_task: Path, colours: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(own_task.parent)
     words = [*colours.split(), *BRIEF, "attack.steps=1"]
-    run = train(configure("pretrain", ["objective=mine.py:Colorize", *words, "out=launch/p3"]), "pretrain")
+    run = train(configure("pretrain", ["objective=mine.py:Colorize", *words, f"out={tmp_path}/launch/p3"]), "pretrain")
     result = json.loads((run / "result.json").read_text())
-    assert result["objective"] == f"{example}:Colorize"
+    assert result["objective"] == f"{own_task}:Colorize"
     assert result["passes"] == {"forward": 3, "backward": 3}
     assert 0 < result["last"]["ta"] <= 100
-    tuned = train(configure("finetune", ["init=launch/p3", *BRIEF, "attack.steps=1", "out=launch/f4"]), "finetune")
+    tuned = train(
+        configure("finetune", [f"init={run}", *BRIEF, "attack.steps=1", f"out={tmp_path}/launch/f4"]), "finetune"
+    )
     assert json.loads((tuned / "result.json").read_text())["transferred"]["matched"] > 0
     launch = read(tmp_path / "launch", 0.0)
     assert {name: method_of(run, launch).full for name, run in launch.runs.items()} == {
         "p3": "P3 Colorize",
         "f4": "P3→F4 Colorize",
     }
+    page = write(tmp_path / "launch", tmp_path / "report.html").read_text()
+    assert "Colorize" in re.sub(r"<script.*?</script>", "", page, flags=re.S)
 
 
-def test_the_question_can_be_answered_from_the_colours_alone(example: Path) -> None:
+def test_the_question_can_be_answered_from_the_colours_alone(own_task: Path) -> None:
     from dist_advss.objectives import build
     from dist_advss.rng import Rng
 
-    config = compose("pretrain", [f"objective={example}:Colorize", "model.width=4", "out=RUN"])
+    config = compose("pretrain", [f"objective={own_task}:Colorize", "model.width=4", "out=RUN"])
     objective = build(config)
     images = torch.zeros(2, 3, 28, 28)
     images[0, 2, :14, :14] = images[1, 1] = 1
@@ -108,6 +82,6 @@ def test_a_file_that_holds_no_objective_is_refused(tmp_path: Path, content: str 
     assert not (tmp_path / "run").exists()
 
 
-def test_a_task_of_ones_own_is_for_pre_training(example: Path) -> None:
+def test_a_task_of_ones_own_is_for_pre_training(own_task: Path) -> None:
     with pytest.raises(UserError, match="a pretext task; finetune takes classify or trades"):
-        compose("finetune", [f"objective={example}:Colorize", "out=RUN"])
+        compose("finetune", [f"objective={own_task}:Colorize", "out=RUN"])
