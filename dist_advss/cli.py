@@ -207,16 +207,17 @@ def _launch(rest: list[str]) -> int:
         raise UserError(f"experiment: missing; give experiment=NAME. {nearest('', options('experiment'))}")
     cluster, out = chosen.pop("cluster", "inline"), chosen.pop("out", None)
     others = [f"{name}={value}" for name, value in chosen.items()]
+    only = given.only.split(",") if given.only else None
     if given.print:
-        from launch.submit import plan
+        from launch import submit
 
-        print(plan(experiment, cluster, Path(out or "DIR").absolute(), others)[1].as_yaml(), end="")
+        _, stages = submit.plan(experiment, cluster, Path(out or "DIR").absolute(), others)
+        print(stages.as_yaml(submit.chosen(stages, only)), end="")
         return 0
     if not out and not given.dry_run:
         raise UserError("out: missing; give out=DIR, a folder for the runs of this launch")
     from launch.submit import launch
 
-    only = given.only.split(",") if given.only else None
     return launch(experiment, cluster, out or "DIR", others, only, given.retry_failed, given.dry_run)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,11 +51,12 @@ class Experiment:
                 waiting.extend(self.stages[name].needs)
         return found
 
-    def as_yaml(self) -> str:
-        """What experiment.yaml holds and `launch --print` shows."""
+    def as_yaml(self, names: Collection[str] | None = None) -> str:
+        """What experiment.yaml holds; with `names` of these stages only, as `launch --print` and `--dry-run` show them."""
         stages = {
             s.name: {"command": s.command, "overrides": list(s.overrides), "needs": list(s.needs)}
             for s in self.stages.values()
+            if names is None or s.name in names
         }
         content = {"name": self.name, "description": self.description, "stages": stages}
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)

@@ -52,7 +52,7 @@ def launch(
     if isinstance(settings, clusters.Slurm):
         return _launch_on_slurm(directory, planned, wanted, settings, retry_failed, dry_run)
     if dry_run:
-        print(planned.as_yaml(), end="")
+        print(planned.as_yaml(wanted), end="")
         return 0
     with state.owner(directory):
         refuse_changes(directory, planned)
@@ -75,7 +75,7 @@ def _launch_on_slurm(
     from . import slurm
 
     if dry_run:
-        print(planned.as_yaml(), end="")
+        print(planned.as_yaml(wanted), end="")
         slurm.dry_run(directory, planned, wanted, settings)
         return 0
     slurm.refuse_impossible(directory, planned, wanted, settings)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from dist_advss.errors import RunError, Stopped, UserError
 from launch import state
@@ -124,6 +125,15 @@ def test_a_stage_whose_process_is_gone_has_died_and_goes_on_next_time(chain: str
     runner.ran.clear()
     launch(chain, "inline", tmp_path, only=["p1_evaluate"], run_stage=runner)
     assert runner.ran == ["p1_finetune", "p1_evaluate"]
+
+
+def test_a_dry_run_shows_the_stages_that_are_meant_and_writes_nothing(
+    chain: str, tmp_path: Path, runner: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert launch(chain, "inline", tmp_path / "out", only=["p3_e*"], dry_run=True, run_stage=runner) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert list(shown["stages"]) == ["p3_pretrain", "p3_finetune", "p3_evaluate"]
+    assert runner.ran == [] and not (tmp_path / "out").exists()
 
 
 def test_only_runs_the_stages_named_and_what_they_need(chain: str, tmp_path: Path, runner: Any) -> None:
