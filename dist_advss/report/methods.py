@@ -153,9 +153,12 @@ def _pretraining(run: Run) -> Method:
     if not run.config:
         return Method(UNKNOWN)
     task = str(lookup(run.config, "objective.name", UNKNOWN)).rpartition(":")[2]  # of FILE.py:CLASS, the class
-    if lookup(run.config, "objective.diversity.sign") == "reward":
-        task = f"{task}, reward"  # beside joint, which is as published
-    return Method("P3" if _attacks(run) else "P2", task, joint=lookup(run.config, "objective.name") == "joint")
+    joint = task == "joint"  # alone, it is as published
+    if joint and number(lookup(run.config, "objective.diversity.weight")) == 0:
+        task = "joint, no diversity"
+    elif joint and lookup(run.config, "objective.diversity.sign") == "reward":
+        task = "joint, reward"
+    return Method("P3" if _attacks(run) else "P2", task, joint=joint)
 
 
 def _ensemble(run: Run, launch: Launch) -> Method:

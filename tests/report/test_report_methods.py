@@ -133,8 +133,12 @@ def test_an_ensemble_is_named_after_its_members_and_stands_in_their_table(folder
     assert rows["both"].epochs_to_best_ra is None
 
 
-def test_the_two_signs_of_joint_pre_training_are_told_apart(folder: Any) -> None:
+def test_kinds_of_joint_pre_training_are_told_apart(folder: Any) -> None:
     folder.grid(("rotation",), ("F4",))
-    for sign, expected in (("published", "P3→F4 joint"), ("reward", "P3→F4 joint, reward")):
-        edit(folder.root, "p3_pretrain", objective={"name": "joint", "diversity": {"sign": sign}})
+    for sign, weight, expected in (
+        ("published", 0.1, "P3→F4 joint"),
+        ("reward", 0.1, "P3→F4 joint, reward"),
+        ("reward", 0.0, "P3→F4 joint, no diversity"),
+    ):
+        edit(folder.root, "p3_pretrain", objective={"name": "joint", "diversity": {"sign": sign, "weight": weight}})
         assert labels(folder.root)["p3_evaluate"] == expected
