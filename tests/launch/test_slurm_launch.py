@@ -221,5 +221,5 @@ def test_the_code_that_jobs_run_is_a_copy(chain: str, tmp_path: Path, fake_slurm
     note = json.loads((tmp_path / "out" / "p1_finetune" / "code.json").read_text())
     copy = tmp_path / "out" / "_slurm" / "code" / note["hash"]
     assert f"export PYTHONPATH={copy}" in fake_slurm.jobs["1"]["script"]
-    for file in ("dist_advss/cli.py", "launch/task.py", "configs/pretrain.yaml"):
+    for file in ("dist_advss/cli/__init__.py", "launch/task.py", "configs/pretrain.yaml"):
         assert (copy / file).read_bytes() == (repository / file).read_bytes()

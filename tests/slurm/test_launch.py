@@ -78,4 +78,4 @@ def test_an_experiment_gives_the_same_numbers_as_inline(
         assert abs(mine["ta"] - theirs["ta"]) <= 2.1 and abs(mine["ra"] - theirs["ra"]) <= 2.1
     assert (launched.directory / "report.html").stat().st_size > 10_000
     code = json.loads((launched.directory / "p3_pretrain" / "code.json").read_text())
-    assert (launched.directory / "_slurm" / "code" / code["hash"] / "dist_advss" / "cli.py").is_file()
+    assert (launched.directory / "_slurm" / "code" / code["hash"] / "dist_advss" / "cli" / "__init__.py").is_file()

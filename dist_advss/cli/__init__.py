@@ -1,0 +1,76 @@
+"""The front door: `dist-advss COMMAND …`. One command, one call.
+
+Only the standard library is imported in this room, so that `--help` answers at once; a command imports what it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from .. import __version__
+from ..errors import RunError, Stopped, UserError, nearest
+from . import files, launches, runs
+from .parser import Commands
+
+COMMANDS: Commands = runs.COMMANDS | launches.COMMANDS | files.COMMANDS
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0 done, 1 a run that could not go on, 2 a user's mistake.
+
+    A run that a signal stopped gives 128 + its number. A fault of the program keeps its traceback.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(words)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read the output, such as head, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except UserError as error:
+        return _complain(error, 2)
+    except RunError as error:
+        return _complain(error, 1)
+    except Stopped as stopped:
+        return _complain(stopped, 128 + stopped.signum)
+    except KeyboardInterrupt:
+        return _complain(KeyboardInterrupt("interrupted"), 130)
+    except SystemExit as end:  # argparse, after printing a help text
+        return end.code if isinstance(end.code, int) else 0
+
+
+def _complain(error: BaseException, code: int) -> int:
+    print(f"dist-advss: {' '.join(str(error).splitlines())}", file=sys.stderr)
+    return code
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if words[0] == "--version":
+        print(f"dist-advss {__version__}")
+        return 0
+    command, *rest = words
+    if command not in COMMANDS:
+        raise UserError(f"{command}: no such command; {nearest(command, COMMANDS)}")
+    return COMMANDS[command][1](rest)
+
+
+def _overview() -> str:
+    lines = [f"  {name:<10} {sentence}" for name, (sentence, _) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: dist-advss COMMAND …",
+            "",
+            "Robust vision models from unlabelled images: adversarial pre-training, fine-tuning, robust evaluation.",
+            "",
+            *lines,
+            "",
+            "dist-advss COMMAND --help explains a command; the first thing to try:",
+            "  dist-advss launch experiment=quickstart out=runs/quickstart",
+        ]
+    )
