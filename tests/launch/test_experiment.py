@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from dist_advss.config import options
 from dist_advss.config.inherit import configure
 from dist_advss.errors import UserError
 from launch.experiment import compositions, load
-from launch.graph import Experiment, Stage, build, store, stored
+from launch.graph import Stage, build, store, stored
 
 DIRECTORY = Path("/nowhere/launch")
 Write = Callable[..., str]
@@ -273,69 +271,6 @@ def test_ancestors_are_the_stages_and_all_they_need() -> None:
     assert build("x", "", stages).ancestors(["c"]) == {"a", "b", "c"}
 
 
-@functools.cache
-def shipped(name: str) -> Experiment:
-    return load(name, DIRECTORY, [] if name == "quickstart" else ["data.root=/data"])
-
-
-@pytest.mark.parametrize("name", options("experiment"))
-def test_every_shipped_experiment_composes_and_ends_in_a_report(name: str) -> None:
-    graph = shipped(name)
-    assert graph.description
-    assert list(graph.stages.values())[-1].command == "report"
-
-
-def test_quickstart_compares_p1_p2_and_p3_under_the_same_conditions() -> None:
-    graph = shipped("quickstart")
-    composed = compositions(graph, DIRECTORY)
-    assert all(name[:2] in ("p1", "p2", "p3") for name in composed)
-    tuned = [composed[f"{p}_finetune"] for p in ("p1", "p2", "p3")]
-    assert [c["init"] and Path(c["init"]).name for c in tuned] == [None, "p2_pretrain", "p3_pretrain"]
-    for config in tuned:
-        config.pop("init"), config.pop("out")
-    assert tuned[0] == tuned[1] == tuned[2]
-    assert [composed[f"{p}_pretrain"]["attack"]["steps"] > 0 for p in ("p2", "p3")] == [False, True]
-    assert {composed[f"{p}_evaluate"]["attack"]["steps"] for p in ("p1", "p2", "p3")} == {20}
-    assert len({c["attack"]["eps"] for c in composed.values()}) == 1
-
-
-def test_the_paper_grid_has_every_cell_with_the_published_hyperparameters() -> None:
-    composed = compositions(shipped("paper_cifar10"), DIRECTORY)
-    tasks, phases, tunings = ("rotation", "jigsaw", "selfie"), ("p2", "p3"), ("f1", "f2", "f3", "f4")
-    cells = {f"{p}_{t}_{f}" for p in phases for t in tasks for f in tunings}
-    cells |= {"p1_f3", "p1_f4", "joint_f4", "ensemble"}
-    assert {n.removesuffix("_evaluate") for n in composed if n.endswith("_evaluate")} == cells
-    for name, config in composed.items():
-        assert config["data"]["name"] == "cifar10"
-        assert (config["attack"]["norm"], config["attack"]["eps"]) == ("linf", 8 / 255)
-        if name.endswith(("_evaluate", "_transfer")):
-            assert config["attack"]["steps"] == 20
-            continue
-        assert config["model"]["name"] == "resnet50v2"
-        schedule = config["schedule"]
-        if name == "joint_pretrain":
-            assert (schedule["lr"], schedule["nesterov"], schedule["weight_decay"]) == (1e-3, True, 1e-4)
-            assert (schedule["epochs"], schedule["final_lr"], config["attack"]["steps"]) == (150, 1e-8, 10)
-            assert config["objective"]["diversity"] == {"weight": 0.1, "sign": "published", "in_attack": True}
-            continue
-        assert config["train"]["batch_size"] == 128
-        assert (schedule["optimizer"], schedule["lr"], schedule["momentum"]) == ("sgd", 0.1, 0.9)
-        assert config["attack"]["steps"] == (
-            0 if ("p2" in name and "pretrain" in name) or "f1" in name or "f3" in name else 10
-        )
-        if name.endswith("_finetune"):
-            assert (schedule["epochs"], schedule["milestones"], schedule["weight_decay"]) == (100, [0.6, 0.8], 3e-4)
-            assert config["freeze"] == ("encoder" if "f1" in name or "f2" in name else "none")
-        elif "selfie" in name:
-            assert (schedule["epochs"], schedule["final_lr"], schedule["nesterov"]) == (200, 1e-7, True)
-            assert (schedule["weight_decay"], schedule["warmup"]) == (1e-4, 0)
-        else:
-            assert (schedule["epochs"], schedule["final_lr"], schedule["nesterov"]) == (100, 1e-6, False)
-            assert schedule["weight_decay"] == 3e-4
-        if "selfie_pretrain" not in name:
-            assert (schedule["warmup"], schedule["warmup_unit"], schedule["warmup_start"]) == (200, "steps", 0.1)
-
-
 def test_a_stages_words_compose_on_the_command_line_to_what_was_checked(chain: str, tmp_path: Path) -> None:
     graph = load(chain, tmp_path)
     config = configure("pretrain", graph.stages["p3_pretrain"].words(tmp_path))
@@ -393,16 +328,3 @@ def test_stages_that_do_not_fit_together_are_refused_before_anything_runs(write:
       {stages}
     """
     assert said in refusal(write(text))
-
-
-def test_the_twin_of_the_paper_has_its_stages_on_the_embedded_images() -> None:
-    small, paper = (compositions(shipped(name), DIRECTORY) for name in ("paper_mini", "paper_cifar10"))
-    assert set(paper) <= set(small)
-    assert {config["data"]["name"] for config in small.values()} == {"fashion_mini"}
-    for name in paper.keys() & small.keys():
-        assert small[name].get("freeze") == paper[name].get("freeze")
-        assert (small[name]["attack"]["steps"] > 0) == (paper[name]["attack"]["steps"] > 0)
-    assert {small[f"{n}_pretrain"]["objective"]["diversity"]["sign"] for n in ("joint", "joint_reward")} == {
-        "published",
-        "reward",
-    }
