@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from dist_advss.config import compose_node, config_dir, options
-from dist_advss.config.schema import key
+from dist_advss.config.keys import key
 from dist_advss.errors import UserError, nearest
 
 NAME = r"[A-Za-z0-9][\w.@+:/=-]*"

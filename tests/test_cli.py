@@ -15,7 +15,8 @@ import dist_advss as package
 from dist_advss import cli
 from dist_advss.cli import COMMANDS, main
 from dist_advss.config import options
-from dist_advss.config.schema import OBJECTIVES, PRETEXT, EvaluateConfig, TrainConfig
+from dist_advss.config.objectives import OBJECTIVES, PRETEXT
+from dist_advss.config.schema import EvaluateConfig, TrainConfig
 from dist_advss.errors import RunError, Stopped, UserError
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

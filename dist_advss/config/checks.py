@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 from ..errors import UserError, nearest
-from .schema import ENGINES, PRETEXT, SHAPES, TASKS, Engine, JigsawKeys, Joint, SelfieKeys, is_pretext
+from .objectives import PRETEXT, TASKS, JigsawKeys, Joint, SelfieKeys, is_pretext
+from .schema import ENGINES, SHAPES, Engine
 
 
 def check_value(name: str, value: Any, metadata: Any) -> None:

@@ -22,7 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import UserError, nearest
 from . import checks, plugins
-from .schema import OBJECTIVES, Data, EvaluateConfig, Plugin, TrainConfig, TransferConfig, is_plugin
+from .objectives import OBJECTIVES, Plugin, is_plugin
+from .schema import Data, EvaluateConfig, TrainConfig, TransferConfig
 
 SCHEMAS: dict[str, type] = {
     "pretrain": TrainConfig,

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from .compose import SCHEMAS, config_dir, options
-from .schema import OBJECTIVES, PRETEXT, REQUIRED, Objective
+from .keys import REQUIRED
+from .objectives import OBJECTIVES, PRETEXT, Objective
 
 INDENT, WIDTH = 26, 110
 UNSHARED = object()

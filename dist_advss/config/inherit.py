@@ -15,7 +15,7 @@ import yaml
 
 from ..errors import UserError
 from .compose import compose, parse_words
-from .schema import is_pretext
+from .objectives import is_pretext
 
 SOURCE_KEY = {"pretrain": "init", "finetune": "init", "evaluate": "checkpoint", "transfer": "sources"}
 NODES = ("data", "model")

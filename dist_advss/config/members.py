@@ -9,7 +9,7 @@ import yaml
 
 from ..errors import UserError
 from .inherit import passed_on, read, run_folder
-from .schema import is_pretext
+from .objectives import is_pretext
 
 LISTS = {"evaluate": ("model.members",), "finetune": ("model.members",), "transfer": ("sources", "targets")}
 

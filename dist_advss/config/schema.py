@@ -7,20 +7,10 @@ imported here, so a configuration can be checked on a login node in a moment.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
-from omegaconf import MISSING as REQUIRED
-
-
-def key(
-    default: Any, help: str, choices: tuple[Any, ...] | None = None, low: float | None = None, high: float | None = None
-) -> Any:
-    """A field with its sentence and its accepted values (`choices`, or a closed range `low`..`high`)."""
-    metadata = {"help": help, "choices": choices, "low": low, "high": high}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
-
+from .keys import REQUIRED, key
+from .objectives import Objective
 
 DATASETS = (
     "fashion_mini",
@@ -105,121 +95,6 @@ class Model:
     )
     mean: list[float] | None = key(None, "normalisation inside the model, per channel; null: ImageNet's")
     std: list[float] | None = key(None, "normalisation inside the model, per channel; null: ImageNet's")
-
-
-@dataclass
-class Objective:
-    double_backward: ClassVar[bool] = False  # whether the loss holds gradients, which are then differentiated again
-    name: str = key(REQUIRED, "what to learn")
-    flip: bool = key(True, "augmentation: mirror half of the images")
-    pad: int = key(4, "augmentation: pad by this many pixels, then crop at random; 0: no crop", low=0, high=64)
-
-
-@dataclass
-class Rotation(Objective):
-    name: str = key("rotation", "what to learn", choices=("rotation",))
-
-
-@dataclass
-class JigsawKeys:
-    """What Jigsaw has of its own, alone and in joint pre-training."""
-
-    grid: int = key(4, "tiles per side", low=2, high=8)
-    permutations: int = key(30, "fixed random permutations to tell apart (the answer 0 is 'untouched')", low=1)
-    untouched: float = key(0.1, "probability of forcing 'untouched', besides its own share of the draw", low=0, high=1)
-
-
-@dataclass
-class Jigsaw(JigsawKeys, Objective):
-    name: str = key("jigsaw", "what to learn", choices=("jigsaw",))
-
-
-@dataclass
-class SelfieKeys:
-    """What Selfie has of its own, alone and in joint pre-training."""
-
-    grid: int = key(4, "patches per side", low=2, high=8)
-    masked: int = key(4, "patches that are masked, the same ones for the whole batch", low=2, high=32)
-    layers: int = key(13, "transformer layers of the attention pooling", low=1, high=48)
-    heads: int = key(16, "attention heads; must divide the width of theta_p's output", low=1, high=64)
-    ffn: int = key(2048, "width inside the feed-forward parts", low=8)
-    dropout: float = key(0.1, "dropout in the attention pooling", low=0.0, high=0.9)
-    double_softmax: bool = key(False, "feed probabilities to the cross-entropy, as the published code does (a fault)")
-
-
-@dataclass
-class Selfie(SelfieKeys, Objective):
-    name: str = key("selfie", "what to learn", choices=("selfie",))
-    flip: bool = key(False, "augmentation: mirror half of the images")
-    pad: int = key(2, "augmentation: pad by this many pixels, then crop at random; 0: no crop", low=0, high=64)
-
-
-@dataclass
-class Diversity:
-    """h, the mean log-determinant of the tasks' input gradients: 0 where they are orthogonal, lower as they align."""
-
-    weight: float = key(0.1, "weight of h; 0: it is not computed", low=0.0)
-    sign: str = key(
-        "published",
-        "published: the weights descend loss + weight*h, which aligns gradients (a fault); reward: loss - weight*h",
-        choices=("published", "reward"),
-    )
-    in_attack: bool = key(
-        True, "the attack ascends the losses + weight*h; false: the losses alone, for a third less time"
-    )
-
-
-@dataclass
-class Joint(Objective):
-    double_backward: ClassVar[bool] = True
-    name: str = key("joint", "what to learn", choices=("joint",))
-    tasks: list[str] = key(["selfie", "jigsaw", "rotation"], "two or more of selfie, jigsaw, rotation")
-    patch_bn: bool = key(
-        False, "Selfie's patches have batch norms of their own; false: those of whole images (published)"
-    )
-    diversity: Diversity = field(default_factory=Diversity)
-    jigsaw: JigsawKeys = field(default_factory=JigsawKeys)
-    selfie: SelfieKeys = field(default_factory=SelfieKeys)
-
-
-@dataclass
-class Plugin(Objective):
-    """A pretext task of the user's own, in a file of theirs; `config/plugins.py`."""
-
-    name: str = key(REQUIRED, "FILE.py:CLASS")
-
-
-@dataclass
-class Classify(Objective):
-    name: str = key("classify", "what to learn", choices=("classify",))
-
-
-@dataclass
-class Trades(Objective):
-    name: str = key("trades", "what to learn", choices=("trades",))
-    beta: float = key(6.0, "weight of the KL term (Zhang et al. 2019, eq. 5: 1/lambda)", low=0.0)
-
-
-OBJECTIVES: dict[str, type[Objective]] = {
-    "rotation": Rotation,
-    "jigsaw": Jigsaw,
-    "selfie": Selfie,
-    "joint": Joint,
-    "classify": Classify,
-    "trades": Trades,
-}
-TASKS = ("rotation", "jigsaw", "selfie")  # one pretext task each
-PRETEXT = (*TASKS, "joint")
-
-
-def is_plugin(objective: str) -> bool:
-    """Whether an objective's name says FILE.py:CLASS."""
-    return ".py:" in objective
-
-
-def is_pretext(objective: str) -> bool:
-    """Whether an objective learns without labels."""
-    return objective in PRETEXT or is_plugin(objective)
 
 
 @dataclass

@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from ..attacks.pgd import step_size
-from ..config.schema import Classify as ClassifyConfig
+from ..config.objectives import Classify as ClassifyConfig
 from ..config.schema import Data, EvaluateConfig
 from ..data import Loader, make_loader, settle
 from ..engines import World, find_place, init

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from ..config.schema import TrainConfig, is_plugin
+from ..config.objectives import is_plugin
+from ..config.schema import TrainConfig
 from ..errors import UserError
 from ..models import build as build_backbone
 from ..rng import initialisation

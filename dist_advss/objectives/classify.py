@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..config.schema import Objective as ObjectiveConfig
+from ..config.objectives import Objective as ObjectiveConfig
 from ..models import Backbone
 from ..rng import Rng
 from .base import Judgement, Objective, Task, cross_entropy

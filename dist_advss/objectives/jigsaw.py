@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..config.schema import JigsawKeys
+from ..config.objectives import JigsawKeys
 from ..models import Backbone
 from ..rng import Rng
 from .base import Judgement, Objective, Task, assemble, cross_entropy, patches

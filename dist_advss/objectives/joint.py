@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..config.schema import Joint as JointConfig
+from ..config.objectives import Joint as JointConfig
 from ..models import Backbone
 from ..rng import Rng
 from .base import Judgement, Objective, Outcome, Task, at_least_fp32

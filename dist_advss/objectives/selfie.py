@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..config.schema import Selfie as SelfieConfig
-from ..config.schema import SelfieKeys
+from ..config.objectives import Selfie as SelfieConfig
+from ..config.objectives import SelfieKeys
 from ..errors import UserError
 from ..models import Backbone
 from ..rng import Rng

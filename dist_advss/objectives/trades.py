@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..config.schema import Trades as TradesConfig
+from ..config.objectives import Trades as TradesConfig
 from ..models import Backbone
 from .base import Images, Judgement, Outcome, Task, at_least_fp32, cross_entropy
 from .classify import Classify

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ..config.checks import check_world
-from ..config.schema import TrainConfig, is_pretext
+from ..config.objectives import is_pretext
+from ..config.schema import TrainConfig
 from ..errors import UserError
 from .machines import GBIT, MACHINES, Machine, find
 from .memory import Memory, memory

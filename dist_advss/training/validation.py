@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..attacks import PGD
-from ..config.schema import TrainConfig, is_pretext
+from ..config.objectives import is_pretext
+from ..config.schema import TrainConfig
 from ..data import Batch, Loader, as_float
 from ..engines import World
 from ..objectives.base import Images, Objective, Task

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from dist_advss.config import as_yaml, compose, config_dir, options, parse_words
-from dist_advss.config.schema import Classify, EvaluateConfig, Jigsaw, Rotation, Selfie, Trades, TrainConfig
+from dist_advss.config.objectives import Classify, Jigsaw, Rotation, Selfie, Trades
+from dist_advss.config.schema import EvaluateConfig, TrainConfig
 
 GROUPS = ("data", "model", "objective", "attack", "engine", "schedule")
 

@@ -10,7 +10,8 @@ import pytest
 from omegaconf import MISSING
 
 from dist_advss.config.explain import help_of
-from dist_advss.config.schema import OBJECTIVES, PRETEXT, EvaluateConfig, TrainConfig
+from dist_advss.config.objectives import OBJECTIVES, PRETEXT
+from dist_advss.config.schema import EvaluateConfig, TrainConfig
 from dist_advss.objectives import PRETEXT as PRETEXT_CLASSES
 from dist_advss.objectives import SUPERVISED
 

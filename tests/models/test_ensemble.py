@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_advss.config import compose, restore
-from dist_advss.config.schema import Classify as ClassifyConfig
+from dist_advss.config.objectives import Classify as ClassifyConfig
 from dist_advss.config.schema import Data, Model
 from dist_advss.errors import UserError
 from dist_advss.models import build
