@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from .methods import finetune_of, follow
+from .methods import finetune_of, follow, members_of
 from .runs import Launch, Run, lookup, number
 from .table import Row
 
@@ -15,8 +16,8 @@ from .table import Row
 class Cost:
     """Of one evaluated model; None where it is not known or never came to be.
 
-    pretrain, finetune:  seconds, times the processes that shared them; None for P1's pre-training
-    to_best:             epochs of fine-tuning until validation RA was highest
+    pretrain, finetune:  seconds, times the processes that shared them, of all members; None for P1's pre-training
+    to_best:             epochs of fine-tuning until validation RA was highest; None for members that were tuned apart
     target:              the highest validation RA of P1→F4 in the same setting
     to_baseline:         epochs until validation RA was that high
     seconds_to_baseline: `finetune` up to there, and `pretrain`
@@ -41,25 +42,40 @@ class Costs:
 
 def costs(launch: Launch, rows: list[Row]) -> Costs | None:
     """One for each finished row whose fine-tuning can be found, each model once; None where there is no such row."""
-    tuned = {row.evaluation: finetune_of(launch.runs[row.evaluation], launch) for row in rows if row.ra}
+    tuned = {row.evaluation: _tuned(launch.runs[row.evaluation], launch) for row in rows if row.ra}
     targets: dict[tuple[object, ...], float] = {}
     for row in rows:
-        run = tuned.get(row.evaluation)
-        best = None if run is None else best_ra(run)
+        runs = tuned.get(row.evaluation, [])
+        best = best_ra(runs[0]) if len(runs) == 1 else None
         if row.method.label == "P1→F4" and best is not None:
             targets[_match(row)] = best
-    found: dict[str, Cost] = {}
+    found: dict[tuple[Path, ...], Cost] = {}
     used: list[Run] = []
     for row in rows:
-        run = tuned.get(row.evaluation)
-        if run is not None and str(run.path) not in found:
-            init = lookup(run.config, "init")
-            origin = follow(run, str(init), launch) if init else None
-            used += [r for r in (run, origin) if r]
-            found[str(run.path)] = _cost(row, run, origin, targets.get(_match(row)))
+        runs = tuned.get(row.evaluation, [])
+        paths = tuple(run.path for run in runs)
+        if runs and paths not in found:
+            origins = list({run.path: run for tuning in runs for run in _origins(tuning, launch)}.values())
+            used += [*runs, *origins]
+            found[paths] = _cost(row, runs, origins, targets.get(_match(row)))
     kinds = {on_gpu(run) for run in used}
     devices = "GPU" if kinds == {True} else "process" if kinds == {False} else "processes and GPUs"
     return Costs(devices, list(found.values())) if found else None
+
+
+def _tuned(run: Run, launch: Launch) -> list[Run]:
+    """The fine-tunings that an evaluation judges: one, or those of an ensemble's members."""
+    if lookup(run.config, "model.name") == "ensemble" and not lookup(run.config, "checkpoint"):
+        return members_of(run, launch)
+    found = finetune_of(run, launch)
+    return [found] if found else []
+
+
+def _origins(tuning: Run, launch: Launch) -> list[Run]:
+    """The pre-trainings that a fine-tuning began with."""
+    init = lookup(tuning.config, "init")
+    found = follow(tuning, str(init), launch) if init else None
+    return [found] if found else [run for run in members_of(tuning, launch) if run.command == "pretrain"]
 
 
 def _match(row: Row) -> tuple[object, ...]:
@@ -67,14 +83,21 @@ def _match(row: Row) -> tuple[object, ...]:
     return (row.setting, row.seed)
 
 
-def _cost(row: Row, run: Run, origin: Run | None, target: float | None) -> Cost:
-    before, after = device_seconds(origin) if origin else None, device_seconds(run)
-    epochs = number(run.result.get("epochs"))
-    reached = None if target is None else epochs_to(run, target)
+def _cost(row: Row, runs: list[Run], origins: list[Run], target: float | None) -> Cost:
+    before, after = _together(origins), _together(runs)
+    if len(runs) > 1:
+        return Cost(row, before, after, None, target, None, None)
+    epochs = number(runs[0].result.get("epochs"))
+    reached = None if target is None else epochs_to(runs[0], target)
     seconds = None
     if reached is not None and after is not None and epochs:
         seconds = after * reached / epochs + (before or 0.0)
     return Cost(row, before, after, row.epochs_to_best_ra, target, reached, seconds)
+
+
+def _together(runs: list[Run]) -> float | None:
+    known = [seconds for run in runs if (seconds := device_seconds(run)) is not None]
+    return sum(known) if runs and len(known) == len(runs) else None
 
 
 def best_ra(run: Run) -> float | None:

@@ -47,9 +47,9 @@ class Method:
         return f"{self.label} {self.task}" if self.task else self.label
 
     @property
-    def order(self) -> tuple[str, str, str, str]:
-        """Sorts P1 first, then task by task, P2 before P3, F1 to F4."""
-        return (self.task or "", self.pretrain, self.finetune or "", self.loss or "")
+    def order(self) -> tuple[bool, bool, str, str, str, str]:
+        """Sorts P1 first, then task by task, P2 before P3, F1 to F4; tasks together and ensembles last."""
+        return (bool(self.members), self.joint, self.task or "", self.pretrain, self.finetune or "", self.loss or "")
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,14 @@ def finetune_of(run: Run, launch: Launch) -> Run | None:
         link = members[0]
     found = follow(run, str(link), launch) if link else None
     return found if found and found.command == "finetune" else None
+
+
+def members_of(run: Run, launch: Launch) -> list[Run]:
+    """The runs of which an ensemble is made; none of them where one cannot be found."""
+    links = lookup(run.config, "model.members")
+    found = [follow(run, str(link), launch) for link in links] if isinstance(links, list) else []
+    there = [member for member in found if member is not None]
+    return there if len(there) == len(found) else []
 
 
 def follow(run: Run, link: str, launch: Launch) -> Run | None:
@@ -163,10 +171,8 @@ def _pretraining(run: Run) -> Method:
 
 def _ensemble(run: Run, launch: Launch) -> Method:
     """What its members have in common, and their tasks together: P3→F4 jigsaw & rotation & selfie."""
-    members = lookup(run.config, "model.members")
-    runs = [follow(run, str(member), launch) for member in members] if isinstance(members, list) else []
-    methods = [method_of(member, launch) for member in runs if member is not None]
-    if not methods or len(methods) < len(runs):
+    methods = [method_of(member, launch) for member in members_of(run, launch)]
+    if not methods:
         return Method(UNKNOWN, "ensemble", UNKNOWN)
     tuned = finetune_of(run, launch) if run.command == "finetune" or lookup(run.config, "checkpoint") else None
     pretrain, kind, loss = (

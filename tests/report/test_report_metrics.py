@@ -109,6 +109,7 @@ def drawn(
     seed=st.integers(0, 99),
 )
 def test_a_thinned_curve_draws_the_same_line(y: np.ndarray, buckets: int, seed: int) -> None:
+    y = y + np.float32(0)  # of -0 and 0, which are drawn alike, the lower one is as it happens
     x = np.sort(np.random.default_rng(seed).uniform(0, 10, len(y)))
     kept = decimate(x, y, buckets)
     assert len(kept) <= max(4 * buckets, len(y) if len(y) <= 4 * buckets else 0)

@@ -139,6 +139,20 @@ def test_cost_counts_pre_training_and_every_process(folder: Any) -> None:
     assert p3.seconds_to_baseline == pytest.approx(151.2 + 151.2 * p3.to_baseline / 12)
 
 
+def test_an_average_costs_what_its_members_cost(folder: Any) -> None:
+    folder.grid(("rotation", "jigsaw"))
+    folder.average("average", ["p3_rotation_finetune", "p3_jigsaw_finetune"], 72.0, 60.0)
+    launch = read(folder.root, 0.0)
+    found = costs(launch, summary_rows(folder.root))
+    assert found is not None and len(found.costs) == 6  # each member has its own line besides
+    by = {cost.row.evaluation: cost for cost in found.costs}
+    members = [by[f"p3_{task}_evaluate"] for task in ("rotation", "jigsaw")]
+    average = by["average"]
+    assert average.pretrain == pytest.approx(sum(m.pretrain or 0 for m in members))
+    assert average.finetune == pytest.approx(sum(m.finetune or 0 for m in members))
+    assert (average.to_best, average.to_baseline) == (None, None)
+
+
 def test_a_run_on_gpus_is_counted_in_gpu_hours(quickstart: Any) -> None:
     for stage in quickstart.stages:
         file = quickstart.root / stage / "metrics.jsonl"
