@@ -46,10 +46,13 @@ def test_the_paper_grid_has_every_cell_with_the_published_hyperparameters() -> N
     cells = {f"{p}_{t}_{f}" for p in phases for t in tasks for f in tunings}
     cells |= {"p1_f3", "p1_f4", "joint_f4", "ensemble"}
     assert {n.removesuffix("_evaluate") for n in composed if n.endswith("_evaluate")} == cells
+    judged = {name.removesuffix(f"_f4_{r}_radius") for r in ("half", "double") for name in composed if f"_{r}_" in name}
+    assert judged == {"p1", "p3_rotation", "p3_jigsaw", "p3_selfie", "joint"}
     for name, config in composed.items():
         assert config["data"]["name"] == "cifar10"
-        assert (config["attack"]["norm"], config["attack"]["eps"]) == ("linf", 8 / 255)
-        if name.endswith(("_evaluate", "_transfer")):
+        radius = 16 if name.endswith("_double_radius") else 4 if name.endswith("_half_radius") else 8
+        assert (config["attack"]["norm"], config["attack"]["eps"]) == ("linf", radius / 255)
+        if name.endswith(("_evaluate", "_transfer", "_radius")):
             assert config["attack"]["steps"] == 20
             continue
         assert config["model"]["name"] == "resnet50v2"
