@@ -15,7 +15,7 @@ from bokeh.plotting import figure
 from .methods import Method
 
 GREY = "#85898f"
-TASK_COLOURS = ("#3b7de0", "#d87f26", "#1f9c78", "#a85fc4", "#c9515b", "#7c8a25")
+TASK_COLOURS = ("#3b7de0", "#d87f26", "#1f9c78", "#a85fc4", "#c9515b", "#7c8a25", "#25b3cf", "#94644c")
 MARKERS = {"F1": "diamond", "F2": "triangle", "F3": "square"}  # F4 and the rest: circle
 FONT = "system-ui, sans-serif"
 
