@@ -49,7 +49,7 @@ def claims(rows: list[Row], costs: Costs | None, transfers: Sequence[Transfer]) 
             "Models of different tasks have different weaknesses: what fools one fools the others less.",
             _weaknesses(transfers),
         ),
-        _claim("e", "Pre-training three tasks together adds RA to the best of them.", _joint(rows)),
+        _claim("e", "Pre-training several tasks together adds RA to the best of them.", _joint(rows)),
         _claim("f", "Averaging three fine-tuned models adds RA to the best of them.", _ensemble(rows)),
     ]
     return [claim for claim in found if claim]
