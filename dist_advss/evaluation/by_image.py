@@ -11,13 +11,17 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from ..data import Batch
+from ..config.schema import Data, EvaluateConfig, TransferConfig
+from ..data import Batch, settle
+from ..engines import World, find_place, init
 from ..files import write_whole
+from ..training import folder
 
 SAVE_EVERY_S = 20.0
 PARTIAL = "verdicts.partial.{}.npz"  # of one process
 
 Found = TypeVar("Found", bound="ByImage")
+Asked = TypeVar("Asked", EvaluateConfig, TransferConfig)
 
 
 @dataclass
@@ -43,6 +47,20 @@ class ByImage:
     def load(cls: type[Found], path: Path) -> Found:
         with np.load(path) as archive:
             return cls(**{f.name: archive[f.name] for f in fields(cls)})
+
+
+def once(config: Asked, work: Callable[[Asked, Data, Path, World], None]) -> Path:
+    """The folder `config.out`, in which every process has called `work` unless the result was there already.
+
+    Raises UserError, before anything is written, when the folder holds a result of another configuration.
+    """
+    out = Path(config.out)
+    if folder.finished_as_asked(out, config):
+        return out
+    data = settle(config.data, config.split)
+    with init(config.device, config.threads, config.guard, find_place(), stacks=out / "stacks") as world:
+        work(config, data, out, world)
+    return out
 
 
 def saved(out: Path, none: Found) -> Found:

@@ -14,8 +14,8 @@ from rich.console import Console
 from ..attacks.pgd import step_size
 from ..config.objectives import Classify as ClassifyConfig
 from ..config.schema import Data, EvaluateConfig
-from ..data import Loader, make_loader, settle
-from ..engines import World, find_place, init
+from ..data import Loader, make_loader
+from ..engines import World
 from ..errors import UserError
 from ..files import write_json, write_whole
 from ..models import build
@@ -24,7 +24,7 @@ from ..rng import Rng
 from ..tracking import Log
 from ..training import checkpoint, folder
 from ..training.members import load_members
-from .by_image import PARTIAL, forget, saved
+from .by_image import PARTIAL, forget, once, saved
 from .rates import rates
 from .verdicts import Verdicts, judge_images, samples
 
@@ -38,13 +38,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     already is left as it is, one that was interrupted goes on where the saved verdicts end, with however many processes.
     Raises UserError before anything is written.
     """
-    out = Path(config.out)
-    if folder.finished_as_asked(out, config):
-        return out
-    data = settle(config.data, config.split)
-    with init(config.device, config.threads, config.guard, find_place(), stacks=out / "stacks") as world:
-        _evaluate(config, data, out, world)
-    return out
+    return once(config, _evaluate)
 
 
 def _evaluate(config: EvaluateConfig, data: Data, out: Path, world: World) -> None:

@@ -25,14 +25,14 @@ from ..attacks.pgd import step_size
 from ..config import restore
 from ..config.members import config_of
 from ..config.schema import Data, TransferConfig
-from ..data import Batch, as_float, make_loader, settle
-from ..engines import World, find_place, init
+from ..data import Batch, as_float, make_loader
+from ..engines import World
 from ..errors import UserError
 from ..files import write_json
 from ..objectives.base import Images, Judgement, Objective, Task
 from ..rng import Rng
 from ..training import checkpoint, folder
-from .by_image import PARTIAL, ByImage, each_image, forget, saved
+from .by_image import PARTIAL, ByImage, each_image, forget, once, saved
 
 
 @dataclass
@@ -53,13 +53,7 @@ def transfer(config: TransferConfig) -> Path:
     share; rank 0 writes. Returns the folder; one that holds a result is left as it is, one that was interrupted goes on
     where the saved verdicts end. Raises UserError before anything is written.
     """
-    out = Path(config.out)
-    if folder.finished_as_asked(out, config):
-        return out
-    data = settle(config.data, config.split)
-    with init(config.device, config.threads, config.guard, find_place(), stacks=out / "stacks") as world:
-        _transfer(config, data, out, world)
-    return out
+    return once(config, _transfer)
 
 
 def _transfer(config: TransferConfig, data: Data, out: Path, world: World) -> None:
