@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
+from ..config.objectives import TASKS
 from .runs import Launch, Run, lookup, number, read_run
 
 UNKNOWN = "?"
@@ -161,11 +162,14 @@ def _pretraining(run: Run) -> Method:
     if not run.config:
         return Method(UNKNOWN)
     task = str(lookup(run.config, "objective.name", UNKNOWN)).rpartition(":")[2]  # of FILE.py:CLASS, the class
-    joint = task == "joint"  # alone, it is as published
+    joint = task == "joint"  # alone, it is as published: all three tasks
+    parts = lookup(run.config, "objective.tasks")
+    if joint and isinstance(parts, list) and set(parts) != set(TASKS):
+        task = "joint of " + " & ".join(sorted(map(str, parts)))
     if joint and number(lookup(run.config, "objective.diversity.weight")) == 0:
-        task = "joint, no diversity"
+        task += ", no diversity"
     elif joint and lookup(run.config, "objective.diversity.sign") == "reward":
-        task = "joint, reward"
+        task += ", reward"
     return Method("P3" if _attacks(run) else "P2", task, joint=joint)
 
 

@@ -135,10 +135,14 @@ def test_an_ensemble_is_named_after_its_members_and_stands_in_their_table(folder
 
 def test_kinds_of_joint_pre_training_are_told_apart(folder: Any) -> None:
     folder.grid(("rotation",), ("F4",))
-    for sign, weight, expected in (
-        ("published", 0.1, "P3→F4 joint"),
-        ("reward", 0.1, "P3→F4 joint, reward"),
-        ("reward", 0.0, "P3→F4 joint, no diversity"),
+    three, two = ["selfie", "jigsaw", "rotation"], ["rotation", "jigsaw"]
+    for tasks, sign, weight, expected in (
+        (three, "published", 0.1, "P3→F4 joint"),
+        (three, "reward", 0.1, "P3→F4 joint, reward"),
+        (three, "reward", 0.0, "P3→F4 joint, no diversity"),
+        (two, "published", 0.1, "P3→F4 joint of jigsaw & rotation"),
+        (two, "reward", 0.0, "P3→F4 joint of jigsaw & rotation, no diversity"),
     ):
-        edit(folder.root, "p3_pretrain", objective={"name": "joint", "diversity": {"sign": sign, "weight": weight}})
+        diversity = {"sign": sign, "weight": weight}
+        edit(folder.root, "p3_pretrain", objective={"name": "joint", "tasks": tasks, "diversity": diversity})
         assert labels(folder.root)["p3_evaluate"] == expected
