@@ -32,7 +32,7 @@ import yaml
 
 from dist_advss.config import config_dir, options, parse_words, schema_of
 from dist_advss.config.inherit import SOURCE_KEY, configure
-from dist_advss.config.schema import EvaluateConfig, TrainConfig
+from dist_advss.config.schema import EvaluateConfig, TrainConfig, TransferConfig
 from dist_advss.errors import UserError, nearest
 
 from .graph import COMMANDS, REFERENCE, Experiment, Stage, build
@@ -69,9 +69,9 @@ def compositions(experiment: Experiment, directory: Path) -> dict[str, dict[str,
     return {name: dataclasses.asdict(config) for name, config in configurations(experiment, directory).items()}
 
 
-def configurations(experiment: Experiment, directory: Path) -> dict[str, TrainConfig | EvaluateConfig]:
-    """The same as what `pretrain`, `finetune` and `evaluate` are given."""
-    found: dict[str, TrainConfig | EvaluateConfig] = {}
+def configurations(experiment: Experiment, directory: Path) -> dict[str, TrainConfig | EvaluateConfig | TransferConfig]:
+    """The same as what `pretrain`, `finetune`, `evaluate` and `transfer` are given."""
+    found: dict[str, TrainConfig | EvaluateConfig | TransferConfig] = {}
     planned: dict[str, Any] = {}
     for stage in experiment.stages.values():
         if stage.command != "report":
