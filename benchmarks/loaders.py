@@ -27,9 +27,9 @@ import torch
 
 from dist_advss.config.schema import Data
 from dist_advss.data import as_float, augment, make_loader
+from dist_advss.data.betons.origin import write_betons
+from dist_advss.data.betons.write import describe, write_source
 from dist_advss.data.image_set import Source
-from dist_advss.data.origin import write_betons
-from dist_advss.data.write import describe, write_source
 from dist_advss.rng import Rng
 
 from .table import Figure, parser, publish

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dist_advss.frames import load_runs
-from dist_advss.report import curves
+from dist_advss.report.charts.draw import curves
 from dist_advss.report.page import write
-from dist_advss.report.runs import read
+from dist_advss.runs.frames import load_runs
+from dist_advss.runs.read import read
 
 from .table import Figure, parser, publish, seconds_in_turn
 

@@ -143,7 +143,7 @@ def extra(name: str, purpose: str, fix: str) -> Finding:
 
 def ffcv(which: Callable[[str], str | None], environment: Mapping[str, str]) -> Finding:
     """FFCV, by loading its library and the code that calls it; where that fails, what this system lacks for it."""
-    check = [sys.executable, "-c", "import dist_advss.data.decode"]
+    check = [sys.executable, "-c", "import dist_advss.data.betons.decode"]
     tried = subprocess.run(check, capture_output=True, text=True, check=False)
     if not tried.returncode:
         return Finding("ffcv", "ok", f"{_version('ffcv') or 'installed'}, decodes .beton files")

@@ -13,11 +13,13 @@ from pathlib import Path
 
 from dist_advss.errors import UserError, nearest
 
-from . import queue, slurm, state
+from . import state
 from .graph import Experiment
+from .job.task import log_file
+from .queue import slurm as queue
+from .queue import submission as slurm
 from .status import experiment_of
 from .submit import print_results
-from .task import log_file
 
 POLL = 1.0  # seconds between two looks at a log
 LOOK = 5.0  # seconds between two questions to Slurm

@@ -17,7 +17,7 @@ import psutil
 from dist_advss.files import only_process, write_json
 
 from .graph import Experiment, Stage
-from .queue import Job
+from .queue.slurm import Job
 
 Name = Literal["finished", "running", "queued", "failed", "died", "stopped", "skipped", "waiting"]
 BROKEN = ("failed", "died", "skipped")

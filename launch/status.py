@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dist_advss.errors import UserError
-from dist_advss.report.runs import Run, lookup, number, read_run
+from dist_advss.runs.read import Run, lookup, number, read_run
 
-from . import sessions, slurm, state
+from . import state
 from .graph import Experiment, Stage, stored
-from .journal import FOLDER
-from .queue import NoAnswer
+from .job import sessions
+from .queue import submission as slurm
+from .queue.journal import FOLDER
+from .queue.slurm import NoAnswer
 from .state import State
 
 if TYPE_CHECKING:

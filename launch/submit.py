@@ -18,12 +18,13 @@ from dist_advss.errors import Stopped, UserError, nearest
 from dist_advss.tracking.identity import run_id
 from dist_advss.training.folder import WHERE_NOT_WHAT, differences
 
-from . import cluster as clusters
-from . import graph, job, state
-from .executors import Executor, Inline, Local, RunStage
+from . import graph, state
+from . import profile as clusters
+from . import stage as job
 from .experiment import compositions, load
 from .graph import Experiment
-from .journal import FOLDER
+from .local import Executor, Inline, Local, RunStage
+from .queue.journal import FOLDER
 from .state import State
 
 
@@ -72,7 +73,7 @@ def launch(
 def _launch_on_slurm(
     directory: Path, planned: Experiment, wanted: set[str], settings: clusters.Slurm, retry_failed: bool, dry_run: bool
 ) -> int:
-    from . import slurm
+    from .queue import submission as slurm
 
     if dry_run:
         print(planned.as_yaml(wanted), end="")
@@ -89,7 +90,7 @@ def _refuse_jobs(directory: Path) -> None:
     """Raises UserError when stages of this folder stand in Slurm's queue: they would be run twice."""
     if not (directory / FOLDER).is_dir():
         return
-    from . import slurm
+    from .queue import submission as slurm
 
     live = [stage for stage, job in slurm.jobs(directory).items() if job.goes_on]
     if live:
@@ -262,7 +263,7 @@ def print_results(directory: Path, experiment: Experiment) -> None:
     """The P x F table of what is evaluated so far, and where the report lies."""
     from rich.console import Console
 
-    from dist_advss.report.table import as_table, as_text, summary_rows
+    from dist_advss.runs.table import as_table, as_text, summary_rows
 
     commands = {stage.command: stage for stage in experiment.stages.values()}
     if "evaluate" in commands:

@@ -107,7 +107,7 @@ def test_little_room_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_embedded_images_are_found_and_their_damage_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from dist_advss.data import fashion
+    from dist_advss.data.sets import fashion
 
     found = {finding.what: finding for finding in data_sets()}
     assert (found["data fashion_mini"].verdict, found["data fashion_mini"].found) == ("ok", "2,000 test images")

@@ -74,7 +74,7 @@ def _data(rest: list[str]) -> int:
     if given.action == "write":
         return _write_betons(given.words)
     if len(given.words) == 1 and "=" not in given.words[0]:
-        from ..data.show_beton import contact_sheet_of, summary_of
+        from ..data.betons.show_beton import contact_sheet_of, summary_of
 
         print(summary_of(Path(given.words[0])), end="")
         if given.png:
@@ -99,8 +99,8 @@ def _write_betons(words: list[str]) -> int:
     if not out:
         raise UserError("out: missing; give out=FOLDER for train.beton and test.beton, or out=FILE.beton for one part")
     data = compose_data([f"{name}={value}" for name, value in chosen.items()])
-    from ..data.origin import write_betons
-    from ..data.progress import WriteProgress
+    from ..data.betons.origin import write_betons
+    from ..data.betons.progress import WriteProgress
 
     with WriteProgress() as show:
         for path in write_betons(data, Path(out), part, show):

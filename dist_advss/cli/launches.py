@@ -107,7 +107,7 @@ def _watch(rest: list[str]) -> int:
     parser = parser_of(COMMANDS, "watch")
     parser.add_argument("directory", metavar="DIR", type=Path, help="a launch folder, or one run folder")
     directory = parser.parse_args(rest).directory
-    from ..report.watch import watch
+    from ..live.watch import watch
 
     return watch(directory)
 

@@ -4,6 +4,16 @@ from .augment import as_float, augment
 from .image_set import ImageSet
 from .load import load_data
 from .loader import Batch, Loader, MemoryLoader
-from .make import make_loader, settle
+from .make import make_loader, resolve_loader
 
-__all__ = ["Batch", "ImageSet", "Loader", "MemoryLoader", "as_float", "augment", "load_data", "make_loader", "settle"]
+__all__ = [
+    "Batch",
+    "ImageSet",
+    "Loader",
+    "MemoryLoader",
+    "as_float",
+    "augment",
+    "load_data",
+    "make_loader",
+    "resolve_loader",
+]

@@ -8,7 +8,7 @@ import torch
 from ..config.schema import Data
 from ..errors import UserError
 from .image_set import ImageSet, Integers, Source
-from .sources import read
+from .sets.sources import read
 from .splits import labelled_subset, train_validation
 
 SPLITS = ("train", "validation", "test")

@@ -11,7 +11,7 @@ import torch
 from ..config.schema import Data
 from ..errors import RunError, UserError
 from ..rng import Rng
-from .beton import Beton
+from .betons.beton import Beton
 from .load import load_data, rows_of
 from .loader import Loader, MemoryLoader
 
@@ -40,18 +40,18 @@ def make_loader(
     give the same batches in the same order, but for images that a beton stores as JPEG. Every process of a run calls this.
     Raises UserError for what is missing, damaged or not installed, RunError when a beton cannot be written.
     """
-    data = settle(data, split)
+    data = resolve_loader(data, split)
     place = (batch_size, rng, device, rank, world_size, views)
     if data.loader == "memory":
         return MemoryLoader(load_data(data, split, labelled=labelled).first(first), *place)
-    from .ffcv_loader import FfcvLoader, decoding_threads
+    from .betons.ffcv_loader import FfcvLoader, decoding_threads
 
     beton = _beton(data, split)
     rows = rows_of(data, split, labelled, beton.labels)[:first]
     return FfcvLoader(beton, rows, data.size, data.channels, *place, data.crop, data.crop_area, decoding_threads())
 
 
-def settle(data: Data, split: str) -> Data:
+def resolve_loader(data: Data, split: str) -> Data:
     """`data` with data.loader settled as "memory" or "ffcv", and for the latter its beton written where it is missing.
 
     That may take long, and every process but one waits for it; `make_loader` after it does not. Raises UserError, RunError.
@@ -75,8 +75,8 @@ def settle(data: Data, split: str) -> Data:
 
 def _beton(data: Data, split: str) -> Beton:
     """The open beton that a split is taken from."""
-    from .origin import find_beton
-    from .progress import WriteProgress
+    from .betons.origin import find_beton
+    from .betons.progress import WriteProgress
 
     with WriteProgress() as show:
         return find_beton(data, "test" if split == "test" else "train", show)
@@ -86,7 +86,7 @@ def _beton(data: Data, split: str) -> Beton:
 def ffcv_missing() -> str | None:
     """Why FFCV cannot be used here; None where it can."""
     try:
-        from . import decode  # noqa: F401
+        from .betons import decode  # noqa: F401
     except (ImportError, OSError) as error:
         return " ".join(str(error).split())
     return None

@@ -29,29 +29,29 @@ class LossScale:
     `value` is 1 and stays so unless `enabled`.
     """
 
-    PEACE = 2000  # updates
+    GROWTH_INTERVAL = 2000  # updates
 
     def __init__(self, enabled: bool) -> None:
-        self.enabled, self.value, self.peaceful = enabled, 2.0**16 if enabled else 1.0, 0
+        self.enabled, self.value, self.finite_updates = enabled, 2.0**16 if enabled else 1.0, 0
 
     def allows(self, norm: Tensor) -> bool:
         """Whether the update may be made, given the norm of its gradient."""
         if not self.enabled:
             return True
         if not math.isfinite(float(norm)):
-            self.value, self.peaceful = max(1.0, self.value / 2), 0
+            self.value, self.finite_updates = max(1.0, self.value / 2), 0
             return False
-        self.peaceful += 1
-        if self.peaceful == self.PEACE:
-            self.value, self.peaceful = min(2.0**24, self.value * 2), 0
+        self.finite_updates += 1
+        if self.finite_updates == self.GROWTH_INTERVAL:
+            self.value, self.finite_updates = min(2.0**24, self.value * 2), 0
         return True
 
     def state(self) -> State:
-        return {"value": self.value, "peaceful": self.peaceful}
+        return {"value": self.value, "finite_updates": self.finite_updates}
 
     def load(self, state: State) -> None:
         if self.enabled and state["value"] > 1:
-            self.value, self.peaceful = state["value"], state["peaceful"]
+            self.value, self.finite_updates = state["value"], state.get("finite_updates", 0)
 
 
 class Engine:
@@ -140,10 +140,10 @@ class Engine:
 
     def state(self) -> State:
         self.reconcile()
-        model = {name: self.whole(tensor) for name, tensor in self.module.state_dict().items()}
+        model = {name: self.to_full(tensor) for name, tensor in self.module.state_dict().items()}
         moments = {
             name: {
-                key: self.whole(value) for key, value in self.optimizer.state.get(p, {}).items() if value is not None
+                key: self.to_full(value) for key, value in self.optimizer.state.get(p, {}).items() if value is not None
             }
             for name, p in self.trained().items()
         }
@@ -151,7 +151,7 @@ class Engine:
             return {}
         return {"model": model, "optimizer": moments, "loss_scale": self.loss_scale.state()}
 
-    def whole(self, value: Any) -> Any:
+    def to_full(self, value: Any) -> Any:
         """A value of the state as a whole CPU tensor, or the number that it is; called by all processes."""
         return value.detach().cpu().contiguous() if isinstance(value, Tensor) else value
 
@@ -160,7 +160,7 @@ class Engine:
         self.load_model(state["model"])
         trained = self.trained()
         moments = {
-            number: {key: self.share(value, p) for key, value in state["optimizer"][name].items()}
+            number: {key: self.to_local(value, p) for key, value in state["optimizer"][name].items()}
             for number, (name, p) in enumerate(trained.items())
             if state["optimizer"].get(name)
         }
@@ -170,7 +170,7 @@ class Engine:
     def load_model(self, weights: dict[str, Tensor]) -> None:
         self.module.load_state_dict(weights)
 
-    def share(self, value: Any, parameter: nn.Parameter) -> Any:
+    def to_local(self, value: Any, parameter: nn.Parameter) -> Any:
         """This process's share of a value of the optimizer's state that belongs to `parameter`."""
         return value
 

@@ -80,17 +80,17 @@ class DeepSpeedEngine(Engine):
         from deepspeed.utils import safe_get_full_optimizer_state
 
         self.reconcile()
-        model = {name: self.whole(buffer) for name, buffer in self.module.named_buffers()}
+        model = {name: self.to_full(buffer) for name, buffer in self.module.named_buffers()}
         for name, p in self.module.named_parameters():
             with deepspeed.zero.GatheredParameters([p], enabled=self.stage == 3):
-                model[name] = self.whole(p)
+                model[name] = self.to_full(p)
         flat = self._flat_state()
         moments: State = {}
         for name, p in self.trained().items():
             moments[name] = {}
             for key, value in flat.items():
                 shared = isinstance(value, Tensor) and value.dim() > 0
-                moments[name][key] = self.whole(safe_get_full_optimizer_state(p, key) if shared else value)
+                moments[name][key] = self.to_full(safe_get_full_optimizer_state(p, key) if shared else value)
         if self.world.rank != 0:
             return {}
         ordered = {name: model[name] for name in self.module.state_dict()}

@@ -44,15 +44,15 @@ class FSDPEngine(Engine):
     def norm(self, gradients: list[Tensor]) -> Tensor:
         return self.world.sum(super().norm(gradients).square()).sqrt()
 
-    def whole(self, value: Any) -> Any:
-        return super().whole(value.full_tensor() if isinstance(value, DTensor) else value)
+    def to_full(self, value: Any) -> Any:
+        return super().to_full(value.full_tensor() if isinstance(value, DTensor) else value)
 
     def load_model(self, weights: dict[str, Tensor]) -> None:
         with torch.no_grad():
             for name, held in self.module.state_dict().items():
-                held.copy_(self.share(weights[name], held))
+                held.copy_(self.to_local(weights[name], held))
 
-    def share(self, value: Any, parameter: Any) -> Any:
+    def to_local(self, value: Any, parameter: Any) -> Any:
         if not isinstance(parameter, DTensor) or not isinstance(value, Tensor) or value.shape != parameter.shape:
             return value
         value = value.to(self.device)

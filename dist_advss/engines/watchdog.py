@@ -19,14 +19,14 @@ from types import TracebackType
 from typing import Any
 
 EXIT_HANG = 75  # EX_TEMPFAIL of sysexits.h: trying again may help
-LOOK_S = 1.0
-SILENT_S = 45.0  # a process whose thread has not been heard of for so long is taken for dead
-FAREWELL_S = 3.0  # how long a process that failed stays, so that the others can read why
+POLL_S = 1.0
+DEAD_AFTER_S = 45.0  # a process whose thread has not been heard of for so long is taken for dead
+GRACE_S = 3.0  # how long a process that failed stays, so that the others can read why
 END = "end"
 
 
 class Watchdog:
-    """The thread of one process. `beat()` tells it that a step was done, `failed(…)` that there will be none any more.
+    """The thread of one process. `heartbeat()` tells it that a step was done, `failed(…)` that there will be none any more.
 
     start_s, hang_s: seconds that the first step may take, and any later one. `store` is None for a process alone.
     `folder` is where stacks are written when a job hangs; None: to stderr only.
@@ -53,7 +53,7 @@ class Watchdog:
         self._over.set()
         self._thread.join()
 
-    def beat(self) -> bool:
+    def heartbeat(self) -> bool:
         """A step was done; True at the first one."""
         first, self._begun = not self._begun, True
         self._last, self._limit = time.monotonic(), self.hang_s
@@ -73,13 +73,13 @@ class Watchdog:
             if end["rank"] != self.rank:
                 self._leave(end)
             if self.rank == 0:  # the store is here
-                time.sleep(FAREWELL_S)
+                time.sleep(GRACE_S)
 
     def _watch(self) -> None:
         ticks, before = 0, time.monotonic()
-        while not self._over.wait(LOOK_S):
+        while not self._over.wait(POLL_S):
             now = time.monotonic()
-            if now - before > 10 * LOOK_S:  # this process was stopped and woken: it knows nothing of that time
+            if now - before > 10 * POLL_S:  # this process was stopped and woken: it knows nothing of that time
                 self._last += now - before
                 self._heard = {rank: (count, now) for rank, (count, _) in self._heard.items()}
             before, ticks = now, ticks + 1
@@ -98,7 +98,7 @@ class Watchdog:
             if self._store.check([END]):
                 found: dict[str, Any] = json.loads(self._store.get(END))
                 return found
-            self._store.add(f"beat/{self.rank}", 1)
+            self._store.add(f"heartbeat/{self.rank}", 1)
             if self.rank == 0 and ticks % 5 == 0:
                 return self._listen()
         except Exception as error:
@@ -110,10 +110,10 @@ class Watchdog:
     def _listen(self) -> dict[str, Any] | None:
         now = time.monotonic()
         for rank, (count, since) in self._heard.items():
-            heard = self._store.add(f"beat/{rank}", 0)
+            heard = self._store.add(f"heartbeat/{rank}", 0)
             if heard != count:
                 self._heard[rank] = (heard, now)
-            elif now - since > SILENT_S:
+            elif now - since > DEAD_AFTER_S:
                 return self._announce(EXIT_HANG, f"rank {rank} has been silent for {now - since:.0f} s")
         return None
 
@@ -136,7 +136,7 @@ class Watchdog:
         if hang:
             self._write_stacks()
         if self.rank == 0 and self._store is not None:
-            time.sleep(FAREWELL_S)  # the store is here, and others are still to read it
+            time.sleep(GRACE_S)  # the store is here, and others are still to read it
         os._exit(end["code"])
 
     def _write_stacks(self) -> None:

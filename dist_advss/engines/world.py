@@ -26,7 +26,7 @@ class World:
     """Process `rank` of `size`, on `device`; every method but `close` is called by all processes together.
 
     Small things (numbers, objects) travel between the CPUs over gloo, tensors of the device over its own backend.
-    `beat()` tells the watchdog that a step was done. Without a place it is a process alone.
+    `heartbeat()` tells the watchdog that a step was done. Without a place it is a process alone.
     """
 
     def __init__(self, device: torch.device, place: Place | None = None, watchdog: Watchdog | None = None) -> None:
@@ -35,19 +35,19 @@ class World:
         self.local_rank, self.local_size = place.local_rank, place.local_world_size
         self._watchdog = watchdog
         self._small: Any = dist.new_group(backend="gloo") if self.size > 1 and device.type == "cuda" else None
-        self._asked: tuple[Any, torch.Tensor] | None = None
+        self._stop_requests: tuple[Any, torch.Tensor] | None = None
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """A step was done. After the first one the short timeout holds."""
-        if self._watchdog is not None and self._watchdog.beat() and self.size > 1:
+        if self._watchdog is not None and self._watchdog.heartbeat() and self.size > 1:
             for group in {None, self._small}:
-                dist.distributed_c10d.set_timeout(_patience(self._watchdog.hang_s), group)
+                dist.distributed_c10d.set_timeout(_collective_timeout(self._watchdog.hang_s), group)
 
     def barrier(self) -> None:
         if self.size > 1:
             dist.barrier(group=self._small)
 
-    def first(self, do: Callable[[], T]) -> T:
+    def on_rank_zero(self, do: Callable[[], T]) -> T:
         """`do()` on rank 0, its result everywhere; a UserError or RunError of rank 0 is raised everywhere."""
         answer: list[Any] = [None, None]
         if self.rank == 0:
@@ -86,20 +86,20 @@ class World:
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         return self.sum(values).div_(self.size)
 
-    def any_asked(self, asked: int) -> int:
+    def stop_requested(self, asked: int) -> int:
         """The largest `asked` of any process, one call later with several processes: nobody waits for the answer.
 
         So all of them see a signal that one of them got, at the same step.
         """
         if self.size == 1:
             return asked
-        before, self._asked = self._asked, None
+        before, self._stop_requests = self._stop_requests, None
         answer = 0
         if before is not None:
             before[0].wait()
             answer = int(before[1])
         number = torch.tensor(asked)
-        self._asked = (dist.all_reduce(number, dist.ReduceOp.MAX, group=self._small, async_op=True), number)
+        self._stop_requests = (dist.all_reduce(number, dist.ReduceOp.MAX, group=self._small, async_op=True), number)
         return answer
 
 
@@ -188,7 +188,7 @@ def _join(place: Place, device: torch.device, backend: str, guard: Guard) -> dis
     """The process group, and a connection of our own to the store that it met at."""
     os.environ |= {"RANK": str(place.rank), "WORLD_SIZE": str(place.world_size), "LOCAL_RANK": str(place.local_rank)}
     os.environ |= {"MASTER_ADDR": str(place.address), "MASTER_PORT": str(place.port)}
-    meeting = _patience(guard.start_s)
+    meeting = _collective_timeout(guard.start_s)
     where = device if device.type == "cuda" else None
     try:
         dist.init_process_group(backend, timeout=meeting, rank=place.rank, world_size=place.world_size, device_id=where)
@@ -201,6 +201,6 @@ def _join(place: Place, device: torch.device, backend: str, guard: Guard) -> dis
     return dist.PrefixStore(f"dist_advss/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
 
 
-def _patience(hang_s: float) -> timedelta:
+def _collective_timeout(hang_s: float) -> timedelta:
     """How long a collective may take: longer than the watchdog waits, which says more about where everybody stands."""
     return timedelta(seconds=1.5 * hang_s + 30)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..config.schema import Data, EvaluateConfig, TransferConfig
-from ..data import Batch, settle
+from ..data import Batch, resolve_loader
 from ..engines import World, find_place, init
 from ..files import write_whole
 from ..training import folder
@@ -57,7 +57,7 @@ def once(config: Asked, work: Callable[[Asked, Data, Path, World], None]) -> Pat
     out = Path(config.out)
     if folder.finished_as_asked(out, config):
         return out
-    data = settle(config.data, config.split)
+    data = resolve_loader(config.data, config.split)
     with init(config.device, config.threads, config.guard, find_place(), stacks=out / "stacks") as world:
         work(config, data, out, world)
     return out

@@ -50,7 +50,7 @@ def _evaluate(config: EvaluateConfig, data: Data, out: Path, world: World) -> No
     console = Console(highlight=False, soft_wrap=True, quiet=world.rank > 0)
 
     with contextlib.ExitStack() as stack:
-        world.first(lambda: stack.enter_context(folder.claim(out, config)))
+        world.on_rank_zero(lambda: stack.enter_context(folder.claim(out, config)))
         if world.rank == 0:
             log = stack.enter_context(Log(out, config.tracking, lambda text: console.print(text, style="dim")))
             log.begin(0, "evaluate", world.size)
@@ -58,7 +58,7 @@ def _evaluate(config: EvaluateConfig, data: Data, out: Path, world: World) -> No
         known = saved(out, Verdicts.none())
 
         def show(verdicts: Verdicts) -> None:
-            world.beat()
+            world.heartbeat()
             done = rates(verdicts, [])
             text = f"evaluate  {len(verdicts)}/{loader.count}  TA {done['ta']:.1f}  RA {done['ra']:.1f}"
             console.print(text, end="\r" if console.is_terminal else "\n")

@@ -72,11 +72,11 @@ def _transfer(config: TransferConfig, data: Data, out: Path, world: World) -> No
         return Matrix(batch.index.cpu().numpy(), correct.float().cpu().numpy())
 
     def show(found: Matrix) -> None:
-        world.beat()
+        world.heartbeat()
         console.print(f"transfer  {len(found)}/{loader.count}", end="\r" if console.is_terminal else "\n")
 
     with contextlib.ExitStack() as stack:
-        world.first(lambda: stack.enter_context(folder.claim(out, config)))
+        world.on_rank_zero(lambda: stack.enter_context(folder.claim(out, config)))
         started, none = time.monotonic(), Matrix.none(len(config.sources), len(names))
         saving = out / PARTIAL.format(world.rank)
         shares = world.gather(each_image(loader.in_order(config.batch_size), judged, saved(out, none), saving, show))

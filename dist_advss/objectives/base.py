@@ -98,7 +98,7 @@ class Objective(nn.Module):
             self.encoder.eval()
         return self
 
-    def borrow(self, look: Callable[[Tensor], Tensor]) -> None:
+    def share_encoder(self, look: Callable[[Tensor], Tensor]) -> None:
         """`look` takes the place of the encoder, which is no part of this objective any more: another one owns it."""
         del self.encoder
         self.__dict__["encoder"] = look  # past nn.Module, which would make a module a part again

@@ -56,10 +56,10 @@ class Joint(Objective):
     def _head(self, name: str, config: JointConfig, backbone: Backbone) -> Objective:
         if name == "selfie":
             selfie = Selfie(config.selfie, backbone)
-            selfie.borrow(self._look_at_patches)
+            selfie.share_encoder(self._look_at_patches)
             return selfie
         head = Rotation(config, backbone) if name == "rotation" else Jigsaw(config.jigsaw, backbone)
-        head.borrow(self.encoder)
+        head.share_encoder(self.encoder)
         return head
 
     def _look_at_patches(self, x: Tensor) -> Tensor:

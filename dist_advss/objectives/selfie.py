@@ -14,7 +14,7 @@ from .attention_pooling import AttentionPooling
 from .base import Judgement, Objective, Task, at_least_fp32, patches
 
 
-class Places(nn.Module):
+class PositionEmbedding(nn.Module):
     """A learned embedding of each place of the grid: that of its row plus that of its column."""
 
     def __init__(self, grid: int, width: int) -> None:
@@ -47,7 +47,7 @@ class Selfie(Objective):
         self.grid, self.masked, self.double_softmax = config.grid, config.masked, config.double_softmax
         self.encoder = backbone.encoder
         self.pooling = AttentionPooling(width, config.layers, config.heads, config.ffn, config.dropout)
-        self.places = Places(config.grid, width)
+        self.places = PositionEmbedding(config.grid, width)
 
     def prepare(self, images: Tensor, labels: Tensor, rng: Rng) -> Task:
         order = rng.shared_permutation("selfie.order", self.grid**2)

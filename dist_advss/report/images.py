@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .runs import Run, lookup, number
+from ..runs.read import Run, lookup, number
 
 BUDGET = 2_500_000  # bytes of data URIs on a page, over all its evaluations
 PER_RUN = 8

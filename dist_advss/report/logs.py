@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .runs import Run
+from ..runs.read import Run
 
 LINES, WIDTH, TAIL = 15, 400, 64 * 1024  # lines shown, letters of one, bytes read from a file's end
 

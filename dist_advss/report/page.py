@@ -12,20 +12,21 @@ from markupsafe import Markup
 
 from .. import __version__
 from ..files import write_text
-from . import published, sections
-from .claims import claims
-from .cost import costs
-from .differences import differences
-from .effects import clause, effects, sentence
-from .graph import HEIGHT, WIDTH, graph
-from .heat import corruptions
+from ..runs.metrics import Reader
+from ..runs.progress import over
+from ..runs.read import Launch, read
+from ..runs.table import rows_of
+from . import sections
+from .charts.graph import HEIGHT, WIDTH, graph
+from .findings import published
+from .findings.claims import claims
+from .findings.cost import costs
+from .findings.differences import differences
+from .findings.effects import clause, effects, sentence
+from .findings.heat import corruptions
+from .findings.sweeps import main, sweeps
+from .findings.transfers import transfers
 from .logs import failures
-from .metrics import Reader
-from .progress import over
-from .runs import Launch, read
-from .sweeps import main, sweeps
-from .table import rows_of
-from .transfers import transfers
 
 HERE = Path(__file__).parent / "templates"
 EVERY = 10.0  # seconds between two looks at a launch that is watched
@@ -73,8 +74,8 @@ def render(launch: Launch, now: float, reload: float = 0.0) -> str:
     """The page as text; `now`, unix seconds, is when it says that it was made. After `reload` seconds, if not 0, it reloads itself."""
     from bokeh.resources import Resources
 
-    from .charts import draw
-    from .radii import scale_of
+    from .charts.draw import draw
+    from .charts.radii import scale_of
 
     every_row = rows_of(launch)
     rows, swept = main(every_row), sweeps(every_row)

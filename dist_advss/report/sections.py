@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from .effects import Difference, difference
+from ..runs.methods import Method, method_of
+from ..runs.read import Launch, Run, lookup, number
+from ..runs.table import Row, Setting, describe_ball
+from .findings.effects import Difference, difference
 from .images import Gallery, galleries
-from .methods import Method, method_of
-from .runs import Launch, Run, lookup, number
-from .table import Row, Setting, describe_ball
 
 KINDS = ("F1", "F2", "F3", "F4")
 MOST_CLASSES = 30

@@ -40,8 +40,8 @@ def command_of(config: dict[str, Any]) -> str:
 
 def method_label(folder: Path) -> str:
     """What the run is in the paper's terms, such as "P3→F4 rotation"; it is what wandb's bars are grouped by."""
-    from ..report.methods import method_of
-    from ..report.runs import Launch, read_run
+    from ..runs.methods import method_of
+    from ..runs.read import Launch, read_run
 
     run = read_run(folder, now=0.0)
     return method_of(run, Launch(folder.parent, folder.parent.name, {})).full

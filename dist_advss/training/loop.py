@@ -76,7 +76,7 @@ class Trainer:
 
     def resume(self) -> bool:
         """Takes up the newest whole checkpoint of the folder; False when there is none."""
-        found = self.world.first(lambda: checkpoint.load_latest(self.checkpoints))
+        found = self.world.on_rank_zero(lambda: checkpoint.load_latest(self.checkpoints))
         if found is None:
             return False
         state, path, complaints = found
@@ -112,7 +112,7 @@ class Trainer:
             self._window.append((self.global_step, {**means, "grad_norm": engine.grad_norm}))
             self.step += 1
             self.tracker.advance(self.config.train.batch_size)
-            self.world.beat()
+            self.world.heartbeat()
             self.passes.end_step()
             self._after_step(lr, interrupt)
 
@@ -134,7 +134,7 @@ class Trainer:
             self._waited = 0.0
         if every and step % every == 0 and self.step < len(self.loader):
             self.save()
-        signum = self.world.any_asked(interrupt.signum or 0)
+        signum = self.world.stop_requested(interrupt.signum or 0)
         if signum:
             self.save()
             self.tracker.event("stop", step, f"stopped by signal {signum} at step {step}")
@@ -172,7 +172,7 @@ class Trainer:
         """
         self._empty_window()
         state = self.engine.state()
-        self.world.first(lambda: self._refuse_broken_weights(state["model"]))
+        self.world.on_rank_zero(lambda: self._refuse_broken_weights(state["model"]))
         return state
 
     def _refuse_broken_weights(self, model: dict[str, torch.Tensor]) -> None:
@@ -207,8 +207,8 @@ class Trainer:
 
     def _write(self, write: Callable[[], None]) -> None:
         """Done by rank 0; when its disk is full, all processes know."""
-        self.world.first(write)
-        self.world.beat()
+        self.world.on_rank_zero(write)
+        self.world.heartbeat()
 
     def _weights(self, state: State) -> State:
         return {"model": state.get("model"), **self._content()}

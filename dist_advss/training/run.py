@@ -10,7 +10,7 @@ from typing import Any
 from .. import attacks, engines, objectives
 from ..config.checks import check_world
 from ..config.schema import Data, TrainConfig
-from ..data import Loader, make_loader, settle
+from ..data import Loader, make_loader, resolve_loader
 from ..engines import World
 from ..errors import UserError
 from ..files import write_json
@@ -37,7 +37,7 @@ def train(config: TrainConfig, command: str) -> Path:
         return out
     place = engines.find_place()
     check_world(config, place.world_size)
-    data = settle(config.data, "train")  # may write for an hour; no process waits in a collective meanwhile
+    data = resolve_loader(config.data, "train")  # may write for an hour; no process waits in a collective meanwhile
     grouped = config.engine.name in ("fsdp", "deepspeed")  # these need a process group, even of one
     with engines.init(config.device, config.train.threads, config.guard, place, grouped, out / "stacks") as world:
         _train(config, data, command, out, world)
@@ -53,14 +53,14 @@ def _train(config: TrainConfig, data: Data, command: str, out: Path, world: Worl
     if held_out.count < world.size:
         raise UserError(f"validation.limit={held_out.count}: fewer images than the {world.size} processes; raise it")
     objective = objectives.build(config)
-    begun = world.first(lambda: bool(checkpoint.states(out / "checkpoints")))
+    begun = world.on_rank_zero(lambda: bool(checkpoint.states(out / "checkpoints")))
     transferred = None if begun else _transfer(config, objective)
     parameters = count_parameters(objective)
     ideal_step = ideal_seconds(objective, config, world.device, world.size)
     steps = len(loader)  # refuses a batch larger than the set, while nothing is written yet
 
     with contextlib.ExitStack() as stack:
-        world.first(lambda: stack.enter_context(folder.claim(out, config)))
+        world.on_rank_zero(lambda: stack.enter_context(folder.claim(out, config)))
         interrupt = stack.enter_context(Interrupt())
         tracker = stack.enter_context(
             Tracker(out, config, command, steps, world_size=world.size, ideal_step=ideal_step)

@@ -63,7 +63,7 @@ def validate(objective: Objective, images: Loader, batch_size: int, config: Trai
             totals = [part.double().sum() for part in parts] + [loss.double() * len(one) for loss in attack.losses]
             by_class = [torch.bincount(task.targets, part, classes) for part in (one, right, robust) if classes]
             sums += torch.cat([torch.stack(totals), *(row.double() for row in by_class)]).cpu()
-        world.beat()
+        world.heartbeat()
     objective.train()
     whole, attacked, *rest = world.sum(sums).split([6, threat.steps, *[classes] * 3])
     count, right, robust, loss_clean, loss_adversarial, fooled = whole.tolist()

@@ -18,10 +18,10 @@ from PIL import Image
 
 from dist_advss.config.schema import Data
 from dist_advss.data import make_loader
-from dist_advss.data.beton import JPEG, open_beton
+from dist_advss.data.betons.beton import JPEG, open_beton
+from dist_advss.data.betons.origin import file_of, find_beton, fingerprint, write_betons
+from dist_advss.data.betons.write import describe, write_source
 from dist_advss.data.image_set import Source
-from dist_advss.data.origin import file_of, find_beton, fingerprint, write_betons
-from dist_advss.data.write import describe, write_source
 from dist_advss.errors import RunError, UserError
 from dist_advss.rng import Rng
 from tests.data.conftest import noise

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torchvision.transforms import RandomResizedCrop
 
-from dist_advss.data import crops
+from dist_advss.data.betons import crops
 from dist_advss.rng import Rng
 
 N = 20_000

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from dist_advss.config.schema import Data
-from dist_advss.data import build_fashion_mini, fashion, load_data
-from dist_advss.data.sources import read
+from dist_advss.data import load_data
+from dist_advss.data.sets import build_fashion_mini, fashion
+from dist_advss.data.sets.sources import read
 from dist_advss.errors import UserError
 
 needs_source = pytest.mark.skipif(

@@ -20,10 +20,10 @@ import torch
 
 from dist_advss.config.schema import Data
 from dist_advss.data import Batch, Loader, make_loader
-from dist_advss.data.beton import JPEG, RAW, open_beton
+from dist_advss.data.betons.beton import JPEG, RAW, open_beton
+from dist_advss.data.betons.origin import find_beton
+from dist_advss.data.betons.write import describe, write_source
 from dist_advss.data.image_set import Source
-from dist_advss.data.origin import find_beton
-from dist_advss.data.write import describe, write_source
 from dist_advss.errors import RunError
 from dist_advss.rng import Rng
 from tests.data.conftest import noise
@@ -81,7 +81,7 @@ def test_every_split_in_order_is_that_of_the_memory_loader_without_padding(
 
 
 def test_an_epoch_resumed_in_its_middle_decodes_only_what_is_left(mini: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dist_advss.data import decode
+    from dist_advss.data.betons import decode
 
     shown: list[int] = []
     original = decode.decode
@@ -212,7 +212,7 @@ def test_large_images_are_read_at_random_parts_that_do_not_depend_on_the_world_s
 def test_a_random_part_is_what_pillow_cuts_out_and_scales(photographs: Data) -> None:
     from PIL import Image
 
-    from dist_advss.data import crops
+    from dist_advss.data.betons import crops
 
     data = replace(photographs, crop="random", crop_area=0.3)
     loader = make_loader(data, "train", 24, RNG, labelled=True)
@@ -233,7 +233,7 @@ def test_a_random_part_is_what_pillow_cuts_out_and_scales(photographs: Data) -> 
 def test_two_views_are_two_parts_of_an_image_that_is_decoded_once(
     photographs: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dist_advss.data import decode
+    from dist_advss.data.betons import decode
 
     data = replace(photographs, crop="random")
     calls: list[int] = []
@@ -271,7 +271,7 @@ def test_evaluation_sees_the_centre(photographs: Data) -> None:
 
 
 def test_a_file_larger_than_memory_is_read_by_announced_pieces(mini: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dist_advss.data import ffcv_loader
+    from dist_advss.data.betons import ffcv_loader
 
     expected = list(loader_of(mini).epoch(0))
     monkeypatch.setattr(ffcv_loader, "memory_available", lambda: 1000)

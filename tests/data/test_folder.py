@@ -10,8 +10,8 @@ from PIL import Image
 
 from dist_advss.config.schema import Data
 from dist_advss.data import load_data
-from dist_advss.data.folder import decode
-from dist_advss.data.sources import read
+from dist_advss.data.sets.folder import decode
+from dist_advss.data.sets.sources import read
 from dist_advss.errors import UserError
 
 CLASSES = ["ant", "bee", "cow"]

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from dist_advss.config.schema import Data
-from dist_advss.data.imagenet32 import BATCHES
-from dist_advss.data.sources import read
+from dist_advss.data.sets.imagenet32 import BATCHES
+from dist_advss.data.sets.sources import read
 from dist_advss.errors import UserError
 
 PER_BATCH = 3

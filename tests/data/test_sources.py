@@ -23,9 +23,9 @@ import scipy.io
 import torchvision.datasets as tv
 
 from dist_advss.config.schema import SHAPES, Data
-from dist_advss.data import fashion
 from dist_advss.data.image_set import Source
-from dist_advss.data.sources import read
+from dist_advss.data.sets import fashion
+from dist_advss.data.sets.sources import read
 from dist_advss.errors import UserError
 
 RANDOM = np.random.default_rng(0)

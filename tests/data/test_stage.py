@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from dist_advss.config.schema import Data
-from dist_advss.data import stage
-from dist_advss.data.stage import staged
+from dist_advss.data.sets import stage
+from dist_advss.data.sets.stage import staged
 from dist_advss.errors import UserError
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from dist_advss.config.schema import Data
-from dist_advss.data.beton import open_beton
+from dist_advss.data.betons.beton import open_beton
+from dist_advss.data.betons.write import describe, write_source
 from dist_advss.data.image_set import Source
-from dist_advss.data.write import describe, write_source
 from tests.data.conftest import noise
 
 # importing FFCV changes torch and numba, so it is done in a process of its own

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from launch.batches import Batch, Ref, plan
-from launch.cluster import Resources, Slurm
 from launch.graph import Stage
+from launch.profile import Resources, Slurm
+from launch.queue.batches import Batch, Ref, plan
 
 
 def stage(name: str, command: str, *needs: str) -> Stage:

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from launch import state
-from launch.allocation import Allocation
-from launch.ending import end_of_job
 from launch.graph import Stage
-from launch.journal import Journal
-from launch.sessions import End, Session, ends_folder, progress_of, record, record_end
+from launch.job.allocation import Allocation
+from launch.job.ending import end_of_job
+from launch.job.sessions import End, Session, ends_folder, progress_of, record, record_end
+from launch.queue.journal import Journal
 
 JOB = "7"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from launch import state
-from launch.executors import Local
 from launch.graph import Experiment, Stage, build
+from launch.local import Local
 from launch.submit import Work
 
 PATIENCE = 60.0  # seconds that a test waits for a child before it gives up

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from launch import preflight
+from launch.job import preflight
 
 RANK = """
 import json, os, sys
 from pathlib import Path
-from launch.allocation import Allocation
+from launch.job.allocation import Allocation
 from launch.graph import Stage
-from launch.journal import Submission
+from launch.queue.journal import Submission
 from launch import preflight
 rank = int(sys.argv[1])
 job = Submission("s", {}, 0.0, "", {})

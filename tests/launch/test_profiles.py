@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from dist_advss.errors import UserError
-from launch import batches, script
-from launch.cluster import Slurm, choose
 from launch.graph import Stage
+from launch.profile import Slurm, choose
+from launch.queue import batches, script
 
 
 def text(settings: Slurm, directory: Path = Path("/work space/out"), *stages: Stage) -> str:
@@ -89,7 +89,7 @@ def test_set_up_stands_in_front_of_the_run(tmp_path: Path) -> None:
     shown = text(settings)
     order = [
         shown.index(part)
-        for part in ("module load cuda/12.4", "source ", "export PYTHONPATH", "srun ", "launch.task end")
+        for part in ("module load cuda/12.4", "source ", "export PYTHONPATH", "srun ", "launch.job.task end")
     ]
     assert order == sorted(order)
     assert "--container-image=img#x:1" in shown and "--container-mounts=/a:/b" in shown

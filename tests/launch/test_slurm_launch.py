@@ -10,9 +10,11 @@ import pytest
 
 from dist_advss.cli import main
 from dist_advss.errors import RunError, UserError
-from launch import queue, slurm, state
+from launch import state
 from launch.graph import stored
-from launch.journal import Journal
+from launch.queue import slurm as queue
+from launch.queue import submission as slurm
+from launch.queue.journal import Journal
 from launch.state import State
 from launch.status import read
 from launch.submit import launch
@@ -221,5 +223,5 @@ def test_the_code_that_jobs_run_is_a_copy(chain: str, tmp_path: Path, fake_slurm
     note = json.loads((tmp_path / "out" / "p1_finetune" / "code.json").read_text())
     copy = tmp_path / "out" / "_slurm" / "code" / note["hash"]
     assert f"export PYTHONPATH={copy}" in fake_slurm.jobs["1"]["script"]
-    for file in ("dist_advss/cli/__init__.py", "launch/task.py", "configs/pretrain.yaml"):
+    for file in ("dist_advss/cli/__init__.py", "launch/job/task.py", "configs/pretrain.yaml"):
         assert (copy / file).read_bytes() == (repository / file).read_bytes()

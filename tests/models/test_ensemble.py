@@ -12,9 +12,9 @@ from dist_advss.config import compose, restore
 from dist_advss.config.objectives import Classify as ClassifyConfig
 from dist_advss.config.schema import Data, Model
 from dist_advss.errors import UserError
+from dist_advss.exchange.published import BRANCHES, convert
 from dist_advss.models import build
 from dist_advss.models.ensemble import ensemble, load_member
-from dist_advss.models.published import BRANCHES, convert
 from dist_advss.objectives import Classify
 from dist_advss.training import checkpoint
 

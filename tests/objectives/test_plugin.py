@@ -12,9 +12,9 @@ import torch
 from dist_advss.config import compose
 from dist_advss.config.inherit import configure
 from dist_advss.errors import UserError
-from dist_advss.report.methods import method_of
 from dist_advss.report.page import write
-from dist_advss.report.runs import read
+from dist_advss.runs.methods import method_of
+from dist_advss.runs.read import read
 from dist_advss.training.run import train
 
 BRIEF = [

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dist_advss.report.page import render, write
-from dist_advss.report.runs import read
+from dist_advss.runs.read import read
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 ARGUMENTS = [

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dist_advss.report.graph import DOWN, HEIGHT, LONGEST, WIDTH, Graph, graph, shortened
-from dist_advss.report.metrics import Metrics
-from dist_advss.report.runs import Launch, Run, read
+from dist_advss.report.charts.graph import DOWN, HEIGHT, LONGEST, WIDTH, Graph, graph, shortened
+from dist_advss.runs.metrics import Metrics
+from dist_advss.runs.read import Launch, Run, read
 
 
 def launch(needs: dict[str, list[str]]) -> Launch:

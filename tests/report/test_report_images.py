@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from dist_advss.report.images import BUDGET, galleries, png
-from dist_advss.report.runs import read, read_run
+from dist_advss.runs.read import read, read_run
 
 
 def pixels(uri: str) -> np.ndarray:

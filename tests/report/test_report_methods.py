@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from dist_advss.report.methods import follow, method_of
-from dist_advss.report.runs import read
-from dist_advss.report.table import summary_rows
+from dist_advss.runs.methods import follow, method_of
+from dist_advss.runs.read import read
+from dist_advss.runs.table import summary_rows
 
 
 def labels(root: Path) -> dict[str, str]:

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dist_advss.report import metrics
-from dist_advss.report.curves import BUCKETS, series
-from dist_advss.report.decimate import decimate
-from dist_advss.report.metrics import Reader, parse
-from dist_advss.report.runs import read_run
+from dist_advss.report.charts.curves import BUCKETS, series
+from dist_advss.report.charts.decimate import decimate
+from dist_advss.runs import metrics
+from dist_advss.runs.metrics import Reader, parse
+from dist_advss.runs.read import read_run
 
 
 def lines(*found: Any) -> bytes:

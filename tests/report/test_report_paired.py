@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dist_advss.report.effects import effects, newcombe
-from dist_advss.report.paired import judged, paired_interval
-from dist_advss.report.table import Rate, summary_rows
+from dist_advss.report.findings.effects import effects, newcombe
+from dist_advss.report.findings.paired import judged, paired_interval
+from dist_advss.runs.table import Rate, summary_rows
 
 
 def masks(both: int, lost: int, gained: int, neither: int) -> tuple[np.ndarray, np.ndarray]:

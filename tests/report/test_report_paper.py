@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dist_advss.report.claims import Claim, claims
-from dist_advss.report.cost import costs
-from dist_advss.report.published import POINTS, beside, comparable, departures
-from dist_advss.report.runs import read
-from dist_advss.report.table import rows_of, summary_rows
-from dist_advss.report.transfers import transfers
+from dist_advss.report.findings.claims import Claim, claims
+from dist_advss.report.findings.cost import costs
+from dist_advss.report.findings.published import POINTS, beside, comparable, departures
+from dist_advss.report.findings.transfers import transfers
+from dist_advss.runs.read import read
+from dist_advss.runs.table import rows_of, summary_rows
 
 
 def all_claims(root: Any) -> list[Claim]:

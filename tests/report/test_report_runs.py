@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from dist_advss.errors import UserError
 from dist_advss.report import sections
-from dist_advss.report.differences import differences
-from dist_advss.report.effects import effects
-from dist_advss.report.runs import read, read_run
-from dist_advss.report.table import rows_of
+from dist_advss.report.findings.differences import differences
+from dist_advss.report.findings.effects import effects
+from dist_advss.runs.read import read, read_run
+from dist_advss.runs.table import rows_of
 
 
 def age(run: Path, when: float) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from dist_advss.report.effects import clause, effects, newcombe, sentence
-from dist_advss.report.runs import read_run
+from dist_advss.report.findings.effects import clause, effects, newcombe, sentence
 from dist_advss.report.sections import groups, waiting
-from dist_advss.report.table import Rate, as_table, as_text, best_ra_epoch, describe_attack, summary_rows
+from dist_advss.runs.read import read_run
+from dist_advss.runs.table import Rate, as_table, as_text, best_ra_epoch, describe_attack, summary_rows
 
 
 def test_the_terminal_table_is_one_aligned_line_a_method(quickstart: Any) -> None:

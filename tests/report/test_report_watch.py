@@ -21,11 +21,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from dist_advss.report.glance import sparkline, view
+from dist_advss.live.glance import sparkline, view
+from dist_advss.live.watch import watch
 from dist_advss.report.page import keep_writing
-from dist_advss.report.progress import over
-from dist_advss.report.runs import read
-from dist_advss.report.watch import watch
+from dist_advss.runs.progress import over
+from dist_advss.runs.read import read
 
 
 def shown(folder: Any, width: int, height: int | None = None) -> list[str]:

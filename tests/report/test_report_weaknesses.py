@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from dist_advss.report.cost import costs, epochs_to, processes
-from dist_advss.report.heat import corruptions
+from dist_advss.report.charts.radii import scale_of
+from dist_advss.report.findings.cost import costs, epochs_to, processes
+from dist_advss.report.findings.heat import corruptions
+from dist_advss.report.findings.sweeps import main, sweeps
+from dist_advss.report.findings.transfers import transfers
 from dist_advss.report.logs import failures, last_lines
-from dist_advss.report.radii import scale_of
-from dist_advss.report.runs import read
-from dist_advss.report.sweeps import main, sweeps
-from dist_advss.report.table import as_text, summary_rows
-from dist_advss.report.transfers import transfers
+from dist_advss.runs.read import read
+from dist_advss.runs.table import as_text, summary_rows
 
 RADII = (0.025, 0.05, 0.2)
 

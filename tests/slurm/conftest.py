@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from dist_advss.cli import main
-from launch import slurm
 from launch.graph import stored
+from launch.queue import submission as slurm
 from launch.state import State
 from slurm.devcluster.cluster import CannotRun, DevCluster
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dist_advss.errors import UserError
-from launch.queue import in_queue
+from launch.queue.slurm import in_queue
 from launch.submit import launch as launch_directly
 from slurm.devcluster.cluster import DevCluster
 from tests.slurm.conftest import Launch, slurm_command

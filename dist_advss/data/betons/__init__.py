@@ -1,0 +1,1 @@
+"""Images in .beton files, read by FFCV."""

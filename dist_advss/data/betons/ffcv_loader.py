@@ -1,0 +1,189 @@
+"""Batches from a beton, decoded a few steps ahead by threads.
+
+FFCV's own Loader is not used, only its file format and its decoder. The Loader hands out a ring of buffers that the next
+batches overwrite, waits for ever when its thread has failed, pads what it distributes, keeps the threads of an iterator that
+nobody reads, sets torch's number of threads, holds hundreds of bytes of Python objects for each image, and compiles for
+ten seconds in every process; docs/data.md has the figures. Here every batch is a tensor of its own, an error in a thread
+is raised where its batch is asked for, and the order is the one of every `Loader`.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import RunError
+from ...rng import Rng
+from ..image_set import Integers
+from ..loader import Batch, Loader, Share
+from ..sets.folder import cores
+from . import crops
+from .beton import RAW, Beton
+
+AHEAD = 3  # batches that are being decoded while one is computed on
+TASK_BYTES = 2**20  # pixels that are worth a thread of their own
+COPY_BYTES = 2**22  # pixels that are copied sooner than a thread is woken
+RESIDENT_BYTES = 2 * 2**30  # a file up to this size is read into the page cache as a whole when it is opened
+EVALUATED = 0.875  # share of the shorter side that is shown where training sees random crops, as 224 of 256 pixels
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A share that threads are working on: positions in the beton, the pixels being filled, who fills them."""
+
+    share: Share
+    position: Integers
+    first: Tensor
+    second: Tensor
+    tasks: list[Future[None]]
+
+
+class FfcvLoader(Loader):
+    """Images `rows` (N,) int64 of a beton as `size` x `size` pixels with `channels` channels.
+
+    `crop` is data.crop, "centre" or "random": random boxes are drawn by the rows of the global batch, so they are the
+    same at every world size and after a resume. In order, the centre is shown. With `views` = 2 an image is decoded once
+    and `Batch.second` shows another random part of it.
+    """
+
+    name = "ffcv"
+
+    def __init__(
+        self,
+        beton: Beton,
+        rows: Integers,
+        size: int,
+        channels: int,
+        batch_size: int,
+        rng: Rng,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+        views: int = 1,
+        crop: str = "centre",
+        crop_area: float = 0.08,
+        threads: int = 1,
+    ) -> None:
+        super().__init__(len(rows), beton.about.classes, batch_size, rng, device, rank, world_size, views)
+        from .decode import decode
+
+        self._decode, self._beton, self._rows = decode, beton, rows
+        self._shape = (size, size, channels)
+        self._random, self._crop_area = crop == "random", crop_area
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        with beton.path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._file = np.frombuffer(self._map, np.uint8)
+        self._fits = len(self._file) < 0.8 * memory_available()
+        if not self._fits:  # every page that is read too much pushes out one that is needed
+            self._map.madvise(mmap.MADV_RANDOM)
+        elif len(self._file) < RESIDENT_BYTES:
+            self._map.madvise(mmap.MADV_WILLNEED)
+        raw = bool((beton.mode[rows] == RAW).all())
+        self._copied = raw and bool(((beton.height[rows] == size) & (beton.width[rows] == size)).all())
+
+    def _batches(self, shares: Iterator[Share]) -> Iterator[Batch]:
+        under_way: deque[_Job] = deque()
+        try:
+            for share in shares:
+                under_way.append(self._start(share))
+                if len(under_way) > AHEAD or not under_way[-1].tasks:
+                    yield self._finish(under_way.popleft())
+            while under_way:
+                yield self._finish(under_way.popleft())
+        finally:  # also when nobody asks for the rest
+            for job in under_way:
+                for task in job.tasks:
+                    task.cancel()
+
+    def _start(self, share: Share) -> _Job:
+        """Sets threads to work on a share."""
+        position = self._rows[share.position.numpy()]
+        count = len(position)
+        pinned = self.device.type == "cuda"
+        first, second = (
+            torch.empty((n, *self._shape), dtype=torch.uint8, pin_memory=pinned)
+            for n in (count, count if self.views == 2 and self._crops(share) else 0)
+        )
+        if not self._fits:
+            self._announce(position)
+        work = partial(self._fill, position, share, first, second)
+        if self._copied and first.numel() < COPY_BYTES:
+            work(slice(0, count))
+            return _Job(share, position, first, second, [])
+        parts = max(1, min(self._threads, count, first.numel() // TASK_BYTES))
+        cuts = [count * k // parts for k in range(parts + 1)]
+        tasks = [self._pool.submit(work, slice(a, b)) for a, b in pairwise(cuts)]
+        return _Job(share, position, first, second, tasks)
+
+    def _fill(self, position: Integers, share: Share, first: Tensor, second: Tensor, part: slice) -> None:
+        """Decodes one part of a share. Raises RunError for a damaged image."""
+        beton, position = self._beton, position[part]
+        height, width = (torch.from_numpy(side[position].astype(np.int64)) for side in (beton.height, beton.width))
+        if self._crops(share):
+            assert share.rng is not None
+            rng = share.rng.rows(share.row[part])
+            boxes = [crops.random(height, width, self._crop_area, rng, view) for view in range(self.views)]
+        else:
+            boxes = [crops.centre(height, width, EVALUATED if self._random else 1.0)]
+        box, other = boxes[0].numpy(), (boxes[1] if len(second) else boxes[0][:0]).numpy()
+        where = (beton.start[position], beton.size[position], beton.mode[position])
+        shape = (beton.height[position], beton.width[position])
+        wrong = self._decode(self._file, *where, *shape, box, first[part].numpy(), other, second[part].numpy())
+        if wrong >= 0:
+            raise RunError(
+                f"{beton.path}: image {position[wrong]} is damaged; write it again with dist-advss data write"
+            )
+
+    def _finish(self, job: _Job) -> Batch:
+        """Waits for a share, and raises what went wrong in its threads."""
+        for task in job.tasks:
+            task.result()
+        index = torch.from_numpy(job.position)
+        labels = torch.from_numpy(self._beton.labels[job.position])
+        images, second, labels, row, index = (
+            part.to(self.device, non_blocking=True) for part in (job.first, job.second, labels, job.share.row, index)
+        )
+        images = images.permute(0, 3, 1, 2)
+        views = second.permute(0, 3, 1, 2) if len(second) else images
+        return Batch(images, labels, row, index, views if self.views == 2 else None)
+
+    def _crops(self, share: Share) -> bool:
+        return self._random and share.rng is not None
+
+    def _announce(self, position: Integers) -> None:
+        """Asks the system to read these images now, all at once, while the batches before them are decoded."""
+        starts, sizes = self._beton.start[position].tolist(), self._beton.size[position].tolist()
+        for start, size in zip(starts, sizes, strict=True):
+            page = start - start % mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_WILLNEED, page, start + size - page)
+
+
+def memory_available() -> int:
+    """Bytes of main memory that files may be kept in, in this container or job."""
+    import psutil
+
+    limits = [psutil.virtual_memory().available]
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            with open(file) as stream:
+                limits.append(int(stream.read()))
+        except (OSError, ValueError):  # another kind of system, or "max"
+            continue
+    return min(limits)
+
+
+def decoding_threads() -> int:
+    """This process's share of the cores that it may use; torchrun says how many processes there are on this machine."""
+    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

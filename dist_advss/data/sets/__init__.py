@@ -1,0 +1,1 @@
+"""Readers of the known sets of images."""

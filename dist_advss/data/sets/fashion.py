@@ -1,0 +1,107 @@
+"""Fashion-MNIST (Xiao et al. 2017): the full set from IDX files, and the small one that ships with the package."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+import io
+import lzma
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from ...config.schema import Data
+from ...errors import UserError
+from ..image_set import Bytes, Source, take
+from .torchvision_sets import fetch
+
+CLASSES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
+MINI = Path(__file__).parents[1] / "fashion_mini.npz.xz"
+MINI_SHA256 = "16cbafb4b1d3ed20da13833bd4439ca12b54179723c153015f77b84fcafb9158"
+
+
+def read_mini(data: Data, part: str) -> Source:
+    """The embedded set: 10,000 + 2,000 images, 28x28 grey, the same number of each class; see FASHION_MINI.md."""
+    arrays = _mini(MINI)
+    name = "test" if part == "test" else "train"
+    return _source(arrays[f"{name}_images"], arrays[f"{name}_labels"])
+
+
+def read_full(data: Data, part: str) -> Source:
+    """60,000 + 10,000 images, 28x28 grey, from data.root, data.root/FashionMNIST/raw or Debian's folder."""
+    name = "t10k" if part == "test" else "train"
+    images, labels = f"{name}-images-idx3-ubyte", f"{name}-labels-idx1-ubyte"
+    folder = _folder(data, images, labels)
+    pixels, answers = read_idx(folder, images), read_idx(folder, labels)
+    if pixels.shape[1:] != (28, 28) or answers.shape != (len(pixels),):
+        raise UserError(
+            f"{folder}: {images} is {pixels.shape} and {labels} {answers.shape}; "
+            "Fashion-MNIST has (N, 28, 28) and (N,), fetch the files again"
+        )
+    return _source(pixels, answers)
+
+
+def read_idx(folder: Path, name: str) -> Bytes:
+    """The array of unsigned bytes in an IDX file (LeCun's MNIST format), gzipped (`name`.gz) or plain. Raises UserError."""
+    file = folder / f"{name}.gz"
+    try:
+        content = gzip.decompress(file.read_bytes()) if file.exists() else (file := folder / name).read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{file}: cannot be read ({error}); fetch it again") from error
+    dimensions = content[3] if len(content) > 3 else 0
+    start = 4 + 4 * dimensions
+    shape = tuple(np.frombuffer(content[4:start], ">u4").tolist()) if len(content) >= start else ()
+    # the third byte of the header is the type of the elements, 8 for unsigned bytes
+    if content[:3] != b"\0\0\x08" or not shape or len(content) != start + math.prod(shape):
+        raise UserError(f"{file}: not a complete IDX file of bytes; fetch it again")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def _folder(data: Data, *names: str) -> Path:
+    """The folder that holds all of `names`, gzipped or plain; downloads where that was asked for. Raises UserError."""
+    root = None if data.root is None else Path(data.root).expanduser()
+    places = [DEBIAN] if root is None else [root, root / "FashionMNIST" / "raw"]
+    for place in places:
+        if all((place / f"{name}.gz").exists() or (place / name).exists() for name in names):
+            return place
+    if root is None:
+        raise UserError(
+            f"data.root: missing, and {DEBIAN} has no Fashion-MNIST; install Debian's dataset-fashion-mnist, "
+            "or give data.root=FOLDER, with data.download=true to fetch it"
+        )
+    if data.download:
+        from torchvision.datasets import FashionMNIST
+
+        fetch(data, FashionMNIST, "FashionMNIST/raw")
+        return places[-1]
+    raise UserError(
+        f"data.root={data.root}: no Fashion-MNIST in {root} or {places[-1]} (looked for {names[0]}.gz); "
+        "data.download=true fetches it"
+    )
+
+
+@functools.cache
+def _mini(file: Path) -> dict[str, Bytes]:
+    """The four arrays of the embedded file, after its checksum."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{file}: the embedded set cannot be read ({error.strerror}); install dist_advss again"
+        ) from error
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != MINI_SHA256:
+        raise UserError(
+            f"{file}: damaged, sha256 {digest[:16]}… instead of {MINI_SHA256[:16]}…; install dist_advss again"
+        )
+    with np.load(io.BytesIO(lzma.decompress(content)), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _source(images: Bytes, labels: Bytes) -> Source:
+    """From images (N, 28, 28)."""
+    return Source(labels.astype(np.int64), CLASSES, lambda rows: take(images[..., None], rows))

@@ -1,0 +1,84 @@
+"""The sets that torchvision downloads, checks (MD5) and reads: CIFAR-10, CIFAR-100, SVHN, STL-10."""
+
+from __future__ import annotations
+
+import tarfile
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...config.schema import Data
+from ...errors import UserError
+from ..image_set import Bytes, Source, take
+
+STL10_CLASSES = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
+
+
+def read_cifar10(data: Data, part: str) -> Source:
+    """ROOT/cifar-10-batches-py: 50,000 + 10,000 images, 32x32 RGB (Krizhevsky 2009)."""
+    from torchvision.datasets import CIFAR10
+
+    found = fetch(data, CIFAR10, "cifar-10-batches-py", train=part != "test")
+    return _source(found.data, found.targets, found.classes)
+
+
+def read_cifar100(data: Data, part: str) -> Source:
+    """ROOT/cifar-100-python: 50,000 + 10,000 images, 32x32 RGB, the 100 fine classes (Krizhevsky 2009)."""
+    from torchvision.datasets import CIFAR100
+
+    found = fetch(data, CIFAR100, "cifar-100-python", train=part != "test")
+    return _source(found.data, found.targets, found.classes)
+
+
+def read_svhn(data: Data, part: str) -> Source:
+    """ROOT/{train,test}_32x32.mat: 73,257 + 26,032 digits, 32x32 RGB (Netzer et al. 2011); the extra part is left out."""
+    from torchvision.datasets import SVHN
+
+    split = "test" if part == "test" else "train"
+    found = fetch(data, SVHN, f"{split}_32x32.mat", split=split)
+    return _source(found.data.transpose(0, 2, 3, 1), found.labels, [str(digit) for digit in range(10)])
+
+
+def read_stl10(data: Data, part: str) -> Source:
+    """ROOT/stl10_binary: 5,000 labelled, 100,000 unlabelled and 8,000 test images, 96x96 RGB (Coates et al. 2011)."""
+    from torchvision.datasets import STL10
+
+    split = {"train": "train", "train+unlabelled": "train+unlabeled", "test": "test"}[part]
+    found = fetch(data, STL10, "stl10_binary", split=split)
+    return _source(found.data.transpose(0, 2, 3, 1), found.labels, STL10_CLASSES)
+
+
+def fetch(data: Data, kind: Any, inside: str, **options: Any) -> Any:
+    """An instance of one of torchvision's sets, its files checked.
+
+    `inside` is the file or folder that it wants in data.root. Raises UserError for what is missing, damaged, or cannot
+    be downloaded.
+    """
+    if data.root is None:
+        raise UserError(f"data.root: missing; {data.name} lies in a folder of yours, give data.root=FOLDER")
+    root = Path(data.root).expanduser()
+    wanted = root / inside
+    if not data.download and not wanted.exists():
+        raise UserError(
+            f"data.root={data.root}: no {wanted}; give the folder that holds {inside}, or data.download=true fetches it"
+        )
+    try:
+        return kind(str(root), download=data.download, **options)
+    except (OSError, RuntimeError, HTTPException, tarfile.TarError, EOFError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if data.download:
+            raise UserError(
+                f"data.download=true: fetching {data.name} into {root} failed ({reason[:200]}); "
+                f"try again, or put {inside} there by hand"
+            ) from error
+        raise UserError(
+            f"data.root={data.root}: {wanted} is incomplete or fails torchvision's checksums; "
+            "data.download=true fetches it again"
+        ) from error
+
+
+def _source(images: Bytes, labels: Any, classes: list[str]) -> Source:
+    """From images (N, H, W, C) of any strides."""
+    return Source(np.asarray(labels, np.int64), list(classes), lambda rows: take(images, rows))

@@ -1,0 +1,56 @@
+"""What fools one model tried on another, read from result.json, in percent:
+
+{"kind": "transfer", "sources": [RUN, …], "targets": [RUN, …], "ra": [[…], …], "n": …}
+    ra[i][j]: accuracy of targets[j] on adversarial images that were found on sources[i]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from ...runs.methods import Model, model_of
+from ...runs.read import Launch, Run, number
+from .heat import Heat
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A finished transfer. ra[i][j] in percent or None, over n images (None where it is not said)."""
+
+    stage: str
+    sources: list[Model]
+    targets: list[Model]
+    ra: list[list[float | None]]
+    n: int | None
+
+    @property
+    def heat(self) -> Heat:
+        lines = list(zip([m.name for m in self.sources], self.ra, strict=True))
+        return Heat(self.stage, "found on ↓ tried on →", [m.name for m in self.targets], lines)
+
+
+def transfers(launch: Launch) -> list[Transfer]:
+    """One for each transfer run with a result; one whose rates do not fit its names is left out."""
+    found = []
+    for run in launch.runs.values():
+        if run.result.get("kind") != "transfer":
+            continue
+        sources, targets, ra = (run.result.get(name) for name in ("sources", "targets", "ra"))
+        if not (isinstance(sources, list) and isinstance(targets, list) and isinstance(ra, list)):
+            continue
+        lines = [[number(value) for value in line] if isinstance(line, list) else [] for line in ra]
+        if len(lines) == len(sources) and all(len(line) == len(targets) for line in lines) and targets:
+            n = number(run.result.get("n"))
+            models = _models(run, sources, launch), _models(run, targets, launch)
+            found.append(Transfer(run.stage, *models, lines, None if n is None else int(n)))
+    return found
+
+
+def _models(run: Run, links: list[Any], launch: Launch) -> list[Model]:
+    """Where two would be called the same, they are called after the last parts of the links."""
+    models = [model_of(run, link, launch) for link in links]
+    if len({m.name for m in models}) == len(models):
+        return models
+    return [Model(PurePath(str(link)).name, m.method, m.seed) for link, m in zip(links, models, strict=True)]

@@ -1,0 +1,186 @@
+"""`dist_advss.load_runs(DIR)`: run folders as pandas DataFrames, for plots and tables of one's own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .read import Launch, Run
+
+
+@dataclass(frozen=True)
+class Runs:
+    """A launch folder as tables; rates are in percent, times in seconds, moments in UTC. What is not there is NaN or None.
+
+    stages       one row a stage, indexed by its name: command, state, the paper's labels (pretrain P1 to P3, task, finetune
+                 F1 to F4, loss), seed, epochs, started, seconds, processes, needs, problems, path
+    train        one row a line of training, by stage and step: epoch, time, and every number that was logged
+    validation   the same of validations: ta, ra and what else was measured
+    events       one row an event: stage, event, step, time, text
+    evaluations  one row a finished evaluation: labels, TA and RA with their intervals, n, its attack, the fine-tuning judged
+    per_class    TA and RA by evaluation and class
+    config       every key of the configuration (columns) of every stage
+    """
+
+    stages: pd.DataFrame
+    train: pd.DataFrame
+    validation: pd.DataFrame
+    events: pd.DataFrame
+    evaluations: pd.DataFrame
+    per_class: pd.DataFrame
+    config: pd.DataFrame
+
+    def verdicts(self, evaluation: str) -> pd.DataFrame:
+        """What one evaluation says of every image, by its position in the set: label, both predictions, and whether right.
+
+        Raises KeyError for a stage that is not there and FileNotFoundError for one without verdicts.
+        """
+        import numpy as np
+        import pandas as pd
+
+        with np.load(Path(self.stages.loc[evaluation, "path"]) / "verdicts.npz", allow_pickle=False) as archive:
+            frame = pd.DataFrame({name: archive[name] for name in archive.files}).set_index("index")
+        for name in ("clean", "adversarial"):
+            frame[f"{name}_right"] = frame[f"{name}_prediction"] == frame["label"]
+        return frame
+
+
+def load_runs(directory: str | Path) -> Runs:
+    """Everything that the runs of a launch folder, of a folder of run folders, or of one run folder wrote down.
+
+    Works while runs are under way and after some have died, as the report does. Raises UserError where there is no run.
+    """
+    from ..report.findings.differences import flatten
+    from .read import read
+
+    launch = read(Path(directory), time.time())
+    runs = list(launch.runs.values())
+    return Runs(
+        stages=_table((_stage(run, launch) for run in runs), "stage"),
+        train=_lines(runs, "train"),
+        validation=_lines(runs, "validation"),
+        events=_table(
+            {"stage": run.stage, "event": e.event, "step": e.step, "time": _moment(e.time), "text": e.text}
+            for run in runs
+            for e in run.metrics.events
+        ),
+        evaluations=_evaluations(launch),
+        per_class=_per_class(runs),
+        config=_table(({"stage": run.stage, **dict(flatten(run.config))} for run in runs if run.config), "stage"),
+    )
+
+
+def _stage(run: Run, launch: Launch) -> dict[str, Any]:
+    from ..report.findings.cost import processes
+    from .methods import method_of
+    from .progress import epochs
+    from .read import lookup, number
+
+    method = method_of(run, launch) if run.command in ("pretrain", "finetune", "evaluate") else None
+    done, total = epochs(run) or (None, None)
+    return {
+        "stage": run.stage,
+        "command": run.command,
+        "state": run.state,
+        "pretrain": method and method.pretrain,
+        "task": method and method.task,
+        "finetune": method and method.finetune,
+        "loss": method and method.loss,
+        "seed": number(lookup(run.config, "seed")),
+        "epochs": done,
+        "of_epochs": total,
+        "started": _moment(run.started),
+        "seconds": run.seconds(),
+        "processes": processes(run),
+        "needs": list(run.needs),
+        "problems": "; ".join(run.problems),
+        "path": str(run.path),
+    }
+
+
+def _lines(runs: list[Run], kind: str) -> pd.DataFrame:
+    """The lines of one kind of all runs, one below the other, indexed by stage and step."""
+    import pandas as pd
+
+    frames = {}
+    for run in runs:
+        lines = run.metrics.train if kind == "train" else run.metrics.validation
+        if len(lines):
+            columns = {name: column for name, column in lines.columns.items() if name != "step"}
+            frames[run.stage] = pd.DataFrame(columns, index=pd.Index(lines.step, name="step"))
+    if not frames:
+        return pd.DataFrame(index=pd.MultiIndex.from_arrays([[], []], names=["stage", "step"]))
+    joined = pd.concat(frames, names=["stage"])
+    if "time" in joined:
+        joined["time"] = pd.to_datetime((1000 * joined["time"]).round(), unit="ms", utc=True)
+    return joined
+
+
+def _evaluations(launch: Launch) -> pd.DataFrame:
+    from .methods import method_of
+    from .read import lookup
+    from .table import rows_of
+
+    rows = []
+    for row in rows_of(launch):
+        if row.ta is None or row.ra is None:
+            continue
+        run = launch.runs[row.evaluation]
+        method = method_of(run, launch)
+        (ta_low, ta_high), (ra_low, ra_high) = (rate.interval or (None, None) for rate in (row.ta, row.ra))
+        rows.append(
+            {
+                "stage": row.evaluation,
+                "method": method.full,
+                "pretrain": method.pretrain,
+                "task": method.task,
+                "finetune": method.finetune,
+                "loss": method.loss,
+                "seed": row.seed,
+                "data": row.setting.data,
+                "model": row.setting.model,
+                "labels": row.setting.labels,
+                "split": row.setting.split,
+                "n": row.n,
+                "ta": row.ta.value,
+                "ta_low": ta_low,
+                "ta_high": ta_high,
+                "ra": row.ra.value,
+                "ra_low": ra_low,
+                "ra_high": ra_high,
+                "attack": row.setting.attack,
+                **{name: lookup(run.result, f"attack.{name}") for name in ("norm", "eps", "steps", "restarts", "keep")},
+                "tuned": row.tuned,
+                "epochs_to_best_ra": row.epochs_to_best_ra,
+            }
+        )
+    return _table(rows, "stage")
+
+
+def _per_class(runs: list[Run]) -> pd.DataFrame:
+    rows = []
+    for run in runs:
+        entries = run.result.get("per_class")
+        for entry in entries if isinstance(entries, list) else []:
+            if isinstance(entry, dict):
+                rows.append({"stage": run.stage, **entry})
+    return _table(rows)
+
+
+def _table(rows: Iterable[dict[str, Any]], index: str | None = None) -> pd.DataFrame:
+    import pandas as pd
+
+    frame = pd.DataFrame(list(rows))
+    return frame.set_index(index) if index and len(frame) else frame
+
+
+def _moment(unix: float | None) -> Any:
+    import pandas as pd
+
+    return pd.NaT if unix is None else pd.Timestamp(round(1000 * unix), unit="ms", tz="UTC")

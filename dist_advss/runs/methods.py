@@ -1,0 +1,200 @@
+"""What a run is in the paper's terms, derived from configurations: P1 to P3, the pretext task, F1 to F4.
+
+An evaluation names a checkpoint, its fine-tuning names an `init`, and that pre-training names its objective and attack.
+The chain is followed through folders that may have been moved or copied since (`follow`).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
+from typing import Any
+
+from ..config.objectives import TASKS
+from .read import Launch, Run, lookup, number, read_run
+
+UNKNOWN = "?"
+
+
+@dataclass(frozen=True)
+class Method:
+    """The paper's labels of one run; "?" where the chain is broken, None where the label does not apply.
+
+    pretrain: P1 no pre-training, P2 standard, P3 adversarial
+    task:     the pretext task of P2 and P3, in words where it is more than one
+    finetune: F1 frozen and standard, F2 frozen and adversarial, F3 full and standard, F4 full and adversarial
+    loss:     the fine-tuning objective, "classify" or "trades"
+    joint:    whether several tasks were pre-trained together
+    members:  the tasks of an ensemble's members, sorted
+    """
+
+    pretrain: str
+    task: str | None = None
+    finetune: str | None = None
+    loss: str | None = None
+    joint: bool = False
+    members: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """ "P3→F4", "P3" for a pre-training alone, "P1→F4 (trades)" where the loss is not cross-entropy."""
+        arrow = f"→{self.finetune}" if self.finetune else ""
+        return f"{self.pretrain}{arrow}" + (f" ({self.loss})" if self.loss not in (None, "classify") else "")
+
+    @property
+    def full(self) -> str:
+        """The label with its task: "P3→F4 rotation"."""
+        return f"{self.label} {self.task}" if self.task else self.label
+
+    @property
+    def order(self) -> tuple[bool, bool, str, str, str, str]:
+        """Sorts P1 first, then task by task, P2 before P3, F1 to F4; tasks together and ensembles last."""
+        return (bool(self.members), self.joint, self.task or "", self.pretrain, self.finetune or "", self.loss or "")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that a result names: what to call it, and where the link leads to a run, its method and seed."""
+
+    name: str
+    method: Method | None = None
+    seed: int | None = None
+
+
+def model_of(run: Run, link: Any, launch: Launch) -> Model:
+    """The model that `run` has a link to, called by its method, with the seed if it is not 0; else by the link's last part."""
+    found = follow(run, link, launch) if isinstance(link, str) else None
+    if found is None or found.command not in ("pretrain", "finetune"):
+        return Model(PurePath(str(link)).name or run.stage)
+    method, seed = method_of(found, launch), int(number(lookup(found.config, "seed")) or 0)
+    return Model(method.full + (f" seed {seed}" if seed else ""), method, seed)
+
+
+def method_of(run: Run, launch: Launch) -> Method:
+    """The labels of a pre-training, a fine-tuning or an evaluation."""
+    if run.command == "pretrain":
+        return _pretraining(run)
+    if lookup(run.config, "model.name") == "ensemble":
+        return _ensemble(run, launch)
+    tuned = finetune_of(run, launch)
+    if tuned is None:
+        return Method(UNKNOWN, None, UNKNOWN)
+    kind = _kind(tuned)
+    loss = str(lookup(tuned.config, "objective.name", "classify"))
+    if not lookup(tuned.config, "init"):
+        unknown = not tuned.config  # a folder without its config.yaml may well have had an init
+        return Method(UNKNOWN if unknown else "P1", None, UNKNOWN if unknown else kind, loss)
+    origin = follow(tuned, str(tuned.config["init"]), launch)
+    before = _pretraining(origin) if origin else Method(UNKNOWN)
+    return replace(before, finetune=kind, loss=loss)
+
+
+def finetune_of(run: Run, launch: Launch) -> Run | None:
+    """The run whose weights are looked at: of an evaluation its checkpoint's, of a fine-tuning itself.
+
+    Of an ensemble of runs it is the first one, which stands for what all have in common, such as data and seed.
+    """
+    if run.command == "finetune":
+        return run
+    link = lookup(run.config, "checkpoint") or run.result.get("checkpoint")
+    members = lookup(run.config, "model.members")
+    if not link and isinstance(members, list) and members:
+        link = members[0]
+    found = follow(run, str(link), launch) if link else None
+    return found if found and found.command == "finetune" else None
+
+
+def members_of(run: Run, launch: Launch) -> list[Run]:
+    """The runs of which an ensemble is made; none of them where one cannot be found."""
+    links = lookup(run.config, "model.members")
+    found = [follow(run, str(link), launch) for link in links] if isinstance(links, list) else []
+    there = [member for member in found if member is not None]
+    return there if len(there) == len(found) else []
+
+
+def follow(run: Run, link: str, launch: Launch) -> Run | None:
+    """The run that `link` (a run folder, or a checkpoint file in one) means; None where it cannot be found.
+
+    Tried in this order: the same place relative to the run as when it ran, which holds after a move or a copy of the whole
+    folder; the path as it stands, absolute or relative to the launch folder or the working directory; a stage of that name.
+    """
+    if "\0" in link:  # no path
+        return None
+    out = lookup(run.config, "out")
+    if out and Path(str(out)).is_absolute() == Path(link).is_absolute():
+        found = _at(run.path / os.path.relpath(link, str(out)), launch)
+        if found:
+            return found
+    for start in (launch.root, Path.cwd()):  # an absolute link replaces the start
+        found = _at(start / link, launch)
+        if found:
+            return found
+    return _named(PurePath(link), run, launch)
+
+
+def _at(path: Path, launch: Launch) -> Run | None:
+    """The run folder at this path, or that the file at this path lies in; runs of the launch first."""
+    path = Path(os.path.normpath(path))
+    folders = [path, path.parent, path.parent.parent][: 3 if path.suffix == ".pt" else 1]
+    for folder in folders:
+        inside = launch.by_path.get(folder) or launch.by_path.get(Path(os.path.realpath(folder)))
+        if inside:
+            return inside
+    for folder in folders:
+        outside = read_run(folder, now=0.0)  # only its configuration and curves are asked for
+        if outside.config:
+            return outside
+    return None
+
+
+def _named(path: PurePath, run: Run, launch: Launch) -> Run | None:
+    """The stage named by a part of the path, the last part first; in a folder of launches, from the run's own launch."""
+    own = run.stage.rpartition("/")[0]
+    for part in reversed(path.parts):
+        for name in (f"{own}/{part}" if own else part, part):
+            if name in launch.runs and name != run.stage:
+                return launch.runs[name]
+    return None
+
+
+def _pretraining(run: Run) -> Method:
+    if not run.config:
+        return Method(UNKNOWN)
+    task = str(lookup(run.config, "objective.name", UNKNOWN)).rpartition(":")[2]  # of FILE.py:CLASS, the class
+    joint = task == "joint"  # alone, it is as published: all three tasks
+    parts = lookup(run.config, "objective.tasks")
+    if joint and isinstance(parts, list) and set(parts) != set(TASKS):
+        task = "joint of " + " & ".join(sorted(map(str, parts)))
+    if joint and number(lookup(run.config, "objective.diversity.weight")) == 0:
+        task += ", no diversity"
+    elif joint and lookup(run.config, "objective.diversity.sign") == "reward":
+        task += ", reward"
+    return Method("P3" if _attacks(run) else "P2", task, joint=joint)
+
+
+def _ensemble(run: Run, launch: Launch) -> Method:
+    """What its members have in common, and their tasks together: P3→F4 jigsaw & rotation & selfie."""
+    methods = [method_of(member, launch) for member in members_of(run, launch)]
+    if not methods:
+        return Method(UNKNOWN, "ensemble", UNKNOWN)
+    tuned = finetune_of(run, launch) if run.command == "finetune" or lookup(run.config, "checkpoint") else None
+    pretrain, kind, loss = (
+        values.pop() if len(values) == 1 else UNKNOWN
+        for values in (
+            {m.pretrain for m in methods},
+            {_kind(tuned)} if tuned else {m.finetune or UNKNOWN for m in methods},
+            {str(lookup(tuned.config, "objective.name"))} if tuned else {m.loss or UNKNOWN for m in methods},
+        )
+    )
+    tasks = sorted(m.task or "none" for m in methods)
+    return Method(pretrain, "ensemble of " + " & ".join(dict.fromkeys(tasks)), kind, loss, members=tuple(tasks))
+
+
+def _kind(tuned: Run) -> str:
+    frozen = lookup(tuned.config, "freeze", "none") == "encoder"
+    return {(True, False): "F1", (True, True): "F2", (False, False): "F3", (False, True): "F4"}[frozen, _attacks(tuned)]
+
+
+def _attacks(run: Run) -> bool:
+    return bool(lookup(run.config, "attack.steps", 0))

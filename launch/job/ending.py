@@ -1,0 +1,98 @@
+"""What becomes of a stage once all its ranks have ended: done, failed for good, or back into the queue."""
+
+from __future__ import annotations
+
+import signal
+import time
+from dataclasses import replace
+
+from .. import state
+from ..queue import slurm as queue
+from ..state import State
+from .allocation import Allocation
+from .sessions import End, Session, ends, ends_folder, progress_of, record, sessions, why_give_up
+
+EXIT_HANG = 75  # of the engines' watchdog
+
+
+def end_of_job(place: Allocation, code: int) -> int:
+    """Writes how the stage ended, and queues the job again where it shall go on; gives the job's exit code.
+
+    `code` is srun's, the highest of any rank.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a requeue tells this shell to end; it has a word left to say
+    if place.submission.void:
+        return 0
+    directory, name = place.directory, place.stage.name
+    said = ends(ends_folder(directory, place.job, place.restart))
+    before = state.read(directory, name)
+    now = replace(before, job=place.job, nodes=place.node_list, ended=time.time())
+    if state.finished(directory, place.stage):
+        state.write(directory, name, replace(now, state="finished", error=None))
+        return 0
+    why = failure(said, place.ranks)
+    if why is None:
+        why = _back_to_the_queue(place, _reason(place, said, code), said, now)
+    if why is None:
+        return 0
+    state.write(directory, name, replace(now, state="failed", error=why))
+    print(f"{name} failed: {why}", flush=True)
+    return 1
+
+
+def failure(said: dict[int, End], ranks: int) -> str | None:
+    """Why the stage failed for good: what the rank says that failed first; None when none says so."""
+    failed = sorted((end for end in said.values() if end.kind == "failed"), key=lambda end: end.time)
+    if failed:
+        first = failed[0]
+        return f"rank {first.rank} on {first.node}: {first.error}" if ranks > 1 else first.error or "it said nothing"
+    if said.get(0) and said[0].kind == "finished":
+        return "ended without a result"
+    return None
+
+
+def _reason(place: Allocation, said: dict[int, End], code: int) -> str:
+    """Why the stage did not end, though no rank says that it failed."""
+    unhealthy = [end for end in said.values() if end.kind == "unhealthy"]
+    if unhealthy:
+        return f"{unhealthy[0].node} is not fit: {unhealthy[0].error}"
+    stopped = [end for end in said.values() if end.kind == "stopped" and end.error]
+    if stopped:
+        return str(stopped[0].error)
+    if code == EXIT_HANG:
+        return "it hung (guard.hang_s)"
+    gone = [rank for rank in range(place.ranks) if rank not in said]
+    if gone:
+        who = "its process" if place.ranks == 1 else f"rank {', '.join(map(str, gone))} of {place.ranks}"
+        return f"{who} was gone without a word (srun gave {code})"
+    return next((end.error for end in said.values() if end.error), "it was interrupted")
+
+
+def _back_to_the_queue(place: Allocation, why: str, said: dict[int, End], now: State) -> str | None:
+    """Queues the job again because of `why`; what keeps it from that, else None."""
+    directory, name = place.directory, place.stage.name
+    settings = place.submission.settings
+    bad = sorted({end.node for end in said.values() if end.kind == "unhealthy"})
+    if bad:
+        if not settings.get("avoid_bad_nodes", True):
+            return why
+        record(directory, name, _unhealthy(place))
+    past, progress = sessions(directory, name), progress_of(directory / name)
+    most = int(settings.get("max_requeues", 50))
+    hopeless = why_give_up(past, place.submission.name, place.restart + 1, most, progress)
+    if hopeless:
+        return f"{why}; given up: {hopeless}"
+    state.write(directory, name, replace(now, state="stopped", error=why))
+    try:
+        listed = queue.in_queue().get(place.job)
+        if listed is not None and listed.state != "RUNNING":  # cancelled, or Slurm queues it again itself
+            return None
+        print(f"{name}: {why}; queued again", flush=True)
+        queue.requeue(place.job, ",".join(bad) or None)
+    except queue.NoAnswer as error:
+        return f"{why}; could not be queued again ({error}); launch again to go on"
+    return None
+
+
+def _unhealthy(place: Allocation) -> Session:
+    return Session(place.submission.name, place.job, place.restart, place.node_list, time.time(), [], healthy=False)

@@ -1,0 +1,166 @@
+"""What a job of a launch runs: `python -m launch.job.task rank DIR NAME` in every task, then `… end DIR NAME CODE` in its shell."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from dist_advss.config.inherit import configure
+from dist_advss.errors import RunError, Stopped, UserError
+
+from .. import stage as job
+from .. import state
+from . import preflight
+from .allocation import Allocation, find, rendezvous
+from .ending import end_of_job
+from .sessions import End, Session, ends_folder, progress_of, record, record_end, sessions, why_give_up
+
+# what torch.distributed says when another rank has gone; a rank that says this is not the one that failed
+LOST = re.compile(
+    r"Connection (closed|reset) by peer|Broken pipe|gloo/transport|NCCL error|ncclRemoteError|ncclSystemError|"
+    r"could not meet the others|has gone|[Tt]imed out|TCPStore|DistStoreError|recvValue failed"
+)
+STOPPING = (signal.SIGTERM, signal.SIGUSR2)
+LOCK_PATIENCE = 600.0  # seconds for a process of a lost node to let go of the run folder
+
+
+def main(words: list[str]) -> int:
+    what, directory, name, *code = words
+    place = find(Path(directory), name)
+    return run_rank(place) if what == "rank" else end_of_job(place, int(code[0]))
+
+
+def run_rank(place: Allocation) -> int:
+    """Runs the stage as one of its ranks; 0 unless this rank failed.
+
+    How it ended stands in a file, whatever that was; a process that is killed leaves none.
+    """
+    if place.submission.void:
+        print(f"{place.submission.name}: superseded, nothing to do")
+        return 0
+    log_to(log_file(place.directory, place.stage.name, place.rank))
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        """Outside the training loop, which has a handler of its own, there is nothing to save that is not on disk.
+
+        Unwinding would meet the other ranks in the middle of what they do together.
+        """
+        _end(place, "stopped", f"stopped by {signal.Signals(signum).name}")
+        os._exit(0)
+
+    for number in STOPPING:
+        signal.signal(number, stop)
+    kind, error = _run(place)
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+    _end(place, kind, error)
+    return 1 if kind in ("failed", "lost") else 0
+
+
+def _end(place: Allocation, kind: str, error: str | None) -> None:
+    if error:
+        print(f"dist-advss: {error}", file=sys.stderr, flush=True)
+    folder = ends_folder(place.directory, place.job, place.restart)
+    record_end(folder, End(kind, place.rank, place.node, time.time(), error))
+
+
+def _run(place: Allocation) -> tuple[str, str | None]:
+    """Runs the stage; what kind of end that came to, and its one line."""
+    print(
+        f"rank {place.rank} of {place.ranks} on {place.node}: job {place.job}, requeued {place.restart} times, "
+        f"GPUs {os.environ.get('CUDA_VISIBLE_DEVICES', 'none')}, code {place.submission.code}, {time.strftime('%F %T')}",
+        flush=True,
+    )
+    try:
+        if state.finished(place.directory, place.stage):
+            return "finished", None
+        config = _config(place)
+        if place.ranks > 1:
+            os.environ.update(rendezvous(place))
+        gpus = bool(os.environ.get("CUDA_VISIBLE_DEVICES")) and bool(place.submission.settings.get("check_gpus", True))
+        preflight.check(place, config, gpus)
+        if place.rank == 0:
+            _begin(place)
+        engine = (config.get("engine") or {}).get("name", "")
+        job.run_stage(place.directory, job.shared(place.stage, engine, place.ranks))
+        return "finished", None
+    except Stopped as stopped:
+        return "stopped", str(stopped)
+    except preflight.Unhealthy as bad:
+        return ("unhealthy", str(bad)) if str(bad) else ("stopped", "another node failed its preflight")
+    except (UserError, RunError) as error:
+        return ("lost" if LOST.search(str(error)) and place.ranks > 1 else "failed"), str(error)
+    except SystemExit as end:  # of a rank whose first one says why
+        code = end.code if isinstance(end.code, int) else 1
+        return ("finished" if code == 0 else "stopped" if code > 128 else "lost"), None
+    except Exception as error:  # a fault of the program, or of the connection to another rank
+        traceback.print_exc()
+        line = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        return ("lost" if place.ranks > 1 and LOST.search(str(error)) else "failed"), line
+
+
+def _config(place: Allocation) -> dict[str, Any]:
+    """The stage's configuration as nested mappings; empty for a report."""
+    if place.stage.command == "report":
+        return {}
+    return dataclasses.asdict(configure(place.stage.command, place.stage.words(place.directory)))
+
+
+def _begin(place: Allocation) -> None:
+    """Says that the stage runs. Raises RunError when it must not, because the requeues before this one led nowhere."""
+    directory, name = place.directory, place.stage.name
+    progress = progress_of(directory / name)
+    most = int(place.submission.settings.get("max_requeues", 50))
+    hopeless = why_give_up(sessions(directory, name), place.submission.name, place.restart, most, progress)
+    if hopeless:
+        raise RunError(f"given up: {hopeless}")
+    record(
+        directory,
+        name,
+        Session(place.submission.name, place.job, place.restart, place.node_list, time.time(), progress),
+    )
+    running = state.running(os.getpid(), time.time())
+    state.write(directory, name, dataclasses.replace(running, job=place.job, nodes=place.node_list))
+    _wait_for_folder(directory, name)
+
+
+def _wait_for_folder(directory: Path, stage: str) -> None:
+    """A node that Slurm has given up may still run the stage's processes: they finish it, or go, before this one begins."""
+    end = time.monotonic() + LOCK_PATIENCE
+    said = False
+    while state.locked(directory / stage / ".lock") and time.monotonic() < end:
+        if not said:
+            print("an earlier process of this stage still runs elsewhere; waiting for it", flush=True)
+            said = True
+        time.sleep(1.0)
+
+
+def log_file(directory: Path, stage: str, rank: int) -> Path:
+    """Where a rank writes: log.txt the first, log.N.txt the others."""
+    return directory / stage / ("log.txt" if rank == 0 else f"log.{rank}.txt")
+
+
+def log_to(file: Path) -> None:
+    """Everything that this process prints from here on is added to a file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # threads of a broken process group must not keep a failed rank alive

@@ -1,0 +1,183 @@
+"""Who runs stages: this process, or child processes of it. Both write state.json as a stage begins and ends."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from dist_advss.errors import RunError, Stopped, UserError
+
+from . import stage as job
+from . import state
+from .graph import Stage
+from .state import State
+
+RunStage = Callable[[Path, Stage], None]
+CommandLine = Callable[[Path, Stage], Sequence[str]]
+STOP_CODES = {128 + s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
+POLL = 0.05  # seconds between two looks at child processes
+
+
+class Executor(Protocol):
+    """`places` stages at a time. `start` begins one, `ended` gives those that have ended since, without waiting."""
+
+    places: int
+
+    def start(self, directory: Path, stage: Stage) -> None: ...
+
+    def ended(self) -> dict[str, State]: ...
+
+    def stop(self) -> dict[str, State]:
+        """Asks what runs to save and stop, waits for it, and gives how it ended."""
+        ...
+
+
+class Inline:
+    """One stage after the other in this process. `run_stage` runs one to its end."""
+
+    places = 1
+
+    def __init__(self, run_stage: RunStage = job.run_stage) -> None:
+        self._run_stage = run_stage
+        self._ended: dict[str, State] = {}
+
+    def start(self, directory: Path, stage: Stage) -> None:
+        """Runs the stage; a failure is its state, an interruption is passed on once that is written."""
+        begun = state.running(os.getpid(), time.time())
+        state.write(directory, stage.name, begun)
+        try:
+            self._run_stage(directory, stage)
+        except (UserError, RunError) as error:
+            end = replace(begun, state="failed", error=str(error))
+        except (KeyboardInterrupt, Stopped) as error:
+            self._end(directory, stage, replace(begun, state="stopped", error=str(error) or "interrupted"))
+            raise
+        except Exception as error:  # a fault of one stage must not keep independent ones from running
+            traceback.print_exc()
+            (directory / stage.name / "log.txt").write_text(traceback.format_exc())
+            end = replace(begun, state="failed", error=_first_line(f"{type(error).__name__}: {error}"))
+        else:
+            end = _verified(directory, stage, begun)
+        self._end(directory, stage, end)
+
+    def ended(self) -> dict[str, State]:
+        ended, self._ended = self._ended, {}
+        return ended
+
+    def stop(self) -> dict[str, State]:
+        return self.ended()
+
+    def _end(self, directory: Path, stage: Stage, end: State) -> None:
+        self._ended[stage.name] = replace(end, ended=time.time())
+        state.write(directory, stage.name, self._ended[stage.name])
+
+
+class Local:
+    """Stages as child processes, `workers` at a time, each with an equal share of `threads` CPU threads.
+
+    A child writes to STAGE/log.txt. It is in a session of its own, so that Ctrl-C reaches it only through `stop`; if
+    this process is killed it goes on, and the next launch waits for it.
+    """
+
+    def __init__(self, workers: int, threads: int, command_line: CommandLine = job.command_line) -> None:
+        self.places = workers
+        self._threads = max(1, threads // workers)
+        self._command_line = command_line
+        self._children: dict[str, Child] = {}
+
+    def start(self, directory: Path, stage: Stage) -> None:
+        command = list(self._command_line(directory, stage))
+        log = directory / stage.name / "log.txt"
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("a") as output:
+                output.write(f"$ {shlex.join(command)}\n")
+                output.flush()
+                start = output.tell()
+                child = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, "OMP_NUM_THREADS": str(self._threads)},
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise RunError(f"{stage.name} could not be started: {error}") from error
+        begun = state.running(child.pid, time.time())
+        self._children[stage.name] = Child(child, directory, stage, begun, start)
+        state.write(directory, stage.name, begun)
+
+    def ended(self) -> dict[str, State]:
+        time.sleep(POLL)
+        ended = {}
+        for name, child in list(self._children.items()):
+            if child.process.poll() is not None:
+                ended[name] = replace(child.end(), ended=time.time())
+                state.write(child.directory, name, ended[name])
+                del self._children[name]
+        return ended
+
+    def stop(self) -> dict[str, State]:
+        ended: dict[str, State] = {}
+        self._terminate()
+        while self._children:
+            try:
+                ended |= self.ended()
+            except (KeyboardInterrupt, Stopped):  # asked again, so are they; a run ends at once then
+                self._terminate()
+        return ended
+
+    def _terminate(self) -> None:
+        for child in self._children.values():
+            child.process.terminate()
+
+
+class Child(NamedTuple):
+    """A stage under way in a process of its own; what it says stands in its log from byte `log_start` on."""
+
+    process: subprocess.Popen[bytes]
+    directory: Path
+    stage: Stage
+    begun: State
+    log_start: int
+
+    def end(self) -> State:
+        """How it ended, once it has."""
+        code, begun = self.process.returncode, self.begun
+        if code == 0:
+            return _verified(self.directory, self.stage, begun)
+        last = last_line(self.directory / self.stage.name / "log.txt", self.log_start).removeprefix("dist-advss: ")
+        if code in STOP_CODES or -code + 128 in STOP_CODES:
+            return replace(begun, state="stopped", error=last)
+        if code < 0:
+            return replace(
+                begun, state="failed", error=f"killed by {signal.Signals(-code).name}; the last it said: {last}"
+            )
+        return replace(begun, state="failed", error=last)
+
+
+def last_line(file: Path, start: int = 0) -> str:
+    """The last line of a log that says anything, from byte `start` on."""
+    text = file.read_bytes()[start:].decode(errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"
+
+
+def _verified(directory: Path, stage: Stage, begun: State) -> State:
+    """Finished only if the result is there."""
+    if state.finished(directory, stage):
+        return replace(begun, state="finished")
+    return replace(begun, state="failed", error=f"ended without {state.product(directory, stage)}")
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0]

@@ -1,0 +1,1 @@
+"""How stages get into the queue of a Slurm cluster."""

@@ -1,0 +1,55 @@
+"""What the training stages of a launch will take, as `dist-advss plan` estimates it, before anything is queued."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from dist_advss.config.schema import TrainConfig
+from dist_advss.errors import UserError
+
+from ..graph import Stage
+from ..profile import Slurm
+
+
+def as_job(config: TrainConfig, ranks: int) -> TrainConfig:
+    """The configuration that a job of so many ranks runs: with several, engine=ddp unless another one is chosen."""
+    if ranks == 1 or config.engine.name != "single":
+        return config
+    return dataclasses.replace(config, engine=dataclasses.replace(config.engine, name="ddp"))
+
+
+def forecast(configs: Mapping[str, Any], stages: Sequence[Stage], settings: Slurm) -> Iterator[str]:
+    """A line for each training stage: memory, time and GPU-hours; stages that take the same are told once.
+
+    For the GPU that the profile's gpu_type, constraint or partition names, where `plan` knows it. Otherwise, and without GPUs,
+    speeds are those of the machine that asks, which the line says.
+    """
+    told: dict[str, list[str]] = {}
+    for stage in stages:
+        if stage.command in ("pretrain", "finetune"):
+            told.setdefault(_line(configs[stage.name], stage, settings), []).append(stage.name)
+    for line, names in told.items():
+        yield f"{', '.join(names)}: {line}"
+
+
+def _line(config: TrainConfig, stage: Stage, settings: Slurm) -> str:
+    from dist_advss.plan import Cluster, estimate
+    from dist_advss.plan.machines import MACHINES
+
+    needs = settings.resources(stage.command)
+    assert needs.nodes and needs.tasks_per_node
+    said = f"{settings.gpu_type} {settings.constraint} {settings.partition}".lower() if needs.gpus_per_node else ""
+    gpu = next((name for name in sorted(MACHINES, key=len, reverse=True) if name in said), "here")
+    try:
+        config = as_job(config, needs.nodes * needs.tasks_per_node)
+        e = estimate(config, Cluster(gpu, needs.nodes, needs.tasks_per_node))
+    except UserError as error:
+        return f"no estimate ({error})"
+    where = e.machine.title if gpu != "here" else "at the speed of this machine"
+    fits = "" if e.fits else f", which does NOT fit ({e.machine.room / 1e9:.3g} GB can be had)"
+    return (
+        f"{e.memory.total / 1e9:.3g} GB a process{fits}, {e.seconds.total:.3g} s a step, {e.steps * e.epochs:,} steps, "
+        f"{e.hours:.3g} hours, {e.gpu_hours:.3g} process-hours ({where})"
+    )

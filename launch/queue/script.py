@@ -1,0 +1,92 @@
+"""The sbatch script of a batch, written by submitit, with a command of ours.
+
+A job does not unpickle what to do: `python -m launch.job.task` reads it from the launch folder, so that a job which Slurm queues
+again after a node was lost goes on from what is on disk. All ranks of a stage are one srun; `launch.job.task end` then says in
+the batch shell whether the stage is done, failed, or goes back into the queue.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from submitit.slurm.slurm import SlurmExecutor
+
+from ..profile import Slurm
+from .batches import Batch
+from .journal import FOLDER
+
+LAST_WORDS = 60  # seconds for the other ranks once the first has ended, to say why
+
+
+class StageExecutor(SlurmExecutor):
+    """submitit's checked parameters and its script."""
+
+    @classmethod
+    def affinity(cls) -> int:
+        return 2  # scripts can be shown where there is no Slurm
+
+    def text(self, command: str, members: int | None) -> str:
+        """The script that runs `command` under srun; of an array when there are `members`."""
+        if members:
+            self.parameters["map_count"] = members
+        return self._make_submission_file_text(command, "")
+
+
+def text(directory: Path, batch: Batch, settings: Slurm, code: Path, ids: dict[str, str]) -> str:
+    """The script of one batch; `code` is the snapshot to run, `ids` Slurm's ids of the batches that it waits for."""
+    needs = batch.resources
+    array = sorted(batch.stages) if -1 not in batch.stages else []
+    gpus = f"{settings.gpu_type}:{needs.gpus_per_node}" if settings.gpu_type else needs.gpus_per_node
+    python = "python3" if settings.container else shlex.quote(sys.executable)
+    arguments = shlex.join([str(directory), batch.name])
+    extra: dict[str, Any] = {"requeue": True, "kill-on-invalid-dep": "yes"}
+    if array:
+        numbers = f"0-{array[-1]}" if array == list(range(len(array))) else ",".join(map(str, array))
+        extra["array"] = f"{numbers}%{settings.at_a_time}"
+    executor = StageExecutor(directory / FOLDER / "output")
+    executor.update_parameters(
+        job_name=batch.name,
+        partition=settings.partition,
+        account=settings.account,
+        qos=settings.qos,
+        constraint=settings.constraint,
+        exclude=settings.exclude,
+        mail_user=settings.mail,
+        mail_type="END,FAIL" if settings.mail else None,
+        nodes=needs.nodes,
+        ntasks_per_node=needs.tasks_per_node,
+        cpus_per_task=needs.cpus_per_task,
+        gpus_per_node=gpus if needs.gpus_per_node else None,
+        mem=None if needs.mem_gb is None else f"{round(needs.mem_gb * 1024)}M",
+        time=needs.minutes,
+        signal_delay_s=settings.signal_seconds,
+        dependency=batch.dependency(ids),
+        setup=_setup(settings, code),
+        teardown=[f"{shlex.quote(sys.executable)} -u -m launch.job.task end {arguments} $?"],
+        stderr_to_stdout=True,
+        wckey=None,
+        srun_args=["--kill-on-bad-exit=0", f"--wait={LAST_WORDS}", *_container(settings)],
+        additional_parameters=extra,
+    )
+    return executor.text(f"{python} -u -m launch.job.task rank {arguments}", len(array) or None)
+
+
+def _setup(settings: Slurm, code: Path) -> list[str]:
+    """Shell lines in front of srun; every value is quoted."""
+    lines = [f"module load {shlex.quote(module)}" for module in settings.modules]
+    if settings.source:
+        lines.append(f"source {shlex.quote(str(Path(settings.source).expanduser().absolute()))}")
+    for word in settings.environment:
+        name, _, value = word.partition("=")
+        lines.append(f"export {name}={shlex.quote(value)}")
+    return [*lines, f"export PYTHONPATH={shlex.quote(str(code))}"]
+
+
+def _container(settings: Slurm) -> list[str]:
+    if not settings.container:
+        return []
+    mounts = [f"--container-mounts={','.join(settings.mounts)}"] if settings.mounts else []
+    return [f"--container-image={settings.container}", *mounts]

@@ -1,0 +1,272 @@
+"""A launch on Slurm: what is not finished, queued or running is submitted, once, and the launcher goes home."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from dist_advss.config.checks import check_world
+from dist_advss.config.schema import TrainConfig
+from dist_advss.errors import RunError, UserError, nearest
+from dist_advss.files import write_text
+
+from .. import state
+from ..experiment import configurations
+from ..graph import Experiment, Stage
+from ..profile import Slurm
+from ..state import State
+from . import batches, script, snapshot
+from . import slurm as queue
+from .batches import Batch, Ref
+from .forecast import as_job, forecast
+from .journal import FOLDER, Journal
+from .slurm import Job, Partition
+
+IN_FLIGHT = 5.0  # seconds in which an sbatch whose launcher was killed may still reach the queue
+
+
+def refuse_impossible(directory: Path, experiment: Experiment, wanted: set[str], settings: Slurm) -> None:
+    """Raises UserError when Slurm could not run these stages as `settings` say, or the folder's name is not fit for a script.
+
+    Nothing is queued: the last word has `sbatch --test-only`, which knows accounts, QOS and features.
+    """
+    unfit = [c for c in str(directory) if c in "%\\'\"`$;&|<>*?()[]{}!#" or not c.isprintable()]
+    if unfit:
+        raise UserError(
+            f"out={directory}: {unfit[0]!r} in a path is more than job scripts can bear; choose another folder"
+        )
+    if settings.source and not Path(settings.source).expanduser().is_file():
+        raise UserError(f"cluster.source={settings.source}: no such file")
+    known = queue.partitions()
+    chosen = settings.partition.split(",") if settings.partition else [p.name for p in known if p.default]
+    for name in chosen:
+        if name not in {p.name for p in known}:
+            raise UserError(
+                f"cluster.partition={name}: this cluster has no such; {nearest(name, {p.name for p in known})}"
+            )
+    there = [p for p in known if p.name in chosen]
+    stages = [stage for stage in experiment.stages.values() if stage.name in wanted]
+    for command in dict.fromkeys(stage.command for stage in stages):
+        if there:
+            _refuse_too_much(settings, command, there)
+    _refuse_unshared_batches(directory, experiment, stages, settings)
+    _try(directory, batches.plan(stages, settings, {}), settings)
+
+
+def _refuse_too_much(settings: Slurm, command: str, there: Sequence[Partition]) -> None:
+    """Raises UserError when a command's jobs take more than any of these partitions has."""
+    needs = settings.resources(command)
+    assert needs.nodes and needs.tasks_per_node and needs.cpus_per_task and needs.minutes
+    cpus = needs.tasks_per_node * needs.cpus_per_task
+    where = f"partition {','.join(dict.fromkeys(p.name for p in there))}"
+    limits = (
+        ("gpus_per_node", needs.gpus_per_node or 0, max(p.gpus for p in there), "GPUs a node"),
+        ("nodes", needs.nodes, sum(p.nodes for p in there), "nodes"),
+        ("cpus_per_task", cpus, max(p.cpus for p in there), f"CPUs a node, and {command} takes {needs.tasks_per_node} tasks of them"),
+        ("mem_gb", needs.mem_gb or 0, max(p.mem_gb for p in there), "GB a node"),
+    )  # fmt: skip
+    for name, asked, has, what in limits:
+        if asked > has:
+            value = getattr(needs, name)
+            own = getattr(getattr(settings, command), name) is not None
+            key = f"cluster.{command}.{name}" if own else f"cluster.{name}"
+            raise UserError(f"{key}={value}: {where} has {has:g} {what}; lower it")
+    longest = [p.minutes for p in there]
+    if all(longest) and needs.minutes > max(p or 0 for p in longest):
+        raise UserError(
+            f"cluster.minutes={needs.minutes}: {where} lets a job run for {max(p or 0 for p in longest)} minutes; "
+            "lower it, a stage that needs longer is requeued and goes on"
+        )
+
+
+def _refuse_unshared_batches(directory: Path, experiment: Experiment, stages: Sequence[Stage], settings: Slurm) -> None:
+    """Raises UserError when the processes of a training cannot share its batches evenly."""
+    shared = [s for s in stages if s.command in ("pretrain", "finetune") and _ranks(settings, s) > 1]
+    configs = configurations(experiment, directory) if shared else {}
+    for stage in shared:
+        config, ranks = configs[stage.name], _ranks(settings, stage)
+        assert isinstance(config, TrainConfig)
+        try:
+            check_world(as_job(config, ranks), ranks)
+        except UserError as error:
+            raise UserError(f"stage {stage.name}: {error}") from error
+
+
+def _ranks(settings: Slurm, stage: Stage) -> int:
+    """Processes of this stage's job."""
+    needs = settings.resources(stage.command)
+    assert needs.nodes and needs.tasks_per_node
+    return needs.nodes * needs.tasks_per_node
+
+
+def look(directory: Path, experiment: Experiment) -> dict[str, State]:
+    """The state of every stage, from its folder and from the queue. Raises NoAnswer."""
+    return state.look(directory, experiment, jobs(directory))
+
+
+def jobs(directory: Path) -> dict[str, Job]:
+    """The job of each stage that was ever queued here, as far as Slurm still knows it. Raises NoAnswer."""
+    latest = Journal(directory).latest()
+    ids = {stage: submission.job(stage) for stage, submission in latest.items()}
+    known = queue.jobs(ids.values())
+    return {stage: known.get(id) or Job(id, latest[stage].name, "FORGOTTEN") for stage, id in ids.items()}
+
+
+def submit(
+    directory: Path, experiment: Experiment, wanted: set[str], settings: Slurm, retry_failed: bool, lock: TextIO
+) -> int:
+    """Queues every wanted stage that is not finished, queued or running; gives 1 when some of them cannot be, else 0.
+
+    `lock` is the launch folder's; sbatch holds it too, so that nobody looks while one is under way. Raises RunError when
+    Slurm refuses, with what is queued by then left in the queue.
+    """
+    journal = Journal(directory)
+    settle(journal)
+    states = look(directory, experiment)
+    todo = to_do(experiment, states, wanted, retry_failed)
+    latest = journal.latest()
+    places = {
+        stage: Ref(latest[stage].name, next(i for i, s in latest[stage].stages.items() if s == stage))
+        for stage, current in states.items()
+        if current.state in ("queued", "running") and stage in latest
+    }
+    planned = batches.plan(todo, settings, places)
+    code = snapshot.take(directory) if planned else None
+    ids = {s.name: s.id for s in journal.submissions.values() if s.id}
+    for batch in planned:
+        assert code is not None
+        for stage in batch.stages.values():
+            code.note(directory / stage)
+            clear(directory, stage)
+        text = script.text(directory, batch, settings, code.path, ids)
+        file = directory / FOLDER / "scripts" / f"{batch.name}.sh"
+        write_text(file, text)
+        (directory / FOLDER / "output").mkdir(parents=True, exist_ok=True)
+        journal.intend(batch.name, batch.stages, code.hash, _for_jobs(settings))
+        try:
+            ids[batch.name] = sbatch(file, lock)
+        except queue.NoAnswer as error:
+            journal.void(batch.name)
+            raise RunError(
+                f"{', '.join(batch.stages.values())}: not queued: {error}; the same command goes on from here"
+            ) from error
+        journal.queued(batch.name, ids[batch.name])
+        _say(batch, ids)
+    return _summarise(directory, experiment, wanted, states, todo, planned)
+
+
+def settle(journal: Journal) -> None:
+    """Finds out what came of the intents of a launcher that was killed. Raises NoAnswer."""
+    for submission in journal.open():
+        time.sleep(max(0.0, IN_FLIGHT - max(0.0, time.time() - submission.time)))
+        id = queue.named(submission.name)
+        if id is None:
+            journal.void(submission.name)
+        else:
+            journal.queued(submission.name, id)
+            print(f"{submission.name}: queued by an earlier launch as job {id}")
+
+
+def to_do(experiment: Experiment, states: Mapping[str, State], wanted: set[str], retry_failed: bool) -> list[Stage]:
+    """The wanted stages to queue, each behind what it needs; not those behind a failure that is not retried."""
+    chosen: dict[str, Stage] = {}
+    for stage in experiment.stages.values():
+        current = states[stage.name].state
+        open_ = current in ("waiting", "stopped", "died", "skipped") or (current == "failed" and retry_failed)
+        ready = all(need in chosen or states[need].state in ("finished", "queued", "running") for need in stage.needs)
+        if open_ and ready and stage.name in wanted:
+            chosen[stage.name] = stage
+    return list(chosen.values())
+
+
+def clear(directory: Path, stage: str) -> None:
+    """Forgets how the stage ended last time, as it is about to be tried again."""
+    (directory / stage / "state.json").unlink(missing_ok=True)
+
+
+def sbatch(file: Path, lock: TextIO | None = None) -> str:
+    """Slurm's id of the job that was made of a script. Raises NoAnswer with what sbatch complains of."""
+    try:
+        done = subprocess.run(
+            ["sbatch", "--parsable", str(file)], capture_output=True, text=True, timeout=300, check=False,
+            pass_fds=(lock.fileno(),) if lock else (),
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise queue.NoAnswer(f"sbatch: {error}") from error
+    if done.returncode:
+        raise queue.NoAnswer(queue.complaint(done.stderr))
+    return done.stdout.strip().split(";")[0]
+
+
+def _try(directory: Path, planned: Sequence[Batch], settings: Slurm) -> None:
+    """Asks Slurm whether it would take each kind of job. Raises UserError."""
+    kinds = {batch.command: batch for batch in planned}
+    with tempfile.TemporaryDirectory() as folder:
+        for batch in kinds.values():
+            alone = dataclasses.replace(batch, after=(), beside=())
+            file = Path(folder) / "job.sh"
+            file.write_text(script.text(directory, alone, settings, Path(folder), {}))
+            done = subprocess.run(["sbatch", "--test-only", str(file)], capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise UserError(f"cluster: Slurm would not take a {batch.command} job: {queue.complaint(done.stderr)}")
+
+
+def dry_run(directory: Path, experiment: Experiment, wanted: set[str], settings: Slurm) -> None:
+    """Prints every script that a launch into an empty folder would submit, and what its trainings will take; writes nothing."""
+    planned = batches.plan([s for s in experiment.stages.values() if s.name in wanted], settings, {})
+    code = snapshot.describe(directory)
+    ids = {batch.name: f"ID{number}" for number, batch in enumerate(planned, 1)}
+    for batch in planned:
+        print(f"\n==== {ids[batch.name]}: {', '.join(batch.stages.values())} ====")
+        print(script.text(directory, batch, settings, code.path, ids))
+    print("\n==== estimates ====")
+    chosen = [stage for stage in experiment.stages.values() if stage.name in wanted]
+    for line in forecast(configurations(experiment, directory), chosen, settings):
+        print(line)
+
+
+def _for_jobs(settings: Slurm) -> dict[str, Any]:
+    """What the jobs themselves need to know of the profile."""
+    return {name: getattr(settings, name) for name in ("max_requeues", "avoid_bad_nodes", "check_gpus")}
+
+
+def _say(batch: Batch, ids: Mapping[str, str]) -> None:
+    after = batch.dependency(ids)
+    what = ", ".join(batch.stages.values())
+    size = f"{batch.resources.nodes} x {batch.resources.tasks_per_node}"
+    print(f"job {ids[batch.name]}: {what}  [{size} tasks]{f'  {after}' if after else ''}", flush=True)
+
+
+def _summarise(
+    directory: Path, experiment: Experiment, wanted: set[str], states: Mapping[str, State], todo: Sequence[Stage], planned: Sequence[Batch]
+) -> int:  # fmt: skip
+    """Prints what became of the wanted stages."""
+    queued = {stage.name for stage in todo}
+    left = 0
+    for stage in experiment.stages.values():
+        if stage.name not in wanted or stage.name in queued:
+            continue
+        current = states[stage.name]
+        broken = [
+            need for need in stage.needs if states[need].state in (*state.BROKEN, "stopped") and need not in queued
+        ]
+        if current.state in ("finished", "running", "queued"):
+            print(f"{stage.name}: {current.state} already{f' (job {current.job})' if current.job else ''}")
+        elif current.state == "failed":
+            left += 1
+            print(f"{stage.name}: failed: {current.error}; mend the cause, then launch again with --retry-failed")
+        else:
+            left += 1
+            print(
+                f"{stage.name}: not queued: {state.why_skipped(broken[0], states[broken[0]]) if broken else current.state}"
+            )
+    print(f"\n{experiment.name} in {directory}: {len(todo)} stages queued in {len(planned)} jobs")
+    print(
+        f"follow: dist-advss status {directory} --watch    logs: dist-advss logs {directory} STAGE    stop: dist-advss cancel {directory}"
+    )
+    return 1 if left else 0
