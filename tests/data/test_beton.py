@@ -128,7 +128,7 @@ def test_killed_at_any_moment_no_half_file_is_taken_for_whole_and_the_next_run_w
 import time
 import numpy as np
 from dist_advss.config.schema import Data
-from dist_advss.data import origin, write
+from dist_advss.data.betons import origin, write
 from dist_advss.data.image_set import Source
 source = Source(np.zeros(20000, np.int64), ["0"] * 10, lambda rows: np.zeros((len(rows), 32, 32, 3), np.uint8))
 write.read = lambda data, part: source

@@ -23,7 +23,7 @@ from ffcv import types
 from ffcv.fields import IntField, RGBImageField
 from ffcv.loader import Loader, OrderOption
 from ffcv.reader import Reader
-from dist_advss.data import beton
+from dist_advss.data.betons import beton
 
 assert (types.HeaderType, types.FieldDescType) == (beton.HEADER, beton.FIELD)
 assert (types.ALLOC_TABLE_TYPE, types.CURRENT_VERSION) == (beton.ALLOCATION, beton.VERSION)

@@ -18,7 +18,7 @@ from pathlib import Path
 from launch.job.allocation import Allocation
 from launch.graph import Stage
 from launch.queue.journal import Submission
-from launch import preflight
+from launch.job import preflight
 rank = int(sys.argv[1])
 job = Submission("s", {}, 0.0, "", {})
 place = Allocation(Path("."), job, Stage("s", "pretrain", (), ()), "1", 0, rank, 2, rank, f"n{rank}", ("n0", "n1"))
