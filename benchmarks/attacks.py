@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dist_advss.attacks import PGD
-from dist_advss.config import compose
+from dist_advss.config.compose import compose
 from dist_advss.objectives import Classify, Task, build
 from dist_advss.rng import Rng
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from dist_advss import attacks, engines, objectives
-from dist_advss.config import compose
+from dist_advss.config.compose import compose
 from dist_advss.engines import World
 from dist_advss.engines.environment import Place
 from dist_advss.rng import Rng

@@ -15,7 +15,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from dist_advss import attacks, objectives
-from dist_advss.config import compose
+from dist_advss.config.compose import compose
 from dist_advss.engines.optim import build_optimizer
 from dist_advss.plan.here import measure
 from dist_advss.plan.step import count

@@ -12,7 +12,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from dist_advss import attacks, engines, objectives
-from dist_advss.config import compose
+from dist_advss.config.compose import compose
 from dist_advss.data import augment
 from dist_advss.rng import Rng
 

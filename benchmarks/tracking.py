@@ -22,7 +22,7 @@ import psutil
 import torch
 
 from dist_advss import attacks, engines, objectives
-from dist_advss.config import as_yaml, compose
+from dist_advss.config.compose import as_yaml, compose
 from dist_advss.config.schema import TrainConfig
 from dist_advss.data import augment
 from dist_advss.engines import World

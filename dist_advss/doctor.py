@@ -231,7 +231,7 @@ def disk(folder: Path) -> Finding:
 def data_sets() -> Iterator[Finding]:
     """The sets that need no data.root: the embedded one, which must be whole, and Debian's."""
     try:
-        from .config import compose_data
+        from .config.compose import compose_data
         from .data import load_data
     except ImportError as error:
         yield Finding("data", "missing", _reason(error), INSTALL)

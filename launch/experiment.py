@@ -30,7 +30,7 @@ from typing import Any
 
 import yaml
 
-from dist_advss.config import config_dir, options, parse_words, schema_of
+from dist_advss.config.compose import config_dir, options, parse_words, schema_of
 from dist_advss.config.inherit import SOURCE_KEY, configure
 from dist_advss.config.schema import EvaluateConfig, TrainConfig, TransferConfig
 from dist_advss.errors import UserError, nearest

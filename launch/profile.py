@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from dist_advss.config import compose_node, config_dir, options
+from dist_advss.config.compose import compose_node, config_dir, options
 from dist_advss.config.keys import key
 from dist_advss.errors import UserError, nearest
 

@@ -14,7 +14,7 @@ import pytest
 import dist_advss as package
 from dist_advss import cli
 from dist_advss.cli import COMMANDS, main
-from dist_advss.config import options
+from dist_advss.config.compose import options
 from dist_advss.config.objectives import OBJECTIVES, PRETEXT
 from dist_advss.config.schema import EvaluateConfig, TrainConfig
 from dist_advss.errors import RunError, Stopped, UserError

@@ -66,7 +66,7 @@ def test_the_wheel_composes_a_config_and_loads_its_images_far_from_the_clone(whe
     elsewhere.mkdir()
     program = """
 import dist_advss, launch
-from dist_advss.config import compose, config_dir
+from dist_advss.config.compose import compose, config_dir
 from dist_advss.data import load_data
 config = compose("pretrain", ["objective=jigsaw", "attack.eps=8/255", "out=RUN"])
 images = load_data(config.data, "test", labelled=True)

@@ -80,7 +80,7 @@ def _data(rest: list[str]) -> int:
         if given.png:
             contact_sheet_of(Path(given.words[0]), given.png)
         return 0
-    from ..config import compose_data
+    from ..config.compose import compose_data
 
     data = compose_data(given.words)
     from ..data.show import contact_sheet, summary
@@ -92,7 +92,7 @@ def _data(rest: list[str]) -> int:
 
 
 def _write_betons(words: list[str]) -> int:
-    from ..config import compose_data, parse_words
+    from ..config.compose import compose_data, parse_words
 
     chosen = dict(parse_words(words))
     out, part = chosen.pop("out", None), chosen.pop("part", None)

@@ -22,7 +22,7 @@ def _launch(rest: list[str]) -> int:
     parser.add_argument("--print", action="store_true", help="show the stages, spelled out, and do nothing")
     parser.add_argument("--dry-run", action="store_true", help="the same, and the job scripts of a Slurm cluster")
     if {"-h", "--help"} & set(rest):
-        from ..config import options
+        from ..config.compose import options
 
         parser.epilog = (
             f"experiment=  {'|'.join(options('experiment'))}, or the path of your own YAML file\n"
@@ -31,7 +31,7 @@ def _launch(rest: list[str]) -> int:
             "other words  such as seed=1 or data.root=FOLDER go to every stage that has the key"
         )
     given = parser.parse_intermixed_args(rest)
-    from ..config import options, parse_words
+    from ..config.compose import options, parse_words
 
     chosen = dict(parse_words(given.words))
     experiment = chosen.pop("experiment", None)

@@ -31,7 +31,7 @@ def _configured(command: str, rest: list[str], run: Callable[[Any], object]) -> 
         print(f"example: dist-advss {command} {EXAMPLES[command]}")
         print(f"--print shows the whole configuration as YAML and does nothing\n\n{explain(command)}")
         return 0
-    from ..config import as_yaml
+    from ..config.compose import as_yaml
     from ..config.inherit import configure
 
     config = configure(command, given.words)

@@ -1,19 +1,4 @@
-"""One typed, validated configuration: the schema, its composition and its checks."""
+"""One typed, checked configuration: the tables of names, the keys, their composition and the checks. No torch here.
 
-from .compose import as_yaml, compose, compose_data, compose_node, config_dir, options, parse_words, restore, schema_of
-from .schema import EvaluateConfig, TrainConfig, TransferConfig
-
-__all__ = [
-    "EvaluateConfig",
-    "TrainConfig",
-    "TransferConfig",
-    "as_yaml",
-    "compose",
-    "compose_data",
-    "compose_node",
-    "config_dir",
-    "options",
-    "parse_words",
-    "restore",
-    "schema_of",
-]
+Nothing is imported in this file, so that `dist-advss --help` can read the table of commands with the standard library alone.
+"""

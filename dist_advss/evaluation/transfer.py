@@ -22,7 +22,7 @@ from torch import Tensor
 from .. import objectives
 from ..attacks import PGD
 from ..attacks.pgd import step_size
-from ..config import restore
+from ..config.compose import restore
 from ..config.members import config_of
 from ..config.schema import Data, TransferConfig
 from ..data import Batch, as_float, make_loader

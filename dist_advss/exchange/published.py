@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..config import as_yaml, compose
+from ..config.compose import as_yaml, compose
 from ..errors import UserError
 from ..files import write_json, write_text
 from ..objectives import build

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from ..config import parse_words
+from ..config.compose import parse_words
 from ..config.inherit import configure
 from ..errors import UserError
 from .estimate import Cluster, estimate

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from ..config import as_yaml
+from ..config.compose import as_yaml
 from ..errors import UserError
 from ..files import only_process, write_text
 

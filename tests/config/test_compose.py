@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dist_advss.config import as_yaml, compose, config_dir, options, parse_words
+from dist_advss.config.compose import as_yaml, compose, config_dir, options, parse_words
 from dist_advss.config.objectives import Classify, Jigsaw, Rotation, Selfie, Trades
 from dist_advss.config.schema import EvaluateConfig, TrainConfig
 

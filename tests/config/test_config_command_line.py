@@ -9,7 +9,7 @@ from subprocess import CompletedProcess
 import pytest
 
 from dist_advss.cli import main
-from dist_advss.config import as_yaml, compose
+from dist_advss.config.compose import as_yaml, compose
 
 Run = Callable[..., CompletedProcess[str]]
 

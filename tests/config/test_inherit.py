@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dist_advss.config import as_yaml, compose
+from dist_advss.config.compose import as_yaml, compose
 from dist_advss.config.inherit import configure, inherited, run_folder
 from dist_advss.errors import UserError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dist_advss.config import compose
+from dist_advss.config.compose import compose
 from dist_advss.errors import UserError
 
 NEEDED = {"pretrain": ["out=RUN"], "finetune": ["out=RUN"], "evaluate": ["out=RUN", "checkpoint=RUN2"]}

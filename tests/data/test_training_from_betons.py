@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dist_advss.cli import main
-from dist_advss.config import compose
+from dist_advss.config.compose import compose
 from dist_advss.config.schema import Data
 from dist_advss.data import make
 from dist_advss.errors import UserError

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from dist_advss import engines, objectives
-from dist_advss.config import compose
+from dist_advss.config.compose import compose
 from dist_advss.config.inherit import configure
 from dist_advss.data import MemoryLoader
 from dist_advss.engines import World

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from dist_advss.config import compose
+from dist_advss.config.compose import compose
 from dist_advss.engines.batch_norm import SyncBatchNorm, reconcile, synchronise
 
 from . import jobs

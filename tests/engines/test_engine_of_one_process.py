@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dist_advss import engines, objectives
-from dist_advss.config import compose
+from dist_advss.config.compose import compose
 from dist_advss.engines.optim import build_optimizer
 from dist_advss.objectives.base import Task
 from dist_advss.rng import Rng

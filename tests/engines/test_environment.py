@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dist_advss.config import compose
 from dist_advss.config.checks import check_world
+from dist_advss.config.compose import compose
 from dist_advss.engines.environment import Place, find_place, first_host
 from dist_advss.errors import UserError
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dist_advss import attacks, objectives
-from dist_advss.config import compose
+from dist_advss.config.compose import compose
 from dist_advss.data import Batch, augment
 from dist_advss.engines import Engine
 from dist_advss.rng import Rng

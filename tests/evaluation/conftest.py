@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dist_advss.config import compose
+from dist_advss.config.compose import compose
 from dist_advss.config.inherit import configure
 from dist_advss.evaluation.run import evaluate
 from dist_advss.training.run import train

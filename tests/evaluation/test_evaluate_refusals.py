@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dist_advss.config import compose
+from dist_advss.config.compose import compose
 from dist_advss.errors import UserError
 from dist_advss.evaluation.run import evaluate
 from dist_advss.training.run import train

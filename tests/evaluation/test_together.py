@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from dist_advss.attacks import PGD
-from dist_advss.config import compose
+from dist_advss.config.compose import compose
 from dist_advss.config.inherit import configure
 from dist_advss.data import Batch, MemoryLoader, as_float, load_data
 from dist_advss.errors import UserError

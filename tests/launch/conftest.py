@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dist_advss.config import as_yaml
+from dist_advss.config.compose import as_yaml
 from dist_advss.config.inherit import configure
 from launch.graph import Stage
 

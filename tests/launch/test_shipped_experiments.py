@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_advss.config import options
+from dist_advss.config.compose import options
 from launch.experiment import compositions, load
 from launch.graph import Experiment
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dist_advss.config import compose, restore
+from dist_advss.config.compose import compose, restore
 from dist_advss.config.objectives import Classify as ClassifyConfig
 from dist_advss.config.schema import Data, Model
 from dist_advss.errors import UserError

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dist_advss.config import compose
+from dist_advss.config.compose import compose
 from dist_advss.config.inherit import configure
 from dist_advss.errors import UserError
 from dist_advss.report.page import write

@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dist_advss import attacks, engines, objectives
-from dist_advss.config import compose
+from dist_advss.config.compose import compose
 from dist_advss.rng import Rng
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dist_advss.config import compose
+from dist_advss.config.compose import compose
 
 SELFIE = ("objective=selfie", "objective.layers=2", "objective.heads=4", "objective.ffn=64")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dist_advss.config import compose
+from dist_advss.config.compose import compose
 from dist_advss.plan.step import count
 from dist_advss.plan.traffic import Traffic, gathered_bytes, traffic
 

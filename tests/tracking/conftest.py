@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dist_advss.config import as_yaml, compose
+from dist_advss.config.compose import as_yaml, compose
 from dist_advss.files import write_json, write_text
 from dist_advss.tracking import Log, read
 from tests.tracking.standin import KEY, StandIn

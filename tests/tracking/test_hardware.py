@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dist_advss import objectives
-from dist_advss.config import compose
+from dist_advss.config.compose import compose
 from dist_advss.models.cost import flops_per_image
 from dist_advss.tracking import Tracker, hardware, read
 

@@ -90,7 +90,7 @@ def test_watching_goes_on_until_nothing_runs_and_all_has_arrived(server: StandIn
 
 
 def test_an_evaluation_shows_images_and_verdicts(server: StandIn, tmp_path: Path) -> None:
-    from dist_advss.config import as_yaml
+    from dist_advss.config.compose import as_yaml
 
     out = tmp_path / "eval"
     (out / "samples").mkdir(parents=True)

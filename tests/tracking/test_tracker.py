@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_advss.config import compose
+from dist_advss.config.compose import compose
 from dist_advss.tracking import Tracker, read
 
 

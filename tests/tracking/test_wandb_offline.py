@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_advss.config import compose
+from dist_advss.config.compose import compose
 from dist_advss.tracking import read
 from dist_advss.training.run import train
 from tests.tracking.conftest import Recorder, expected

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from dist_advss.config import compose
+from dist_advss.config.compose import compose
 from dist_advss.errors import Stopped
 from dist_advss.tracking import read
 from dist_advss.training import checkpoint

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from dist_advss.config import as_yaml
+from dist_advss.config.compose import as_yaml
 from dist_advss.errors import UserError
 from dist_advss.training.folder import claim, differences
 
