@@ -1,14 +1,33 @@
-"""The two ways a run can end badly on purpose.
+"""How a run can end other than with a result, and the exit code of each way.
 
-`UserError` is the user's mistake: the front door prints its one line and exits with code 2. `RunError` is a run that
-stopped itself (a NaN, a damaged checkpoint with nothing to fall back on): one line as well, exit code 1. Everything else
-is a fault of the program and keeps its traceback.
+`UserError` is a user's mistake and `RunError` a run that cannot continue (a NaN, a damaged checkpoint without an older
+one). The command line prints both as one line. `Stopped` is a run that saved its state after a signal. Any other
+exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
+
+EXIT_FAILED = 1  # a run that cannot continue, or a bug
+EXIT_USAGE = 2  # a user's mistake; argparse uses 2 as well
+EXIT_HANG = 75  # EX_TEMPFAIL of sysexits.h: another try may succeed
+
+
+def exit_of_signal(signum: int) -> int:
+    """The exit code of a process that a signal ended, as shells report it: 128 + its number."""
+    return 128 + signum
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code of a process that ends with this error."""
+    if isinstance(error, Stopped):
+        return exit_of_signal(error.signum)
+    if isinstance(error, KeyboardInterrupt):
+        return exit_of_signal(signal.SIGINT)
+    return EXIT_USAGE if isinstance(error, UserError) else EXIT_FAILED
 
 
 class UserError(Exception):

@@ -88,3 +88,15 @@ def only_process(folder: Path, name: str, in_use: Callable[[str], str]) -> Itera
                 f"out={folder}: cannot be locked ({error.strerror}); choose a folder on another disk"
             ) from error
         yield lock
+
+
+def locked(file: Path) -> bool:
+    """Whether a process on any machine that shares the disk holds this lock file; False where the disk has no locks."""
+    try:
+        with file.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: readers do not disturb one another
+    except BlockingIOError:
+        return True
+    except OSError:  # no such file, or a file system without locks
+        return False
+    return False

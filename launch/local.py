@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from dist_advss.errors import RunError, Stopped, UserError
+from dist_advss.errors import RunError, Stopped, UserError, exit_of_signal
 
 from . import stage as job
 from . import state
@@ -22,7 +22,7 @@ from .state import State
 
 RunStage = Callable[[Path, Stage], None]
 CommandLine = Callable[[Path, Stage], Sequence[str]]
-STOP_CODES = {128 + s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
+STOP_CODES = {exit_of_signal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
 POLL = 0.05  # seconds between two looks at child processes
 
 
@@ -156,7 +156,7 @@ class Child(NamedTuple):
         if code == 0:
             return _verified(self.directory, self.stage, begun)
         last = last_line(self.directory / self.stage.name / "log.txt", self.log_start).removeprefix("dist-advss: ")
-        if code in STOP_CODES or -code + 128 in STOP_CODES:
+        if code in STOP_CODES or exit_of_signal(-code) in STOP_CODES:
             return replace(begun, state="stopped", error=last)
         if code < 0:
             return replace(

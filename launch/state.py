@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
@@ -14,7 +13,7 @@ from typing import Any, Literal, TextIO
 
 import psutil
 
-from dist_advss.files import only_process, write_json
+from dist_advss.files import locked, only_process, write_json
 
 from .graph import Experiment, Stage
 from .queue.slurm import Job
@@ -165,15 +164,3 @@ def _born(pid: int) -> float | None:
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
     except psutil.Error:
         return None
-
-
-def locked(file: Path) -> bool:
-    """Whether some process holds this lock file."""
-    try:
-        with file.open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from ..errors import RunError, Stopped, UserError, nearest
+from ..errors import RunError, Stopped, UserError, exit_code, nearest
 from . import files, launches, runs
 from .parser import Commands
 
@@ -30,21 +30,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output, such as head, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except UserError as error:
-        return _complain(error, 2)
-    except RunError as error:
-        return _complain(error, 1)
-    except Stopped as stopped:
-        return _complain(stopped, 128 + stopped.signum)
+    except (UserError, RunError, Stopped) as error:
+        return _complain(error)
     except KeyboardInterrupt:
-        return _complain(KeyboardInterrupt("interrupted"), 130)
+        return _complain(KeyboardInterrupt("interrupted"))
     except SystemExit as end:  # argparse, after printing a help text
         return end.code if isinstance(end.code, int) else 0
 
 
-def _complain(error: BaseException, code: int) -> int:
+def _complain(error: BaseException) -> int:
     print(f"dist-advss: {' '.join(str(error).splitlines())}", file=sys.stderr)
-    return code
+    return exit_code(error)
 
 
 def _dispatch(words: list[str]) -> int:

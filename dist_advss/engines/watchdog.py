@@ -18,7 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-EXIT_HANG = 75  # EX_TEMPFAIL of sysexits.h: trying again may help
+from ..errors import EXIT_HANG
+
 POLL_S = 1.0
 DEAD_AFTER_S = 45.0  # a process whose thread has not been heard of for so long is taken for dead
 GRACE_S = 3.0  # how long a process that failed stays, so that the others can read why

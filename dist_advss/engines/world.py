@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from ..config.schema import Guard
-from ..errors import RunError, Stopped, UserError
+from ..errors import RunError, Stopped, UserError, exit_code
 from .environment import Place
 from .watchdog import Watchdog
 
@@ -140,13 +140,12 @@ def init(
                 yield world
             except BaseException as error:
                 if not (isinstance(error, Stopped) or getattr(error, "everywhere", False)):
-                    watchdog.failed(2 if isinstance(error, UserError) else 1, _text(error))
+                    watchdog.failed(exit_code(error), _text(error))
                     raise
                 shared = error
         world.barrier()  # rank 0 has the store, and leaves when nobody asks it any more
         if shared is not None:  # all end alike; one says so
-            code = 128 + shared.signum if isinstance(shared, Stopped) else 2 if isinstance(shared, UserError) else 1
-            raise shared if world.rank == 0 else SystemExit(code)
+            raise shared if world.rank == 0 else SystemExit(exit_code(shared))
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..errors import RunError, UserError
+from ..errors import RunError, UserError, exit_of_signal
+from ..files import locked
 from .follow import end_children, reason
 from .metrics import read
 from .wandb_run import WandbRun, api_key, sent, server
@@ -34,14 +36,15 @@ def sync(directory: Path, watch: float | None = None, sleep: Callable[[float], N
     try:
         while True:
             failed = [folder for folder in run_folders(directory) if not _send(folder, directory)]
-            busy = [folder for folder in run_folders(directory) if in_use(folder / ".lock")]
+            busy = [folder for folder in run_folders(directory) if locked(folder / ".lock")]
             if watch is None or not (failed or busy):
                 break
             sleep(watch)
     except KeyboardInterrupt:
         end_children()
         print("sync: interrupted; the same command goes on from there", file=sys.stderr)
-        os._exit(130)  # wandb's own clean-up would first wait for a server that may not answer
+        # without wandb's own clean-up, which waits for a server that may not answer
+        os._exit(exit_of_signal(signal.SIGINT))
     if failed:
         raise RunError(f"{len(failed)} not sent to {server()}; the same command goes on from there")
     return 0
@@ -55,18 +58,6 @@ def run_folders(directory: Path, depth: int = 2) -> Iterator[Path]:
         for child in sorted(directory.iterdir()):
             if child.is_dir() and not child.name.startswith(".") and child.name not in NOT_RUNS:
                 yield from run_folders(child, depth - 1)
-
-
-def in_use(lock: Path) -> bool:
-    """Whether a process, of whatever machine, holds a lock file."""
-    try:
-        with lock.open("r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # no such file, or a file system without locks
-        return False
-    return False
 
 
 def _send(folder: Path, directory: Path) -> bool:
@@ -85,7 +76,7 @@ def _send(folder: Path, directory: Path) -> bool:
             print(f"{name}: a process of the run is sending it", flush=True)
             return True
         try:
-            over = not in_use(folder / ".lock")
+            over = not locked(folder / ".lock")
             run = WandbRun(folder, "online", over=over, scratch=Path(scratch), finish_seconds=FINISH_SECONDS)
             run.close()
         except Exception as error:  # of one run: another may well go through

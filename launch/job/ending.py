@@ -6,13 +6,13 @@ import signal
 import time
 from dataclasses import replace
 
+from dist_advss.errors import EXIT_HANG
+
 from .. import state
 from ..queue import slurm as queue
 from ..state import State
 from .allocation import Allocation
 from .sessions import End, Session, ends, ends_folder, progress_of, record, sessions, why_give_up
-
-EXIT_HANG = 75  # of the engines' watchdog
 
 
 def end_of_job(place: Allocation, code: int) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 
 from dist_advss.config.inherit import configure
 from dist_advss.errors import RunError, Stopped, UserError
+from dist_advss.files import locked
 
 from .. import stage as job
 from .. import state
@@ -136,7 +137,7 @@ def _wait_for_folder(directory: Path, stage: str) -> None:
     """A node that Slurm has given up may still run the stage's processes: they finish it, or go, before this one begins."""
     end = time.monotonic() + LOCK_PATIENCE
     said = False
-    while state.locked(directory / stage / ".lock") and time.monotonic() < end:
+    while locked(directory / stage / ".lock") and time.monotonic() < end:
         if not said:
             print("an earlier process of this stage still runs elsewhere; waiting for it", flush=True)
             said = True
