@@ -23,7 +23,6 @@ from .findings.claims import claims
 from .findings.cost import costs
 from .findings.differences import differences
 from .findings.effects import clause, effects, sentence
-from .findings.heat import corruptions
 from .findings.sweeps import main, sweeps
 from .findings.transfers import transfers
 from .logs import failures
@@ -83,7 +82,7 @@ def render(launch: Launch, now: float, reload: float = 0.0) -> str:
     measured = effects(rows)
     grouped = sections.groups(rows)
     headmost = [c.row for c in grouped[0].comparisons] if grouped else []
-    corrupted, moved, spent = corruptions(launch), transfers(launch), costs(launch, rows)
+    moved, spent = transfers(launch), costs(launch, rows)
     bokeh = Resources(mode="inline", components=["bokeh"], log_level="error").render() if charts.script else ""
     return (
         _environment()
@@ -106,8 +105,6 @@ def render(launch: Launch, now: float, reload: float = 0.0) -> str:
             swept=swept,
             scale_of=scale_of,
             transfers=[transfer.heat for transfer in moved],
-            corruptions=corrupted[0],
-            corrupted=corrupted[1] if len(corrupted[1]) > 1 or corrupted[0] else [],
             costs=spent,
             charts=charts,
             image_grids=sections.image_grids(launch, rows),

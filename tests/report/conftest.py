@@ -163,16 +163,6 @@ class Folder:
         self.run(stage, {"out": str(self.root / stage)})
         self.write_json(stage, {"kind": "transfer", "sources": runs, "targets": runs, "ra": ra, "n": n})
 
-    def corrupt(self, stage: str, tuned: str, level: float) -> None:
-        """Accuracy under four corruptions at five severities, from `level` down."""
-        kinds = {"gaussian_noise": 6.0, "motion_blur": 4.0, "fog": 7.0, "jpeg_compression": 1.5}
-        accuracy = {kind: [round(level - fall * s, 1) for s in range(1, 6)] for kind, fall in kinds.items()}
-        out = str(self.root / stage)
-        self.plan(stage, "corruptions", [], [tuned])
-        self.run(stage, {"checkpoint": str(self.root / tuned), "out": out})
-        result = {"kind": "corruptions", "checkpoint": str(self.root / tuned), "ta": level, "n": self.n}
-        self.write_json(stage, {**result, "severities": [1, 2, 3, 4, 5], "accuracy": accuracy})
-
     def fail(self, stage: str, error: str, log: list[str], lines: int = 12) -> None:
         """As if the stage had failed with this error, after printing these lines."""
         self.unfinish(stage, lines)

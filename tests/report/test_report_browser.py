@@ -198,14 +198,13 @@ def test_a_page_under_way_reloads_and_keeps_what_was_chosen(browser: Any, quicks
 def test_every_section_fits_a_phone_and_a_stage_leads_to_its_row(browser: Any, folder: Any, tmp_path: Path) -> None:
     folder.grid(("rotation", "jigsaw"), ("F2", "F4"))
     folder.radii("p1_f4", (0.05, 0.2), 56.0, 43.0)
-    folder.corrupt("c1", "p1_f4_finetune", 56.0)
     folder.transfer("transfer", ["p3_rotation_f4_finetune", "p3_jigsaw_f4_finetune"], [[56.4, 61.2], [63.0, 54.7]])
     folder.fail("p2_jigsaw_f4_finetune", "loss is nan", ["a line " * 50, "loss is nan"])
     opened = show(browser, write(folder.root, tmp_path / "r.html"), 390, color_scheme="dark")
     page = opened.page
     sections = page.locator("section").evaluate_all("found => found.map(s => s.id)")
     assert sections[:3] == ["failures", "stages", "results"]
-    assert {"paper", "cost", "radii", "transfer", "corruptions", "curves", "images", "classes"} <= set(sections)
+    assert {"paper", "cost", "radii", "transfer", "curves", "images", "classes"} <= set(sections)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     outside = """texts => texts.filter(t => {
       const box = t.closest("a").querySelector("rect").getBBox(), text = t.getBBox();

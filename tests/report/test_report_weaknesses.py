@@ -1,4 +1,4 @@
-"""Radii, transfer of adversarial images, corruptions, cost and failures, from run folders."""
+"""Radii, transfer of adversarial images, cost and failures, from run folders."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 
 from dist_advss.report.charts.radii import scale_of
 from dist_advss.report.findings.cost import costs, epochs_to, processes
-from dist_advss.report.findings.heat import corruptions
 from dist_advss.report.findings.sweeps import main, sweeps
 from dist_advss.report.findings.transfers import transfers
 from dist_advss.report.logs import failures, last_lines
@@ -103,20 +102,6 @@ def test_a_matrix_that_does_not_fit_its_names_is_left_out(folder: Any, result: d
     folder.transfer("transfer", ["p1_finetune"], [[1.0]])
     folder.write_json("transfer", {"kind": "transfer", **result})
     assert transfers(read(folder.root, 0.0)) == []
-
-
-def test_corruptions_are_compared_by_their_mean_over_severities(folder: Any) -> None:
-    folder.grid()
-    folder.corrupt("c1", "p1_finetune", 56.0)
-    folder.corrupt("c3", "p3_finetune", 69.9)
-    table, models = corruptions(read(folder.root, 0.0))
-    assert table is not None
-    assert table.columns == ["P1→F4", "P3→F4 rotation"]
-    rows = dict(table.rows)
-    assert rows["gaussian_noise"] == [pytest.approx(38.0), pytest.approx(51.9)]  # 50, 44, 38, 32, 26
-    assert rows["mean"][0] == pytest.approx(sum(v[0] or 0 for k, v in table.rows if k != "mean") / 4)
-    assert models[0].columns == ["1", "2", "3", "4", "5"]
-    assert dict(models[0].rows)["fog"] == [49.0, 42.0, 35.0, 28.0, 21.0]
 
 
 def test_cost_counts_pre_training_and_every_process(folder: Any) -> None:

@@ -12,7 +12,27 @@ from typing import Any
 
 from ...runs.methods import Model, model_of
 from ...runs.read import Launch, Run, number
-from .heat import Heat
+
+
+@dataclass(frozen=True)
+class Heat:
+    """Percentages, or None, by row and column; `corner` names what rows and columns hold."""
+
+    title: str
+    corner: str
+    columns: list[str]
+    rows: list[tuple[str, list[float | None]]]
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The lowest and the highest value, between which the colours are spread."""
+        values = [value for _, line in self.rows for value in line if value is not None]
+        return min(values, default=0.0), max(values, default=0.0)
+
+    def share(self, value: float) -> float:
+        """Where a value is in the span, 0 to 100."""
+        low, high = self.span
+        return 100 * (value - low) / (high - low) if high > low else 50.0
 
 
 @dataclass(frozen=True)
