@@ -22,7 +22,9 @@ def _report(rest: list[str]) -> int:
 
     if given.watch:
         keep_writing(
-            given.directory, file, said=lambda file: print(f"report: {file}, written again as runs go on", flush=True)
+            given.directory,
+            file,
+            on_first=lambda file: print(f"report: {file}, rewritten until the launch is over", flush=True),
         )
     else:
         print(f"report: {write(given.directory, file)}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..report.sections import progress
+from ..report.header import progress
 from ..runs.metrics import Floats
 from ..runs.progress import epochs
 from ..runs.read import Launch, Run, lookup, number

@@ -1,4 +1,4 @@
-"""Clean, perturbation and adversarial images of the evaluations as PNG data URIs."""
+"""The images section: clean images, perturbations and adversarial images of the evaluations, as PNG data URIs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..runs.read import Run, lookup, number
+from ..runs.read import Launch, Run, lookup, number
+from ..runs.table import Row
 
+# fmt: off
 BUDGET = 2_500_000  # bytes of data URIs on a page, over all its evaluations
-PER_RUN = 8
-LARGEST = 96  # pixels a side; larger images are scaled down to keep the page small
+PER_RUN = 8         # samples of one evaluation
+LARGEST = 96        # pixels a side; larger images are scaled down
+# fmt: on
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image three ways (PNG data URIs), its class, and what the model takes it for."""
+    """One image, its perturbation and their sum as PNG data URIs, its true class, and the model's predictions."""
 
     truth: str
     clean: str
@@ -43,65 +46,85 @@ class Sample:
 
 @dataclass(frozen=True)
 class Gallery:
-    """The samples of one evaluation; differences were multiplied by `factor` around mid grey to be seen."""
+    """The samples of one evaluation.
 
-    stage: str
+    factor:      what the perturbation is multiplied by, around mid grey, to be visible
+    scaled_down: whether the images are larger than the page shows them
+    """
+
+    row: Row
     factor: float
     scaled_down: bool
     samples: list[Sample]
 
 
-def galleries(runs: list[Run]) -> list[Gallery]:
-    """The saved samples of these evaluations, as many of each as the page can hold; runs without any are left out."""
-    found: list[Gallery] = []
-    left, waiting = BUDGET, len(runs)
-    for run in runs:
-        gallery = _gallery(run, left // max(waiting, 1))
-        waiting -= 1
+def galleries(launch: Launch, rows: list[Row]) -> list[Gallery]:
+    """Samples of the finished evaluations: the highest RA first, then the baseline, then the others.
+
+    The page's budget is divided evenly; an evaluation that needs less leaves the rest to those after it.
+    """
+    shown: list[Gallery] = []
+    left = BUDGET
+    ordered = _in_order(rows)
+    for done, row in enumerate(ordered):
+        gallery = _gallery(launch.runs[row.evaluation], row, left // (len(ordered) - done))
         if gallery and gallery.samples:
             left -= sum(sample.size for sample in gallery.samples)
-            found.append(gallery)
-    return found
+            shown.append(gallery)
+    return shown
 
 
-def _gallery(run: Run, budget: int) -> Gallery | None:
+def _in_order(rows: list[Row]) -> list[Row]:
+    finished = [row for row in rows if row.ra]
+    strongest = sorted(finished, key=lambda row: -(row.ra.value if row.ra else 0))[:1]
+    baseline = [row for row in finished if row.method.label == "P1→F4"][:1]
+    return list(dict.fromkeys([*strongest, *baseline, *finished]))
+
+
+def _gallery(run: Run, row: Row, budget: int) -> Gallery | None:
+    """As many of the run's samples as fit into `budget` bytes, at least one; None without samples."""
     arrays = _load(run.path / "samples" / "samples.npz")
     if arrays is None:
         return None
-    clean, adversarial = arrays["clean"], arrays["adversarial"]
-    difference = adversarial - clean
-    factor = _factor(run, difference)
-    classes = [str(name) for name in arrays.get("classes", np.array([], dtype=str))]
+    perturbation = arrays["adversarial"] - arrays["clean"]
+    factor = _factor(run, perturbation)
     samples: list[Sample] = []
-    for i in range(min(len(clean), PER_RUN)):
-        label, before, after = (int(arrays[k][i]) for k in ("label", "clean_prediction", "adversarial_prediction"))
-        sample = Sample(
-            truth=_name(label, classes),
-            clean=png(clean[i]),
-            perturbation=png(0.5 + factor * difference[i], smooth=False),
-            adversarial=png(adversarial[i]),
-            clean_prediction=_name(before, classes),
-            clean_correct=before == label,
-            adversarial_prediction=_name(after, classes),
-            adversarial_correct=after == label,
-        )
+    for i in range(min(len(perturbation), PER_RUN)):
+        sample = _sample(arrays, i, png(0.5 + factor * perturbation[i], smooth=False))
         if samples and sample.size > budget:
             break
         budget -= sample.size
         samples.append(sample)
-    return Gallery(run.stage, factor, max(clean.shape[1:3]) > LARGEST, samples)
+    return Gallery(row, factor, max(perturbation.shape[1:3]) > LARGEST, samples)
+
+
+def _sample(arrays: dict[str, NDArray[Any]], i: int, perturbation: str) -> Sample:
+    """Image `i` of the saved ones."""
+    classes = [str(name) for name in arrays.get("classes", np.array([], dtype=str))]
+    label = int(arrays["label"][i])
+    clean = int(arrays["clean_prediction"][i])
+    adversarial = int(arrays["adversarial_prediction"][i])
+    return Sample(
+        truth=_name(label, classes),
+        clean=png(arrays["clean"][i]),
+        perturbation=perturbation,
+        adversarial=png(arrays["adversarial"][i]),
+        clean_prediction=_name(clean, classes),
+        clean_correct=clean == label,
+        adversarial_prediction=_name(adversarial, classes),
+        adversarial_correct=adversarial == label,
+    )
 
 
 def _load(file: Path) -> dict[str, NDArray[Any]] | None:
-    """The arrays of samples.npz when they are all there and fit each other, else None."""
+    """The arrays of samples.npz; None where the file is missing, damaged, or its shapes do not fit together."""
     try:
         with np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
         return None
-    images = [arrays.get("clean"), arrays.get("adversarial")]
+    clean, adversarial = arrays.get("clean"), arrays.get("adversarial")
     numbers = [arrays.get(name) for name in ("label", "clean_prediction", "adversarial_prediction")]
-    clean, adversarial = images
     if clean is None or adversarial is None or clean.shape != adversarial.shape or clean.ndim != 4:
         return None
     if clean.shape[-1] not in (1, 3) or any(a is None or a.shape != (len(clean),) for a in numbers):
@@ -109,12 +132,12 @@ def _load(file: Path) -> dict[str, NDArray[Any]] | None:
     return arrays
 
 
-def _factor(run: Run, difference: Floats) -> float:
-    """What makes the largest difference span the grey range: 1/(2 eps) for an l-infinity ball, else from what is there."""
+def _factor(run: Run, perturbation: Floats) -> float:
+    """The factor at which the largest perturbation reaches black or white: 1/(2 eps) in an l-infinity ball, else measured."""
     attack = run.result.get("attack") or lookup(run.config, "attack") or {}
     eps = number(lookup(attack, "eps"))
     if lookup(attack, "norm", "linf") != "linf" or not eps:
-        eps = float(np.abs(difference).max(initial=0.0))
+        eps = float(np.abs(perturbation).max(initial=0.0))
     return 0.5 / eps if eps > 0 else 1.0
 
 
@@ -123,9 +146,9 @@ def _name(index: int, classes: list[str]) -> str:
 
 
 def png(image: Floats, smooth: bool = True) -> str:
-    """An image (H, W, 1 or 3), float in [0,1] (values outside are cut), as a PNG data URI of at most 96 pixels a side.
+    """An image (H, W, 1 or 3), float in [0, 1], as a PNG data URI of at most 96 pixels a side. Values outside are cut.
 
-    `smooth` says whether a larger one may be averaged; a perturbation must not be, since it would average out.
+    `smooth` averages pixels where the image is scaled down. Not for a perturbation, which would average out.
     """
     grey = np.rint(np.clip(np.nan_to_num(image), 0.0, 1.0) * 255).astype(np.uint8)
     picture = Image.fromarray(grey[..., 0] if grey.shape[-1] == 1 else grey)

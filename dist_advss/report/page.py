@@ -1,11 +1,13 @@
-"""One HTML page that opens without a network: every script, style and image stands inside it."""
+"""The report: one HTML page that opens without a network, with every script, style and image inside it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -15,25 +17,58 @@ from ..files import write_text
 from ..runs.metrics import Reader
 from ..runs.progress import over
 from ..runs.read import Launch, read
-from ..runs.table import rows_of
-from . import sections
-from .charts.graph import HEIGHT, WIDTH, graph
-from .findings import published
-from .findings.claims import claims
+from ..runs.table import Row, rows_of
+from .classes import per_class
+from .failures import failures
 from .findings.cost import costs
 from .findings.differences import differences
-from .findings.effects import clause, effects, sentence
-from .findings.sweeps import main, sweeps
+from .findings.paper import compare
+from .findings.sweeps import at_one_radius, sweeps
 from .findings.transfers import transfers
-from .logs import failures
+from .header import Header, header
+from .images import galleries
+from .results import group_rows, results
+from .stages import stages
 
-HERE = Path(__file__).parent / "templates"
-EVERY = 10.0  # seconds between two looks at a launch that is watched
-SHARE = 10  # a page is made again after so many times as long as it took to make
+if TYPE_CHECKING:
+    from .charts.draw import Charts
+
+TEMPLATES = Path(__file__).parent / "templates"
+PAUSE_S = 10.0  # at least, between two pages of a launch under way
+SHARE = 10  # a pause is at least this many times as long as making the page took
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: `content` as the template NAME.html.j2 shows it, under `link` in the navigation."""
+
+    name: str
+    link: str
+    content: Any
+
+
+@dataclass(frozen=True)
+class Page:
+    """What page.html.j2 shows.
+
+    bokeh, plots: the scripts of Bokeh and of the charts, "" without charts
+    now:          when the page was made, unix seconds
+    reload:       seconds after which an open page reloads itself; 0 for never
+    """
+
+    header: Header
+    sections: list[Section]
+    style: Markup
+    script: Markup
+    bokeh: Markup
+    plots: Markup
+    now: float
+    reload: float
+    version: str = __version__
 
 
 def write(directory: Path, file: Path) -> Path:
-    """Writes the report on a launch folder, a folder of run folders or a single run folder; returns `file`.
+    """Writes the report on a launch folder, a folder of run folders or a single run folder. Returns `file`.
 
     Raises UserError where there is nothing to report on, RunError where the file cannot be written.
     """
@@ -48,94 +83,91 @@ def keep_writing(
     directory: Path,
     file: Path,
     sleep: Callable[[float], None] = time.sleep,
-    said: Callable[[Path], None] = lambda file: None,
+    on_first: Callable[[Path], None] = lambda file: None,
 ) -> Path:
-    """Writes the report again and again until the launch is over; an open page reloads itself meanwhile.
+    """Rewrites the report until the launch is over. An open page reloads itself. Returns `file`.
 
-    `said` is told after the first time. Raises as `write` does.
+    Calls `on_first(file)` once the first page is written. Raises as `write` does.
     """
+    file = Path(file)
     reader, first = Reader(), True
     while True:
         now, started = time.time(), time.monotonic()
         launch = read(Path(directory), now, reader)
         ended = over(launch)
-        pause = 0.0 if ended else max(EVERY, SHARE * (time.monotonic() - started))
-        write_text(Path(file), render(launch, now, reload=pause))
+        pause = 0.0 if ended else max(PAUSE_S, SHARE * (time.monotonic() - started))
+        write_text(file, render(launch, now, reload=pause))
         if first:
-            said(Path(file))
+            on_first(file)
         if ended:
-            return Path(file)
+            return file
         first = False
         sleep(max(pause, SHARE * (time.monotonic() - started)))
 
 
 def render(launch: Launch, now: float, reload: float = 0.0) -> str:
-    """The page as text; `now`, unix seconds, is when it says that it was made. After `reload` seconds, if not 0, it reloads itself."""
+    """The page as text. `now` (unix seconds) is shown as its date. It reloads itself every `reload` seconds, if not 0."""
     from bokeh.resources import Resources
 
     from .charts.draw import draw
-    from .charts.radii import scale_of
 
     every_row = rows_of(launch)
-    rows, swept = main(every_row), sweeps(every_row)
-    charts = draw(launch, rows, swept)
-    measured = effects(rows)
-    grouped = sections.groups(rows)
-    headmost = [c.row for c in grouped[0].comparisons] if grouped else []
-    moved, spent = transfers(launch), costs(launch, rows)
+    rows = at_one_radius(every_row)
+    charts = draw(launch, rows, sweeps(every_row))
     bokeh = Resources(mode="inline", components=["bokeh"], log_level="error").render() if charts.script else ""
-    return (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            name=launch.name,
-            facts=sections.facts(launch),
-            when=sections.when(launch),
-            progress=sections.progress(launch),
-            effects=measured,
-            headline=sentence(measured[0]) if len(measured) == 1 else "",
-            clauses=[(effect.task, clause(effect)) for effect in measured],
-            waiting=sections.waiting(rows),
-            groups=grouped,
-            paired=any(e.ra.paired for e in measured),
-            unpaired=any(not e.ra.paired for e in measured if e.seeds == 1),
-            beside=published.beside(headmost),
-            departures=published.departures(headmost[0].setting) if headmost else [],
-            claims=claims(headmost, spent, moved),
-            swept=swept,
-            scale_of=scale_of,
-            transfers=[transfer.heat for transfer in moved],
-            costs=spent,
-            charts=charts,
-            image_grids=sections.image_grids(launch, rows),
-            per_class=sections.per_class(launch, rows),
-            differences=differences(launch),
-            graph=graph(launch),
-            box=(WIDTH, HEIGHT),
-            stages=sections.stages(launch),
-            failures=failures([run for run in launch.runs.values() if run.command != "report"]),
-            reload=reload,
-            bokeh=Markup(bokeh),
-            plots=Markup(charts.script),
-            style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
-            script=Markup((HERE / "script.js").read_text(encoding="utf-8")),
-            version=__version__,
-            now=now,
-        )
+    page = Page(
+        header=header(launch, rows),
+        sections=_sections(launch, rows, charts),
+        style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
+        script=Markup((TEMPLATES / "script.js").read_text(encoding="utf-8")),
+        bokeh=Markup(bokeh),
+        plots=Markup(charts.script),
+        now=now,
+        reload=reload,
     )
+    return _environment().get_template("page.html.j2").render(page=page)
+
+
+def _sections(launch: Launch, rows: list[Row], charts: Charts) -> list[Section]:
+    """The sections that have something to show, in the order of the page."""
+    groups = group_rows(rows)
+    largest = [comparison.row for comparison in groups[0].comparisons] if groups else []
+    cost, transferred, every_stage = costs(launch, rows), transfers(launch), stages(launch)
+
+    # fmt: off
+    sections = [
+        Section("failures",      "Failures",      failures(launch)),
+        Section("results",       "Results",       results(groups, charts.scatters)),
+        Section("paper",         "Paper",         compare(largest, cost, transferred)),
+        Section("cost",          "Cost",          cost),
+        Section("radii",         "Radii",         charts.radii),
+        Section("transfer",      "Transfer",      [transfer.heat for transfer in transferred]),
+        Section("curves",        "Training",      charts.curves),
+        Section("images",        "Images",        galleries(launch, rows)),
+        Section("classes",       "Classes",       per_class(launch, rows)),
+        Section("configuration", "Configuration", differences(launch)),
+    ]
+    # fmt: on
+    # stages come first while some are unfinished, right after the failures
+    sections.insert(len(sections) if every_stage.finished else 1, Section("stages", "Stages", every_stage))
+    return [section for section in sections if section.content]
 
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters.update(points=points, duration=duration, moment=moment)
+    environment.filters.update(signed=signed, duration=duration, moment=moment)
     return environment
 
 
-def points(value: float) -> str:
-    """A difference with its sign: "+13.4", "−0.2"."""
-    return f"{value:+.1f}".replace("-", "−")
+def signed(points: float) -> str:
+    """A difference in points with its sign: "+13.4", "−0.2"."""
+    return f"{points:+.1f}".replace("-", "−")
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dist_advss.report.charts.graph import DOWN, HEIGHT, LONGEST, WIDTH, Graph, graph, shortened
+from dist_advss.report.charts.graph import DOWN, HEIGHT, LONGEST, WIDTH, Graph, draw_graph, shortened
 from dist_advss.runs.metrics import Metrics
 from dist_advss.runs.read import Launch, Run, read
 
@@ -28,7 +28,7 @@ def places(drawn: Graph) -> dict[str, tuple[float, float]]:
 
 
 def test_the_quickstart_is_three_columns_with_chains_in_rows(quickstart: Any) -> None:
-    drawn = graph(read(quickstart.root, 0.0))
+    drawn = draw_graph(read(quickstart.root, 0.0))
     assert drawn is not None
     at = places(drawn)
     assert len({x for x, _ in at.values()}) == 3
@@ -41,7 +41,7 @@ def test_the_quickstart_is_three_columns_with_chains_in_rows(quickstart: Any) ->
 
 def test_what_several_come_from_stands_in_their_middle(folder: Any) -> None:
     folder.grid(("rotation",), ("F1", "F2", "F4"))
-    drawn = graph(read(folder.root, 0.0))
+    drawn = draw_graph(read(folder.root, 0.0))
     assert drawn is not None
     at = places(drawn)
     assert at["p3_pretrain"][1] == at["p3_f2_finetune"][1]
@@ -51,7 +51,7 @@ def test_what_several_come_from_stands_in_their_middle(folder: Any) -> None:
 @given(st.lists(st.sets(st.integers(0, 30), max_size=3), min_size=1, max_size=30))
 def test_boxes_never_overlap_and_needs_stand_to_the_left(needed: list[set[int]]) -> None:
     needs = {f"s{i}": [f"s{j}" for j in sorted(js) if j < i] for i, js in enumerate(needed)}
-    drawn = graph(launch(needs))
+    drawn = draw_graph(launch(needs))
     if drawn is None:
         assert not any(needs.values())
         return
@@ -65,13 +65,13 @@ def test_boxes_never_overlap_and_needs_stand_to_the_left(needed: list[set[int]])
 
 @pytest.mark.parametrize("needs", [{"a": ["b"], "b": ["a"]}, {"a": ["a"], "b": ["a"]}, {"a": ["gone"], "b": ["a"]}])
 def test_a_damaged_experiment_is_drawn_all_the_same(needs: dict[str, list[str]]) -> None:
-    drawn = graph(launch(needs))
+    drawn = draw_graph(launch(needs))
     assert drawn is not None
     assert places(drawn).keys() == needs.keys()
 
 
 def test_runs_that_need_nothing_need_no_drawing() -> None:
-    assert graph(launch({"a": [], "b": []})) is None
+    assert draw_graph(launch({"a": [], "b": []})) is None
 
 
 def test_long_names_keep_both_ends() -> None:

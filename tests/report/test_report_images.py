@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dist_advss.report.images import BUDGET, galleries, png
-from dist_advss.runs.read import read, read_run
+from dist_advss.report.images import BUDGET, Gallery, galleries, png
+from dist_advss.runs.read import read
+from dist_advss.runs.table import rows_of
 
 
 def pixels(uri: str) -> np.ndarray:
     head, _, data = uri.partition(",")
     assert head == "data:image/png;base64"
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+
+
+def galleries_of(run: Path) -> list[Gallery]:
+    """The galleries of a single run folder."""
+    launch = read(run, 0.0)
+    return galleries(launch, rows_of(launch))
 
 
 def resave(run: Path, **arrays: Any) -> None:
@@ -46,7 +54,7 @@ def test_no_perturbation_is_mid_grey_and_eps_reaches_black_and_white(quickstart:
     resave(
         run, clean=clean, adversarial=adversarial, label=zeros, clean_prediction=zeros, adversarial_prediction=zeros + 1
     )
-    (gallery,) = galleries([read_run(run, 0.0)])
+    (gallery,) = galleries_of(run)
     assert gallery.factor == pytest.approx(5.0)  # eps is 0.1
     assert [int(pixels(s.perturbation).mean()) for s in gallery.samples] == [128, 255, 0]
     assert [(s.truth, s.clean_correct, s.adversarial_prediction) for s in gallery.samples[:1]] == [
@@ -56,7 +64,7 @@ def test_no_perturbation_is_mid_grey_and_eps_reaches_black_and_white(quickstart:
 
 def test_classes_without_names_are_numbers(quickstart: Any) -> None:
     resave(quickstart.root / "p3_evaluate", classes=np.array([], dtype=str), label=np.full(8, 7))
-    (gallery,) = galleries([read_run(quickstart.root / "p3_evaluate", 0.0)])
+    (gallery,) = galleries_of(quickstart.root / "p3_evaluate")
     assert gallery.samples[0].truth == "7"
 
 
@@ -77,7 +85,7 @@ def test_damaged_samples_are_left_out(quickstart: Any, damage: str) -> None:
         resave(run, label=np.zeros(3))
     else:
         resave(run, classes=np.array([object()]))
-    assert galleries([read_run(run, 0.0)]) == []
+    assert galleries_of(run) == []
 
 
 def test_thirty_runs_of_large_images_stay_within_the_budget(quickstart: Any) -> None:
@@ -85,7 +93,10 @@ def test_thirty_runs_of_large_images_stay_within_the_budget(quickstart: Any) -> 
     rng = np.random.default_rng(0)
     clean = rng.random((8, 224, 224, 3), dtype=np.float32)
     resave(run, clean=clean, adversarial=clean)
-    found = galleries([read(quickstart.root, 0.0).runs["p3_evaluate"]] * 30)
+    launch = read(run, 0.0)
+    (row,) = rows_of(launch)
+    found = galleries(launch, [replace(row, seed=seed) for seed in range(30)])
+    assert len(found) == 30
     assert sum(sample.size for gallery in found for sample in gallery.samples) < 1.3 * BUDGET
     assert all(gallery.samples and gallery.scaled_down for gallery in found)
     assert pixels(found[0].samples[0].clean).shape == (96, 96, 3)

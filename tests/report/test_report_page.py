@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from dist_advss.errors import RunError, UserError
-from dist_advss.report.page import duration, points, write
+from dist_advss.report.page import duration, signed, write
 
 VOID = {"meta", "link", "img", "br", "path", "rect", "circle", "input"}
 EVIL = "<script>alert('x')</script>\"'&{{ 7*7 }}"
@@ -68,13 +68,13 @@ def test_the_page_tells_the_whole_launch(quickstart: Any) -> None:
     interval = r"\+\d+\.\d to \+\d+\.\d"
     row = rf"P3→F4 rotation 69\.9 67\.0–72\.7 56\.4 53\.3–59\.4 \+13\.9 {interval} \+13\.4 {interval} \d+"
     assert re.search(row, text["results"])
-    assert "both models’ verdicts on the same images" in text["results"]
+    assert "compares both models’ verdicts on the same images" in text["results"]
     assert "test images under PGD-20, l∞ eps 0.1; n = 1,000" in text["results"]
     assert "Pretext accuracy, attacked (%)" in text["curves"]
     assert "Perturbation ×5 around mid grey" in text["images"]
     assert "ankle boot" in text["classes"]
     assert "attack.steps p2_pretrain 0 p3_pretrain 5" in text["configuration"]
-    assert "p3_finetune P3→F4 rotation finished 12 76 s 62 of 62 encoder tensors transferred" in text["stages"]
+    assert "p3_finetune P3→F4 rotation finished 12 76 s 62 of 62 encoder tensors loaded" in text["stages"]
 
 
 def test_nothing_on_the_page_points_outside_it(quickstart: Any) -> None:
@@ -142,7 +142,7 @@ def test_a_launch_that_has_only_a_plan_makes_a_page(quickstart: Any) -> None:
         quickstart.forget(stage)
     result = page(quickstart.root)
     assert "0 of 8 stages finished, 8 not started" in result.text[""]
-    assert "No effect of adversarial pre-training to state: the evaluation of P1→F4 is not started" in result.text[""]
+    assert "No effect of adversarial pre-training yet: the evaluation of P1→F4 is not started" in result.text[""]
     assert "curves" not in result.text
     assert "images" not in result.text
 
@@ -203,5 +203,5 @@ def test_the_file_goes_where_it_was_asked_to_and_replaces_the_old_one(quickstart
 
 
 def test_numbers_read_as_a_person_writes_them() -> None:
-    assert [points(x) for x in (13.42, -0.2, 0.0)] == ["+13.4", "−0.2", "+0.0"]
+    assert [signed(x) for x in (13.42, -0.2, 0.0)] == ["+13.4", "−0.2", "+0.0"]
     assert [duration(x) for x in (0.4, 76, 99.4, 600, 11_100)] == ["0 s", "76 s", "99 s", "10 min", "3 h 05 min"]

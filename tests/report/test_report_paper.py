@@ -11,7 +11,7 @@ import pytest
 
 from dist_advss.report.findings.claims import Claim, claims
 from dist_advss.report.findings.cost import costs
-from dist_advss.report.findings.published import POINTS, beside, comparable, departures
+from dist_advss.report.findings.paper import PAPER_RESULTS, beside, comparable, departures
 from dist_advss.report.findings.transfers import transfers
 from dist_advss.runs.read import read
 from dist_advss.runs.table import rows_of, summary_rows
@@ -35,7 +35,7 @@ def joint(folder: Any, seed: int = 0, shift: float = 4.0) -> None:
 
 
 def test_the_published_points_are_those_of_the_paper() -> None:
-    assert {(p.ta, p.ra) for p in POINTS} == {
+    assert {(p.ta, p.ra) for p in PAPER_RESULTS} == {
         (84.72, 47.22),
         (86.02, 51.05),
         (85.66, 50.04),
@@ -46,7 +46,7 @@ def test_the_published_points_are_those_of_the_paper() -> None:
 
 
 def test_a_method_of_these_runs_stands_beside_its_published_one(quickstart: Any) -> None:
-    lines = {line.point.name: line for line in beside(summary_rows(quickstart.root))}
+    lines = {line.paper.name: line for line in beside(summary_rows(quickstart.root))}
     assert lines["Rotation"].here == (69.9, 56.4)
     assert list(lines["Rotation"].gain or ()) == pytest.approx([0.94, 2.82])
     assert list(lines["Rotation"].gain_here or ()) == pytest.approx([13.9, 13.4])
@@ -59,7 +59,7 @@ def test_seeds_are_averaged(folder: Any) -> None:
         folder.grid(seed=seed)
     rows = summary_rows(folder.root)
     ra = [row.ra.value for row in rows if row.method.full == "P3→F4 rotation" and row.ra]
-    here = next(line.here for line in beside(rows) if line.point.name == "Rotation")
+    here = next(line.here for line in beside(rows) if line.paper.name == "Rotation")
     assert here is not None
     assert here[1] == pytest.approx(sum(ra) / 3)
 
@@ -68,10 +68,10 @@ def test_what_differs_from_the_paper_is_said(quickstart: Any) -> None:
     setting = summary_rows(quickstart.root)[0].setting
     assert not comparable(setting)
     assert departures(setting) == [
-        "fashion_mini in place of cifar10",
-        "preact_small in place of resnet50v2",
-        "1,000 labels in place of all labels",
-        "PGD-20, l∞ eps 0.1 in place of PGD-20, l∞ eps 8/255",
+        "fashion_mini instead of cifar10",
+        "preact_small instead of resnet50v2",
+        "1,000 labels instead of all labels",
+        "PGD-20, l∞ eps 0.1 instead of PGD-20, l∞ eps 8/255",
     ]
     theirs = replace(setting, data="cifar10", model="resnet50v2", labels=None, attack="PGD-20, l∞ eps 8/255")
     assert comparable(theirs)
@@ -107,7 +107,7 @@ def test_three_tasks_together_are_held_against_the_best_of_them(folder: Any) -> 
     verdict, numbers = said(folder.root)["e"]
     assert verdict == "holds here"
     assert numbers[0].startswith("joint against rotation, the best single task: RA +4.0 [")
-    lines = {line.point.name: line.here for line in beside(rows_of(read(folder.root, 0.0)))}
+    lines = {line.paper.name: line.here for line in beside(rows_of(read(folder.root, 0.0)))}
     here = lines["three tasks together"]
     assert here is not None and np.allclose(here, (73.9, 60.4))
 
@@ -132,8 +132,8 @@ def test_an_average_is_held_against_its_best_member_and_stands_beside_the_paper(
     folder.average("average", members, 72.0, 60.0)
     verdict, numbers = said(folder.root)["f"]
     assert verdict == "holds here"
-    assert numbers[0].startswith("average of three against rotation, the best: RA +3.6 [")
-    lines = {line.point.name: line.here for line in beside(rows_of(read(folder.root, 0.0)))}
+    assert numbers[0].startswith("average of three against rotation, the best member: RA +3.6 [")
+    lines = {line.paper.name: line.here for line in beside(rows_of(read(folder.root, 0.0)))}
     assert lines["average of three fine-tuned models"] == (72.0, 60.0)
     assert len(said(folder.root)["a"][1]) == 4  # an average is no pre-training
 
@@ -147,8 +147,8 @@ def test_weaknesses_differ_when_foreign_images_fool_less(folder: Any, other: flo
     folder.transfer("transfer", models, [[56.4, other], [other, 54.7]], n=1000)
     found, numbers = said(folder.root)["d"]
     assert found == verdict
-    assert numbers[0].startswith(f"rotation: RA 56.4 under its own, {other - 56.4:+.1f} [".replace("-", "−"))
-    assert numbers[0].endswith("] under jigsaw’s")
+    assert numbers[0].startswith(f"rotation: RA 56.4 under its own attack, {other - 56.4:+.1f} [".replace("-", "−"))
+    assert numbers[0].endswith("] under the attack on jigsaw")
 
 
 def test_models_of_one_task_say_nothing_about_tasks(folder: Any) -> None:

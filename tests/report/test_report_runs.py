@@ -13,9 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dist_advss.errors import UserError
-from dist_advss.report import sections
+from dist_advss.report.classes import per_class
 from dist_advss.report.findings.differences import differences
-from dist_advss.report.findings.effects import effects
+from dist_advss.report.header import header
+from dist_advss.report.results import group_rows
+from dist_advss.report.stages import stages
 from dist_advss.runs.read import read, read_run
 from dist_advss.runs.table import rows_of
 
@@ -154,13 +156,11 @@ def test_no_content_of_a_run_folder_crashes_the_reading(
     (path / "metrics.jsonl").write_text(json.dumps({"kind": "validation", **line}) + "\n")
     launch = read(quickstart.root, 0.0)
     rows = rows_of(launch)
-    effects(rows)
     differences(launch)
-    sections.groups(rows)
-    sections.facts(launch)
-    sections.stages(launch)
-    sections.per_class(launch, rows)
-    sections.when(launch)
+    group_rows(rows)
+    header(launch, rows)
+    stages(launch)
+    per_class(launch, rows)
     for name, content in before.items():
         (path / name).write_bytes(content)
 

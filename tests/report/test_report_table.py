@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from dist_advss.report.findings.effects import clause, effects, newcombe, sentence
-from dist_advss.report.sections import groups, waiting
+from dist_advss.report.header import waiting
+from dist_advss.report.results import group_rows
 from dist_advss.runs.read import read_run
 from dist_advss.runs.table import Rate, as_table, as_text, best_ra_epoch, describe_attack, summary_rows
 
@@ -115,7 +116,7 @@ def test_different_attacks_are_not_compared(quickstart: Any) -> None:
     rows = summary_rows(quickstart.root)
     assert effects(rows) == []
     assert "not evaluated in the same setting" in waiting(rows)
-    assert [[c.row.method.pretrain for c in group.comparisons] for group in groups(rows)] == [["P1", "P2"], ["P3"]]
+    assert [[c.row.method.pretrain for c in group.comparisons] for group in group_rows(rows)] == [["P1", "P2"], ["P3"]]
 
 
 def test_without_the_baseline_the_page_says_what_is_missing(quickstart: Any) -> None:
@@ -124,7 +125,7 @@ def test_without_the_baseline_the_page_says_what_is_missing(quickstart: Any) -> 
 
 
 def test_gains_are_over_p1_f4_and_the_best_is_marked(quickstart: Any) -> None:
-    (group,) = groups(summary_rows(quickstart.root))
+    (group,) = group_rows(summary_rows(quickstart.root))
     gains = {c.row.method.pretrain: c.gain_ra and c.gain_ra.value for c in group.comparisons}
     assert gains == {"P1": None, "P2": pytest.approx(4.9), "P3": pytest.approx(13.4)}
     assert [c.best_ra for c in group.comparisons] == [False, False, True]
@@ -132,7 +133,7 @@ def test_gains_are_over_p1_f4_and_the_best_is_marked(quickstart: Any) -> None:
 
 def test_several_kinds_of_finetuning_make_a_matrix(folder: Any) -> None:
     folder.grid(("rotation",), ("F3", "F4"))
-    (group,) = groups(summary_rows(folder.root))
+    (group,) = group_rows(summary_rows(folder.root))
     assert group.matrix is not None
     assert group.matrix.columns == ["F3", "F4"]
     cells = {

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from dist_advss.report.charts.radii import scale_of
+from dist_advss.report.failures import failures, last_lines
 from dist_advss.report.findings.cost import costs, epochs_to, processes
-from dist_advss.report.findings.sweeps import main, sweeps
+from dist_advss.report.findings.sweeps import at_one_radius, sweeps
 from dist_advss.report.findings.transfers import transfers
-from dist_advss.report.logs import failures, last_lines
 from dist_advss.runs.read import read
 from dist_advss.runs.table import as_text, summary_rows
 
@@ -39,14 +38,14 @@ def test_radii_of_a_curve_do_not_crowd_the_results(folder: Any) -> None:
     rows = summary_rows(swept(folder).root)
     assert len(rows) == 9
     assert "P3→F4 rotation, PGD-20, l∞ eps 0.05" in as_text(rows)
-    assert [row.evaluation for row in main(rows)] == ["p1_evaluate", "p2_evaluate", "p3_evaluate"]
+    assert [row.evaluation for row in at_one_radius(rows)] == ["p1_evaluate", "p2_evaluate", "p3_evaluate"]
 
 
 def test_without_the_radius_of_training_the_largest_stays(folder: Any) -> None:
     swept(folder).forget("p3_evaluate")
     folder.stages.pop("p3_evaluate")
     folder.plan("report", "report", [])
-    kept = {row.evaluation for row in main(summary_rows(folder.root))}
+    kept = {row.evaluation for row in at_one_radius(summary_rows(folder.root))}
     assert kept == {"p1_evaluate", "p2_evaluate", "p3_eps200"}
 
 
@@ -56,17 +55,17 @@ def test_other_attacks_are_other_curves(folder: Any) -> None:
     folder.evaluate("p3_any", "p3_finetune", 69.9, 50.0, keep="any", eps=0.2)
     rows = summary_rows(folder.root)
     assert sweeps(rows) == []
-    assert len(main(rows)) == 5
+    assert len(at_one_radius(rows)) == 5
 
 
 def test_radii_are_shown_in_grey_levels_where_they_are_whole(folder: Any) -> None:
     (sweep,) = sweeps(summary_rows(swept(folder).root))
-    assert scale_of(sweep) == (1.0, "")
+    assert sweep.scale == (1.0, "")
     for curve in sweep.curves:
         curve.points[:] = [
             (eps, rate, stage) for eps, (_, rate, stage) in zip((0, 4 / 255, 8 / 255), curve.points, strict=False)
         ]
-    assert scale_of(sweep) == (255, "/255")
+    assert sweep.scale == (255, "/255")
 
 
 def test_a_transfer_result_becomes_a_matrix_with_names_of_methods(folder: Any) -> None:
@@ -159,7 +158,7 @@ def test_a_failure_shows_why_and_its_last_lines(folder: Any) -> None:
     folder.grid()
     progress = [f"\repoch {i}\repoch {i} half way" for i in range(40)]
     folder.fail("p3_finetune", "CUDA out of memory", [*progress, "Traceback …", "CUDA out of memory"])
-    (failure,) = failures(list(read(folder.root, 0.0).runs.values()))
+    (failure,) = failures(read(folder.root, 0.0))
     assert (failure.run.stage, failure.why, failure.file) == ("p3_finetune", "CUDA out of memory", "log.txt")
     assert failure.lines[-3:] == ["epoch 39 half way", "Traceback …", "CUDA out of memory"]
     assert len(failure.lines) == 15

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 
 def decimate(x: NDArray[Any], y: NDArray[Any], buckets: int) -> NDArray[np.int64]:
-    """Indices of at most 4 · `buckets` of the points (x ascending, (N,); y (N,)) that draw the same line on as many pixels.
+    """Indices of at most 4 * `buckets` points that draw the same line on `buckets` pixels. x ascending and y are (N,).
 
-    Of each of `buckets` equal stretches of x the first, the last, the lowest and the highest point stay: M4 (Jugel et al.,
-    VLDB 2014). No spike and no collapse is averaged away, and every point that is left was measured.
+    M4 (Jugel et al., VLDB 2014): x is cut into `buckets` equal stretches, and the first, last, lowest and highest point of
+    each are kept. No spike and no collapse is averaged away. Every point that is drawn was measured.
     """
     if len(x) <= 4 * buckets:
         return np.arange(len(x))

@@ -9,15 +9,21 @@ from bokeh.embed import components
 from ...runs.methods import method_of
 from ...runs.read import Launch
 from ...runs.table import Row, Setting
+from ..findings.sweeps import Sweep
 from .curves import MOST_POINTS, PANELS, curves
-from .radii import Sweep, radii
+from .radii import radii
 from .scatter import scatter
 from .style import Chart, styles
 
 
 @dataclass(frozen=True)
 class Charts:
-    """Everything drawn: one <script> for all, the scatter of each setting, the curves of each command, RA against eps."""
+    """The charts of a page, as <div>s, and the one <script> that draws them.
+
+    scatters: RA against TA, by setting
+    curves:   training curves, by command
+    radii:    RA against eps, with the sweep that each shows
+    """
 
     script: str = ""
     scatters: dict[Setting, Chart] = field(default_factory=dict)
@@ -26,28 +32,29 @@ class Charts:
 
 
 def draw(launch: Launch, rows: list[Row], sweeps: list[Sweep]) -> Charts:
-    """All charts of a launch; what has no data yet is left out."""
+    """All charts of a launch. A chart without data is left out."""
     methods = {run.stage: method_of(run, launch) for run in launch.runs.values()}
-    looks = styles(list(methods.values()))
+    by_method = styles(list(methods.values()))
     scatters = {}
     for setting in dict.fromkeys(row.setting for row in rows):
         finished = [row for row in rows if row.setting == setting and row.ta and row.ra]
         if finished:
-            scatters[setting] = scatter(finished, looks)
+            scatters[setting] = scatter(finished, by_method)
     trained = [run for run in launch.runs.values() if run.command in PANELS and run.metrics.validation]
     trained.sort(key=lambda run: methods[run.stage].order)
-    share = MOST_POINTS // (3 * max(len(trained), 1))  # three values in every line of training are drawn
-    drawn = {}
+    share = MOST_POINTS // (3 * max(len(trained), 1))  # three panels draw a value of every line of training
+    by_command = {}
     for command in PANELS:
         runs = [run for run in trained if run.command == command]
         if runs:
-            drawn[command] = curves(runs, command, looks, methods, share)
-    swept = [(sweep, radii(sweep, looks)) for sweep in sweeps]
-    charts = [*scatters.values(), *drawn.values(), *(chart for _, chart in swept)]
+            by_command[command] = curves(runs, command, by_method, methods, share)
+    swept = [(sweep, radii(sweep, by_method)) for sweep in sweeps]
+    charts = [*scatters.values(), *by_command.values(), *(chart for _, chart in swept)]
+    # Bokeh embeds all figures at once, under names that lead back to their charts
     figures = {f"{c}-{f}": plot for c, chart in enumerate(charts) for f, (_, plot) in enumerate(chart.figures)}
     if not figures:
         return Charts()
     script, divs = components(figures)
     for c, chart in enumerate(charts):
         chart.figures = [(title, divs[f"{c}-{f}"]) for f, (title, _) in enumerate(chart.figures)]
-    return Charts(script, scatters, drawn, swept)
+    return Charts(script, scatters, by_command, swept)

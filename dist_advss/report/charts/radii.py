@@ -6,19 +6,17 @@ from bokeh.models import HoverTool
 
 from ...runs.methods import Method
 from ..findings.sweeps import Sweep
-from .style import Chart, Entry, Style, blank, points, tooltip
-
-GREY_LEVELS = 255
+from .style import Chart, Entry, Style, blank, markers, tooltip
 
 
-def radii(sweep: Sweep, looks: dict[Method, Style]) -> Chart:
-    """A line for each model with interval bars; radii in grey levels where all of them are whole ones."""
-    scale, unit = scale_of(sweep)
+def radii(sweep: Sweep, styles: dict[Method, Style]) -> Chart:
+    """A line for each model, with interval bars. Radii are in grey levels where all of them are whole numbers of these."""
+    factor, unit = sweep.scale
     plot = blank(320, f"eps{unit}", "accuracy under attack (%)")
-    legend, hover_on = [], []
+    legend, hovered = [], []
     for curve in sweep.curves:
-        style = looks[curve.method]
-        x = [scale * eps for eps, _, _ in curve.points]
+        style = styles[curve.method]
+        x = [factor * eps for eps, _, _ in curve.points]
         rates = [rate for _, rate, _ in curve.points]
         source = {"x": x, "y": [rate.value for rate in rates], "text": [str(rate) for rate in rates]}
         source["stage"] = [stage for _, _, stage in curve.points]
@@ -26,17 +24,10 @@ def radii(sweep: Sweep, looks: dict[Method, Style]) -> Chart:
         ends = dict(zip(("x0", "x1", "y0", "y1"), zip(*bars, strict=True), strict=True)) if bars else {}
         models = [plot.line("x", "y", source=source, line_color=style.colour, line_width=2, line_dash=style.dash)]
         models += [plot.segment(**ends, line_color=style.colour, line_width=1.5, line_alpha=0.6)] if bars else []
-        models.append(points(plot, style, source, 7, curve.name))
-        hover_on.append(models[-1])
+        models.append(markers(plot, style, source, 7, curve.name))
+        hovered.append(models[-1])
         legend.append(Entry(curve.name, style, [model.id for model in models]))
     plot.add_tools(
-        HoverTool(renderers=hover_on, tooltips=tooltip("$name", "@text %", f"eps @x{{0.[0000]}}{unit}", "@stage"))
+        HoverTool(renderers=hovered, tooltips=tooltip("$name", "@text %", f"eps @x{{0.[0000]}}{unit}", "@stage"))
     )
     return Chart([("", plot)], legend)
-
-
-def scale_of(sweep: Sweep) -> tuple[float, str]:
-    """What a radius is multiplied by to be shown, and the unit that then follows it."""
-    levels = [GREY_LEVELS * eps for eps in sweep.radii]
-    whole = all(abs(level - round(level)) < 1e-3 for level in levels)
-    return (GREY_LEVELS, "/255") if whole else (1.0, "")

@@ -1,7 +1,7 @@
-"""How charts look: colours, dashes and markers of methods, and the bare figure that all charts start from.
+"""The style of charts: colours, dashes and markers of methods, and the bare figure that every chart starts from.
 
-Colours are of middle lightness on a transparent ground, so that they read on a light page, a dark one and paper. They are
-never the only sign: a task has a colour, its pre-training a dash or a filled marker, its fine-tuning a marker's shape.
+Colours have middle lightness on a transparent background, so they are legible on a light page, a dark one and paper. Colour
+is never the only sign: a task has a colour, its pre-training a dash or a hollow marker, its fine-tuning a marker shape.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FONT = "system-ui, sans-serif"
 
 @dataclass(frozen=True)
 class Style:
-    """How a method looks in every chart and legend."""
+    """A method's line and marker in every chart and legend."""
 
     colour: str = GREY
     dash: str = "solid"
@@ -32,7 +32,7 @@ class Style:
 
 @dataclass
 class Entry:
-    """A legend entry: its label, its look, and the ids of the Bokeh models that it shows and hides."""
+    """A legend entry: its label, its style, and the ids of the Bokeh models that it shows and hides."""
 
     label: str
     style: Style
@@ -41,26 +41,26 @@ class Entry:
 
 @dataclass
 class Chart:
-    """Some figures that share a legend; `figures` are (title, Bokeh figure or, on the page, its <div>) in order."""
+    """Figures that share a legend. `figures` holds (title, Bokeh figure), and (title, its <div>) once embedded."""
 
     figures: list[tuple[str, Any]]
     legend: list[Entry]
 
 
 def styles(methods: list[Method]) -> dict[Method, Style]:
-    """A look for each method: no pre-training grey, each task a colour, P2 dashed and hollow."""
+    """A style for each method: grey without pre-training, a colour for each task, P2 dashed and hollow."""
     tasks = sorted({m.task for m in methods if m.task})
-    looks = {}
+    by_method = {}
     for method in methods:
         colour = TASK_COLOURS[tasks.index(method.task) % len(TASK_COLOURS)] if method.task else GREY
         standard = method.pretrain == "P2"
         marker = MARKERS.get(method.finetune or "", "circle")
-        looks[method] = Style(colour, "dashed" if standard else "solid", not standard, marker)
-    return looks
+        by_method[method] = Style(colour, "dashed" if standard else "solid", not standard, marker)
+    return by_method
 
 
 def blank(height: int, x_label: str, y_label: str | None) -> Any:
-    """A figure as wide as its place on the page, without a ground of its own."""
+    """An empty figure that fills the width of the page, with a transparent background."""
     plot = figure(
         height=height,
         sizing_mode="stretch_width",
@@ -87,18 +87,18 @@ def blank(height: int, x_label: str, y_label: str | None) -> Any:
 
 
 def tooltip(name: str, *lines: str) -> str:
-    """A tooltip of a bold name and some lines; Bokeh escapes what it puts in for $ and @."""
+    """A tooltip of a bold name and some lines. Bokeh escapes the values that it inserts for $ and @."""
     return f'<div style="font: 12px {FONT}"><b>{name}</b><br>{"<br>".join(lines)}</div>'
 
 
 def padded(values: list[float]) -> Range1d:
-    """A range of percent around these values, with a margin."""
+    """An axis range in percent around these values, with a margin."""
     margin = max(0.08 * (max(values) - min(values)), 1.0)
     return Range1d(start=max(min(values) - margin, -2.0), end=min(max(values) + margin, 102.0))
 
 
-def points(plot: Any, style: Style, source: Any, size: int, name: str = "") -> Any:
-    """Markers at the source's columns x and y."""
+def markers(plot: Any, style: Style, source: Any, size: int, name: str = "") -> Any:
+    """Markers of `size` pixels at the source's columns x and y."""
     return plot.scatter(
         "x",
         "y",

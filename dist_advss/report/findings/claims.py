@@ -1,4 +1,4 @@
-"""What the runs of one setting say to the claims of the paper (Chen et al., CVPR 2020, arXiv 2003.12862)."""
+"""Whether the runs of one setting support the claims of the paper (Chen et al., CVPR 2020, arXiv 2003.12862)."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Literal
 
 from ...runs.table import Rate, Row
 from .cost import Costs
-from .effects import Difference, Effect, between, difference, effects, paired
+from .effects import Difference, Effect, between, difference, effects, pair_by_seed
 from .paired import wilson
 from .transfers import Transfer
 
 Verdict = Literal["holds here", "holds in part", "not clear here", "does not hold here"]
-Measured = tuple[tuple[Difference, ...], str]  # the differences that the claim wants above zero, and how to say them
+Measured = tuple[tuple[Difference, ...], str]  # differences that are positive if the claim holds, and their text
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper, whether these runs agree, and the numbers behind that."""
+    """A claim of the paper, whether these runs support it, and the numbers behind the verdict."""
 
     letter: str
     text: str
@@ -29,9 +29,9 @@ class Claim:
 
 
 def claims(rows: list[Row], costs: Costs | None, transfers: Sequence[Transfer]) -> list[Claim]:
-    """Those claims of the paper on which these rows (of one setting) and transfers have something to say."""
+    """The claims of the paper that these rows (of one setting) and transfers can test."""
     against_none = effects(rows)
-    found = [
+    tested = [
         _claim(
             "a",
             "Adversarial pre-training raises RA and TA (P3→F4 above P1→F4).",
@@ -46,20 +46,22 @@ def claims(rows: list[Row], costs: Costs | None, transfers: Sequence[Transfer]) 
         _trend(rows),
         _claim(
             "d",
-            "Models of different tasks have different weaknesses: what fools one fools the others less.",
+            "Models pre-trained on different tasks have different weaknesses: an attack on one is weaker on the others.",
             _weaknesses(transfers),
         ),
-        _claim("e", "Pre-training several tasks together adds RA to the best of them.", _joint(rows)),
-        _claim("f", "Averaging three fine-tuned models adds RA to the best of them.", _ensemble(rows)),
+        _claim("e", "Pre-training on several tasks together gives higher RA than the best single task.", _joint(rows)),
+        _claim("f", "Averaging three fine-tuned models gives higher RA than the best of them.", _ensemble(rows)),
     ]
-    return [claim for claim in found if claim]
+    return [claim for claim in tested if claim]
 
 
 def _claim(letter: str, text: str, measured: list[Measured]) -> Claim | None:
+    """The claim with its verdict; None without anything measured."""
     if not measured:
         return None
-    up = [d.value > 0 and d.clear is not False for found, _ in measured for d in found]
-    down = [d.value <= 0 and d.clear is not False for found, _ in measured for d in found]
+    changes = [change for of_claim, _ in measured for change in of_claim]
+    up = [change.value > 0 and change.clear is not False for change in changes]
+    down = [change.value <= 0 and change.clear is not False for change in changes]
     if all(up):
         verdict: Verdict = "holds here"
     elif all(down):
@@ -70,7 +72,7 @@ def _claim(letter: str, text: str, measured: list[Measured]) -> Claim | None:
 
 
 def _sooner(measured: list[Effect], rows: list[Row], costs: Costs | None) -> Claim | None:
-    """By the epochs to each row's own best RA; those until the best of P1→F4 was reached stand beside."""
+    """(b), by the epochs to each model's best RA. The text adds the epochs until it reached the best RA of P1→F4."""
     counts = [(e.task, e.epochs_before, e.epochs_after) for e in measured]
     known = [(task, before, after) for task, before, after in counts if before is not None and after is not None]
     if not known:
@@ -79,15 +81,15 @@ def _sooner(measured: list[Effect], rows: list[Row], costs: Costs | None) -> Cla
     verdict: Verdict = "holds here" if all(fewer) else "holds in part" if any(fewer) else "does not hold here"
     numbers = []
     for task, before, after in known:
-        of = [c for c in costs.costs if c.row in rows and c.row.method.full == f"P3→F4 {task}"] if costs else []
-        reached = [c.to_baseline for c in of if c.to_baseline is not None]
-        level = f"; the best of P1 after {mean(reached):.3g}" if reached and len(reached) == len(of) else ""
+        of_task = [c for c in costs.costs if c.row in rows and c.row.method.full == f"P3→F4 {task}"] if costs else []
+        reached = [c.to_baseline for c in of_task if c.to_baseline is not None]
+        level = f"; the best RA of P1→F4 after {mean(reached):.3g}" if reached and len(reached) == len(of_task) else ""
         numbers.append(f"{task}: {after:.3g} epochs instead of {before:.3g}{level}")
-    return Claim("b", "Fewer epochs of fine-tuning to the best RA.", verdict, numbers)
+    return Claim("b", "Adversarial pre-training needs fewer epochs of fine-tuning to the best RA.", verdict, numbers)
 
 
 def _trend(rows: list[Row]) -> Claim | None:
-    """F4 > F3 > F2 > F1 in RA, for each pre-training with two kinds of fine-tuning or more."""
+    """The second half of (c), for each pre-training with two kinds of fine-tuning or more."""
     numbers, steps = [], []
     for pretrain, task in dict.fromkeys((row.method.pretrain, row.method.task) for row in rows):
         means = []
@@ -103,31 +105,34 @@ def _trend(rows: list[Row]) -> Claim | None:
         return None
     verdict: Verdict = "holds here" if all(steps) else "holds in part" if any(steps) else "does not hold here"
     return Claim(
-        "c", "More of the network tuned, and under attack, is more robust (RA: F4 > F3 > F2 > F1).", verdict, numbers
+        "c",
+        "Full fine-tuning beats a frozen encoder, and adversarial beats standard (RA: F4 > F3 > F2 > F1).",
+        verdict,
+        numbers,
     )
 
 
 def _weaknesses(transfers: Sequence[Transfer]) -> list[Measured]:
-    """RA of fine-tuned models on what was found on those of other tasks, against RA on what was found on themselves."""
+    """(d): RA of each fine-tuned model under attacks on models of other tasks, against its RA under its own attack."""
     pairs: dict[str, dict[str, list[tuple[Rate, Rate]]]] = {}
     for transfer in transfers:
         for j, target in enumerate(transfer.targets):
             own = transfer.ra[transfer.sources.index(target)][j] if target in transfer.sources else None
             for source, line in zip(transfer.sources, transfer.ra, strict=True):
-                there, tried = source.method, target.method
-                if not (there and tried and there.finetune and tried.finetune) or there.task == tried.task:
+                attacked, tried = source.method, target.method
+                if not (attacked and tried and attacked.finetune and tried.finetune) or attacked.task == tried.task:
                     continue
                 other = line[j]
                 if own is not None and other is not None:
-                    here = pairs.setdefault(str(tried.task), {}).setdefault(str(there.task), [])
-                    here.append((_rated(own, transfer.n), _rated(other, transfer.n)))
-    found = []
+                    of_tasks = pairs.setdefault(str(tried.task), {}).setdefault(str(attacked.task), [])
+                    of_tasks.append((_rated(own, transfer.n), _rated(other, transfer.n)))
+    measured: list[Measured] = []
     for task, others in pairs.items():
         differences = {name: between(pair) for name, pair in others.items()}
         own_ra = mean(own.value for pair in others.values() for own, _ in pair)
-        text = ", ".join(f"{d} under {name}’s" for name, d in differences.items())
-        found.append((tuple(differences.values()), f"{task}: RA {own_ra:.1f} under its own, {text}"))
-    return found
+        text = ", ".join(f"{change} under the attack on {name}" for name, change in differences.items())
+        measured.append((tuple(differences.values()), f"{task}: RA {own_ra:.1f} under its own attack, {text}"))
+    return measured
 
 
 def _rated(percent: float, n: int | None) -> Rate:
@@ -138,33 +143,34 @@ def _rated(percent: float, n: int | None) -> Rate:
 def _joint(rows: list[Row]) -> list[Measured]:
     tuned = [row for row in rows if row.method.label == "P3→F4" and row.ra and row.ta]
     single = [row for row in tuned if not row.method.joint and not row.method.members]
-    found = []
+    measured = []
     for task in dict.fromkeys(row.method.task for row in tuned if row.method.joint):
         joint = [row for row in tuned if row.method.task == task]
-        found += _against_best(str(task), joint, single, "the best single task")
-    return found
+        measured += _against_best(str(task), joint, single, "the best single task")
+    return measured
 
 
 def _ensemble(rows: list[Row]) -> list[Measured]:
     tuned = [row for row in rows if row.method.finetune == "F4" and row.ra and row.ta]
-    found = []
+    measured = []
     for method in dict.fromkeys(row.method for row in tuned if row.method.members):
         own = [row for row in tuned if (row.method.label, row.method.task) == (method.label, method.task)]
         members = [r for r in tuned if r.method.label == method.label and r.method.task in method.members]
-        found += _against_best("average of three" if len(method.members) == 3 else "average", own, members, "the best")
-    return found
+        name = "average of three" if len(method.members) == 3 else "average"
+        measured += _against_best(name, own, members, "the best member")
+    return measured
 
 
-def _against_best(name: str, rows: list[Row], others: list[Row], what: str) -> list[Measured]:
-    """`rows` against the task among `others` with the highest mean RA; nothing where no seed has both."""
+def _against_best(name: str, rows: list[Row], others: list[Row], role: str) -> list[Measured]:
+    """`rows` against the task with the highest mean RA among `others`, whose role the text names; [] without a common seed."""
     ra: dict[str, list[float]] = {}
     for row in others:
         ra.setdefault(str(row.method.task), []).append(row.ra.value if row.ra else 0.0)
     if not ra:
         return []
     best = max(ra, key=lambda task: mean(ra[task]))
-    pairs = paired([row for row in others if str(row.method.task) == best], rows)
+    pairs = pair_by_seed([row for row in others if str(row.method.task) == best], rows)
     if not pairs:
         return []
-    gain, also = difference(pairs, "ra"), difference(pairs, "ta")
-    return [((gain,), f"{name} against {best}, {what}: RA {gain}, TA {also}")]
+    ra_gain, ta_gain = difference(pairs, "ra"), difference(pairs, "ta")
+    return [((ra_gain,), f"{name} against {best}, {role}: RA {ra_gain}, TA {ta_gain}")]

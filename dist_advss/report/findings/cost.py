@@ -1,4 +1,4 @@
-"""What a method costs: epochs to robust accuracy, and the device time of pre-training and fine-tuning."""
+"""The cost section: epochs to robust accuracy, and the device time of pre-training and fine-tuning."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ...runs.table import Row
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one evaluated model; None where it is not known or never came to be.
+    """The cost of one evaluated model. None stands for unknown, or never reached.
 
-    pretrain, finetune:  seconds, times the processes that shared them, of all members; None for P1's pre-training
-    to_best:             epochs of fine-tuning until validation RA was highest; None for members that were tuned apart
+    pretrain, finetune:  device seconds (seconds times processes), summed over an ensemble's members; no pretrain for P1
+    to_best:             epochs of fine-tuning until validation RA was highest; None for an ensemble tuned member by member
     target:              the highest validation RA of P1→F4 in the same setting
-    to_baseline:         epochs until validation RA was that high
-    seconds_to_baseline: `finetune` up to there, and `pretrain`
+    to_baseline:         epochs of fine-tuning until validation RA reached the target
+    seconds_to_baseline: device seconds of pre-training and of fine-tuning up to there
     """
 
     row: Row
@@ -34,14 +34,20 @@ class Cost:
 
 @dataclass(frozen=True)
 class Costs:
-    """Costs of the rows of a launch. `devices` says of what the time is: "GPU", "process" or "processes and GPUs"."""
+    """The costs of a launch, one for each model. `devices` counted: "GPU", "process" or "processes and GPUs"."""
 
     devices: str
     costs: list[Cost]
 
+    @property
+    def several_seeds(self) -> bool:
+        """Whether the models differ in their seeds."""
+        return len({cost.row.seed for cost in self.costs if cost.row.seed is not None}) > 1
+
 
 def costs(launch: Launch, rows: list[Row]) -> Costs | None:
-    """One for each finished row whose fine-tuning can be found, each model once; None where there is no such row."""
+    """One cost for each finished row whose fine-tuning can be found, each model once. None without such a row."""
+    # the target of each setting and seed: the best validation RA of its baseline
     tuned = {row.evaluation: _tuned(launch.runs[row.evaluation], launch) for row in rows if row.ra}
     targets: dict[tuple[object, ...], float] = {}
     for row in rows:
@@ -49,37 +55,38 @@ def costs(launch: Launch, rows: list[Row]) -> Costs | None:
         best = best_ra(runs[0]) if len(runs) == 1 else None
         if row.method.label == "P1→F4" and best is not None:
             targets[_match(row)] = best
-    found: dict[tuple[Path, ...], Cost] = {}
+    # each model once, known by the folders of its fine-tuning
+    by_model: dict[tuple[Path, ...], Cost] = {}
     used: list[Run] = []
     for row in rows:
         runs = tuned.get(row.evaluation, [])
         paths = tuple(run.path for run in runs)
-        if runs and paths not in found:
+        if runs and paths not in by_model:
             origins = list({run.path: run for tuning in runs for run in _origins(tuning, launch)}.values())
             used += [*runs, *origins]
-            found[paths] = _cost(row, runs, origins, targets.get(_match(row)))
+            by_model[paths] = _cost(row, runs, origins, targets.get(_match(row)))
     kinds = {on_gpu(run) for run in used}
     devices = "GPU" if kinds == {True} else "process" if kinds == {False} else "processes and GPUs"
-    return Costs(devices, list(found.values())) if found else None
+    return Costs(devices, list(by_model.values())) if by_model else None
 
 
 def _tuned(run: Run, launch: Launch) -> list[Run]:
-    """The fine-tunings that an evaluation judges: one, or those of an ensemble's members."""
+    """The fine-tunings behind an evaluation: one, or those of an ensemble's members."""
     if lookup(run.config, "model.name") == "ensemble" and not lookup(run.config, "checkpoint"):
         return members_of(run, launch)
-    found = finetune_of(run, launch)
-    return [found] if found else []
+    tuning = finetune_of(run, launch)
+    return [tuning] if tuning else []
 
 
 def _origins(tuning: Run, launch: Launch) -> list[Run]:
-    """The pre-trainings that a fine-tuning began with."""
+    """The pre-trainings that a fine-tuning was initialised from."""
     init = lookup(tuning.config, "init")
-    found = follow(tuning, str(init), launch) if init else None
-    return [found] if found else [run for run in members_of(tuning, launch) if run.command == "pretrain"]
+    origin = follow(tuning, str(init), launch) if init else None
+    return [origin] if origin else [run for run in members_of(tuning, launch) if run.command == "pretrain"]
 
 
 def _match(row: Row) -> tuple[object, ...]:
-    """What a baseline has to share with a row: attack and label counts stand in the setting."""
+    """What a row shares with its baseline. The setting includes attack and number of labels."""
     return (row.setting, row.seed)
 
 
@@ -107,24 +114,24 @@ def best_ra(run: Run) -> float | None:
 
 
 def epochs_to(run: Run, target: float) -> int | None:
-    """Whole epochs after which validation RA was `target` or more for the first time."""
+    """Whole epochs until validation RA first reached `target` (percent); None if it never did."""
     lines = run.metrics.validation
-    there = np.flatnonzero((lines.column("ra") >= target) & ~np.isnan(lines.column("epoch")))
-    return int(lines.column("epoch")[there[0]]) if len(there) else None
+    reached = np.flatnonzero((lines.column("ra") >= target) & ~np.isnan(lines.column("epoch")))
+    return int(lines.column("epoch")[reached[0]]) if len(reached) else None
 
 
 def device_seconds(run: Run) -> float | None:
-    """The run's seconds times its processes, one a device."""
+    """The run's seconds times its processes, each of which has one device."""
     seconds = run.seconds()
     return None if seconds is None else seconds * processes(run)
 
 
 def processes(run: Run) -> int:
-    """How many processes shared the run, by its latest session; 1 where it does not say."""
-    said = [number(session.get("world_size")) for session in run.metrics.sessions]
-    return max(int(said[-1] or 1), 1) if said else 1
+    """The number of processes in the run's latest session; 1 where it is not recorded."""
+    sizes = [number(session.get("world_size")) for session in run.metrics.sessions]
+    return max(int(sizes[-1] or 1), 1) if sizes else 1
 
 
 def on_gpu(run: Run) -> bool:
-    """Whether the run says that it began on a GPU."""
+    """Whether the run recorded that it started on a GPU."""
     return any(event.event == "start" and "cuda" in event.text for event in run.metrics.events)

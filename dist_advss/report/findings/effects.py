@@ -1,4 +1,4 @@
-"""What the experiment measured, in a sentence: P3→F4 against P1→F4, in points of TA and RA."""
+"""The effect of adversarial pre-training (P3→F4 against P1→F4) in points of TA and RA, and the sentence about it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from .paired import Judged, judged, paired_interval
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean difference in points. `low` and `high` are its 95% interval, or with several seeds the extremes over them.
+    """A mean difference in points.
 
-    `paired` says that the interval is from both models' verdicts on the same images.
+    low, high: the 95% interval; with several seeds, the lowest and highest difference; None where unknown
+    paired:    whether the interval compares both models' verdicts image by image
     """
 
     value: float
@@ -27,7 +28,7 @@ class Difference:
 
     @property
     def clear(self) -> bool | None:
-        """Whether low and high lie on one side of zero; None where there are none."""
+        """Whether low and high are on the same side of zero; None where they are unknown."""
         return None if self.low is None or self.high is None else self.low > 0 or self.high < 0
 
     def __str__(self) -> str:
@@ -37,7 +38,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Effect:
-    """Adversarial pre-training on one task against none or standard, both with full adversarial fine-tuning."""
+    """Adversarial pre-training on one task against none, or against standard; both with full adversarial fine-tuning."""
 
     task: str
     ra: Difference
@@ -49,24 +50,25 @@ class Effect:
 
 
 def effects(rows: list[Row], before: Literal["P1", "P2"] = "P1") -> list[Effect]:
-    """P3→F4 against `before`→F4, one for each task and setting in which both have finished on the same number of images.
+    """P3→F4 against `before`→F4, for each task and setting in which both have finished on the same number of images.
 
-    Rows pair by seed; a seed that only one of the two has is left out, unless each has a single run. Ensembles are left out.
+    Rows are paired by seed. A seed that only one side has is left out, unless each side has a single run. Ensembles are
+    left out.
     """
     tuned = [row for row in rows if row.method.finetune == "F4" and not row.method.members and row.ta and row.ra]
-    found = []
+    measured = []
     for setting in dict.fromkeys(row.setting for row in tuned):
-        here = [row for row in tuned if row.setting == setting]
-        for task in dict.fromkeys(row.method.task for row in here if row.method.pretrain == "P3"):
-            olds = [r for r in here if r.method.pretrain == before and (before == "P1" or r.method.task == task)]
-            news = [r for r in here if r.method.pretrain == "P3" and r.method.task == task]
-            pairs = paired(olds, news)
+        same = [row for row in tuned if row.setting == setting]
+        for task in dict.fromkeys(row.method.task for row in same if row.method.pretrain == "P3"):
+            olds = [r for r in same if r.method.pretrain == before and (before == "P1" or r.method.task == task)]
+            news = [r for r in same if r.method.pretrain == "P3" and r.method.task == task]
+            pairs = pair_by_seed(olds, news)
             if pairs:
-                found.append(_effect(str(task), pairs))
-    return found
+                measured.append(_effect(str(task), pairs))
+    return measured
 
 
-def paired(before: list[Row], after: list[Row]) -> list[tuple[Row, Row]]:
+def pair_by_seed(before: list[Row], after: list[Row]) -> list[tuple[Row, Row]]:
     """Finished evaluations of the same number of images, one pair for each seed that both have."""
     pairs = [
         (b, a)
@@ -74,7 +76,7 @@ def paired(before: list[Row], after: list[Row]) -> list[tuple[Row, Row]]:
         for a in after
         if (b.n, b.method.loss) == (a.n, a.method.loss) and (b.seed == a.seed or len(before) == len(after) == 1)
     ]
-    firsts = {pair[0].seed: pair for pair in reversed(pairs)}  # a seed counts once, whatever was evaluated twice
+    firsts = {pair[0].seed: pair for pair in reversed(pairs)}  # a seed counts once, even if evaluated twice
     return [firsts[seed] for seed in sorted(firsts, key=lambda s: s or 0)]
 
 
@@ -94,7 +96,7 @@ def _effect(task: str, pairs: list[tuple[Row, Row]]) -> Effect:
 
 
 def difference(pairs: list[tuple[Row, Row]], rate: Literal["ta", "ra"]) -> Difference:
-    """after - before of finished evaluations; of a single pair with its 95% interval, of several the extremes."""
+    """after - before of finished evaluations. One pair gives its 95% interval, several give the extremes over them."""
     before, after = pairs[0]
     old, new = _judged(before), _judged(after)
     if len(pairs) == 1 and old and new and np.array_equal(old.index, new.index):
@@ -104,32 +106,32 @@ def difference(pairs: list[tuple[Row, Row]], rate: Literal["ta", "ra"]) -> Diffe
 
 
 def between(pairs: list[tuple[Rate, Rate]]) -> Difference:
-    """after - before of rates that are taken as independent; the interval of a single pair, of several the extremes."""
+    """after - before of rates that are treated as independent. One pair gives its interval, several give the extremes."""
     each = [after.value - before.value for before, after in pairs]
     return Difference(mean(each), min(each), max(each)) if len(each) > 1 else Difference(each[0], *newcombe(*pairs[0]))
 
 
 def _rate(row: Row, rate: Literal["ta", "ra"]) -> Rate:
-    found = row.ta if rate == "ta" else row.ra
-    assert found, "only finished evaluations are compared"
-    return found
+    value = row.ta if rate == "ta" else row.ra
+    assert value, "only finished evaluations are compared"
+    return value
 
 
 def _judged(row: Row) -> Judged | None:
-    """The verdicts behind a row's rates; None where they are not there, or not those that the rates were computed from."""
-    found = judged(row.folder)
-    same = found is not None and all(
-        abs(100 * float(found.right[name].mean()) - rate.value) < 0.06
+    """The verdicts behind a row's rates; None where they are missing or give other rates."""
+    verdicts = judged(row.folder)
+    same = verdicts is not None and all(
+        abs(100 * float(verdicts.right[name].mean()) - rate.value) < 0.06
         for name, rate in (("ta", row.ta), ("ra", row.ra))
         if rate
     )
-    return found if same else None
+    return verdicts if same else None
 
 
 def newcombe(before: Rate, after: Rate) -> tuple[float | None, float | None]:
     """The 95% interval of after - before from the two rates' own intervals (Newcombe 1998, method 10), in points.
 
-    It takes the rates as independent; for models judged on the same images `paired_interval` is narrower.
+    It treats the rates as independent. For models judged on the same images `paired_interval` is narrower.
     """
     if before.interval is None or after.interval is None:
         return None, None
@@ -140,7 +142,7 @@ def newcombe(before: Rate, after: Rate) -> tuple[float | None, float | None]:
 
 
 def sentence(effect: Effect) -> str:
-    """The effect in plain words, the numbers with their intervals."""
+    """The effect as a sentence, its numbers with their intervals."""
     lead = (
         f"Adversarial pre-training on {effect.task} {_moved(effect.ra)} robust accuracy by {_points(effect.ra, effect)} "
         f"and {_moved(effect.ta)} standard accuracy by {_points(effect.ta, effect)}, compared with no pre-training "
@@ -150,7 +152,7 @@ def sentence(effect: Effect) -> str:
 
 
 def clause(effect: Effect) -> str:
-    """The same for a list of several tasks, after the name of the task."""
+    """The effect as an item of a list, after the name of the task."""
     changes = [
         f"{name} {difference.value:+.1f}{_ends(difference, effect, 1)}".replace("-", "−")
         for name, difference in (("RA", effect.ra), ("TA", effect.ta))
@@ -179,7 +181,7 @@ def _ends(difference: Difference, effect: Effect, sign: int) -> str:
 
 
 def _caution(effect: Effect) -> str:
-    return "" if effect.ra.clear is not False else "; for robust accuracy this is not a clear difference"
+    return "" if effect.ra.clear is not False else ". This is not a clear difference in robust accuracy"
 
 
 def _sooner(effect: Effect) -> str:
@@ -188,4 +190,4 @@ def _sooner(effect: Effect) -> str:
         return ""
     if before == after:
         return f"Both reached their best validation RA after {after:.3g} epochs of fine-tuning."
-    return f"Best validation RA came after {after:.3g} epochs of fine-tuning instead of {before:.3g}."
+    return f"Fine-tuning reached its best validation RA after {after:.3g} epochs instead of {before:.3g}."

@@ -1,4 +1,4 @@
-"""How sure one is that two models differ, both judged on the same images."""
+"""Confidence intervals for the difference between two models that were judged on the same images."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Judged:
-    """Of each image (N,) of an evaluation: its position, and whether the model was right on it, clean ("ta") and attacked ("ra")."""
+    """Each image (N,) of an evaluation: its position, and whether the model was right on it, clean ("ta") and attacked ("ra")."""
 
     index: NDArray[np.int64]
     right: dict[str, Mask]
 
 
 def judged(folder: Path) -> Judged | None:
-    """What verdicts.npz of an evaluation says; None where there is none, or none that can be read."""
+    """The content of an evaluation's verdicts.npz; None where it is missing or damaged."""
     file = folder / "verdicts.npz"
     try:
         return _read(file, file.stat().st_mtime_ns)
@@ -32,7 +32,7 @@ def judged(folder: Path) -> Judged | None:
         return None
 
 
-@lru_cache(maxsize=512)  # a row is compared several times over; `version` tells a file from the one it replaced
+@lru_cache(maxsize=512)  # a row is compared several times; `version` distinguishes a file from its replacement
 def _read(file: Path, version: int) -> Judged | None:
     try:
         with np.load(file, allow_pickle=False) as archive:
@@ -40,15 +40,15 @@ def _read(file: Path, version: int) -> Judged | None:
             right = {"ta": archive["clean_prediction"] == label, "ra": archive["adversarial_prediction"] == label}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
         return None
-    fit = index.ndim == 1 and all(isinstance(r, np.ndarray) and r.shape == index.shape for r in right.values())
-    return Judged(index, right) if fit and len(index) else None
+    fits = index.ndim == 1 and all(isinstance(r, np.ndarray) and r.shape == index.shape for r in right.values())
+    return Judged(index, right) if fits and len(index) else None
 
 
 def paired_interval(before: Mask, after: Mask) -> tuple[float, float]:
-    """The 95% interval of accuracy(after) - accuracy(before), in points; (N,) verdicts on the same images, in the same order.
+    """The 95% interval of accuracy(after) - accuracy(before), in points. `before` and `after` (N,) are for the same images.
 
     Wilson's intervals of both rates, combined with the correlation of the verdicts (Newcombe 1998, Statistics in Medicine
-    17:2635, method 10). Models agree on most images, so this is narrower than taking the two as independent.
+    17:2635, method 10). Models agree on most images, so the interval is narrower than that for independent rates.
     """
     n = len(before)
     both, neither = int((before & after).sum()), int((~before & ~after).sum())
@@ -56,6 +56,7 @@ def paired_interval(before: Mask, after: Mask) -> tuple[float, float]:
     new, old = (both + gained) / n, (both + lost) / n
     (new_low, new_high), (old_low, old_high) = wilson(new, n), wilson(old, n)
     product = (both + gained) * (lost + neither) * (both + lost) * (gained + neither)
+    # the correlation phi of the verdicts, corrected for continuity
     excess: float = both * neither - gained * lost
     if excess > 0:
         excess = max(excess - n / 2, 0.0)

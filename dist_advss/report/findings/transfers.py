@@ -1,7 +1,7 @@
-"""What fools one model tried on another, read from result.json, in percent:
+"""The transfer section: how well adversarial images found on one model work on another, read from result.json, in percent:
 
 {"kind": "transfer", "sources": [RUN, …], "targets": [RUN, …], "ra": [[…], …], "n": …}
-    ra[i][j]: accuracy of targets[j] on adversarial images that were found on sources[i]
+    ra[i][j]: accuracy of targets[j] on the adversarial images found on sources[i]
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Heat:
 
 @dataclass(frozen=True)
 class Transfer:
-    """A finished transfer. ra[i][j] in percent or None, over n images (None where it is not said)."""
+    """A finished transfer. ra[i][j] is in percent or None; n, the number of images, is None where the result lacks it."""
 
     stage: str
     sources: list[Model]
@@ -52,8 +52,8 @@ class Transfer:
 
 
 def transfers(launch: Launch) -> list[Transfer]:
-    """One for each transfer run with a result; one whose rates do not fit its names is left out."""
-    found = []
+    """One for each transfer run with a result. A result whose rates do not fit its names is left out."""
+    finished = []
     for run in launch.runs.values():
         if run.result.get("kind") != "transfer":
             continue
@@ -64,12 +64,12 @@ def transfers(launch: Launch) -> list[Transfer]:
         if len(lines) == len(sources) and all(len(line) == len(targets) for line in lines) and targets:
             n = number(run.result.get("n"))
             models = _models(run, sources, launch), _models(run, targets, launch)
-            found.append(Transfer(run.stage, *models, lines, None if n is None else int(n)))
-    return found
+            finished.append(Transfer(run.stage, *models, lines, None if n is None else int(n)))
+    return finished
 
 
 def _models(run: Run, links: list[Any], launch: Launch) -> list[Model]:
-    """Where two would be called the same, they are called after the last parts of the links."""
+    """The models, named by their methods. Where two names would be equal, all are named by the last parts of the links."""
     models = [model_of(run, link, launch) for link in links]
     if len({m.name for m in models}) == len(models):
         return models
