@@ -102,10 +102,10 @@ def _write_betons(words: list[str]) -> int:
         raise UserError("out: missing; give out=FOLDER for train.beton and test.beton, or out=FILE.beton for one part")
     data = compose_data([f"{name}={value}" for name, value in chosen.items()])
     from ..data.betons.origin import write_betons
-    from ..data.betons.progress import WriteProgress
+    from ..data.betons.progress_bar import ProgressBar
 
-    with WriteProgress() as show:
-        for path in write_betons(data, Path(out), part, show):
+    with ProgressBar() as on_progress:
+        for path in write_betons(data, Path(out), part, on_progress):
             print(path)
     return 0
 

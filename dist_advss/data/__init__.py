@@ -1,4 +1,4 @@
-"""Sets of images: where they come from, how they are split, batched and augmented."""
+"""Image data sets: reading, splitting, batching and augmenting."""
 
 from .augment import as_float, augment
 from .image_set import ImageSet

@@ -1,4 +1,4 @@
-"""Flips and crops of whole batches on the device: pixels are moved, never interpolated."""
+"""Random flips and crops of whole batches on the device. Pixels are moved, never interpolated."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ..rng import Rng
 
 
 def augment(images: Tensor, rng: Rng, flip: bool, pad: int) -> Tensor:
-    """Images (N, C, H, W) uint8, best in channels_last, to float32 in [0, 1] of the same shape, in channels_last.
+    """Images (N, C, H, W) uint8 as float32 in [0, 1], same shape, channels_last. Fastest for channels_last input.
 
-    With `pad` > 0 each image gets a border of `pad` black pixels and is cropped to its size again at a uniform random
-    place; with `flip` it is then mirrored left to right with probability 1/2. The draws are "augment.top",
-    "augment.left" and "augment.flip" of `rng`, which holds the batch's rows.
+    With `pad` > 0, each image gets a border of `pad` black pixels and is cropped back to its size at a uniform random
+    position. With `flip`, it is then mirrored left to right with probability 1/2. The draws are named "augment.top",
+    "augment.left" and "augment.flip". `rng` has one row for each image.
     """
     pixels = images.permute(0, 2, 3, 1)
     if pad:
@@ -27,27 +27,26 @@ def augment(images: Tensor, rng: Rng, flip: bool, pad: int) -> Tensor:
 
 
 def crop(pixels: Tensor, top: Tensor, left: Tensor, pad: int) -> Tensor:
-    """Windows (N, H, W, C) of the padded images; `top` and `left` (N,) int64 in 0..2*pad say where each one starts."""
+    """Windows (N, H, W, C) of the padded images. `top` and `left` (N,) int64 in 0..2*pad are where each window starts."""
     n, h, w, c = pixels.shape
     padded = pixels.new_zeros(n, h + 2 * pad, w + 2 * pad, c)
     padded[:, pad : pad + h, pad : pad + w] = pixels
     image, line, column, _ = padded.stride()
-    if (
-        pixels.device.type == "cpu"
-    ):  # numpy copies a line of a window as one element, seven times as fast as torch its bytes
+    if pixels.device.type == "cpu":
+        # numpy copies a line of a window as one element, seven times faster than torch copies its bytes
         flat = padded.numpy().reshape(-1)
         lines = np.ndarray(len(flat) - w * c + 1, f"V{w * c}", flat.data, strides=(1,))
         first = torch.arange(n) * image + top * line + left * column
         chosen = lines[(first[:, None] + torch.arange(h) * line).numpy()]
         return torch.from_numpy(chosen.view(np.uint8)).view(n, h, w, c)
-    # every window of every image as one view without copies, of which one a image is picked
+    # a view of every window of every image, without copies, from which one window of each image is picked
     windows = padded.as_strided((n, 2 * pad + 1, 2 * pad + 1, h, w * c), (image, line, column, line, 1))
     return windows[torch.arange(n, device=pixels.device), top, left].view(n, h, w, c)
 
 
 def mirror(pixels: Tensor, chosen: Tensor) -> Tensor:
-    """Images (N, H, W, C) with those that `chosen` (N,) bool names turned left to right."""
-    # picking whole images out of both versions is three times as fast as torch.where on bytes
+    """Images (N, H, W, C), mirrored left to right where `chosen` (N,) bool is true."""
+    # picking whole images from both versions is three times faster than torch.where on bytes
     both = torch.cat([pixels, pixels.flip(2)])
     return both.index_select(0, torch.arange(len(pixels), device=pixels.device) + len(pixels) * chosen)
 

@@ -1,4 +1,4 @@
-"""What the rest of the program sees of a set (`ImageSet`), and what a reader of files gives (`Source`)."""
+"""Images in memory (`ImageSet`), and the part of a data set that a reader of files returns (`Source`)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ImageSet:
 
     images:  (N, H, W, C) uint8, contiguous
     labels:  (N,) int64 in 0..len(classes)-1; -1: unknown
-    index:   (N,) int64, position in the source (its training or its test part)
+    index:   (N,) int64, position in the source (the training or the test part)
     classes: the names of the classes
     """
 
@@ -33,18 +33,18 @@ class ImageSet:
         return len(self.labels)
 
     def first(self, n: int | None) -> ImageSet:
-        """The first `n` images without copying them; all of them for None or where there are fewer."""
+        """The first `n` images, not copied. All of them for None, or if there are fewer."""
         return ImageSet(self.images[:n], self.labels[:n], self.index[:n], self.classes)
 
 
 @dataclass(frozen=True)
 class Source:
-    """The training or test part of a set as it lies on disk.
+    """The training or test part of a data set on disk.
 
     labels:  (N,) int64; -1: unlabelled
     classes: the names of the classes
-    pixels:  from positions (n,) int64 to images (n, H, W, C) uint8, contiguous; a tree of files decodes only these
-    files:   the file of each image, where each has one of its own
+    pixels:  maps positions (n,) int64 to images (n, H, W, C) uint8, contiguous; only these are decoded
+    files:   the file of each image, where each image is a separate file
     """
 
     labels: Integers
@@ -54,7 +54,7 @@ class Source:
 
 
 def take(view: Bytes, rows: Integers) -> Bytes:
-    """Rows of an array of any strides as a new contiguous one, in pieces, so that nothing is held twice."""
+    """Rows of an array of any strides, copied in pieces into a new contiguous array, so that memory holds them once."""
     out = np.empty((len(rows), *view.shape[1:]), np.uint8)
     for start in range(0, len(rows), 4096):
         out[start : start + 4096] = view[rows[start : start + 4096]]

@@ -1,4 +1,4 @@
-"""From the configuration to the images of one split."""
+"""The images of one split, as the configuration describes it."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ SPLITS = ("train", "validation", "test")
 def load_data(data: Data, split: str, *, labelled: bool) -> ImageSet:
     """The images of "train", "validation" or "test".
 
-    train:      the training images that are not held out, then the first data.limit of them, then (`labelled` only)
-                data.labels of these; without `labelled`, images that have no label come along (stl10), label -1
-    validation: the held-out share data.validation of the labelled training images, whatever limit and labels say
+    train:      the first data.limit training images that are not held out; with `labelled`, data.labels of these;
+                without it, also the images without a label (stl10), as label -1
+    validation: the held-out share data.validation of the labelled training images, regardless of limit and labels
     test:       the first data.limit test images
 
-    Raises UserError for what is missing, damaged, of another shape, or empty.
+    Raises UserError for files that are missing, damaged, of another shape, or empty.
     """
     source = read(data, part_of(split, labelled))
     return _gather(source, rows_of(data, split, labelled, source.labels))
 
 
 def part_of(split: str, labelled: bool) -> str:
-    """The part of a source that a split is taken from."""
+    """The part of the source that contains a split: "train", "train+unlabelled" or "test"."""
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is none of {SPLITS}")
     if split == "test":
@@ -38,9 +38,9 @@ def part_of(split: str, labelled: bool) -> str:
 
 
 def rows_of(data: Data, split: str, labelled: bool, labels: Integers) -> Integers:
-    """The positions of a split, (n,) int64 in rising order, in the part that `part_of` names, by its labels.
+    """Positions (n,) int64 of a split, ascending, in the part that `part_of` names. `labels` are those of that part.
 
-    Unlabelled images at its end (label -1) are passed by where that part has none. Raises UserError.
+    A part "train" may come with the unlabelled images at its end (label -1); they are ignored. Raises UserError.
     """
     if split == "test":
         return np.arange(len(labels))[: data.limit]
@@ -71,8 +71,10 @@ def _gather(source: Source, rows: Integers) -> ImageSet:
 
 def _check_not_empty(data: Data, train: int, held_out: int) -> None:
     if held_out == 0:
-        raise UserError(f"data.validation={data.validation:g}: holds out none of the {train} training images; raise it")
+        raise UserError(
+            f"data.validation={data.validation:g}: leaves none of the {train} training images for validation; raise it"
+        )
     if train == 0:
         raise UserError(
-            f"data.validation={data.validation:g}: leaves none of the {held_out} images to train on; lower it"
+            f"data.validation={data.validation:g}: leaves none of the {held_out} images for training; lower it"
         )

@@ -1,4 +1,4 @@
-"""From the configuration to a loader: which one, and with which images."""
+"""The loader that the configuration names, with the images of a split."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .loader import Loader, MemoryLoader
 
 INSTALL = (
     "on Debian: apt-get install g++ python3-dev pkg-config libopencv-dev libturbojpeg0-dev, then pip install ffcv numba "
-    "(dist-advss doctor and docs/data.md say it for other systems)"
+    "(for other systems see dist-advss doctor and docs/data.md)"
 )
 
 
@@ -36,9 +36,10 @@ def make_loader(
 ) -> Loader:
     """Batches of a split as `load_data` describes it, or of its `first` images, by the loader that data.loader names.
 
-    auto takes FFCV where it is installed, and main memory where it is not, or where its beton cannot be written. Loaders
-    give the same batches in the same order, but for images that a beton stores as JPEG. Every process of a run calls this.
-    Raises UserError for what is missing, damaged or not installed, RunError when a beton cannot be written.
+    auto uses FFCV where it is installed, and main memory where it is not or where the beton cannot be written. All loaders
+    return the same batches in the same order, except that a beton may store images as JPEG. Every process of a run calls
+    this. Raises UserError for files that are missing or damaged and for a loader that is not installed, RunError where a
+    beton cannot be written.
     """
     data = resolve_loader(data, split)
     place = (batch_size, rng, device, rank, world_size, views)
@@ -52,9 +53,9 @@ def make_loader(
 
 
 def resolve_loader(data: Data, split: str) -> Data:
-    """`data` with data.loader settled as "memory" or "ffcv", and for the latter its beton written where it is missing.
+    """`data` with data.loader resolved to "memory" or "ffcv". For "ffcv", a missing beton is written.
 
-    That may take long, and every process but one waits for it; `make_loader` after it does not. Raises UserError, RunError.
+    That may take long, while the other processes wait. `make_loader` is fast afterwards. Raises UserError, RunError.
     """
     missing = ffcv_missing()
     if data.loader == "ffcv" and missing:
@@ -65,26 +66,26 @@ def resolve_loader(data: Data, split: str) -> Data:
         return replace(data, loader="memory")
     try:
         _beton(data, split)
-    except RunError as error:  # no room for it, or nowhere to write
+    except RunError as error:  # the disk is full, or no folder can be written
         if data.loader != "auto" or data.crop == "random":
             raise
-        print(f"data.loader=auto: images are held in memory, as {error}", file=sys.stderr)
+        print(f"data.loader=auto: using the memory loader, because {error}", file=sys.stderr)
         return replace(data, loader="memory")
     return replace(data, loader="ffcv")
 
 
 def _beton(data: Data, split: str) -> Beton:
-    """The open beton that a split is taken from."""
+    """The open beton that contains a split, written first where it is missing."""
     from .betons.origin import find_beton
-    from .betons.progress import WriteProgress
+    from .betons.progress_bar import ProgressBar
 
-    with WriteProgress() as show:
-        return find_beton(data, "test" if split == "test" else "train", show)
+    with ProgressBar() as on_progress:
+        return find_beton(data, "test" if split == "test" else "train", on_progress)
 
 
 @functools.cache
 def ffcv_missing() -> str | None:
-    """Why FFCV cannot be used here; None where it can."""
+    """Why FFCV cannot be used on this machine; None where it can."""
     try:
         from .betons import decode  # noqa: F401
     except (ImportError, OSError) as error:

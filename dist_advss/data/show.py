@@ -1,4 +1,4 @@
-"""What `dist-advss data show` prints and draws: a set as training and evaluation see it."""
+"""`dist-advss data show` on a data set: a summary and a contact sheet of the images that training and evaluation use."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ TILE = 64  # images are enlarged by whole factors to about this many pixels
 
 
 def summary(data: Data) -> str:
-    """Counts, sizes, checksums, mean and standard deviation (images in [0, 1]) of each split, and counts of each class.
+    """Count, size, checksums, mean and standard deviation (pixels in [0, 1]) of each split, and a table of class counts.
 
-    The training split is what fine-tuning sees when data.labels is set, else what pre-training sees. Raises UserError.
+    The training split is that of fine-tuning where data.labels is set, else that of pre-training. Raises UserError.
     """
     splits = {split: load_data(data, split, labelled=data.labels is not None) for split in SPLITS}
     classes = splits["test"].classes
@@ -33,10 +33,11 @@ def summary(data: Data) -> str:
     ]
     for split, images in splits.items():
         mean, std = mean_std(images)
+        unlabelled = f", {counts[split][-1]:,} of them unlabelled" if counts[split][-1] else ""
+        shape, megabytes = tuple(images.images.shape[1:]), images.images.numel() / 1e6
         lines += [
-            f"{split}",
-            f"  images  {len(images):,} of shape {tuple(images.images.shape[1:])}, {images.images.numel() / 1e6:,.1f} MB"
-            + (f", {counts[split][-1]:,} of them unlabelled" if counts[split][-1] else ""),
+            split,
+            f"  images  {len(images):,} of shape {shape}, {megabytes:,.1f} MB{unlabelled}",
             f"  mean    {_numbers(mean)}",
             f"  std     {_numbers(std)}",
             f"  sha256  images {_sha256(images.images)}",
@@ -50,7 +51,7 @@ def summary(data: Data) -> str:
 
 
 def mean_std(images: ImageSet) -> tuple[list[float], list[float]]:
-    """Per channel, of pixels in [0, 1]; exact, from counts of the 256 values."""
+    """Mean and standard deviation of each channel, pixels in [0, 1]. Exact, from the counts of the 256 values."""
     values = np.arange(256) / 255
     means, stds = [], []
     for channel in range(images.images.shape[3]):
@@ -64,7 +65,7 @@ def mean_std(images: ImageSet) -> tuple[list[float], list[float]]:
 
 
 def contact_sheet(data: Data, file: Path) -> None:
-    """Writes a PNG: one row a class with its name and its first ten training images. Raises UserError, RunError."""
+    """Writes a PNG with a row for each class: its name and its first ten training images. Raises UserError, RunError."""
     images = load_data(data, "train", labelled=True)
     tile = data.size * max(1, TILE // data.size)
     draw_sheet(
@@ -73,7 +74,10 @@ def contact_sheet(data: Data, file: Path) -> None:
 
 
 def draw_sheet(file: Path, classes: list[str], labels: Integers, tile: int, picture: Callable[[int], Bytes]) -> None:
-    """Writes a PNG: one row a class with its name and its first ten images, `picture(position)` (h, w, 3), `tile` high."""
+    """Writes a PNG with a row for each class: its name and its first ten images.
+
+    `picture(position)` is an image (height, width, 3) uint8. It is scaled to fit a square of `tile` pixels.
+    """
     from PIL import Image, ImageDraw
 
     sheet = Image.new("RGB", (MARGIN + COLUMNS * (tile + 2), len(classes) * (tile + 2)), "white")
@@ -82,16 +86,16 @@ def draw_sheet(file: Path, classes: list[str], labels: Integers, tile: int, pict
         top = label * (tile + 2)
         draw.text((4, top + tile // 2 - 6), name[:18], fill="black")
         for column, position in enumerate(np.flatnonzero(labels == label)[:COLUMNS].tolist()):
-            shown = Image.fromarray(picture(position))
-            scale = tile / max(shown.size)
-            how = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BILINEAR
-            shown = shown.resize((round(shown.width * scale), round(shown.height * scale)), how)
-            sheet.paste(shown, (MARGIN + column * (tile + 2), top))
+            image = Image.fromarray(picture(position))
+            scale = tile / max(image.size)
+            resampling = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BILINEAR
+            image = image.resize((round(image.width * scale), round(image.height * scale)), resampling)
+            sheet.paste(image, (MARGIN + column * (tile + 2), top))
     write_whole(file, lambda stream: sheet.save(stream, format="PNG"))
 
 
 def _counts(images: ImageSet) -> list[int]:
-    """Images of each class, then the unlabelled ones."""
+    """The number of images of each class, then of unlabelled images."""
     labels = torch.where(images.labels < 0, len(images.classes), images.labels)
     return torch.bincount(labels, minlength=len(images.classes) + 1).tolist()
 

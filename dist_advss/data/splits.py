@@ -1,7 +1,7 @@
-"""Which training images are held out, and which keep their labels: pure functions of the labels, never of a run's seed.
+"""Which training images are held out, and which keep their labels. Both depend on the labels only, not on the run's seed.
 
-Both take a prefix of one fixed order in which every prefix is stratified. So the held-out images are the same in
-pre-training and fine-tuning, and a set of 100 labels lies inside the set of 1,000.
+Both are a prefix of a fixed order in which every prefix is stratified. So pre-training and fine-tuning hold out the same
+images, and the 100 images of data.labels=100 are among the 1,000 of data.labels=1000.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ SPLIT_SEED = 0
 def stratified_order(labels: Integers, name: str) -> Integers:
     """A fixed order of the images: positions (N,) int64, shuffled within classes, every prefix stratified.
 
-    `labels` (N,) are at least 0. Of K classes of equal size, the first n images hold n/K of each, rounded up or down;
-    of unequal ones, shares in proportion to their size as Webster's method rounds them (Balinski and Young 1982).
-    `name` tells independent orders of the same labels apart.
+    `labels` (N,) are at least 0. With K classes of equal size, the first n images contain n/K of each, rounded up or down.
+    With unequal classes, each has a share in proportion to its size, rounded by Webster's method (Balinski and Young
+    1982). Another `name` gives an independent order of the same labels.
     """
     shuffled = Rng(SPLIT_SEED, "split").shared_permutation(name, len(labels)).numpy()
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
@@ -30,10 +30,10 @@ def stratified_order(labels: Integers, name: str) -> Integers:
 
 
 def train_validation(labels: Integers, fraction: float) -> tuple[Integers, Integers]:
-    """Positions of the training images and of the held-out ones, each in rising order.
+    """Positions of the training images and of the held-out images, each ascending.
 
-    `labels` (N,) int64; `fraction` of the labelled images is held out, and unlabelled ones (-1) always train. Adding
-    unlabelled images changes nothing for the labelled ones.
+    `labels` (N,) int64. A `fraction` of the labelled images is held out. Unlabelled images (-1) are always for training;
+    adding some does not change which labelled images are held out.
     """
     known = np.flatnonzero(labels >= 0)
     count = int(fraction * len(known) + 0.5)
@@ -44,8 +44,8 @@ def train_validation(labels: Integers, fraction: float) -> tuple[Integers, Integ
 
 
 def labelled_subset(labels: Integers, count: int) -> Integers:
-    """Positions, in rising order, of `count` images that keep their labels; a smaller set lies inside a larger one.
+    """Positions, ascending, of the `count` images that keep their labels. A larger count includes those of a smaller one.
 
-    `labels` (N,) int64, at least 0; `count` at most N.
+    `labels` (N,) int64, at least 0. `count` is at most N.
     """
     return np.sort(stratified_order(labels, "labels")[:count])

@@ -52,7 +52,7 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     assert (len(beton), beton.about.name, beton.about.part, beton.about.classes) == (300, "cifar10", "train", NAMES)
     assert beton.labels.tolist() == [k % 10 for k in range(300)]
     assert all(np.array_equal(beton.picture(k), image) for k, image in enumerate(noise(300, 32)))
-    assert beton.whole()
+    assert beton.is_intact()
 
 
 def test_the_same_images_make_the_same_bytes(tmp_path: Path) -> None:
@@ -112,14 +112,14 @@ def test_a_changed_byte_in_an_image_is_found_by_its_checksum(tmp_path: Path) -> 
     content = bytearray(path.read_bytes())
     content[int(open_beton(path).start[200]) + 7] ^= 1
     path.write_bytes(content)
-    assert not open_beton(path).whole()
+    assert not open_beton(path).is_intact()
 
 
 def test_what_is_no_beton_of_ours_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.beton"
     assert "cannot be read (No such file or directory)" in complaint(lambda: open_beton(path))
     path.write_bytes(b"hello" * 10_000)
-    assert "not a beton of dist-advss" in complaint(lambda: open_beton(path))
+    assert "not a beton written by dist-advss" in complaint(lambda: open_beton(path))
     assert "cannot be read (Is a directory)" in complaint(lambda: open_beton(tmp_path))
 
 
@@ -150,19 +150,19 @@ origin.find_beton(data, "train", lambda part, done, count: print(done, flush=Tru
         process.send_signal(signal.SIGKILL)
         process.communicate()
         if path.exists():  # it was whole by then
-            assert open_beton(path).whole()
+            assert open_beton(path).is_intact()
             path.unlink()
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split()[-1] == "20000"
     assert len(open_beton(path)) == 20_000
-    assert open_beton(path).whole()
+    assert open_beton(path).is_intact()
     assert {file.name for file in tmp_path.iterdir()} == {"train.beton", ".train.beton.lock"}  # nothing is left over
 
 
 def test_no_room_on_the_disk_is_one_line(disk: Callable[[int], Path], tmp_path: Path) -> None:
     folder = disk(6000)
     text = complaint(lambda: write(folder / "train.beton", 4000), RunError)
-    assert "needs 0.01 GB and its disk has 0.01" in text
+    assert "needs 0.01 GB, but its disk has 0.01 GB" in text
     text = complaint(lambda: write(folder / "train.beton", 4000, jpeg=1.0), RunError)
     assert "could not be written (No space left on device)" in text
     assert list(folder.iterdir()) == []
@@ -175,7 +175,7 @@ def test_where_the_disk_is_full_auto_falls_back_to_memory(
     data = Data(name="fashion_mini", size=28, channels=1, beton=str(folder))
     loader = make_loader(data, "train", 10, Rng(0), labelled=True)
     assert loader.name == "memory"
-    assert "images are held in memory, as" in capsys.readouterr().err
+    assert "using the memory loader, because" in capsys.readouterr().err
     complaint(lambda: make_loader(replace(data, loader="ffcv"), "train", 10, Rng(0), labelled=True), RunError)
 
 
@@ -191,16 +191,16 @@ def test_fewer_labels_than_images_or_the_other_way_round_is_one_line(tmp_path: P
 def test_a_beton_of_other_images_than_the_configuration_asks_for_is_refused(tmp_path: Path, photographs: Data) -> None:
     data = replace(photographs, beton=str(tmp_path), size=32)
     find_beton(data, "train")
-    for change, said in (
+    for change, beginning in (
         ({"size": 64}, "data.size=64: "),
         ({"channels": 1}, "data.channels=1: "),
         ({"classes": 7}, "data.classes=7: "),
         ({"name": "cifar10", "root": None}, "data.name=cifar10: "),
     ):
         other = replace(data, **change)
-        assert said in complaint(partial(find_beton, other, "train"))
+        assert beginning in complaint(partial(find_beton, other, "train"))
     (tmp_path / "train.beton").rename(tmp_path / "test.beton")
-    assert "holds the train part of folder, not its test part" in complaint(lambda: find_beton(data, "test"))
+    assert "contains the train part of folder, not its test part" in complaint(lambda: find_beton(data, "test"))
 
 
 def test_a_beton_whose_source_has_changed_is_refused(tmp_path: Path) -> None:

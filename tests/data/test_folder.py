@@ -10,7 +10,7 @@ from PIL import Image
 
 from dist_advss.config.schema import Data
 from dist_advss.data import load_data
-from dist_advss.data.sets.folder import decode
+from dist_advss.data.image_files import decode
 from dist_advss.data.sets.sources import read
 from dist_advss.errors import UserError
 
@@ -142,7 +142,7 @@ def test_an_unreadable_image_is_named_with_the_fix(tree: Data, kind: str) -> Non
     with pytest.raises(UserError, match="cannot be read as an image") as caught:
         source.pixels(np.arange(9))
     assert str(file) in str(caught.value)
-    assert "replace it or take it out" in str(caught.value)
+    assert "replace or remove the file" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -201,12 +201,12 @@ def test_test_folders_that_differ_from_the_training_ones_are_refused(tree: Data)
 def test_an_empty_class_is_refused(tree: Data) -> None:
     for file in (root(tree) / "train" / "bee").iterdir():
         file.unlink()
-    assert "no images in it" in message(tree)
+    assert "contains no images" in message(tree)
 
 
 def test_a_root_without_class_folders_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
-    assert "no folders in it" in message(Data(name="folder", root=str(tmp_path)))
+    assert "contains no folders" in message(Data(name="folder", root=str(tmp_path)))
 
 
 def test_splits_of_a_tree_hold_every_image_once(tree: Data) -> None:

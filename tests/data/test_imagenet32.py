@@ -96,7 +96,7 @@ def test_a_pickle_that_names_a_function_is_refused_and_not_run(data: Data, tmp_p
     (tmp_path / "train_data_batch_4").write_bytes(pickle.dumps({"data": Harmful(folder), "labels": []}))
     text = message(data)
     assert "mkdir" in text
-    assert "only numpy arrays are read" in text
+    assert "only numpy arrays are allowed" in text
     assert not folder.exists()
     pickle.loads((tmp_path / "train_data_batch_4").read_bytes())
     assert folder.exists(), "the pickle would have done harm"
@@ -108,7 +108,7 @@ def test_a_pickle_that_names_a_function_is_refused_and_not_run(data: Data, tmp_p
 def test_numpys_own_functions_are_no_way_round(data: Data, tmp_path: Path, call: str) -> None:
     Fake().write(tmp_path, "2")
     (tmp_path / "train_data_batch_1").write_bytes(f"c{call}\n(S'x'\ntR.".encode())
-    assert "only numpy arrays are read" in message(data)
+    assert "only numpy arrays are allowed" in message(data)
 
 
 def test_a_missing_batch_is_named(data: Data, tmp_path: Path) -> None:
@@ -185,6 +185,6 @@ def test_a_label_outside_1_to_1000_is_refused(data: Data, tmp_path: Path, label:
 
 def test_another_size_is_named(data: Data, tmp_path: Path) -> None:
     Fake(64).write(tmp_path, "npz")
-    assert "images of 64 pixels" in message(data)
+    assert "images of 64x64 pixels; set data.size=64" in message(data)
     data.size = 64
     assert read(data, "test").pixels(np.array([1])).shape == (1, 64, 64, 3)

@@ -123,13 +123,13 @@ def made_up(monkeypatch: pytest.MonkeyPatch, labels: list[int]) -> Data:
 
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_an_empty_validation_split_is_refused(monkeypatch: pytest.MonkeyPatch, split: str) -> None:
-    with pytest.raises(UserError, match="holds out none of the 4 training images; raise it"):
+    with pytest.raises(UserError, match="leaves none of the 4 training images for validation; raise it"):
         load_data(made_up(monkeypatch, [0, 1, 0, 1]), split, labelled=True)
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_an_empty_training_split_is_refused(monkeypatch: pytest.MonkeyPatch, split: str) -> None:
-    with pytest.raises(UserError, match="leaves none of the 1 images to train on; lower it"):
+    with pytest.raises(UserError, match="leaves none of the 1 images for training; lower it"):
         load_data(replace(made_up(monkeypatch, [0]), validation=0.5), split, labelled=True)
 
 

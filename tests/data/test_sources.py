@@ -190,7 +190,7 @@ def test_a_damaged_idx_file_is_named(tmp_path: Path, damage: str) -> None:
     )
     text = message(Data(name="fashion_mnist", root=str(tmp_path), size=28, channels=1))
     assert str(file) in text
-    assert "fetch it again" in text
+    assert "download it again" in text
 
 
 def test_images_and_labels_of_different_lengths_are_refused(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_a_missing_root_names_the_place_and_offers_the_download(tmp_path: Path, 
     root = tmp_path / "nowhere"
     text = message(Data(name=name, root=str(root), size=size, channels=channels, classes=classes))
     assert text.startswith(f"data.root={root}: no ")
-    assert "data.download=true fetches it" in text
+    assert "data.download=true" in text
     assert not root.exists()
 
 
@@ -248,7 +248,7 @@ def test_a_file_that_fails_its_checksum_is_refused(cifar10: tuple[Data, dict]) -
     batch.write_bytes(content)
     text = message(data)
     assert "fails torchvision's checksums" in text
-    assert "data.download=true fetches it again" in text
+    assert "data.download=true downloads it again" in text
 
 
 def test_a_tilde_in_root_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,7 +280,7 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 def test_a_download_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tv.CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
     text = message(Data(name="cifar10", root=str(tmp_path / "sets"), download=True))
-    assert text.startswith("data.download=true: fetching cifar10 into ")
+    assert text.startswith("data.download=true: downloading cifar10 into ")
     assert "refused" in text
 
 

@@ -49,7 +49,7 @@ def test_a_folder_that_is_none_is_one_line(root: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         staged(Data(name="folder", root=str(root), stage=str(tmp_path / "file")))
-    with pytest.raises(UserError, match="no such variable"):
+    with pytest.raises(UserError, match="a variable that is not set"):
         staged(Data(name="folder", root=str(root), stage="$NO_SUCH_VARIABLE"))
 
 

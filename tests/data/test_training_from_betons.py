@@ -105,7 +105,7 @@ def test_the_front_door_writes_and_shows_betons(
         file.seek(3 * 2**20)
         file.write(b"?")
     for words, complaint in (
-        (("show", "t.beton"), "t.beton: a damaged beton (its images fail their checksum)"),
+        (("show", "t.beton"), "t.beton: damaged beton (its images fail their checksum)"),
         (("show", "nothing.beton"), "nothing.beton: cannot be read (No such file or directory)"),
         (("write", "data=fashion_mini"), "out: missing"),
         (("write", "data=fashion_mini", "part=best", "out=x"), "part=best: no such part"),

@@ -1,1 +1,1 @@
-"""Images in .beton files, read by FFCV."""
+"""Data sets in .beton files, FFCV's format: writing, finding, reading and decoding them."""

@@ -1,10 +1,10 @@
-"""FFCV's file format (.beton, version 2), as far as this program writes it: colour images and their labels.
+"""FFCV's file format (.beton, version 2), restricted to colour images and their labels.
 
     header · two field descriptors · a record for each image · [page border] · description · images · allocation table
 
-The description (JSON: which set, its classes, how it is stored, the fingerprint of its source) lies in front of the first
-image, where FFCV's own readers pass it by; the spare bytes of the first field descriptor point to it and hold checksums.
-The header is written last: a file that was left half-written has none.
+The description is JSON: the data set, its classes, how images are stored, and the fingerprint of the source files. It
+precedes the first image, where FFCV's own readers ignore it. The unused bytes of the first field descriptor contain its
+position and the checksums. The header is written last, so an incomplete file has none.
 """
 
 from __future__ import annotations
@@ -39,17 +39,19 @@ FIELDS = (("image", 2), ("label", 1))  # name and FFCV's number of the type: RGB
 IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
 RECORD = np.dtype([("f0", IMAGE), ("f1", "<i8")], align=True)
 ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
-JPEG, RAW = 0, 1  # what `mode` says
+JPEG, RAW = 0, 1  # values of `mode`
 RECORDS_START = HEADER.itemsize + len(FIELDS) * FIELD.itemsize
-PAGE = 2 * 2**20  # no image crosses the border of a page
+PAGE = 2 * 2**20  # bytes; no image crosses the border of a page
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a beton holds: the part ("train", with the unlabelled images of a set, or "test") of which set, stored how.
+    """The content of a beton: a part of a data set, and how its images are stored.
 
-    stored:      "pixels": as data.size squares, those of the memory loader; "original": each image at its own size
-    fingerprint: of the files that it was made from
+    part:        "train" (with the unlabelled images of the set) or "test"
+    stored:      "pixels": squares of data.size, as in the memory loader; "original": each image in its own shape
+    jpeg:        the share of images that are JPEG, 0 to 1
+    fingerprint: of the source files
     """
 
     name: str
@@ -66,12 +68,12 @@ class Description:
 
 @dataclass(frozen=True)
 class Beton:
-    """A whole file, its tables in memory and its images on disk. Everything is in the order of the source.
+    """An open beton: its tables are in memory, its images on disk. Everything is in the order of the source.
 
     labels: (N,) int64; -1: unknown
     mode:   (N,) uint8, JPEG or RAW; height and width (N,) uint16
-    start:  (N,) uint64, the byte at which an image begins; size (N,) uint64, the bytes that it takes
-    first:  the byte at which the pages begin; sha256: of all from there to the allocation table
+    start:  (N,) uint64, the byte at which an image begins; size (N,) uint64, its number of bytes
+    first:  the byte at which the pages begin; sha256: of all bytes from there to the allocation table
     """
 
     path: Path
@@ -90,11 +92,11 @@ class Beton:
 
     @cached_property
     def content(self) -> Bytes:
-        """The whole file as bytes, mapped, read-only."""
+        """The bytes of the file, memory-mapped, read-only."""
         return np.asarray(np.memmap(self.path, np.uint8, "r"))
 
     def picture(self, position: int) -> Bytes:
-        """One image as it is stored, (height, width, 3) uint8, without FFCV. Raises UserError when it is damaged."""
+        """One image as stored, (height, width, 3) uint8, read without FFCV. Raises UserError where it is damaged."""
         import io
 
         from PIL import Image
@@ -107,10 +109,10 @@ class Beton:
             with Image.open(io.BytesIO(data.tobytes())) as opened:
                 return np.asarray(opened.convert("RGB"))
         except Exception as error:
-            raise damaged(self.path, f"image {position} is no JPEG") from error
+            raise damaged(self.path, f"image {position} is not a JPEG") from error
 
-    def whole(self) -> bool:
-        """Whether description and images are what was written; reads the whole file."""
+    def is_intact(self) -> bool:
+        """Whether description and images match their checksum. Reads the whole file."""
         end = len(self.content) - ALLOCATION.itemsize * len(self)
         digest = hashlib.sha256()
         for start in range(self.first, end, PAGE):
@@ -118,15 +120,15 @@ class Beton:
         return digest.hexdigest() == self.sha256
 
 
-def damaged(path: Path, what: str) -> UserError:
-    """The complaint about a file that is not what was written."""
-    return UserError(f"{path}: a damaged beton ({what}); remove it and write it again with dist-advss data write")
+def damaged(path: Path, reason: str) -> UserError:
+    """The error for a damaged file."""
+    return UserError(f"{path}: damaged beton ({reason}); remove it and write it again with dist-advss data write")
 
 
 def open_beton(path: Path) -> Beton:
-    """The beton at `path`, after its structure and the checksum of its tables; images are not read.
+    """The beton at `path`, its structure and the checksum of its tables verified. Images are not read.
 
-    Raises UserError for a file that is missing, damaged, cut short, or not one that `dist-advss data write` wrote.
+    Raises UserError for a file that is missing, damaged, truncated, or not written by `dist-advss data write`.
     """
     try:
         with path.open("rb") as file:
@@ -134,7 +136,9 @@ def open_beton(path: Path) -> Beton:
             file.seek(0)
             header = _read(path, file, HEADER, 1)[0]
             if header["version"] != VERSION or header["num_fields"] != len(FIELDS):
-                raise UserError(f"{path}: not a beton of dist-advss; write one with dist-advss data write data=… out=…")
+                raise UserError(
+                    f"{path}: not a beton written by dist-advss; write one with dist-advss data write data=… out=…"
+                )
             fields = _read(path, file, FIELD, len(FIELDS))
             seal = _seal(path, fields)
             count, table = int(header["num_samples"]), int(header["alloc_table_ptr"])
@@ -151,21 +155,21 @@ def open_beton(path: Path) -> Beton:
         raise damaged(path, "its tables fail their checksum")
     image = records["f0"]
     return Beton(
-        path,
-        Description(**json.loads(about)),
-        np.ascontiguousarray(records["f1"]),
-        np.ascontiguousarray(image["mode"]),
-        np.ascontiguousarray(image["height"]),
-        np.ascontiguousarray(image["width"]),
-        np.ascontiguousarray(image["data_ptr"]),
-        np.ascontiguousarray(allocations["size"]),
-        seal["about"][0],
-        seal["sha256"],
+        path=path,
+        about=Description(**json.loads(about)),
+        labels=np.ascontiguousarray(records["f1"]),
+        mode=np.ascontiguousarray(image["mode"]),
+        height=np.ascontiguousarray(image["height"]),
+        width=np.ascontiguousarray(image["width"]),
+        start=np.ascontiguousarray(image["data_ptr"]),
+        size=np.ascontiguousarray(allocations["size"]),
+        first=seal["about"][0],
+        sha256=seal["sha256"],
     )
 
 
 def head(page_size: int, count: int, table: int, seal: dict[str, Any]) -> bytes:
-    """Header and field descriptors."""
+    """The bytes of the header and the field descriptors. `table` is the position of the allocation table."""
     header = np.zeros(1, HEADER)
     header[0] = (VERSION, len(FIELDS), page_size, count, table)
     fields = np.zeros(len(FIELDS), FIELD)
@@ -178,34 +182,36 @@ def head(page_size: int, count: int, table: int, seal: dict[str, Any]) -> bytes:
 
 
 def checksum(records: npt.NDArray[Any], allocations: npt.NDArray[Any], about: bytes) -> int:
-    """CRC-32 of everything that says where images are and what they show."""
+    """CRC-32 of records, allocation table and description."""
     return zlib.crc32(about, zlib.crc32(allocations.tobytes(), zlib.crc32(records.tobytes())))
 
 
 def encode(about: Description) -> bytes:
-    """The description as it is written."""
+    """The description as bytes."""
     return json.dumps(asdict(about)).encode()
 
 
 def pages_start(count: int, page_size: int) -> int:
-    """The byte at which the pages begin: description first, then images."""
+    """The byte at which the pages begin, which contain the description and the images."""
     return -(-(RECORDS_START + count * RECORD.itemsize) // page_size) * page_size
 
 
 def _seal(path: Path, fields: npt.NDArray[Any]) -> dict[str, Any]:
-    """What the spare bytes of the first descriptor say."""
-    found = [(bytes(field["name"]).rstrip(b"\0").decode("ascii", "replace"), int(field["type_id"])) for field in fields]
+    """Position and checksums, from the unused bytes of the first field descriptor. Raises UserError without them."""
+    names = [(bytes(field["name"]).rstrip(b"\0").decode("ascii", "replace"), int(field["type_id"])) for field in fields]
     try:
         seal = json.loads(bytes(fields[0]["arguments"]).rstrip(b"\0"))
-        if found == list(FIELDS) and seal.keys() >= {"about", "tables", "sha256"}:
+        if names == list(FIELDS) and seal.keys() >= {"about", "tables", "sha256"}:
             return dict(seal)
     except (ValueError, AttributeError):
         pass
-    raise UserError(f"{path}: a beton, but not one of dist-advss; write one with dist-advss data write data=… out=…")
+    raise UserError(
+        f"{path}: a beton, but not written by dist-advss; write one with dist-advss data write data=… out=…"
+    )
 
 
-def _read(path: Path, file: Any, kind: np.dtype[Any], count: int) -> npt.NDArray[Any]:
-    found = np.fromfile(file, kind, count)
-    if len(found) != count:
-        raise damaged(path, "cut short")
-    return found
+def _read(path: Path, file: Any, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
+    entries = np.fromfile(file, dtype, count)
+    if len(entries) != count:
+        raise damaged(path, "truncated")
+    return entries

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from ...errors import RunError
 from ...rng import Rng
+from ..image_files import usable_cores
 from ..image_set import Integers
 from ..loader import Batch, Loader, Share
-from ..sets.folder import cores
 from . import crops
 from .beton import RAW, Beton
 
@@ -186,4 +186,4 @@ def memory_available() -> int:
 
 def decoding_threads() -> int:
     """This process's share of the cores that it may use; torchrun says how many processes there are on this machine."""
-    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -1,4 +1,4 @@
-"""What `dist-advss data show FILE` prints and draws: a beton, read as a whole, without FFCV."""
+"""`dist-advss data show FILE` on a beton: a summary and a contact sheet. Reads the whole file, without FFCV."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ TILE = 64  # pixels of a picture in the contact sheet
 
 
 def summary_of(path: Path) -> str:
-    """Source, counts, shapes, labels, sizes and checksum. Raises UserError for a file that is not whole."""
+    """Source, counts, shapes, sizes, checksum and class counts. Raises UserError for a damaged file."""
     beton = open_beton(path)
-    if not beton.whole():
+    if not beton.is_intact():
         raise damaged(path, "its images fail their checksum")
     about, raw = beton.about, beton.mode == RAW
-    kinds = [
+    encodings = [
         f"{int(chosen.sum()):,} {name}, {beton.size[chosen].mean():,.0f} bytes each"
         for name, chosen in (("raw", raw), (f"JPEG of quality {about.quality}", ~raw))
         if chosen.any()
@@ -28,10 +28,10 @@ def summary_of(path: Path) -> str:
         f"{path}: the {about.part} part of {about.name}",
         "",
         f"  images       {len(beton):,} of {_shapes(beton)} pixels, {about.channels} channel{'s' * (about.channels > 1)}",
-        f"  stored       {'; '.join(kinds)}",
+        f"  stored       {'; '.join(encodings)}",
         f"  file         {path.stat().st_size / 1e6:,.1f} MB",
-        f"  sha256       {beton.sha256} (description and images; checked)",
-        f"  fingerprint  {about.fingerprint} (names, sizes and times of the files it was made from)",
+        f"  sha256       {beton.sha256} (of description and images; verified)",
+        f"  fingerprint  {about.fingerprint} (of the names, sizes and times of the source files)",
         "",
     ]
     counts = np.bincount(beton.labels[beton.labels >= 0], minlength=len(about.classes))
@@ -43,15 +43,15 @@ def summary_of(path: Path) -> str:
 
 
 def contact_sheet_of(path: Path, file: Path) -> None:
-    """Writes a PNG: one row a class with its name and its first ten images. Raises UserError, RunError."""
+    """Writes a PNG with a row for each class: its name and its first ten images. Raises UserError, RunError."""
     beton = open_beton(path)
     if len(beton) == 0:
-        raise UserError(f"{path}: holds no images")
+        raise UserError(f"{path}: contains no images")
     tile = max(TILE, beton.about.size) if beton.about.stored == "pixels" else TILE
     draw_sheet(file, beton.about.classes, beton.labels, tile, beton.picture)
 
 
 def _shapes(beton: Beton) -> str:
-    """height x width, as a range where images differ."""
+    """height x width, each as a range where images differ."""
     sides = [(int(side.min()), int(side.max())) for side in (beton.height, beton.width)]
     return "x".join(f"{low}" if low == high else f"{low}-{high}" for low, high in sides)

@@ -1,7 +1,7 @@
-"""Writing betons: any set, raw or JPEG, encoded in parallel and laid down in the set's order.
+"""Writes betons of any data set, raw or JPEG. Images are encoded in parallel and stored in the order of the set.
 
-FFCV's own writer waits for ever when one of its processes dies, keeps several Python objects for each image, and orders
-images as its processes finish. This one raises, keeps some sixty bytes an image, and writes the same bytes each time.
+FFCV's own writer hangs when one of its processes dies, keeps several Python objects for each image, and stores images in the
+order in which its processes finish. This one raises an error, needs about sixty bytes an image, and is deterministic.
 """
 
 from __future__ import annotations
@@ -22,62 +22,77 @@ from ...config.schema import Data
 from ...errors import RunError, UserError
 from ...files import write_whole
 from ...rng import Rng
+from ..image_files import original, square, usable_cores
 from ..image_set import Bytes, Source
-from ..sets import folder
 from ..sets.sources import read
 from . import beton
 from .beton import ALLOCATION, JPEG, PAGE, RAW, RECORD, Description
 
-SMALL = 96  # pixels; up to here images are stored as the memory loader gives them, raw
+SMALL = 96  # pixels; up to this data.size images are stored raw, as squares
 CHUNK = 256  # images that one thread encodes at a time
-Show = Callable[[str, int, int], None]  # part, images written, images in all
+OnProgress = Callable[[str, int, int], None]  # part, images written, images in total
 Encoded = tuple[int, int, int, bytes | memoryview]  # mode, height, width, bytes
 
 
 def quiet(part: str, done: int, count: int) -> None:
-    """Shows nothing."""
+    """Reports no progress."""
 
 
 def describe(data: Data, part: str, classes: list[str], fingerprint: str) -> Description:
-    """How `data` asks for this part of the set to be stored."""
+    """The description of a beton of this part of the set, as `data` configures it."""
     stored = "original" if data.name == "folder" and data.size > SMALL else "pixels"
     jpeg = data.jpeg if data.jpeg is not None else float(data.size > SMALL)
     return Description(
-        data.name, part, data.size, data.channels, classes, stored, jpeg, data.quality, data.max_side, fingerprint
+        name=data.name,
+        part=part,
+        size=data.size,
+        channels=data.channels,
+        classes=classes,
+        stored=stored,
+        jpeg=jpeg,
+        quality=data.quality,
+        max_side=data.max_side,
+        fingerprint=fingerprint,
     )
 
 
-def write_beton(data: Data, part: str, path: Path, fingerprint: str, show: Show = quiet) -> None:
-    """Reads a part of the set, "train" (with what is unlabelled) or "test", and writes it whole or not at all.
+def write_beton(data: Data, part: str, path: Path, fingerprint: str, on_progress: OnProgress = quiet) -> None:
+    """Reads a part of the set, "train" (with the unlabelled images) or "test", and writes its beton completely or not at all.
 
-    Raises UserError for a set that cannot be read, RunError when there is no room.
+    Raises UserError for a set that cannot be read, RunError where the disk is full.
     """
     source = read(data, "train+unlabelled" if part == "train" else part)
-    write_source(source, describe(data, part, source.classes, fingerprint), path, show)
+    write_source(source, describe(data, part, source.classes, fingerprint), path, on_progress)
 
 
-def write_source(source: Source, about: Description, path: Path, show: Show = quiet) -> None:
-    """`source` as a beton. The choice of images that become JPEG where about.jpeg is between 0 and 1 is always the same."""
+def write_source(source: Source, about: Description, path: Path, on_progress: OnProgress = quiet) -> None:
+    """Writes `source` as a beton. With about.jpeg between 0 and 1, always the same images become JPEG."""
     count = len(source.labels)
     if about.stored == "pixels":
         _refuse_full_disk(path, int(count * (1 - about.jpeg)) * 3 * about.size**2)
-    write_whole(path, lambda file: _Writer(file, source, about).run(lambda done: show(about.part, done, count)))
+    write_whole(path, lambda file: _Writer(file, source, about).run(lambda done: on_progress(about.part, done, count)))
 
 
 class _Writer:
-    """One file being written: the tables in memory, the images passing through."""
+    """Writes one file. The tables are kept in memory until all images are written."""
 
     def __init__(self, file: BinaryIO, source: Source, about: Description) -> None:
-        self.file, self.source, self.about = file, source, about
+        self.file = file
+        self.source = source
+        self.about = about
         count = len(source.labels)
-        self.records, self.allocations = np.zeros(count, RECORD), np.zeros(count, ALLOCATION)
+        self.records = np.zeros(count, RECORD)
+        self.allocations = np.zeros(count, ALLOCATION)
         self.page = PAGE
-        while self.page < 3 * max(about.size, about.max_side) ** 2:
+        while self.page < 3 * max(about.size, about.max_side) ** 2:  # the largest image must fit in a page
             self.page *= 2
-        self.at = self.first = beton.pages_start(count, self.page)
+        self.first = beton.pages_start(count, self.page)
+        self.position = self.first
         self.digest = hashlib.sha256()
 
-    def run(self, show: Callable[[int], None]) -> None:
+    def run(self, on_progress: Callable[[int], None]) -> None:
+        """Writes the file, and calls `on_progress` with the number of images written so far."""
+        # 1. room for the header and the records, then the description and the images
         text = beton.encode(self.about)
         self.file.write(bytes(self.first))
         self._append(text)
@@ -86,7 +101,8 @@ class _Writer:
             for encoded in chunk:
                 self._add(done, *encoded)
                 done += 1
-            show(done)
+            on_progress(done)
+        # 2. the tables, whose content is known only now
         self.records["f1"] = self.source.labels
         self.allocations["sample_id"] = np.arange(done)
         self.file.write(self.allocations.tobytes())
@@ -95,31 +111,33 @@ class _Writer:
             "tables": beton.checksum(self.records, self.allocations, text),
             "sha256": self.digest.hexdigest(),
         }
-        head = beton.head(self.page, done, self.at, seal)
+        head = beton.head(self.page, done, self.position, seal)
         self.file.seek(len(head))
         self.file.write(self.records.tobytes())
         self.file.flush()
-        os.fsync(self.file.fileno())  # before the header, which makes a beton of it
+        # 3. the header, once everything else is on disk: it makes the file a beton
+        os.fsync(self.file.fileno())
         self.file.seek(0)
         self.file.write(head)
 
     def _encoded(self) -> Iterator[list[Encoded]]:
-        """The encoded images in order, CHUNK at a time; threads are a few chunks ahead."""
+        """The encoded images in order, CHUNK at a time, while threads encode the next chunks."""
         count = len(self.source.labels)
-        ahead: deque[Future[list[Encoded]]] = deque()
-        cores = folder.cores()
-        with ThreadPoolExecutor(cores) as pool:
+        chunks: deque[Future[list[Encoded]]] = deque()
+        threads = usable_cores()
+        with ThreadPoolExecutor(threads) as pool:
             try:
                 for start in range(0, count, CHUNK):
-                    ahead.append(pool.submit(self._encode, np.arange(start, min(start + CHUNK, count))))
-                    if len(ahead) > 2 * cores:
-                        yield ahead.popleft().result()
-                while ahead:
-                    yield ahead.popleft().result()
+                    chunks.append(pool.submit(self._encode, np.arange(start, min(start + CHUNK, count))))
+                    if len(chunks) > 2 * threads:
+                        yield chunks.popleft().result()
+                while chunks:
+                    yield chunks.popleft().result()
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def _encode(self, rows: Any) -> list[Encoded]:
+        """The images at positions `rows` (n,) int64. Raises UserError where the source has fewer images than labels."""
         about, source = self.about, self.source
         as_jpeg = (Rng(0, "beton").rows(_tensor(rows)).uniform("jpeg") < about.jpeg).numpy()
         if source.files is None:
@@ -129,28 +147,29 @@ class _Writer:
                     f"data.name={about.name}: {len(source.labels)} labels, but fewer images; check its files"
                 )
         elif about.stored == "original":
-            pictures = [folder.original(source.files[row], about.max_side, about.channels) for row in rows]
+            pictures = [original(source.files[row], about.max_side, about.channels) for row in rows]
         else:
-            pictures = [folder.square(source.files[row], about.size, about.channels) for row in rows]
+            pictures = [square(source.files[row], about.size, about.channels) for row in rows]
         return [_encode_one(*pair, about.quality) for pair in zip(pictures, as_jpeg, strict=True)]
 
     def _add(self, row: int, mode: int, height: int, width: int, content: bytes | memoryview) -> None:
+        """Appends image `row`, on the next page where it does not fit on this one."""
         size = len(content)
-        left = self.page - self.at % self.page
-        if size > left:
-            self._append(bytes(left))
-        self.records[row] = ((mode, width, height, self.at), 0)
-        self.allocations[row] = (0, self.at, size)
+        room = self.page - self.position % self.page
+        if size > room:
+            self._append(bytes(room))
+        self.records[row] = ((mode, width, height, self.position), 0)
+        self.allocations[row] = (0, self.position, size)
         self._append(content)
 
     def _append(self, content: bytes | memoryview) -> None:
         self.file.write(content)
         self.digest.update(content)
-        self.at += len(content)
+        self.position += len(content)
 
 
 def _encode_one(picture: Bytes, as_jpeg: bool, quality: int) -> Encoded:
-    """(height, width, channels) uint8 as FFCV stores it: three channels."""
+    """An image (height, width, channels) uint8 as FFCV stores it, with three channels."""
     from PIL import Image
 
     height, width, channels = picture.shape
@@ -162,16 +181,17 @@ def _encode_one(picture: Bytes, as_jpeg: bool, quality: int) -> Encoded:
     return JPEG, height, width, stream.getvalue()
 
 
-def _refuse_full_disk(path: Path, wanted: int) -> None:
+def _refuse_full_disk(path: Path, needed: int) -> None:
+    """Raises RunError where the disk of `path` has less than `needed` bytes."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(path.parent).free
     except OSError as error:
-        raise RunError(f"{path}: could not be written ({error.strerror}); name another folder") from error
-    if free < wanted:
+        raise RunError(f"{path}: could not be written ({error.strerror}); give another folder") from error
+    if free < needed:
         raise RunError(
-            f"{path}: needs {wanted / 1e9:.2f} GB and its disk has {free / 1e9:.2f}; name a folder on another disk, or "
-            "data.jpeg=1 stores it smaller"
+            f"{path}: needs {needed / 1e9:.2f} GB, but its disk has {free / 1e9:.2f} GB; give a folder on another disk, or "
+            "data.jpeg=1 for smaller images"
         )
 
 

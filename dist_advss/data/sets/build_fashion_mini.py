@@ -1,9 +1,9 @@
-"""Builds the embedded set from Fashion-MNIST's IDX files: the same arrays always, the same bytes with one version of Python.
+"""Builds fashion_mini from Fashion-MNIST's IDX files. The arrays are always the same, the bytes for one version of Python.
 
     python -m dist_advss.data.sets.build_fashion_mini [--source FOLDER] [--out FILE]
 
-The rule: of each class the first 1,000 training images and the first 200 test images, in the order of the source; then
-laid out in turns, one image of each class after the other, so that any first N images hold every class equally.
+It takes the first 1,000 training images and the first 200 test images of each class, in the order of the source, and
+interleaves them by class. So the first N images contain every class equally often.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ PER_CLASS = {"train": 1000, "test": 200}
 FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
 
 
-def in_turns(labels: Bytes, per_class: int) -> Integers:
-    """Positions (classes * per_class,) of the first images of each class, one of each class after the other."""
+def interleaved(labels: Bytes, per_class: int) -> Integers:
+    """Positions (classes * per_class,) of the first images of each class, interleaved by class."""
     return np.stack([np.flatnonzero(labels == c)[:per_class] for c in range(len(CLASSES))], axis=1).reshape(-1)
 
 
@@ -33,7 +33,7 @@ def archive(source: Path) -> bytes:
     arrays: dict[str, Bytes] = {}
     for part, prefix in (("train", "train"), ("test", "t10k")):
         labels = read_idx(source, f"{prefix}-labels-idx1-ubyte")
-        rows = in_turns(labels, PER_CLASS[part])
+        rows = interleaved(labels, PER_CLASS[part])
         arrays[f"{part}_images"] = read_idx(source, f"{prefix}-images-idx3-ubyte")[rows]
         arrays[f"{part}_labels"] = labels[rows]
     container = io.BytesIO()
@@ -42,7 +42,7 @@ def archive(source: Path) -> bytes:
 
 
 def build(source: Path) -> bytes:
-    """The content of fashion_mini.npz.xz: the archive inside xz; about ten seconds of work."""
+    """The content of fashion_mini.npz.xz: the archive, compressed by xz. Takes about ten seconds."""
     return lzma.compress(archive(source), format=lzma.FORMAT_XZ, check=lzma.CHECK_CRC64, filters=FILTERS)
 
 

@@ -1,4 +1,4 @@
-"""Fashion-MNIST (Xiao et al. 2017): the full set from IDX files, and the small one that ships with the package."""
+"""Fashion-MNIST (Xiao et al. 2017): the full set from IDX files, and the subset that is included in the package."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MINI_SHA256 = "16cbafb4b1d3ed20da13833bd4439ca12b54179723c153015f77b84fcafb9158"
 
 
 def read_mini(data: Data, part: str) -> Source:
-    """The embedded set: 10,000 + 2,000 images, 28x28 grey, the same number of each class; see FASHION_MINI.md."""
+    """The included subset: 10,000 + 2,000 images, 28x28 grey, balanced classes. See FASHION_MINI.md."""
     arrays = _mini(MINI)
     name = "test" if part == "test" else "train"
     return _source(arrays[f"{name}_images"], arrays[f"{name}_labels"])
@@ -36,68 +36,69 @@ def read_full(data: Data, part: str) -> Source:
     name = "t10k" if part == "test" else "train"
     images, labels = f"{name}-images-idx3-ubyte", f"{name}-labels-idx1-ubyte"
     folder = _folder(data, images, labels)
-    pixels, answers = read_idx(folder, images), read_idx(folder, labels)
-    if pixels.shape[1:] != (28, 28) or answers.shape != (len(pixels),):
+    pixels, classes = read_idx(folder, images), read_idx(folder, labels)
+    if pixels.shape[1:] != (28, 28) or classes.shape != (len(pixels),):
         raise UserError(
-            f"{folder}: {images} is {pixels.shape} and {labels} {answers.shape}; "
-            "Fashion-MNIST has (N, 28, 28) and (N,), fetch the files again"
+            f"{folder}: {images} has shape {pixels.shape} and {labels} {classes.shape}, not (N, 28, 28) and (N,); "
+            "download the files again"
         )
-    return _source(pixels, answers)
+    return _source(pixels, classes)
 
 
 def read_idx(folder: Path, name: str) -> Bytes:
     """The array of unsigned bytes in an IDX file (LeCun's MNIST format), gzipped (`name`.gz) or plain. Raises UserError."""
-    file = folder / f"{name}.gz"
+    gzipped = folder / f"{name}.gz"
+    file = gzipped if gzipped.exists() else folder / name
     try:
-        content = gzip.decompress(file.read_bytes()) if file.exists() else (file := folder / name).read_bytes()
+        content = file.read_bytes()
+        if file == gzipped:
+            content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{file}: cannot be read ({error}); fetch it again") from error
+        raise UserError(f"{file}: cannot be read ({error}); download it again") from error
     dimensions = content[3] if len(content) > 3 else 0
     start = 4 + 4 * dimensions
     shape = tuple(np.frombuffer(content[4:start], ">u4").tolist()) if len(content) >= start else ()
-    # the third byte of the header is the type of the elements, 8 for unsigned bytes
+    # the third byte of the header is the type of the elements: 8 means unsigned bytes
     if content[:3] != b"\0\0\x08" or not shape or len(content) != start + math.prod(shape):
-        raise UserError(f"{file}: not a complete IDX file of bytes; fetch it again")
+        raise UserError(f"{file}: not a complete IDX file of bytes; download it again")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
 def _folder(data: Data, *names: str) -> Path:
-    """The folder that holds all of `names`, gzipped or plain; downloads where that was asked for. Raises UserError."""
+    """The folder with all of the files `names`, gzipped or plain. Downloads them for data.download. Raises UserError."""
     root = None if data.root is None else Path(data.root).expanduser()
-    places = [DEBIAN] if root is None else [root, root / "FashionMNIST" / "raw"]
-    for place in places:
-        if all((place / f"{name}.gz").exists() or (place / name).exists() for name in names):
-            return place
+    candidates = [DEBIAN] if root is None else [root, root / "FashionMNIST" / "raw"]
+    for folder in candidates:
+        if all((folder / f"{name}.gz").exists() or (folder / name).exists() for name in names):
+            return folder
     if root is None:
         raise UserError(
             f"data.root: missing, and {DEBIAN} has no Fashion-MNIST; install Debian's dataset-fashion-mnist, "
-            "or give data.root=FOLDER, with data.download=true to fetch it"
+            "or give data.root=FOLDER, with data.download=true to download it"
         )
     if data.download:
         from torchvision.datasets import FashionMNIST
 
         fetch(data, FashionMNIST, "FashionMNIST/raw")
-        return places[-1]
+        return candidates[-1]
     raise UserError(
-        f"data.root={data.root}: no Fashion-MNIST in {root} or {places[-1]} (looked for {names[0]}.gz); "
-        "data.download=true fetches it"
+        f"data.root={data.root}: no Fashion-MNIST in {root} or {candidates[-1]} (looked for {names[0]}.gz); "
+        "data.download=true downloads it"
     )
 
 
 @functools.cache
 def _mini(file: Path) -> dict[str, Bytes]:
-    """The four arrays of the embedded file, after its checksum."""
+    """The four arrays of the included file, whose checksum is verified. Raises UserError."""
     try:
         content = file.read_bytes()
     except OSError as error:
         raise UserError(
-            f"{file}: the embedded set cannot be read ({error.strerror}); install dist_advss again"
+            f"{file}: the included data set cannot be read ({error.strerror}); reinstall dist_advss"
         ) from error
     digest = hashlib.sha256(content).hexdigest()
     if digest != MINI_SHA256:
-        raise UserError(
-            f"{file}: damaged, sha256 {digest[:16]}… instead of {MINI_SHA256[:16]}…; install dist_advss again"
-        )
+        raise UserError(f"{file}: damaged, sha256 {digest[:16]}… instead of {MINI_SHA256[:16]}…; reinstall dist_advss")
     with np.load(io.BytesIO(lzma.decompress(content)), allow_pickle=False) as arrays:
         return dict(arrays)
 

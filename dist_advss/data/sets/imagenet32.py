@@ -1,4 +1,4 @@
-"""The downsampled ImageNet batches (Chrabaszcz et al. 2017): npz files, or pickles opened without running their code."""
+"""Downsampled ImageNet (Chrabaszcz et al. 2017): npz files, or pickles, which are read without running their code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...errors import UserError
 from ..image_set import Bytes, Integers, Source
 
 BATCHES = {"train": [f"train_data_batch_{k}" for k in range(1, 11)], "test": ["val_data"]}
-# all that a pickled dictionary of arrays and numbers names, written by Python 2 or 3
+# all names in a pickled dictionary of arrays and numbers, written by Python 2 or 3
 ALLOWED = {
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
@@ -25,22 +25,22 @@ ALLOWED = {
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Opens pickles of numpy arrays and plain values; anything else they name is refused, never called."""
+    """Reads pickles of numpy arrays and plain values. Any other name in them is an error, and is never called."""
 
     def find_class(self, module: str, name: str) -> Any:
         module = module.replace("numpy.core.", "numpy._core.")  # its name before numpy 2
         if (module, name) not in ALLOWED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, and only numpy arrays are read")
+            raise pickle.UnpicklingError(f"it contains {module}.{name}, and only numpy arrays are allowed")
         return super().find_class(module, name)
 
 
 def read(data: Data, part: str) -> Source:
-    """1,281,167 + 50,000 images in the files' own order, data.size x data.size RGB; their labels 1..1000 become 0..999.
+    """1,281,167 + 50,000 images, data.size x data.size RGB, in the order of the files. Labels 1..1000 become 0..999.
 
-    The files lie in data.root or in one of its folders. Raises UserError.
+    The files are in data.root or in a folder of it. Raises UserError.
     """
     if data.root is None:
-        raise UserError("data.root: missing; imagenet32 lies in a folder of yours, give data.root=FOLDER")
+        raise UserError("data.root: missing; give data.root=FOLDER, the folder with the imagenet32 batches")
     if data.channels != 3:
         raise UserError(f"data.channels={data.channels}: imagenet32 has 3; set data.channels=3")
     root = Path(data.root).expanduser()
@@ -53,17 +53,17 @@ def read(data: Data, part: str) -> Source:
 
 def _find(root: Path, name: str) -> Path:
     for pattern in (name, f"{name}.npz", f"*/{name}", f"*/{name}.npz"):
-        found = sorted(file for file in root.glob(pattern) if file.is_file())
-        if found:
-            return found[0]
+        files = sorted(file for file in root.glob(pattern) if file.is_file())
+        if files:
+            return files[0]
     raise UserError(
-        f"data.root={root}: no {name} or {name}.npz there or one folder below; "
-        "download the batches from image-net.org (data.download cannot: it takes a login)"
+        f"data.root={root}: no {name} or {name}.npz in it or one folder below; "
+        "download the batches from image-net.org (data.download cannot, since a login is needed)"
     )
 
 
 def _load(file: Path, size: int) -> tuple[Bytes, Integers]:
-    """Pixels (n, 3*size*size) uint8, channel by channel, and labels (n,) as in the file. Raises UserError."""
+    """Pixels (n, 3*size*size) uint8, one channel after the other, and labels (n,) as in the file. Raises UserError."""
     try:
         if file.suffix == ".npz":
             with np.load(file, allow_pickle=False) as arrays:
@@ -73,27 +73,26 @@ def _load(file: Path, size: int) -> tuple[Bytes, Integers]:
                 content = ArrayUnpickler(stream, encoding="latin1").load()
             pixels, labels = content["data"], content["labels"]
         labels = np.asarray(labels, np.int64)
-    except Exception as error:  # pickle, zip and numpy raise nearly anything over damaged bytes
+    except Exception as error:  # pickle, zip and numpy raise many types of errors for damaged bytes
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{file}: not a batch of the downsampled ImageNet ({reason}); fetch it again") from error
+        raise UserError(f"{file}: not a batch of downsampled ImageNet ({reason}); download it again") from error
     shape = getattr(pixels, "shape", None)
     if shape is None or len(shape) != 2 or pixels.dtype != np.uint8 or labels.shape != shape[:1]:
         raise UserError(
-            f"{file}: holds data {shape} and labels {labels.shape}, not (n, values) bytes and (n,); fetch it again"
+            f"{file}: contains data {shape} and labels {labels.shape}, not (n, values) bytes and (n,); download it again"
         )
     if shape[1] != 3 * size * size:
-        raise UserError(
-            f"data.size={size}: {file} holds images of {round((shape[1] / 3) ** 0.5)} pixels; set data.size to that"
-        )
+        side = round((shape[1] / 3) ** 0.5)
+        raise UserError(f"data.size={size}: {file} contains images of {side}x{side} pixels; set data.size={side}")
     return pixels, labels
 
 
 def _take(batches: list[Bytes], rows: Integers, size: int) -> Bytes:
-    """Positions (n,) counted over all batches to images (n, size, size, 3)."""
+    """Images (n, size, size, 3) at positions (n,), which count through all batches."""
     out = np.empty((len(rows), size, size, 3), np.uint8)
     start = 0
     for batch in batches:
-        here = np.flatnonzero((rows >= start) & (rows < start + len(batch)))
-        out[here] = batch[rows[here] - start].reshape(-1, 3, size, size).transpose(0, 2, 3, 1)
+        of_batch = np.flatnonzero((rows >= start) & (rows < start + len(batch)))
+        out[of_batch] = batch[rows[of_batch] - start].reshape(-1, 3, size, size).transpose(0, 2, 3, 1)
         start += len(batch)
     return out

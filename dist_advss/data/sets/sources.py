@@ -1,4 +1,4 @@
-"""From `data.name` to the reader of its files, and the checks that hold for every set.
+"""The readers of data sets by `data.name`, and the checks that every set must pass.
 
 A new set is one reader `(data, part) -> Source` and one line in READERS; `part` is "train", "train+unlabelled" or "test".
 """
@@ -31,7 +31,7 @@ READERS: dict[str, Callable[[Data, str], Source]] = {
 def read(data: Data, part: str) -> Source:
     """The part "train", "train+unlabelled" or "test" of the set that `data` names. Raises UserError.
 
-    "train+unlabelled" adds what has no label (label -1), after the labelled images; only stl10 has any.
+    "train+unlabelled" adds the images without a label (label -1) after the labelled ones. Only stl10 has any.
     """
     check_shape(data)
     source = READERS[data.name](staged(data), part)
@@ -43,11 +43,11 @@ def read(data: Data, part: str) -> Source:
             f"set data.classes={len(source.classes)}"
         )
     lowest = -1 if part == "train+unlabelled" else 0
-    wrong = np.flatnonzero((source.labels < lowest) | (source.labels >= data.classes))
-    if len(wrong):
+    invalid = np.flatnonzero((source.labels < lowest) | (source.labels >= data.classes))
+    if len(invalid):
         raise UserError(
-            f"data.root={data.root}: image {wrong[0]} of the {part} part of {data.name} has label "
-            f"{source.labels[wrong[0]]}, outside 0..{data.classes - 1} ({len(wrong)} such images); "
+            f"data.root={data.root}: image {invalid[0]} of the {part} part of {data.name} has label "
+            f"{source.labels[invalid[0]]}, outside 0..{data.classes - 1} ({len(invalid)} such images); "
             "correct the labels or data.classes"
         )
     return source

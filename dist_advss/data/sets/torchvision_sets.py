@@ -1,4 +1,4 @@
-"""The sets that torchvision downloads, checks (MD5) and reads: CIFAR-10, CIFAR-100, SVHN, STL-10."""
+"""Data sets that torchvision downloads, verifies (MD5) and reads: CIFAR-10, CIFAR-100, SVHN, STL-10."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ def read_cifar10(data: Data, part: str) -> Source:
     """ROOT/cifar-10-batches-py: 50,000 + 10,000 images, 32x32 RGB (Krizhevsky 2009)."""
     from torchvision.datasets import CIFAR10
 
-    found = fetch(data, CIFAR10, "cifar-10-batches-py", train=part != "test")
-    return _source(found.data, found.targets, found.classes)
+    loaded = fetch(data, CIFAR10, "cifar-10-batches-py", train=part != "test")
+    return _source(loaded.data, loaded.targets, loaded.classes)
 
 
 def read_cifar100(data: Data, part: str) -> Source:
     """ROOT/cifar-100-python: 50,000 + 10,000 images, 32x32 RGB, the 100 fine classes (Krizhevsky 2009)."""
     from torchvision.datasets import CIFAR100
 
-    found = fetch(data, CIFAR100, "cifar-100-python", train=part != "test")
-    return _source(found.data, found.targets, found.classes)
+    loaded = fetch(data, CIFAR100, "cifar-100-python", train=part != "test")
+    return _source(loaded.data, loaded.targets, loaded.classes)
 
 
 def read_svhn(data: Data, part: str) -> Source:
-    """ROOT/{train,test}_32x32.mat: 73,257 + 26,032 digits, 32x32 RGB (Netzer et al. 2011); the extra part is left out."""
+    """ROOT/{train,test}_32x32.mat: 73,257 + 26,032 digits, 32x32 RGB (Netzer et al. 2011); without the extra part."""
     from torchvision.datasets import SVHN
 
     split = "test" if part == "test" else "train"
-    found = fetch(data, SVHN, f"{split}_32x32.mat", split=split)
-    return _source(found.data.transpose(0, 2, 3, 1), found.labels, [str(digit) for digit in range(10)])
+    loaded = fetch(data, SVHN, f"{split}_32x32.mat", split=split)
+    return _source(loaded.data.transpose(0, 2, 3, 1), loaded.labels, [str(digit) for digit in range(10)])
 
 
 def read_stl10(data: Data, part: str) -> Source:
@@ -46,39 +46,39 @@ def read_stl10(data: Data, part: str) -> Source:
     from torchvision.datasets import STL10
 
     split = {"train": "train", "train+unlabelled": "train+unlabeled", "test": "test"}[part]
-    found = fetch(data, STL10, "stl10_binary", split=split)
-    return _source(found.data.transpose(0, 2, 3, 1), found.labels, STL10_CLASSES)
+    loaded = fetch(data, STL10, "stl10_binary", split=split)
+    return _source(loaded.data.transpose(0, 2, 3, 1), loaded.labels, STL10_CLASSES)
 
 
-def fetch(data: Data, kind: Any, inside: str, **options: Any) -> Any:
-    """An instance of one of torchvision's sets, its files checked.
+def fetch(data: Data, dataset: Any, inside: str, **options: Any) -> Any:
+    """An instance of torchvision's class `dataset`, which verifies its files.
 
-    `inside` is the file or folder that it wants in data.root. Raises UserError for what is missing, damaged, or cannot
-    be downloaded.
+    `inside` is the file or folder that it needs in data.root. Raises UserError for files that are missing, damaged or
+    cannot be downloaded.
     """
     if data.root is None:
-        raise UserError(f"data.root: missing; {data.name} lies in a folder of yours, give data.root=FOLDER")
+        raise UserError(f"data.root: missing; give data.root=FOLDER, the folder with {data.name}")
     root = Path(data.root).expanduser()
-    wanted = root / inside
-    if not data.download and not wanted.exists():
+    path = root / inside
+    if not data.download and not path.exists():
         raise UserError(
-            f"data.root={data.root}: no {wanted}; give the folder that holds {inside}, or data.download=true fetches it"
+            f"data.root={data.root}: no {path}; give the folder that contains {inside}, or data.download=true to download it"
         )
     try:
-        return kind(str(root), download=data.download, **options)
+        return dataset(str(root), download=data.download, **options)
     except (OSError, RuntimeError, HTTPException, tarfile.TarError, EOFError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         if data.download:
             raise UserError(
-                f"data.download=true: fetching {data.name} into {root} failed ({reason[:200]}); "
-                f"try again, or put {inside} there by hand"
+                f"data.download=true: downloading {data.name} into {root} failed ({reason[:200]}); "
+                f"try again, or put {inside} there yourself"
             ) from error
         raise UserError(
-            f"data.root={data.root}: {wanted} is incomplete or fails torchvision's checksums; "
-            "data.download=true fetches it again"
+            f"data.root={data.root}: {path} is incomplete or fails torchvision's checksums; "
+            "data.download=true downloads it again"
         ) from error
 
 
 def _source(images: Bytes, labels: Any, classes: list[str]) -> Source:
-    """From images (N, H, W, C) of any strides."""
+    """A source from images (N, H, W, C) uint8 of any strides and labels (N,)."""
     return Source(np.asarray(labels, np.int64), list(classes), lambda rows: take(images, rows))
