@@ -74,7 +74,9 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
 def test_every_file_that_a_page_names_exists(page: Path) -> None:
     tops = [REPOSITORY, REPOSITORY / "dist_advss", REPOSITORY / "docs"]
     for span in spans(page.read_text()):
-        if re.fullmatch(r"[a-z_]+/[\w./]*(\w\.(py|yaml|sbatch|sh|md)|/)", span) and not re.search(r"[A-Z]|^runs/", span):
+        if re.fullmatch(r"[a-z][a-z_]*/[\w./]*(\w\.(py|yaml|sbatch|sh|md)|/)", span) and not re.search(
+            r"[A-Z]|^runs/", span
+        ):
             assert any((top / span).exists() for top in tops), span
 
 
@@ -96,7 +98,7 @@ def accepted(line: str, capsys: pytest.CaptureFixture[str]) -> str:
     """Lets the front door read a documented command without running it. Returns what it prints."""
     words = [PLACEHOLDERS.get(word, word) for word in shlex.split(line.replace("[-", " -").replace("] ", " "))]
     words = [re.sub("=(SEED|PRECISION)$", lambda m: "=" + PLACEHOLDERS[m[1]], word) for word in words]
-    whole = not any("…" in word for word in words)
+    whole = "…" not in line and "out=" in line
     words = [word for word in words if "…" not in word and word != "--dry-run"]
     command, *rest = words
     if command == "plan" and rest:
@@ -108,7 +110,7 @@ def accepted(line: str, capsys: pytest.CaptureFixture[str]) -> str:
     code = main([command, *rest])
     printed = capsys.readouterr()
     assert not STALE.search(printed.err), f"{line}: {printed.err}"
-    if whole and command == "launch":
+    if whole and command in (*RUNS, "launch"):
         assert code == 0, f"{line}: {printed.err}"
     return printed.out if code == 0 else ""
 
@@ -120,4 +122,5 @@ def test_every_documented_command_is_accepted(line: str, desk: Path, capsys: pyt
         for name in sorted(set(re.findall(r"(?:[=\[,])((?:RUN|runs/|DIR/|seed)[\w/]*)", line))):
             (desk / name).mkdir(parents=True)
             (desk / name / "config.yaml").write_text(tuned)
+            (desk / name / "result.json").write_text("{}")
     accepted(line, capsys)
