@@ -1,10 +1,10 @@
 # %% [markdown]
-# # Plots of one's own
+# # Your own plots
 #
-# `dist_advss.load_runs(DIR)` gives everything that the runs of a launch wrote down as pandas DataFrames. This notebook is a
-# plain Python file whose cells begin with `# %%`: VS Code and PyCharm run it as it is, Jupyter opens it with jupytext
-# (`jupytext --to notebook own_plots.py`), and `RUNS=DIR python docs/notebooks/own_plots.py` runs it without either.
-# `make quickstart` makes the runs that it takes by default.
+# `dist_advss.load_runs(DIR)` returns everything that the runs of a launch recorded, as pandas DataFrames. This notebook is a
+# plain Python file whose cells begin with `# %%`. VS Code and PyCharm run it as it is. Jupyter opens it with jupytext
+# (`jupytext --to notebook own_plots.py`). `RUNS=DIR python docs/notebooks/own_plots.py` runs it without either.
+# By default it reads the runs of `make quickstart`.
 
 # %%
 import os
@@ -21,7 +21,7 @@ runs.stages[["command", "state", "pretrain", "task", "finetune", "epochs", "seco
 
 # %% [markdown]
 # ## TA and RA
-# One row an evaluation, in percent, with 95% intervals.
+# One row for each evaluation, in percent, with 95% intervals.
 
 # %%
 table = runs.evaluations.set_index("method")[["ta", "ra", "ra_low", "ra_high", "n", "epochs_to_best_ra"]]
@@ -29,8 +29,8 @@ table["RA gained on P1→F4"] = table["ra"] - table.loc["P1→F4", "ra"]
 print(table.round(1))
 
 # %% [markdown]
-# ## RA in the course of fine-tuning
-# `train` and `validation` are indexed by stage and step, so that a curve is one selection.
+# ## RA during fine-tuning
+# `train` and `validation` are indexed by stage and step, so you select a curve in one step.
 
 # %%
 plot = figure(height=300, width=600, x_axis_label="epoch", y_axis_label="validation RA (%)")
@@ -45,8 +45,8 @@ show(plot)
 
 # %% [markdown]
 # ## Image by image
-# Every verdict is kept, so that models can be compared on the same images: how many does P3→F4 get right under attack which
-# P1→F4 gets wrong, and the other way round?
+# An evaluation keeps every verdict, so you can compare models on the same images. Under attack, how many images does P3→F4 get
+# right that P1→F4 gets wrong, and the other way round?
 
 # %%
 methods = runs.evaluations["method"]
