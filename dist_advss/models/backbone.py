@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from .convolution import sound
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -105,5 +106,5 @@ def stage(
 
 
 def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    """A convolution without bias that keeps height and width at stride 1 (odd kernels)."""
-    return nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
+    """A convolution without bias that keeps height and width at stride 1 (odd kernels), sound on every processor."""
+    return sound(nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False))

@@ -9,6 +9,7 @@ from ..config.objectives import is_plugin
 from ..config.schema import TrainConfig
 from ..errors import UserError
 from ..models import build as build_backbone
+from ..models.convolution import replace_unsound
 from ..rng import initialisation
 from .base import Judgement, Objective, Outcome, Task
 from .classify import Classify
@@ -48,6 +49,7 @@ def build(config: TrainConfig) -> Objective:
             objective = PRETEXT[name](config.objective, backbone)
         else:
             objective = SUPERVISED[name](config.objective, backbone, config.data.classes)
+    replace_unsound(objective)  # a plug-in brings layers of its own
     if config.freeze == "encoder":
         objective.freeze_encoder()
     return objective
