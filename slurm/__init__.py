@@ -1,1 +1,1 @@
-"""What a cluster sees: sbatch scripts to copy, and a real Slurm on one machine to try everything on."""
+"""For clusters: sbatch scripts and profiles to copy, and a real Slurm on one machine to try them on."""

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Debian packages that a few tests use: a browser and a font for the report's page, Fashion-MNIST in full for its reader, and
-# what FFCV is compiled with. Without them those tests are skipped. This installs them where root and apt-get are there, and otherwise says what is
-# left out; it never fails.
+# Installs Debian packages that a few tests use: a browser and a font for the report's page, the full Fashion-MNIST for its reader, the
+# libraries that FFCV needs, and Slurm. Without them those tests are skipped. It installs only as root and with apt-get. Otherwise
+# it names what is missing. It never fails.
 set -u
 
 packages=(chromium fonts-dejavu-core dataset-fashion-mnist g++ python3-dev pkg-config libopencv-dev libturbojpeg0-dev)
@@ -23,13 +23,13 @@ fi
 ((${#missing[@]})) || exit 0
 
 if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
-    export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 # what is installed is not started: the tests start their own
+    export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 # do not start the installed services: the tests start their own
     apt-get update -qq </dev/null || true
     for package in "${missing[@]}"; do
         apt-get install -y -qq --no-install-recommends "$package" </dev/null >/dev/null ||
-            echo "system packages: $package could not be installed; the tests that use it are left out."
+            echo "system packages: $package could not be installed; the tests that use it are skipped."
     done
 else
-    echo "system packages: not installed here: ${missing[*]}; the tests that use them are left out."
+    echo "system packages: not installed here: ${missing[*]}; the tests that use them are skipped."
 fi
 exit 0

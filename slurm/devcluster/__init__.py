@@ -3,6 +3,6 @@
     python -m slurm.devcluster up [FOLDER]      make slurm-up
     python -m slurm.devcluster down [FOLDER]    make slurm-down
 
-Everything lives in one folder: configuration, keys, logs, the data base. The system's own configuration is neither read
-nor written. It needs root and Debian's packages (installed on the way where apt-get is there); standard library only.
+Everything is in one folder: configuration, keys, logs, the database. It does not read or write the system's own configuration.
+It needs root and Debian's packages, which it installs if the machine has apt-get. It uses the standard library only.
 """

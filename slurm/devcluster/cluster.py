@@ -152,7 +152,7 @@ class DevCluster:
         return [line.split()[0] for line in listed.stdout.splitlines() if line.split()[1:] == ["idle"]]
 
     def _spawn(self, name: str, command: Sequence[str]) -> None:
-        """A daemon in the foreground of a session of its own; its pid and what it prints stand in the folder."""
+        """Starts a daemon in the foreground of a new session. The folder holds its pid and its output."""
         with (self.folder / "log" / f"{name}.out").open("ab") as output:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
@@ -248,7 +248,7 @@ def _end_with_parent() -> None:
 
 
 def free_ports(names: Sequence[str]) -> dict[str, int]:
-    """A port of 127.0.0.1 for each name that nobody listens on, below those that outgoing connections take."""
+    """An unused port of 127.0.0.1 for each name, below the range of outgoing connections."""
     ports: dict[str, int] = {}
     candidates = iter(range(17001 + secrets.randbelow(8000), 32000))
     for name in names:
