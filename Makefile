@@ -5,10 +5,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 FFCV := .venv/.ffcv
 
-.PHONY: help setup ffcv quickstart test lint slurm-up slurm-down clean
+.PHONY: help setup ffcv quickstart test test-avx2 lint slurm-up slurm-down clean
 
 help:  ## list the commands
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
 
 setup: $(READY) ffcv  ## create .venv and install everything into it; fast if nothing has changed
 
@@ -43,6 +43,10 @@ test:  ## set up, check style and types, run every test (as root: also install s
 	@$(MAKE) --no-print-directory setup
 	@$(MAKE) --no-print-directory lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+test-avx2: setup  ## run the tests of everything that computes, as on a processor without AVX-512
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 \
+	  tests/attacks tests/engines tests/evaluation tests/models tests/objectives tests/training
 
 lint: setup  ## check style and types only
 	$(BIN)/ruff check .

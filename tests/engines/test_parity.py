@@ -30,23 +30,32 @@ def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory, server: Any) -> Any:
-    """The run of one process, once for each objective."""
+    """The run of one process, once for each objective. Each attempt has a folder of its own: what a crash leaves behind
+    is never another objective's run.
+    """
     from .conftest import Ranks
 
-    root = tmp_path_factory.mktemp("alone")
     made: dict[str, Path] = {}
 
     def run(objective: str, *words: str) -> Path:
         name = " ".join([objective, *words]).replace("/", "_")
         if name not in made:
             command, chosen = {**jobs.OBJECTIVES, "joint": ("pretrain", jobs.JOINT)}[objective]
-            out = root / f"run{len(made)}"
-            ranks = Ranks(server, root / f"job{len(made)}", 1, jobs.train, command, *chosen, *words, f"out={out}")
+            folder = tmp_path_factory.mktemp("alone")
+            out = folder / "run"
+            ranks = Ranks(server, folder / "job", 1, jobs.train, command, *chosen, *words, f"out={out}")
             assert ranks.wait() == [0], ranks.said()
             made[name] = out
         return made[name]
 
     return run
+
+
+def test_a_run_that_crashed_leaves_nothing_to_the_next_one(alone: Any) -> None:
+    first, *others = (name for name, (command, _) in jobs.OBJECTIVES.items() if command == "pretrain")
+    with pytest.raises(AssertionError):
+        alone(first, "schedule.lr=1e30")  # ends half way, with a config.yaml of its own in its folder
+    assert last(alone(others[0]))["progress"]["done"] > 0
 
 
 @pytest.mark.slow
