@@ -14,9 +14,11 @@ from ..files import write_whole
 from .image_set import Bytes, ImageSet, Integers
 from .load import SPLITS, load_data
 
+# fmt: off
 COLUMNS = 10  # images of each class in the contact sheet
 MARGIN = 120  # pixels for the names of the classes
-TILE = 64  # images are enlarged by whole factors to about this many pixels
+TILE = 64     # pixels of an image, which is enlarged by whole factors
+# fmt: on
 
 
 def summary(data: Data) -> str:

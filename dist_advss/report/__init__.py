@@ -1,1 +1,1 @@
-"""From run folders to something a person reads: one self-contained HTML page, and a table for the terminal."""
+"""The report of a launch: one self-contained HTML page."""

@@ -157,7 +157,7 @@ class Folder:
         self.write_json(stage, {**result, "checkpoint": None, "members": members})
 
     def transfer(self, stage: str, models: list[str], ra: list[list[float]], n: int = 500) -> None:
-        """What fools one model tried on the others."""
+        """A transfer of attacks between models."""
         runs = [str(self.root / model) for model in models]
         self.plan(stage, "transfer", [], models)
         self.run(stage, {"out": str(self.root / stage)})
@@ -166,8 +166,8 @@ class Folder:
     def fail(self, stage: str, error: str, log: list[str], lines: int = 12) -> None:
         """As if the stage had failed with this error, after printing these lines."""
         self.unfinish(stage, lines)
-        told = {"state": "failed", "error": error, "started": self.clock, "ended": time.time()}
-        (self.root / stage / "state.json").write_text(json.dumps(told))
+        state = {"state": "failed", "error": error, "started": self.clock, "ended": time.time()}
+        (self.root / stage / "state.json").write_text(json.dumps(state))
         (self.root / stage / "log.txt").write_text("\n".join(log) + "\n")
 
     def samples(self, stage: str, ta: float, ra: float, rng: np.random.Generator) -> None:

@@ -1,4 +1,4 @@
-"""Which part of a stored image is shown: boxes (n, 4) int64 of top, left, height, width."""
+"""The part of each stored image that is used: boxes (n, 4) int64 of top, left, height, width."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RATIO = (3 / 4, 4 / 3)
 
 
 def centre(height: Tensor, width: Tensor, share: float) -> Tensor:
-    """The square at the centre whose side is `share` of the shorter one; `height` and `width` (n,) int64."""
+    """The square at the centre whose side is `share` of the short side. `height` and `width` are (n,) int64."""
     side = (torch.minimum(height, width) * share).round().long().clamp_(min=1)
     return torch.stack([(height - side) // 2, (width - side) // 2, side, side], 1)
 

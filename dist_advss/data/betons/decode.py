@@ -1,7 +1,7 @@
-"""FFCV's decoder and scaler (libffcv: libjpeg-turbo and OpenCV), called for many images at a time outside Python's lock.
+"""FFCV's decoder and scaler (libffcv: libjpeg-turbo and OpenCV), called for many images at a time without the GIL.
 
-The loop is compiled by numba, as FFCV compiles its pipelines. It knows nothing of a certain file or batch, so its code is
-kept on disk (in __pycache__, or in numba's cache folder where that is read-only) and compiled once a machine. Only FFCV's
+numba compiles the loop, as FFCV compiles its pipelines. The code does not depend on the file or the batch, so it is cached on
+disk (in __pycache__, or in numba's cache folder where that is read-only) and compiled once on each machine. Only FFCV's
 library is loaded: `import ffcv` would compile for some seconds and set torch to one thread.
 
 Importing this module raises ImportError or OSError where FFCV or numba is missing.
@@ -31,7 +31,7 @@ def _library() -> ctypes.CDLL:
 
 
 def _external(name: str, signature: types.Type) -> types.ExternalFunction:
-    """A function of FFCV's library for compiled code, under a name of ours that no other library has."""
+    """A function of FFCV's library for compiled code, under a name that no other library uses."""
     address = ctypes.cast(getattr(LIBRARY, name), ctypes.c_void_p).value
     llvmlite.binding.add_symbol(f"dist_advss_ffcv_{name}", address)
     return types.ExternalFunction(f"dist_advss_ffcv_{name}", signature)
@@ -39,7 +39,7 @@ def _external(name: str, signature: types.Type) -> types.ExternalFunction:
 
 LIBRARY = _library()
 WORD, ADDRESS = types.uint32, types.uintp
-# the flags at its end are bool in C; a whole word leaves no bit of them undefined
+# the last flags are bool in C; passing whole words leaves no bit undefined
 imdecode = _external("imdecode", types.int32(ADDRESS, types.uint64, WORD, WORD, ADDRESS, *[WORD] * 8))
 resize = _external("resize", types.void(*[types.int64] * 11))
 memcpy = _external("my_memcpy", types.void(ADDRESS, ADDRESS, types.uint64))
@@ -48,7 +48,7 @@ memcpy = _external("my_memcpy", types.void(ADDRESS, ADDRESS, types.uint64))
 def _jit(function):  # type: ignore[no-untyped-def]
     try:
         return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # no folder that the compiled code could be kept in
+    except RuntimeError:  # no writable folder for the compiled code
         return numba.njit(nogil=True)(function)
 
 

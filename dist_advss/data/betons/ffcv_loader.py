@@ -1,10 +1,10 @@
 """Batches from a beton, decoded a few steps ahead by threads.
 
-FFCV's own Loader is not used, only its file format and its decoder. The Loader hands out a ring of buffers that the next
-batches overwrite, waits for ever when its thread has failed, pads what it distributes, keeps the threads of an iterator that
-nobody reads, sets torch's number of threads, holds hundreds of bytes of Python objects for each image, and compiles for
-ten seconds in every process; docs/data.md has the figures. Here every batch is a tensor of its own, an error in a thread
-is raised where its batch is asked for, and the order is the one of every `Loader`.
+Every batch is a new tensor, an error in a thread is raised where its batch is requested, and the order is that of every
+`Loader`. FFCV's own Loader is not used, only its file format and its decoder: its Loader returns buffers that later batches
+overwrite, hangs when its thread has failed, pads distributed batches, keeps the threads of abandoned iterators, sets torch's
+number of threads, holds hundreds of bytes of Python objects for each image, and compiles for ten seconds in every process.
+docs/data.md has the figures.
 """
 
 from __future__ import annotations
@@ -30,16 +30,18 @@ from ..loader import Batch, Loader, Share
 from . import crops
 from .beton import RAW, Beton
 
-AHEAD = 3  # batches that are being decoded while one is computed on
-TASK_BYTES = 2**20  # pixels that are worth a thread of their own
-COPY_BYTES = 2**22  # pixels that are copied sooner than a thread is woken
-RESIDENT_BYTES = 2 * 2**30  # a file up to this size is read into the page cache as a whole when it is opened
-EVALUATED = 0.875  # share of the shorter side that is shown where training sees random crops, as 224 of 256 pixels
+# fmt: off
+AHEAD = 3                   # batches that are decoded while the current one is in use
+TASK_BYTES = 2**20          # pixels of a batch for each thread, at least
+COPY_BYTES = 2**22          # up to this size, copying pixels is faster than waking a thread
+RESIDENT_BYTES = 2 * 2**30  # a file up to this size is read into the page cache when it is opened
+EVALUATED = 0.875           # share of the short side in evaluation, where training uses random crops: 224 of 256 pixels
+# fmt: on
 
 
 @dataclass(frozen=True)
 class _Job:
-    """A share that threads are working on: positions in the beton, the pixels being filled, who fills them."""
+    """A share that is being decoded: positions in the beton, the pixels to fill, and the tasks that fill them."""
 
     share: Share
     position: Integers
@@ -86,7 +88,7 @@ class FfcvLoader(Loader):
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._file = np.frombuffer(self._map, np.uint8)
         self._fits = len(self._file) < 0.8 * memory_available()
-        if not self._fits:  # every page that is read too much pushes out one that is needed
+        if not self._fits:  # reading ahead would evict pages that are needed
             self._map.madvise(mmap.MADV_RANDOM)
         elif len(self._file) < RESIDENT_BYTES:
             self._map.madvise(mmap.MADV_WILLNEED)
@@ -102,13 +104,13 @@ class FfcvLoader(Loader):
                     yield self._finish(under_way.popleft())
             while under_way:
                 yield self._finish(under_way.popleft())
-        finally:  # also when nobody asks for the rest
+        finally:  # also when the iterator is abandoned
             for job in under_way:
                 for task in job.tasks:
                     task.cancel()
 
     def _start(self, share: Share) -> _Job:
-        """Sets threads to work on a share."""
+        """Starts to decode a share in threads."""
         position = self._rows[share.position.numpy()]
         count = len(position)
         pinned = self.device.type == "cuda"
@@ -147,7 +149,7 @@ class FfcvLoader(Loader):
             )
 
     def _finish(self, job: _Job) -> Batch:
-        """Waits for a share, and raises what went wrong in its threads."""
+        """Waits for a share. Raises the errors of its threads."""
         for task in job.tasks:
             task.result()
         index = torch.from_numpy(job.position)
@@ -163,7 +165,7 @@ class FfcvLoader(Loader):
         return self._random and share.rng is not None
 
     def _announce(self, position: Integers) -> None:
-        """Asks the system to read these images now, all at once, while the batches before them are decoded."""
+        """Asks the system to read these images now, while earlier batches are decoded."""
         starts, sizes = self._beton.start[position].tolist(), self._beton.size[position].tolist()
         for start, size in zip(starts, sizes, strict=True):
             page = start - start % mmap.PAGESIZE
@@ -171,7 +173,7 @@ class FfcvLoader(Loader):
 
 
 def memory_available() -> int:
-    """Bytes of main memory that files may be kept in, in this container or job."""
+    """Bytes of main memory for cached files, in this container or job."""
     import psutil
 
     limits = [psutil.virtual_memory().available]
@@ -179,11 +181,11 @@ def memory_available() -> int:
         try:
             with open(file) as stream:
                 limits.append(int(stream.read()))
-        except (OSError, ValueError):  # another kind of system, or "max"
+        except (OSError, ValueError):  # not a Linux control group, or "max"
             continue
     return min(limits)
 
 
 def decoding_threads() -> int:
-    """This process's share of the cores that it may use; torchrun says how many processes there are on this machine."""
+    """This process's share of the usable cores. torchrun sets the number of processes on this machine."""
     return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

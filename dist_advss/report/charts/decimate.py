@@ -18,9 +18,9 @@ def decimate(x: NDArray[Any], y: NDArray[Any], buckets: int) -> NDArray[np.int64
         return np.arange(len(x))
     bounds = np.searchsorted(x, np.linspace(x[0], x[-1], buckets + 1)[1:-1], side="left")
     starts, ends = np.r_[0, bounds], np.r_[bounds, len(x)]
-    kept = []
+    indices = []
     for start, end in zip(starts, ends, strict=True):
         if start < end:
             part = y[start:end]
-            kept += [start, start + int(part.argmin()), start + int(part.argmax()), end - 1]
-    return np.unique(kept)
+            indices += [start, start + int(part.argmin()), start + int(part.argmax()), end - 1]
+    return np.unique(indices)

@@ -1,1 +1,1 @@
-"""What the numbers of a launch say."""
+"""Findings from the results of a launch: effects, claims of the paper, costs, sweeps and transfers."""

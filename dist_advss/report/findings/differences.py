@@ -1,4 +1,4 @@
-"""Which configuration keys differ between the runs of one command, and how."""
+"""The configuration section: the keys that differ between the runs of a command."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from ...runs.methods import follow
 from ...runs.read import Launch, Run
 
-OWN = ("out", "checkpoint")  # differ in every run and say nothing that the stages do not
+OWN = ("out", "checkpoint")  # differ in every run; the stage names already tell the runs apart
 
 
 @dataclass(frozen=True)
 class Differences:
-    """keys (K), and for each run its stage and its values (K) as text."""
+    """The keys (K) that differ, and for each run its stage and the values (K) as text."""
 
     command: str
     keys: list[str]
@@ -22,29 +22,29 @@ class Differences:
 
 
 def differences(launch: Launch) -> list[Differences]:
-    """A table for each command with two or more configured runs that differ; keys in the order of the configuration."""
-    found = []
+    """A table for each command whose runs differ, with the keys in the order of the configuration."""
+    tables = []
     for command in ("pretrain", "finetune", "evaluate"):
         runs = [r for r in launch.runs.values() if r.command == command and r.config and not r.planned]
-        flat = {run.stage: _shown(run, launch) for run in runs}
+        flat = {run.stage: _texts(run, launch) for run in runs}
         names = dict.fromkeys(name for values in flat.values() for name in values)
         keys = [name for name in names if len({values.get(name, "–") for values in flat.values()}) > 1]
         if keys:
             rows = [(stage, [values.get(key, "–") for key in keys]) for stage, values in flat.items()]
-            found.append(Differences(command, keys, rows))
-    return found
+            tables.append(Differences(command, keys, rows))
+    return tables
 
 
-def _shown(run: Run, launch: Launch) -> dict[str, str]:
-    shown = {}
+def _texts(run: Run, launch: Launch) -> dict[str, str]:
+    """The run's configuration, key by key, as text. An `init` inside the launch is named by its stage."""
+    texts = {}
     for name, value in flatten(run.config):
         if name == "init" and isinstance(value, str):
             target = follow(run, value, launch)
-            inside = target is not None and target.stage in launch.runs
-            value = target.stage if target and inside else value
+            value = target.stage if target and target.stage in launch.runs else value
         if name not in OWN:
-            shown[name] = _text(value)
-    return shown
+            texts[name] = _text(value)
+    return texts
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

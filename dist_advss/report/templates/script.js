@@ -1,7 +1,7 @@
-// The page's own behaviour; the charts are Bokeh's.
+// The behaviour of the page. Bokeh handles the charts.
 "use strict";
 
-// A legend entry shows and hides the models it names, in every chart of its group; "all" does so for every entry.
+// A legend entry shows and hides its models in every chart of its group. "all" does so for every entry.
 function set(entry, show) {
   entry.setAttribute("aria-pressed", String(show));
   for (const id of (entry.dataset.models || "").split(" ").filter(Boolean)) {
@@ -19,7 +19,7 @@ document.addEventListener("click", (event) => {
   for (const entry of all ? button.parentElement.querySelectorAll("button") : [button]) set(entry, show);
 });
 
-// Typing into a legend's filter leaves only the runs with these letters.
+// A legend's filter shows only the runs whose names contain its text.
 document.addEventListener("input", (event) => {
   if (!event.target.matches(".filter")) return;
   const letters = event.target.value.trim().toLowerCase();
@@ -30,14 +30,14 @@ document.addEventListener("input", (event) => {
   }
 });
 
-// Charts are painted with the colours of the moment; another scheme, or paper, wants another coat.
+// Charts keep the colours that they were painted with, so another colour scheme, or printing, repaints them.
 function repaint() {
   if (!window.Bokeh) return;
   for (const doc of Bokeh.documents) for (const plot of doc.roots()) Bokeh.index.get_by_id?.(plot.id)?.paint?.();
 }
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
 
-// On paper it is light, and nothing can be unfolded.
+// Print in light colours, with everything unfolded.
 let folded = [];
 addEventListener("beforeprint", () => {
   document.documentElement.classList.add("printing");
@@ -51,26 +51,26 @@ addEventListener("afterprint", () => {
   for (const details of folded) details.open = false;
 });
 
-// A page of a launch that is under way loads itself again; what was scrolled, unfolded and hidden stays so.
-const kept = `dist_advss ${location.pathname}`;
+// The page of a running launch reloads itself, and restores what was scrolled, unfolded, filtered and hidden.
+const storageKey = `dist_advss ${location.pathname}`;
 function keep() {
   const hidden = [...document.querySelectorAll(".legend button")].map((b) => b.getAttribute("aria-pressed") === "false");
   const open = [...document.querySelectorAll("details")].map((d) => d.open);
   const letters = [...document.querySelectorAll(".filter")].map((f) => f.value);
-  sessionStorage.setItem(kept, JSON.stringify({ hidden, open, letters, top: scrollY }));
+  sessionStorage.setItem(storageKey, JSON.stringify({ hidden, open, letters, top: scrollY }));
 }
 function restore() {
-  const said = JSON.parse(sessionStorage.getItem(kept) || "null");
-  sessionStorage.removeItem(kept);
+  const saved = JSON.parse(sessionStorage.getItem(storageKey) || "null");
+  sessionStorage.removeItem(storageKey);
   const entries = [...document.querySelectorAll(".legend button")];
-  if (!said || said.hidden.length !== entries.length) return; // runs have come since: which is which is no longer known
-  document.querySelectorAll("details").forEach((d, i) => (d.open = said.open[i]));
+  if (!saved || saved.hidden.length !== entries.length) return; // with new runs, the entries no longer match
+  document.querySelectorAll("details").forEach((d, i) => (d.open = saved.open[i]));
   document.querySelectorAll(".filter").forEach((f, i) => {
-    f.value = said.letters[i];
+    f.value = saved.letters[i];
     if (f.value) f.dispatchEvent(new Event("input", { bubbles: true }));
   });
-  entries.forEach((b, i) => said.hidden[i] && set(b, false));
-  scrollTo({ top: said.top, behavior: "instant" });
+  entries.forEach((b, i) => saved.hidden[i] && set(b, false));
+  scrollTo({ top: saved.top, behavior: "instant" });
 }
 addEventListener("load", () => {
   const wait = setInterval(() => {
