@@ -1,27 +1,19 @@
-"""How images are attacked: norm balls (threat) and projected gradient descent in them (pgd)."""
+"""How images are attacked: threat models (threat) and projected gradient descent under them (pgd)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from torch import nn
 
-from torch import Tensor, nn
+from ..config.schema import Attack as AttackConfig
+from .base import Attack, NoAttack
+from .pgd import PGD
+from .threat import L2, Linf, Threat
 
-from ..config.schema import Attack
-from ..objectives.base import Task
-from .pgd import PGD, LossFn
-from .threat import L2, Linf
-
-__all__ = ["L2", "PGD", "Linf", "NoAttack", "build"]
+__all__ = ["L2", "PGD", "Attack", "Linf", "NoAttack", "Threat", "build"]
 
 
-class NoAttack:
-    """Standard training: there is no adversarial example."""
-
-    losses: Sequence[Tensor] = ()
-
-    def __call__(self, loss_fn: LossFn, task: Task) -> None: ...
-
-
-def build(config: Attack, module: nn.Module) -> PGD | NoAttack:
-    """The attack that a configuration names, on the bare `module`."""
-    return PGD(config, module) if config.steps > 0 else NoAttack()
+def build(config: AttackConfig, module: nn.Module, couples_rows: bool = False) -> Attack:
+    """The attack that a configuration names, on the bare `module`; `couples_rows` as in the objective's configuration."""
+    if config.steps == 0:
+        return NoAttack()
+    return PGD(config, module, couples_rows=couples_rows)

@@ -11,6 +11,8 @@ from .keys import REQUIRED, key
 @dataclass
 class Objective:
     double_backward: ClassVar[bool] = False  # whether the loss holds gradients, which are then differentiated again
+    couples_rows: ClassVar[bool] = False  # whether the loss of an image depends on the other images of the batch
+    views: ClassVar[int] = 1  # how many versions of each image `prepare` gets, augmented independently
     name: str = key(REQUIRED, "what to learn")
     flip: bool = key(True, "augmentation: mirror half of the images")
     pad: int = key(4, "augmentation: pad by this many pixels, then crop at random; 0: no crop", low=0, high=64)

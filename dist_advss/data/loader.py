@@ -24,18 +24,16 @@ class Batch:
     labels: (n,) int64; -1: unknown
     row:    (n,) int64, positions in the global batch (`epoch`) or in the set (`in_order`); what `Rng.rows` takes
     index:  (n,) int64, positions in the source
-    second: where a loader was asked for two views, the other one, like `images`
     """
 
     images: Tensor
     labels: Tensor
     row: Tensor
     index: Tensor
-    second: Tensor | None = None
 
     def split(self, parts: int) -> list[Batch]:
         """The batch in so many equal parts."""
-        fields = [[None] * parts if t is None else t.chunk(parts) for t in vars(self).values()]
+        fields = [tensor.chunk(parts) for tensor in vars(self).values()]
         return [Batch(*part) for part in zip(*fields, strict=True)]
 
 
@@ -69,10 +67,14 @@ class Loader(ABC):
         device: torch.device | str = "cpu",
         rank: int = 0,
         world_size: int = 1,
-        views: int = 1,
     ) -> None:
-        self.count, self.classes, self.device = count, classes, torch.device(device)
-        self.batch_size, self.rng, self.rank, self.world_size, self.views = batch_size, rng, rank, world_size, views
+        self.count = count
+        self.classes = classes
+        self.batch_size = batch_size
+        self.rng = rng
+        self.device = torch.device(device)
+        self.rank = rank
+        self.world_size = world_size
 
     def __len__(self) -> int:
         """Steps of an epoch; a last, smaller batch is dropped. Raises UserError when not one batch can be filled."""
@@ -110,7 +112,7 @@ class Loader(ABC):
 
 
 class MemoryLoader(Loader):
-    """Batches of an `ImageSet`: one gather a batch, no worker processes. Two views are the same pixels."""
+    """Batches of an `ImageSet`: one gather a batch, no worker processes."""
 
     name = "memory"
 
@@ -122,9 +124,8 @@ class MemoryLoader(Loader):
         device: torch.device | str = "cpu",
         rank: int = 0,
         world_size: int = 1,
-        views: int = 1,
     ) -> None:
-        super().__init__(len(images), images.classes, batch_size, rng, device, rank, world_size, views)
+        super().__init__(len(images), images.classes, batch_size, rng, device, rank, world_size)
         home = self.device if images.images.numel() <= RESIDENT_BYTES else torch.device("cpu")
         self._images = images.images.to(home)
         self._labels = images.labels.to(home)
@@ -135,8 +136,7 @@ class MemoryLoader(Loader):
             at_home = share.position.to(self._images.device)
             gathered = (self._images.index_select(0, at_home), self._labels[at_home], self._index[at_home])
             pixels, labels, index = (self._move(part) for part in gathered)
-            images = pixels.permute(0, 3, 1, 2)
-            yield Batch(images, labels, share.row.to(self.device), index, images if self.views == 2 else None)
+            yield Batch(pixels.permute(0, 3, 1, 2), labels, share.row.to(self.device), index)
 
     def _move(self, part: Tensor) -> Tensor:
         """To the device; from page-locked memory, so that the copy runs beside the computation."""

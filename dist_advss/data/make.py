@@ -32,7 +32,6 @@ def make_loader(
     device: torch.device | str = "cpu",
     rank: int = 0,
     world_size: int = 1,
-    views: int = 1,
 ) -> Loader:
     """Batches of a split as `load_data` describes it, or of its `first` images, by the loader that data.loader names.
 
@@ -42,7 +41,7 @@ def make_loader(
     beton cannot be written.
     """
     data = resolve_loader(data, split)
-    place = (batch_size, rng, device, rank, world_size, views)
+    place = (batch_size, rng, device, rank, world_size)
     if data.loader == "memory":
         return MemoryLoader(load_data(data, split, labelled=labelled).first(first), *place)
     from .betons.ffcv_loader import FfcvLoader, decoding_threads

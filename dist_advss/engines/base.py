@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from ..attacks.pgd import DTYPES
 from ..config.schema import TrainConfig
 from ..errors import UserError
-from ..objectives.base import Images, Objective, Outcome, Task
+from ..images import Images
+from ..objectives.base import Objective, Outcome, Task
 from .batch_norm import reconcile, synchronise
 from .optim import build_optimizer
 from .world import World

@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ..collectives import all_reduce
 from .world import World
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-
-
-class _AllReduce(torch.autograd.Function):
-    """The sum over all processes; its gradient is the sum of theirs, and so on for any number of derivatives."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        total = x.contiguous().clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        result: Tensor = _AllReduce.apply(gradient)
-        return result
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
@@ -45,7 +29,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
         origin = self.running_mean.clone()
         mean = values.mean(dims) - origin
         variance = values.var(dims, correction=0)
-        total = _AllReduce.apply(torch.stack([mean, mean.square(), variance])) / dist.get_world_size()
+        total = all_reduce(torch.stack([mean, mean.square(), variance])) / dist.get_world_size()
         mean, variance = total[0] + origin, total[2] + total[1] - total[0].square()
         if self.track_running_stats:
             self._move(mean.detach(), variance.detach(), values.numel() // values.shape[1])

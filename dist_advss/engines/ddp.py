@@ -8,7 +8,8 @@ from typing import Any
 
 from torch.nn.parallel import DistributedDataParallel
 
-from ..objectives.base import Images, Outcome, Task
+from ..images import Images
+from ..objectives.base import Outcome, Task
 from .base import Engine
 
 

@@ -10,7 +10,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ..objectives.base import Images, Objective, Outcome, Task
+from ..images import Images
+from ..objectives.base import Objective, Outcome, Task
 from .base import Engine, refuse_parameters_of_its_own
 
 

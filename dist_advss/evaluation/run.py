@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from .. import attacks
+from ..attacks import Attack
 from ..attacks.pgd import step_size
 from ..config.objectives import Classify as ClassifyConfig
 from ..config.schema import Data, EvaluateConfig
@@ -47,6 +49,7 @@ def _evaluate(config: EvaluateConfig, data: Data, out: Path, world: World) -> No
     loader = loaded(first=limit, device=world.device, rank=world.rank, world_size=world.size)
     path = checkpoint_file(config)
     model = load_classifier(config, path).to(world.device)
+    attack = attacks.build(config.attack, model)
     console = Console(highlight=False, soft_wrap=True, quiet=world.rank > 0)
 
     with contextlib.ExitStack() as stack:
@@ -64,7 +67,7 @@ def _evaluate(config: EvaluateConfig, data: Data, out: Path, world: World) -> No
             console.print(text, end="\r" if console.is_terminal else "\n")
 
         saving = out / PARTIAL.format(world.rank)
-        found = judge_images(model, loader.in_order(config.batch_size), config.attack, config.seed, known, saving, show)
+        found = judge_images(model, loader.in_order(config.batch_size), attack, config.seed, known, saving, show)
         shares = world.gather(found)
         if shares is None:
             return
@@ -72,7 +75,7 @@ def _evaluate(config: EvaluateConfig, data: Data, out: Path, world: World) -> No
         verdicts.save(out / "verdicts.npz")
         few = min(SAMPLES, loader.count)
         first = loaded(first=few, device=world.device)
-        _save_samples(config, model, first, verdicts, out)
+        _save_samples(config, model, attack, first, verdicts, out)
         write_json(
             out / "result.json",
             {
@@ -117,11 +120,13 @@ def load_classifier(config: EvaluateConfig, path: Path | None) -> Classify:
     return model
 
 
-def _save_samples(config: EvaluateConfig, model: Classify, loader: Loader, verdicts: Verdicts, out: Path) -> None:
+def _save_samples(
+    config: EvaluateConfig, model: Classify, attack: Attack, loader: Loader, verdicts: Verdicts, out: Path
+) -> None:
     """A grid's worth of images with what was found for them; the attack is run again on these few."""
     batch = next(iter(loader.in_order(SAMPLES)))
     count = min(SAMPLES, len(verdicts))
-    pictures = samples(model, batch, config.attack, config.seed, count)
+    pictures = samples(model, batch, attack, config.seed, count)
     arrays = {
         "clean": pictures.clean,
         "adversarial": pictures.adversarial,

@@ -19,8 +19,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from .. import objectives
-from ..attacks import PGD
+from .. import attacks, objectives
 from ..attacks.pgd import step_size
 from ..config.compose import restore
 from ..config.members import config_of
@@ -29,7 +28,7 @@ from ..data import Batch, as_float, make_loader
 from ..engines import World
 from ..errors import UserError
 from ..files import write_json
-from ..objectives.base import Images, Judgement, Objective, Task
+from ..objectives.base import Judgement, Objective, Task
 from ..rng import Rng
 from ..training import checkpoint, folder
 from .by_image import PARTIAL, ByImage, each_image, forget, once, saved
@@ -128,13 +127,8 @@ def judge(model: Objective, x: Tensor, labels: Tensor, rng: Rng) -> Judgement:
 def attacked(model: Objective, config: TransferConfig, clean: Tensor, labels: Tensor, rng: Rng) -> Tensor:
     """Adversarial images, (N, C, H, W): the attack ascends the model's loss through the making of its task."""
 
-    def judged(x: Images, task: Task) -> Judgement:
+    def judged(x: Tensor, task: Task) -> Judgement:
         own = model.prepare(x, task.targets, task.rng)
         return model.judge(own.inputs, own)
 
-    def loss(x: Images, task: Task) -> Tensor:
-        return judged(x, task).loss
-
-    task, adversary = Task(clean, labels, rng), PGD(config.attack, model)
-    found: Tensor = adversary.until_fooled(judged, task) if config.attack.keep == "any" else adversary(loss, task)
-    return found
+    return attacks.build(config.attack, model).fool(judged, Task(clean, labels, rng))

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..attacks import PGD
-from ..config.schema import Attack
+from ..attacks import Attack
 from ..data import Batch, as_float
-from ..objectives.base import Images, Task
+from ..images import alone
 from ..objectives.classify import Classify
 from ..rng import Rng
 from .by_image import ByImage, each_image
@@ -59,18 +58,18 @@ def judge_images(
 ) -> Verdicts:
     """Clean and adversarial predictions for every image of `batches`, in eval mode, and those `known` before.
 
+    The attack ascends the cross-entropy, whatever loss the model was trained with.
     An image's random start depends on the seed and its position alone, not on batch size, interruption or the number of
     processes. Images that are known are not judged again; what is found is saved to `partial` every few seconds.
     """
     model.eval()
-    adversary = PGD(attack, model)
     rng = Rng(seed, "evaluation")
 
     def judge(batch: Batch) -> Verdicts:
         task = model.prepare(as_float(batch.images), batch.labels, rng.rows(batch.row))
-        found = _attack(model, adversary, task)
+        found = attack.fool(model.judge, task)
         with torch.no_grad():
-            predictions = [model.logits(x).argmax(1).cpu().numpy() for x in (task.inputs, found)]
+            predictions = [model.logits(alone(x)).argmax(1).cpu().numpy() for x in (task.inputs, found)]
         return Verdicts(batch.index.cpu().numpy(), batch.labels.cpu().numpy(), *predictions)
 
     return each_image(batches, judge, known, partial, on_batch)
@@ -80,17 +79,5 @@ def samples(model: Classify, batch: Batch, attack: Attack, seed: int, count: int
     """The first `count` images of a batch with the same adversarial examples that `judge_images` finds for them."""
     rng = Rng(seed, "evaluation").rows(batch.row[:count])
     task = model.prepare(as_float(batch.images[:count]), batch.labels[:count], rng)
-    found = _attack(model, PGD(attack, model), task)
-    return Samples(*(x.permute(0, 2, 3, 1).cpu().numpy() for x in (task.inputs, found)))
-
-
-def _attack(model: Classify, adversary: PGD, task: Task) -> torch.Tensor:
-    """Ascends the cross-entropy, whatever loss the model was trained with; `keep` says which iterate counts."""
-
-    def loss(x: Images, task: Task) -> torch.Tensor:
-        return model.judge(x, task).loss
-
-    if adversary.config.steps == 0:
-        return task.inputs
-    found = adversary.until_fooled(model.judge, task) if adversary.config.keep == "any" else adversary(loss, task)
-    return found
+    found = attack.fool(model.judge, task)
+    return Samples(*(alone(x).permute(0, 2, 3, 1).cpu().numpy() for x in (task.inputs, found)))

@@ -6,23 +6,21 @@ adversarial average and every engine follow from these two.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ..images import Images
 from ..rng import Rng
-
-Images = Any  # a Tensor, or a tuple of Tensors: only the objective that made the task knows which
 
 
 @dataclass
 class Task:
     """What to look at and what to answer, for the rows of one batch.
 
-    inputs:  float32 in [0,1], (N, C, H, W), or a tuple of such tensors; what the attack perturbs
+    inputs:  what the attack perturbs, float32 in [0,1]: (N, C, H, W), or a tuple of such tensors
     targets: (N, …), the answers
     rng:     the draws of this step, with these rows
     shared:  what holds for the whole batch (such as which patches are masked)
@@ -45,11 +43,13 @@ class Task:
 class Judgement(NamedTuple):
     """Image by image: loss (N,) float32, and correct (N,) float32, the share of its questions answered rightly.
 
-    One question an image, so 0 or 1, for all but Selfie, which asks one for each masked patch.
+    One question an image, so 0 or 1, for all but Selfie, which asks one for each masked patch. `logits` (N, K) are there
+    where the question is which of K classes `task.targets` names. Attacks that need more than a loss use them.
     """
 
     loss: Tensor
     correct: Tensor
+    logits: Tensor | None = None
 
 
 @dataclass
@@ -98,13 +98,11 @@ class Objective(nn.Module):
             self.encoder.eval()
         return self
 
-    def share_encoder(self, look: Callable[[Tensor], Tensor]) -> None:
-        """`look` takes the place of the encoder, which is no part of this objective any more: another one owns it."""
-        del self.encoder
-        self.__dict__["encoder"] = look  # past nn.Module, which would make a module a part again
+    def prepare(self, images: Images, labels: Tensor, rng: Rng) -> Task:
+        """A task from whole batches: images float32 (N, C, H, W) in [0,1], labels (N,) int64 (-1: unknown).
 
-    def prepare(self, images: Tensor, labels: Tensor, rng: Rng) -> Task:
-        """A task from whole batches: images float32 (N, C, H, W) in [0,1], labels (N,) int64 (-1: unknown)."""
+        An objective whose configuration says `views` = 2 or more gets a tuple of that many versions of each image.
+        """
         raise NotImplementedError
 
     def judge(self, x: Images, task: Task) -> Judgement:
@@ -128,11 +126,6 @@ class Objective(nn.Module):
         return Outcome(loss, clean, adversarial)
 
 
-def as_tuple(images: Images) -> tuple[Tensor, ...]:
-    """One tensor or several, as a tuple."""
-    return images if isinstance(images, tuple) else (images,)
-
-
 def at_least_fp32(x: Tensor) -> Tensor:
     """Half precision as fp32; fp32 and fp64 as they are."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
@@ -141,7 +134,7 @@ def at_least_fp32(x: Tensor) -> Tensor:
 def cross_entropy(logits: Tensor, targets: Tensor) -> Judgement:
     """Per-image cross-entropy of logits (N, K) in at least fp32 against targets (N,), and whether the largest logit is right."""
     loss = nn.functional.cross_entropy(at_least_fp32(logits), targets, reduction="none")
-    return Judgement(loss, (logits.detach().argmax(1) == targets).float())
+    return Judgement(loss, (logits.detach().argmax(1) == targets).float(), logits)
 
 
 def patches(images: Tensor, grid: int) -> Tensor:

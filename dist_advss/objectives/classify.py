@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..config.objectives import Objective as ObjectiveConfig
+from ..images import Images, alone
 from ..models import Backbone
 from ..rng import Rng
 from .base import Judgement, Objective, Task, cross_entropy
@@ -20,12 +21,12 @@ class Classify(Objective):
         self.encoder = backbone.encoder
         self.top = backbone.top(classes)
 
-    def prepare(self, images: Tensor, labels: Tensor, rng: Rng) -> Task:
+    def prepare(self, images: Images, labels: Tensor, rng: Rng) -> Task:
         return Task(images, labels, rng)
 
     def logits(self, x: Tensor) -> Tensor:
         """(N, classes), from images (N, C, H, W) in [0,1]."""
         return self.top(self.encoder(x))
 
-    def judge(self, x: Tensor, task: Task) -> Judgement:
-        return cross_entropy(self.logits(x), task.targets)
+    def judge(self, x: Images, task: Task) -> Judgement:
+        return cross_entropy(self.logits(alone(x)), task.targets)

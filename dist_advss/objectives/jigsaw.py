@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..config.objectives import JigsawKeys
+from ..images import Images, alone
 from ..models import Backbone
 from ..rng import Rng
 from .base import Judgement, Objective, Task, assemble, cross_entropy, patches
@@ -28,15 +29,16 @@ class Jigsaw(Objective):
         self.top = backbone.top(config.permutations + 1)
         self.register_buffer("permutations", distinct_orders(config.grid**2, config.permutations + 1))
 
-    def prepare(self, images: Tensor, labels: Tensor, rng: Rng) -> Task:
+    def prepare(self, images: Images, labels: Tensor, rng: Rng) -> Task:
+        images = alone(images)
         drawn = rng.integers("jigsaw.order", len(self.permutations))
         order = torch.where(rng.uniform("jigsaw.untouched") < self.untouched, 0, drawn)
         tiles = patches(images, self.grid)
         rows = torch.arange(len(images), device=images.device)[:, None]
         return Task(assemble(tiles[rows, self.permutations[order]], self.grid), order, rng)
 
-    def judge(self, x: Tensor, task: Task) -> Judgement:
-        return cross_entropy(self.top(self.encoder(x)), task.targets)
+    def judge(self, x: Images, task: Task) -> Judgement:
+        return cross_entropy(self.top(self.encoder(alone(x))), task.targets)
 
 
 def distinct_orders(tiles: int, count: int) -> Tensor:

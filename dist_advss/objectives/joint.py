@@ -12,17 +12,18 @@ attack ascends the losses + weight * h. As published, the weights descend weight
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ..config.objectives import Joint as JointConfig
-from ..models import Backbone
+from ..images import Images, alone, pack
+from ..models import Backbone, Encoder
+from ..models.norms import NormSet
 from ..rng import Rng
+from ..row_maths import differentiable_unit
 from .base import Judgement, Objective, Outcome, Task, at_least_fp32
 from .jigsaw import Jigsaw
 from .rotation import Rotation
@@ -43,6 +44,17 @@ class JointTask(Task):
         return replace(chosen, parts=tuple(part.select(index) for part in self.parts))
 
 
+class SharedEncoder(Encoder):
+    """An encoder that another objective owns: a function that runs it, without weights or state in this place."""
+
+    def __init__(self, encode: Callable[[Tensor], Tensor], out_channels: int) -> None:
+        super().__init__(out_channels)
+        self.encode = encode
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.encode(x)
+
+
 class Joint(Objective):
     """The mean of the tasks' losses, plus the diversity term; the tasks' own classes judge, with the encoder of this one."""
 
@@ -50,49 +62,52 @@ class Joint(Objective):
         super().__init__()
         self.diversity = config.diversity
         self.encoder = backbone.encoder
-        self.patches = PatchNorms(backbone.encoder) if config.patch_bn else None
+        self.patches = NormSet(backbone.encoder) if config.patch_bn else None
         self.heads = nn.ModuleDict({name: self._head(name, config, backbone) for name in config.tasks})
 
     def _head(self, name: str, config: JointConfig, backbone: Backbone) -> Objective:
+        """The objective of one task, which encodes through this one's encoder."""
+        encode = self._encode_patches if name == "selfie" and self.patches is not None else self._encode
+        shared = replace(backbone, encoder=SharedEncoder(encode, backbone.encoder.out_channels))
         if name == "selfie":
-            selfie = Selfie(config.selfie, backbone)
-            selfie.share_encoder(self._look_at_patches)
-            return selfie
-        head = Rotation(config, backbone) if name == "rotation" else Jigsaw(config.jigsaw, backbone)
-        head.share_encoder(self.encoder)
-        return head
+            return Selfie(config.selfie, shared)
+        return Rotation(config, shared) if name == "rotation" else Jigsaw(config.jigsaw, shared)
 
-    def _look_at_patches(self, x: Tensor) -> Tensor:
-        if self.patches is None:
-            return self.encoder(x)
-        return functional_call(self.encoder, self.patches.tensors(), (x,))
+    def _encode(self, x: Tensor) -> Tensor:
+        features: Tensor = self.encoder(x)
+        return features
 
-    def prepare(self, images: Tensor, labels: Tensor, rng: Rng) -> JointTask:
+    def _encode_patches(self, x: Tensor) -> Tensor:
+        assert self.patches is not None
+        features: Tensor = self.patches(self.encoder, x)
+        return features
+
+    def prepare(self, images: Images, labels: Tensor, rng: Rng) -> JointTask:
         parts = tuple(head.prepare(images, labels, rng) for head in self._heads())
         answers = torch.cat(
             [part.targets.flatten(1) if part.targets.dim() > 1 else part.targets[:, None] for part in parts], 1
         )
-        return JointTask(tuple(part.inputs for part in parts), answers, rng, parts=parts)
+        return JointTask(tuple(alone(part.inputs) for part in parts), answers, rng, parts=parts)
 
-    def judge(self, x: Sequence[Tensor], task: Task) -> Judgement:
+    def judge(self, x: Images, task: Task) -> Judgement:
         """Means over the tasks; x holds an input for each."""
         return _mean(self._judge_each(x, task))
 
-    def attack_loss(self, x_adv: Sequence[Tensor], task: Task) -> Tensor:
+    def attack_loss(self, x_adv: Images, task: Task) -> Tensor:
         """The sum of the tasks' losses, so that each input's gradient is that of its own task, plus weight * h."""
         if self.diversity.weight == 0 or not self.diversity.in_attack:
             return _total(self._judge_each(x_adv, task))
         with torch.enable_grad():  # restarts are compared without
-            x = [piece if piece.requires_grad else piece.detach().requires_grad_() for piece in x_adv]
+            x = [piece if piece.requires_grad else piece.detach().requires_grad_() for piece in pack(x_adv)]
             judged = self._judge_each(x, task)
             return _total(judged) + self.diversity.weight * diversity([j.loss for j in judged], x)
 
-    def forward(self, task: Task, x_adv: Sequence[Tensor] | None = None) -> Outcome:
+    def forward(self, task: Task, x_adv: Images | None = None) -> Outcome:
         if x_adv is None:
             clean = self._judge_each(task.inputs, task)
             return Outcome(_mean(clean).loss.mean(), _mean(clean), None, self._by_task("clean", clean))
         weight = self.diversity.weight
-        x = [piece.detach().requires_grad_(weight > 0) for piece in x_adv]
+        x = [piece.detach().requires_grad_(weight > 0) for piece in pack(x_adv)]
         with torch.set_grad_enabled(torch.is_grad_enabled() or weight > 0):  # h needs gradients, whoever asks
             adversarial = self._judge_each(x, task)
             h = diversity([j.loss for j in adversarial], x).mean() if weight > 0 else None
@@ -107,7 +122,7 @@ class Joint(Objective):
     def _heads(self) -> list[Objective]:
         return list(self.heads.values())  # type: ignore[arg-type]
 
-    def _judge_each(self, x: Sequence[Tensor], task: Task) -> list[Judgement]:
+    def _judge_each(self, x: Images | list[Tensor], task: Task) -> list[Judgement]:
         assert isinstance(task, JointTask)
         return [head.judge(piece, part) for head, piece, part in zip(self._heads(), x, task.parts, strict=True)]
 
@@ -115,41 +130,13 @@ class Joint(Objective):
         return {f"accuracy_{part}.{name}": j.correct.mean() for name, j in zip(self.heads, judged, strict=True)}
 
 
-class PatchNorms(nn.Module):
-    """A second set of an encoder's batch norms, for inputs of another kind; every other weight is shared."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        norms = {name: module for name, module in encoder.named_modules() if isinstance(module, nn.BatchNorm2d)}
-        self.names = list(norms)
-        self.norms = nn.ModuleList(copy.deepcopy(norm) for norm in norms.values())
-
-    def tensors(self) -> dict[str, Tensor]:
-        """By the names that they have in the encoder."""
-        return {
-            f"{name}.{key}": tensor
-            for name, norm in zip(self.names, self.norms, strict=True)
-            for key, tensor in norm.state_dict(keep_vars=True).items()
-        }
-
-
 def diversity(losses: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensor:
     """h of each image, (N,) in at least fp32 and differentiable again, from K losses (N,) and the inputs (N, …) of each."""
     gradients = torch.autograd.grad([loss.sum() for loss in losses], inputs, create_graph=True)
     with torch.autocast(inputs[0].device.type, enabled=False):
-        g = torch.stack([_unit(at_least_fp32(gradient).flatten(1)) for gradient in gradients], 2)
+        g = torch.stack([differentiable_unit(at_least_fp32(gradient).flatten(1)) for gradient in gradients], 2)
         gram = g.transpose(1, 2) @ g + RIDGE * torch.eye(len(losses), dtype=g.dtype, device=g.device)
         return torch.linalg.slogdet(gram).logabsdet
-
-
-def _unit(rows: Tensor) -> Tensor:
-    """Rows (N, D) scaled to length 1; a zero row stays zero.
-
-    Divided by its largest entry first, as the squares of a very sure answer's gradient underflow; a constant, which changes
-    neither the direction nor its derivative.
-    """
-    rows = rows / rows.detach().abs().amax(1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
-    return rows / rows.square().sum(1, keepdim=True).clamp_min(1).sqrt()
 
 
 def _total(judged: list[Judgement]) -> Tensor:
@@ -157,4 +144,5 @@ def _total(judged: list[Judgement]) -> Tensor:
 
 
 def _mean(judged: list[Judgement]) -> Judgement:
-    return Judgement(*(torch.stack(parts).mean(0) for parts in zip(*judged, strict=True)))
+    loss = torch.stack([j.loss for j in judged]).mean(0)
+    return Judgement(loss, torch.stack([j.correct for j in judged]).mean(0))

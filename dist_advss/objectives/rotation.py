@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..config.objectives import Objective as ObjectiveConfig
+from ..images import Images, alone
 from ..models import Backbone
 from ..rng import Rng
 from .base import Judgement, Objective, Task, cross_entropy
@@ -21,10 +22,11 @@ class Rotation(Objective):
         self.encoder = backbone.encoder
         self.top = backbone.top(TURNS)
 
-    def prepare(self, images: Tensor, labels: Tensor, rng: Rng) -> Task:
+    def prepare(self, images: Images, labels: Tensor, rng: Rng) -> Task:
+        images = alone(images)
         turns = rng.integers("rotation", TURNS)
         turned = torch.stack([images.rot90(k, (2, 3)) for k in range(TURNS)])
         return Task(turned[turns, torch.arange(len(images), device=images.device)], turns, rng)
 
-    def judge(self, x: Tensor, task: Task) -> Judgement:
-        return cross_entropy(self.top(self.encoder(x)), task.targets)
+    def judge(self, x: Images, task: Task) -> Judgement:
+        return cross_entropy(self.top(self.encoder(alone(x))), task.targets)

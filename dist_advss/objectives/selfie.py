@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ..config.objectives import Selfie as SelfieConfig
 from ..config.objectives import SelfieKeys
 from ..errors import UserError
+from ..images import Images, alone
 from ..models import Backbone
 from ..rng import Rng
 from .attention_pooling import AttentionPooling
@@ -49,7 +50,8 @@ class Selfie(Objective):
         self.pooling = AttentionPooling(width, config.layers, config.heads, config.ffn, config.dropout)
         self.places = PositionEmbedding(config.grid, width)
 
-    def prepare(self, images: Tensor, labels: Tensor, rng: Rng) -> Task:
+    def prepare(self, images: Images, labels: Tensor, rng: Rng) -> Task:
+        images = alone(images)
         order = rng.shared_permutation("selfie.order", self.grid**2)
         shared = {"masked": order[: self.masked], "visible": order[self.masked :]}
         targets = torch.arange(self.masked, device=images.device).expand(len(images), -1)
@@ -63,8 +65,8 @@ class Selfie(Objective):
         query = self.pooling(codes[:, task.shared["visible"]], task.rng)
         return (query[:, None] + self.places(masked)) @ codes[:, masked].transpose(1, 2)
 
-    def judge(self, x: Tensor, task: Task) -> Judgement:
-        logits = at_least_fp32(self.logits(x, task))
+    def judge(self, x: Images, task: Task) -> Judgement:
+        logits = at_least_fp32(self.logits(alone(x), task))
         fed = logits.softmax(2) if self.double_softmax else logits
         loss = nn.functional.cross_entropy(fed.transpose(1, 2), task.targets, reduction="none").sum(1)
         return Judgement(loss, (logits.detach().argmax(2) == task.targets).float().mean(1))

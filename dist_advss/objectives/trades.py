@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from ..config.objectives import Trades as TradesConfig
+from ..images import Images, alone
 from ..models import Backbone
-from .base import Images, Judgement, Outcome, Task, at_least_fp32, cross_entropy
+from .base import Judgement, Outcome, Task, at_least_fp32, cross_entropy
 from .classify import Classify
 
 
@@ -18,16 +19,16 @@ class Trades(Classify):
         super().__init__(config, backbone, classes)
         self.beta = config.beta
 
-    def attack_loss(self, x_adv: Tensor, task: Task) -> Tensor:
+    def attack_loss(self, x_adv: Images, task: Task) -> Tensor:
         if "clean_logits" not in task.by_row:
             with torch.no_grad():
-                task.by_row["clean_logits"] = self.logits(task.inputs)
-        return divergence(task.by_row["clean_logits"], self.logits(x_adv))
+                task.by_row["clean_logits"] = self.logits(alone(task.inputs))
+        return divergence(task.by_row["clean_logits"], self.logits(alone(x_adv)))
 
     def forward(self, task: Task, x_adv: Images | None = None) -> Outcome:
         if x_adv is None:
             return super().forward(task)
-        logits_clean, logits_adv = self.logits(task.inputs), self.logits(x_adv)
+        logits_clean, logits_adv = self.logits(alone(task.inputs)), self.logits(alone(x_adv))
         clean = cross_entropy(logits_clean, task.targets)
         kl = divergence(logits_clean, logits_adv)
         correct = (logits_adv.detach().argmax(1) == task.targets).float()

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .. import attacks, objectives
-from ..attacks.pgd import BATCH_NORMS, DTYPES
+from ..attacks.pgd import DTYPES
 from ..config.schema import TrainConfig
 from ..engines.fsdp import layers
 from ..engines.optim import build_optimizer
-from ..objectives.base import Images, Objective, Task
+from ..images import Images
+from ..models.norms import BATCH_NORMS
+from ..objectives.base import Objective, Task
 from ..rng import Rng
 from .meter import Meter, Work
 
@@ -95,7 +97,7 @@ def measure(config: TrainConfig, objective: Objective, images: int) -> Step:
     rng = Rng(config.seed).at(0, 0).rows(torch.arange(images))
     objective.train()
 
-    def attacked(steps: int) -> tuple[Task, Images, Work, int]:
+    def attacked(steps: int) -> tuple[Task, Images | None, Work, int]:
         """A task, adversarial examples for it, what these took, and how often the encoder looked."""
         task = objective.prepare(pixels, labels, rng)
         attack = attacks.build(replace(config.attack, steps=steps), objective)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..attacks import PGD, NoAttack
+from ..attacks import Attack
 from ..config.schema import TrainConfig
 from ..data import Batch, Loader, augment
 from ..engines import Engine, State
@@ -39,7 +39,7 @@ class Trainer:
         config: TrainConfig,
         folder: Path,
         engine: Engine,
-        attack: PGD | NoAttack,
+        attack: Attack,
         loader: Loader,
         held_out: Loader,
         tracker: Tracker | Silent,

@@ -68,7 +68,7 @@ def _train(config: TrainConfig, data: Data, command: str, out: Path, world: Worl
             else Silent()
         )
         engine = engines.build(config, objective, world)
-        attack = attacks.build(config.attack, engine.module)
+        attack = attacks.build(config.attack, engine.module, config.objective.couples_rows)
         trainer = Trainer(config, out, engine, attack, loader, held_out, tracker, transferred)
         if not trainer.resume():
             where = f"{engines.describe(config, world)}, images by the {loader.name} loader"

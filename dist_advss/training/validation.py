@@ -13,7 +13,8 @@ from ..config.objectives import is_pretext
 from ..config.schema import TrainConfig
 from ..data import Batch, Loader, as_float
 from ..engines import World
-from ..objectives.base import Images, Objective, Task
+from ..images import Images
+from ..objectives.base import Objective, Task
 from ..rng import Rng
 
 
@@ -43,7 +44,7 @@ def validate(objective: Objective, images: Loader, batch_size: int, config: Trai
     in the set, so every call at every world size asks the same questions; Selfie masks the same patches in all of them.
     """
     threat = replace(config.attack, steps=config.validation.steps, step_size=None, restarts=1, random_start=True)
-    attack = PGD(threat, objective)
+    attack = PGD(threat, objective, couples_rows=config.objective.couples_rows)
     rng = Rng(config.seed, "validation")
     classes = 0 if is_pretext(config.objective.name) else config.data.classes
     sums = torch.zeros(6 + threat.steps + 3 * classes, dtype=torch.float64)

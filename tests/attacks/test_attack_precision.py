@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_advss.attacks import PGD
+from dist_advss.attacks.pgd import Rows
 from dist_advss.config.schema import Attack
 from dist_advss.objectives.base import Task
 from dist_advss.rng import Rng
@@ -85,7 +86,7 @@ def test_in_fp16_the_gradients_of_sure_answers_keep_their_signs(trained, sharper
     gradients = {}
     for precision in ("fp32", "fp16"):
         attack = PGD(Attack(eps=0.05, steps=1, random_start=False, precision=precision), trained.net)
-        (gradients[precision],) = attack._gradients(loss, attack.start(task, 0), task)
+        (gradients[precision],) = attack._gradients(loss, attack.start(task, 0), Rows.of(task))
     assert (loss(task.inputs, task) < 0.1 / sharper).float().mean() > 0.2
     lost = (gradients["fp16"] == 0) & (gradients["fp32"] != 0)
     assert lost.float().mean() < 0.001
@@ -106,6 +107,6 @@ def test_in_fp16_images_in_one_batch_norm_are_scaled_alike() -> None:
     found = {}
     for precision in ("fp32", "fp16"):
         attack = PGD(Attack(eps=0.05, steps=1, random_start=False, precision=precision, batch_norm="batch"), net)
-        (found[precision],) = attack._gradients(loss, attack.start(task, 0), task)
+        (found[precision],) = attack._gradients(loss, attack.start(task, 0), Rows.of(task))
     a, b = found["fp32"].flatten(), found["fp16"].flatten()
     assert nn.functional.cosine_similarity(a, b, dim=0) > 0.999

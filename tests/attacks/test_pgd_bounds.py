@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from dist_advss.attacks import PGD
 from dist_advss.config.schema import Attack
-from dist_advss.objectives.base import Images, Judgement, Task, as_tuple
+from dist_advss.images import Images, pack
+from dist_advss.objectives.base import Judgement, Task
 from dist_advss.rng import Rng
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -62,7 +63,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 def wiggle(x: Images, task: Task) -> Tensor:
     """A loss with many hills, and another one for each row."""
-    return sum_of((17 * piece + i).sin() * (piece - 0.4) for i, piece in enumerate(as_tuple(x)))
+    return sum_of((17 * piece + i).sin() * (piece - 0.4) for i, piece in enumerate(pack(x)))
 
 
 def sum_of(pieces) -> Tensor:
@@ -71,12 +72,12 @@ def sum_of(pieces) -> Tensor:
 
 
 def flat(x: Images, task: Task) -> Tensor:
-    return sum_of(0 * piece for piece in as_tuple(x))
+    return sum_of(0 * piece for piece in pack(x))
 
 
 def broken(x: Images, task: Task) -> Tensor:
     """Gradients that are infinite at some pixels and undefined at others."""
-    return sum_of((piece - 0.5).relu().sqrt() / piece for piece in as_tuple(x))
+    return sum_of((piece - 0.5).relu().sqrt() / piece for piece in pack(x))
 
 
 LOSSES = {"wiggle": wiggle, "flat": flat, "broken": broken}
@@ -84,7 +85,7 @@ LOSSES = {"wiggle": wiggle, "flat": flat, "broken": broken}
 
 def assert_inside(found: Images, case: Case) -> None:
     assert isinstance(found, tuple) == (len(case.inputs) > 1)
-    for x, clean in zip(as_tuple(found), case.inputs, strict=True):
+    for x, clean in zip(pack(found), case.inputs, strict=True):
         assert x.shape == clean.shape
         assert x.dtype == torch.promote_types(clean.dtype, torch.float32)
         assert not x.requires_grad
@@ -121,7 +122,7 @@ def test_what_fools_lies_in_ball_and_box(case: Case) -> None:
 def test_a_flat_loss_leaves_the_start_where_it_is(case: Case) -> None:
     attack = PGD(case.attack, nn.Identity())
     start = attack.start(case.task, 0)
-    for x, begun in zip(as_tuple(attack(flat, case.task)), start, strict=True):
+    for x, begun in zip(pack(attack(flat, case.task)), start, strict=True):
         assert torch.allclose(x, begun, atol=1e-6)
 
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from dist_advss.attacks import PGD
 from dist_advss.config.schema import Attack
-from dist_advss.objectives.base import Images, Task
+from dist_advss.images import Images
+from dist_advss.objectives.base import Task
 from dist_advss.rng import Rng
 
 N = 16
@@ -87,7 +88,7 @@ def test_x_adv_equals_torchattacks_from_the_same_start(trained, attack: Attack, 
         theirs = peer(images, labels)
 
     ours = From(attack, trained.net, start)(trained.loss, trained.task(N))
-    assert (ours - theirs).abs().max() < 1e-6
+    assert (ours - theirs).abs().max() < 1e-5  # five steps of length 1 amplify fp32 rounding
     assert (ours - images).abs().max() > 0.01
 
 

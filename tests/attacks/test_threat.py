@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from dist_advss.attacks.threat import BALLS, L2, Linf
+from dist_advss.attacks.threat import L2, THREATS, Linf
 from dist_advss.rng import Rng
 
 SMALLEST_P = 1e-4  # seeds are fixed; a right implementation misses this bound once in ten thousand choices of seed
@@ -27,7 +27,7 @@ def normal(seed: int, *shape: int) -> torch.Tensor:
 
 def test_an_linf_start_is_uniform_in_the_ball() -> None:
     clean = torch.full((400, 3, 5, 5), 0.5)
-    delta = (Linf(0.1).random_start(clean, rng_of(400), "s") - clean).double().numpy()
+    delta = (Linf(0.1).start(clean, rng_of(400), "s") - clean).double().numpy()
     assert stats.kstest(delta.flatten(), "uniform", args=(-0.1, 0.2)).pvalue > SMALLEST_P
     pixels = delta.reshape(400, 75)
     assert np.abs(np.corrcoef(pixels.T) - np.eye(75)).max() < 5.5 / math.sqrt(400)
@@ -38,7 +38,7 @@ def test_an_l2_start_is_uniform_in_the_ball(shape: tuple[int, int, int]) -> None
     # in d dimensions the share of the ball's volume within length r is (r/eps)^d, and no direction is preferred
     n, d, eps = 4000, math.prod(shape), 0.4
     clean = torch.full((n, *shape), 0.5)
-    delta = (L2(eps).random_start(clean, rng_of(n), "s") - clean).double().flatten(1).numpy()
+    delta = (L2(eps).start(clean, rng_of(n), "s") - clean).double().flatten(1).numpy()
     length = np.linalg.norm(delta, axis=1)
     assert stats.kstest((length / eps) ** d, "uniform").pvalue > SMALLEST_P
     direction = delta / length[:, None]
@@ -46,10 +46,10 @@ def test_an_l2_start_is_uniform_in_the_ball(shape: tuple[int, int, int]) -> None
     assert np.abs(direction.T @ direction / n - np.eye(d) / d).max() < 6 / math.sqrt(d * n)
 
 
-@pytest.mark.parametrize("norm", BALLS)
+@pytest.mark.parametrize("norm", THREATS)
 def test_starts_at_the_edge_of_the_box_stay_in_it(norm: str) -> None:
     clean = torch.cat([torch.zeros(8, 1, 4, 4), torch.ones(8, 1, 4, 4)])
-    start = BALLS[norm](0.5).random_start(clean, rng_of(16), "s")
+    start = THREATS[norm](0.5).start(clean, rng_of(16), "s")
     assert start.min() >= 0
     assert start.max() <= 1
     assert ((start - clean).abs() > 0).any(dim=(1, 2, 3)).all()
@@ -69,10 +69,10 @@ def test_an_l2_step_has_the_step_size_however_long_the_gradient_is(scale: float)
     assert torch.allclose(moved, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("norm", BALLS)
+@pytest.mark.parametrize("norm", THREATS)
 def test_a_row_without_gradient_stays_and_the_others_move_on(norm: str) -> None:
     gradient = torch.stack([torch.zeros(1, 2, 2), torch.ones(1, 2, 2), torch.zeros(1, 2, 2)])
-    moved = BALLS[norm](1.0).step(torch.full((3, 1, 2, 2), 0.5), gradient, 0.1)
+    moved = THREATS[norm](1.0).step(torch.full((3, 1, 2, 2), 0.5), gradient, 0.1)
     assert torch.equal(moved[0], torch.full((1, 2, 2), 0.5))
     assert torch.equal(moved[2], torch.full((1, 2, 2), 0.5))
     assert (moved[1] > 0.5).all()
@@ -108,9 +108,9 @@ def test_l2_projection_scales_a_perturbation_to_the_ball_then_clips_it_to_the_bo
         assert math.sqrt(((got - centre) ** 2).sum()) <= eps + 1e-9
 
 
-@pytest.mark.parametrize("norm", BALLS)
+@pytest.mark.parametrize("norm", THREATS)
 def test_a_point_inside_ball_and_box_is_its_own_projection(norm: str) -> None:
     clean = normal(3, 6, 1, 4, 4).sigmoid()
-    ball = BALLS[norm](0.3)
+    ball = THREATS[norm](0.3)
     inside = ball.project(clean + normal(4, 6, 1, 4, 4), clean)
     assert torch.allclose(ball.project(inside, clean), inside, atol=1e-12)

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -41,11 +40,9 @@ def equal(a: Batch, b: Batch) -> bool:
     return all(torch.equal(getattr(a, name), getattr(b, name)) for name in ("images", "labels", "row", "index"))
 
 
-def loader_of(
-    data: Data, kind: str = "ffcv", split: str = "train", rank: int = 0, world_size: int = 1, views: int = 1
-) -> Loader:
+def loader_of(data: Data, kind: str = "ffcv", split: str = "train", rank: int = 0, world_size: int = 1) -> Loader:
     data = replace(data, loader=kind)
-    return make_loader(data, split, 60, RNG, labelled=True, rank=rank, world_size=world_size, views=views)
+    return make_loader(data, split, 60, RNG, labelled=True, rank=rank, world_size=world_size)
 
 
 def raw_beton(folder: Path, images: np.ndarray, jpeg: float = 0.0) -> Data:
@@ -219,7 +216,7 @@ def test_a_random_part_is_what_pillow_cuts_out_and_scales(photographs: Data) -> 
     batch = next(loader.epoch(0))
     beton = find_beton(data, "train")
     height, width = (torch.from_numpy(side[batch.index].astype(np.int64)) for side in (beton.height, beton.width))
-    boxes = crops.random(height, width, 0.3, RNG.at(0, 0).rows(batch.row), 0)
+    boxes = crops.random(height, width, 0.3, RNG.at(0, 0).rows(batch.row))
     for shown, position, (top, left, tall, wide) in zip(
         batch.images, batch.index.tolist(), boxes.tolist(), strict=True
     ):
@@ -228,31 +225,6 @@ def test_a_random_part_is_what_pillow_cuts_out_and_scales(photographs: Data) -> 
             part.resize((224, 224), Image.Resampling.BOX if tall > 224 else Image.Resampling.BILINEAR)
         )
         assert np.abs(shown.permute(1, 2, 0).numpy().astype(int) - expected).mean() < 6
-
-
-def test_two_views_are_two_parts_of_an_image_that_is_decoded_once(
-    photographs: Data, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from dist_advss.data.betons import decode
-
-    data = replace(photographs, crop="random")
-    calls: list[int] = []
-    original = decode.decode
-
-    def counted(*given: Any) -> Any:
-        calls.append(len(given[1]))
-        return original(*given)
-
-    monkeypatch.setattr(decode, "decode", counted)
-    batch = next(make_loader(data, "train", 24, RNG, labelled=True, views=2).epoch(0))
-    alone = next(make_loader(data, "train", 24, RNG, labelled=True).epoch(0))
-    assert calls.count(24) + sum(c for c in calls if c != 24) // 24 == 2  # one pass for each loader
-    assert torch.equal(batch.images, alone.images)
-    assert batch.second is not None and batch.second.shape == batch.images.shape
-    assert not any(torch.equal(a, b) for a, b in zip(batch.images, batch.second, strict=True))
-    mini = Data(name="fashion_mini", size=28, channels=1, loader="memory")
-    both = next(make_loader(mini, "train", 24, RNG, labelled=True, views=2).epoch(0))
-    assert both.second is not None and torch.equal(both.images, both.second)
 
 
 def test_evaluation_sees_the_centre(photographs: Data) -> None:

@@ -13,10 +13,10 @@ import torch
 import yaml
 from torch import nn
 
+from dist_advss.attacks import PGD
 from dist_advss.data import Batch, load_data
 from dist_advss.evaluation import by_image
 from dist_advss.evaluation import run as run_module
-from dist_advss.evaluation import verdicts as verdicts_module
 from dist_advss.evaluation.rates import interval
 from dist_advss.evaluation.run import load_classifier
 from dist_advss.rng import Rng
@@ -88,14 +88,14 @@ def test_the_batch_size_changes_no_random_start_and_verdicts_by_rounding_at_most
     evaluations: Evaluations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starts: dict[str, list[torch.Tensor]] = {}
-    begin = verdicts_module.PGD.start
+    begin = PGD.start
 
     def noted(self: Any, task: Any, restart: int) -> Any:
         found = begin(self, task, restart)
         starts[evaluating].append(found[0])
         return found
 
-    monkeypatch.setattr(verdicts_module.PGD, "start", noted)
+    monkeypatch.setattr(PGD, "start", noted)
     found = {}
     for size in (60, 17, 1):
         evaluating = str(size)
@@ -186,14 +186,14 @@ def test_fewer_images_than_a_sheet_of_samples_are_enough(evaluations: Evaluation
 def power_cut(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
     """`power_cut(3)`: evaluations end without a word after three batches; returns the sizes of the batches they attacked."""
     monkeypatch.setattr(by_image, "SAVE_EVERY_S", -1.0)  # after every batch
-    judge, attack = run_module.judge_images, verdicts_module._attack
+    judge, fool = run_module.judge_images, PGD.fool
     sizes: list[int] = []
 
-    def noted(model: Any, adversary: Any, task: Any) -> Any:
+    def noted(self: PGD, judge: Any, task: Any) -> Any:
         sizes.append(len(task.targets))
-        return attack(model, adversary, task)
+        return fool(self, judge, task)
 
-    monkeypatch.setattr(verdicts_module, "_attack", noted)
+    monkeypatch.setattr(PGD, "fool", noted)
 
     def arrange(batches_left: int) -> list[int]:
         sizes.clear()

@@ -53,14 +53,13 @@ def _jit(function):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def decode(file, start, size, mode, height, width, box, out, second_box, second):  # type: ignore[no-untyped-def]
+def decode(file, start, size, mode, height, width, box, out):  # type: ignore[no-untyped-def]
     """Fills `out` with parts of stored images; returns -1, or the first of them that is damaged.
 
     file:  (B,) uint8, a whole beton
     start, size, mode, height, width: (n,), where each image lies in it, its kind and its shape
     box:   (n, 4) int64: top, left, height and width of the part of each image that is shown
     out:   (n, H, W, C) uint8; a part of another shape is scaled (by area). C = 1 takes the first of three equal channels
-    second_box, second: the same for another view of each image; (0, 4) and (0, H, W, C) for one view
     """
     rows, columns, channels = out.shape[1], out.shape[2], out.shape[3]
     room = 1
@@ -77,8 +76,6 @@ def decode(file, start, size, mode, height, width, box, out, second_box, second)
                 return k
             stored = picture[: 3 * h * w]
         _show(stored, h, w, box[k], scaled, out[k], rows, columns, channels)
-        if len(second) > 0:
-            _show(stored, h, w, second_box[k], scaled, second[k], rows, columns, channels)
     return -1
 
 

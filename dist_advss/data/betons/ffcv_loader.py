@@ -45,8 +45,7 @@ class _Job:
 
     share: Share
     position: Integers
-    first: Tensor
-    second: Tensor
+    pixels: Tensor
     tasks: list[Future[None]]
 
 
@@ -54,8 +53,7 @@ class FfcvLoader(Loader):
     """Images `rows` (N,) int64 of a beton as `size` x `size` pixels with `channels` channels.
 
     `crop` is data.crop, "centre" or "random": random boxes are drawn by the rows of the global batch, so they are the
-    same at every world size and after a resume. In order, the centre is shown. With `views` = 2 an image is decoded once
-    and `Batch.second` shows another random part of it.
+    same at every world size and after a resume. In order, the centre is shown.
     """
 
     name = "ffcv"
@@ -71,12 +69,11 @@ class FfcvLoader(Loader):
         device: torch.device | str = "cpu",
         rank: int = 0,
         world_size: int = 1,
-        views: int = 1,
         crop: str = "centre",
         crop_area: float = 0.08,
         threads: int = 1,
     ) -> None:
-        super().__init__(len(rows), beton.about.classes, batch_size, rng, device, rank, world_size, views)
+        super().__init__(len(rows), beton.about.classes, batch_size, rng, device, rank, world_size)
         from .decode import decode
 
         self._decode, self._beton, self._rows = decode, beton, rows
@@ -113,36 +110,31 @@ class FfcvLoader(Loader):
         """Starts to decode a share in threads."""
         position = self._rows[share.position.numpy()]
         count = len(position)
-        pinned = self.device.type == "cuda"
-        first, second = (
-            torch.empty((n, *self._shape), dtype=torch.uint8, pin_memory=pinned)
-            for n in (count, count if self.views == 2 and self._crops(share) else 0)
-        )
+        pixels = torch.empty((count, *self._shape), dtype=torch.uint8, pin_memory=self.device.type == "cuda")
         if not self._fits:
             self._announce(position)
-        work = partial(self._fill, position, share, first, second)
-        if self._copied and first.numel() < COPY_BYTES:
+        work = partial(self._fill, position, share, pixels)
+        if self._copied and pixels.numel() < COPY_BYTES:
             work(slice(0, count))
-            return _Job(share, position, first, second, [])
-        parts = max(1, min(self._threads, count, first.numel() // TASK_BYTES))
+            return _Job(share, position, pixels, [])
+        parts = max(1, min(self._threads, count, pixels.numel() // TASK_BYTES))
         cuts = [count * k // parts for k in range(parts + 1)]
         tasks = [self._pool.submit(work, slice(a, b)) for a, b in pairwise(cuts)]
-        return _Job(share, position, first, second, tasks)
+        return _Job(share, position, pixels, tasks)
 
-    def _fill(self, position: Integers, share: Share, first: Tensor, second: Tensor, part: slice) -> None:
+    def _fill(self, position: Integers, share: Share, pixels: Tensor, part: slice) -> None:
         """Decodes one part of a share. Raises RunError for a damaged image."""
         beton, position = self._beton, position[part]
         height, width = (torch.from_numpy(side[position].astype(np.int64)) for side in (beton.height, beton.width))
         if self._crops(share):
             assert share.rng is not None
             rng = share.rng.rows(share.row[part])
-            boxes = [crops.random(height, width, self._crop_area, rng, view) for view in range(self.views)]
+            box = crops.random(height, width, self._crop_area, rng)
         else:
-            boxes = [crops.centre(height, width, EVALUATED if self._random else 1.0)]
-        box, other = boxes[0].numpy(), (boxes[1] if len(second) else boxes[0][:0]).numpy()
+            box = crops.centre(height, width, EVALUATED if self._random else 1.0)
         where = (beton.start[position], beton.size[position], beton.mode[position])
         shape = (beton.height[position], beton.width[position])
-        wrong = self._decode(self._file, *where, *shape, box, first[part].numpy(), other, second[part].numpy())
+        wrong = self._decode(self._file, *where, *shape, box.numpy(), pixels[part].numpy())
         if wrong >= 0:
             raise RunError(
                 f"{beton.path}: image {position[wrong]} is damaged; write it again with dist-advss data write"
@@ -154,12 +146,10 @@ class FfcvLoader(Loader):
             task.result()
         index = torch.from_numpy(job.position)
         labels = torch.from_numpy(self._beton.labels[job.position])
-        images, second, labels, row, index = (
-            part.to(self.device, non_blocking=True) for part in (job.first, job.second, labels, job.share.row, index)
+        pixels, labels, row, index = (
+            part.to(self.device, non_blocking=True) for part in (job.pixels, labels, job.share.row, index)
         )
-        images = images.permute(0, 3, 1, 2)
-        views = second.permute(0, 3, 1, 2) if len(second) else images
-        return Batch(images, labels, row, index, views if self.views == 2 else None)
+        return Batch(pixels.permute(0, 3, 1, 2), labels, row, index)
 
     def _crops(self, share: Share) -> bool:
         return self._random and share.rng is not None
