@@ -18,6 +18,11 @@ def unpack(images: tuple[Tensor, ...], like: Images) -> Images:
     return images if isinstance(like, tuple) else images[0]
 
 
+def repeated(images: Tensor, views: int) -> Images:
+    """The same images as each of `views` views, for callers that need shapes only."""
+    return (images,) * views if views > 1 else images
+
+
 def alone(images: Images) -> Tensor:
     """The only tensor of an objective that looks at one input. Raises TypeError for a tuple: a fault of the program."""
     if isinstance(images, tuple):

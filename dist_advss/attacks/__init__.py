@@ -16,4 +16,4 @@ def build(config: AttackConfig, module: nn.Module, couples_rows: bool = False) -
     """The attack that a configuration names, on the bare `module`; `couples_rows` as in the objective's configuration."""
     if config.steps == 0:
         return NoAttack()
-    return PGD(config, module, couples_rows=couples_rows)
+    return PGD(config, module, couples_rows=couples_rows)  # type: ignore[return-value]  # X where X | None is allowed

@@ -168,6 +168,11 @@ def _check_objective(command: str, config: Any) -> None:
         raise UserError("freeze=encoder: there is nothing to keep without init; give init=RUN or freeze=none")
     if attack.keep == "any":
         raise UserError("attack.keep=any: for evaluation only; training needs attack.keep=last")
+    if objective.couples_rows and config.train.accumulate > 1:
+        raise UserError(
+            f"train.accumulate={config.train.accumulate}: objective={objective.name} compares the images of a batch, which "
+            "must not be cut into parts; set it to 1 and start more processes"
+        )
     _check_tasks(config)
     if objective.name == "trades" and attack.steps == 0:
         raise UserError(

@@ -1,6 +1,6 @@
 """Image data sets: reading, splitting, batching and augmenting."""
 
-from .augment import as_float, augment
+from .augment import as_float, augment, held_out_views, training_views
 from .image_set import ImageSet
 from .load import load_data
 from .loader import Batch, Loader, MemoryLoader
@@ -13,7 +13,9 @@ __all__ = [
     "MemoryLoader",
     "as_float",
     "augment",
+    "held_out_views",
     "load_data",
     "make_loader",
     "resolve_loader",
+    "training_views",
 ]

@@ -6,23 +6,43 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..config.objectives import Objective
+from ..images import Images
 from ..rng import Rng
 
 
-def augment(images: Tensor, rng: Rng, flip: bool, pad: int) -> Tensor:
+def training_views(images: Tensor, rng: Rng, keys: Objective) -> Images:
+    """What `prepare` gets of a training batch, (N, C, H, W) uint8: `keys.views` versions, augmented independently.
+
+    One tensor where it is one view, else a tuple; float32 in [0, 1].
+    """
+    views = tuple(augment(images, rng, keys.flip, keys.pad, view) for view in range(keys.views))
+    return views if keys.views > 1 else views[0]
+
+
+def held_out_views(images: Tensor, rng: Rng, keys: Objective) -> Images:
+    """What `prepare` gets of images that a model is judged on: a single view as it is, several as in training.
+
+    Several views without augmentation would all be the same image, and there would be nothing to compare.
+    """
+    return training_views(images, rng, keys) if keys.views > 1 else as_float(images)
+
+
+def augment(images: Tensor, rng: Rng, flip: bool, pad: int, view: int = 0) -> Tensor:
     """Images (N, C, H, W) uint8 as float32 in [0, 1], same shape, channels_last. Fastest for channels_last input.
 
     With `pad` > 0, each image gets a border of `pad` black pixels and is cropped back to its size at a uniform random
     position. With `flip`, it is then mirrored left to right with probability 1/2. The draws are named "augment.top",
-    "augment.left" and "augment.flip". `rng` has one row for each image.
+    "augment.left" and "augment.flip", those of view 1 "augment.1.top" and so on. `rng` has one row for each image.
     """
+    name = f"augment.{view}" if view else "augment"
     pixels = images.permute(0, 2, 3, 1)
     if pad:
-        top = rng.integers("augment.top", 2 * pad + 1)
-        left = rng.integers("augment.left", 2 * pad + 1)
+        top = rng.integers(f"{name}.top", 2 * pad + 1)
+        left = rng.integers(f"{name}.left", 2 * pad + 1)
         pixels = crop(pixels, top, left, pad)
     if flip:
-        pixels = mirror(pixels, rng.uniform("augment.flip") < 0.5)
+        pixels = mirror(pixels, rng.uniform(f"{name}.flip") < 0.5)
     return as_float(pixels.permute(0, 3, 1, 2))
 
 

@@ -96,6 +96,15 @@ class Loader(ABC):
         positions = self._share(self.count).split(batch_size)
         return self._batches(Share(position, position) for position in positions if len(position))
 
+    def whole_batches(self, batch_size: int) -> Iterator[Batch]:
+        """This process's share of each global batch of `batch_size` images, in the set's order.
+
+        A last, smaller batch is left out. Rows are positions in the set, as in `in_order`.
+        """
+        share = self._share(batch_size)
+        firsts = range(0, self.count - batch_size + 1, batch_size)
+        return self._batches(Share(first + share, first + share) for first in firsts)
+
     @abstractmethod
     def _batches(self, shares: Iterator[Share]) -> Iterator[Batch]:
         """The batch of each share, in turn."""

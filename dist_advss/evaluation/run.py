@@ -53,7 +53,7 @@ def _evaluate(config: EvaluateConfig, data: Data, out: Path, world: World) -> No
     console = Console(highlight=False, soft_wrap=True, quiet=world.rank > 0)
 
     with contextlib.ExitStack() as stack:
-        world.on_rank_zero(lambda: stack.enter_context(folder.claim(out, config)))
+        stack.enter_context(folder.claimed(world, out, config))
         if world.rank == 0:
             log = stack.enter_context(Log(out, config.tracking, lambda text: console.print(text, style="dim")))
             log.begin(0, "evaluate", world.size)

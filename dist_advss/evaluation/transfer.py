@@ -7,7 +7,6 @@ so that one task's adversarial image can be asked another's question.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -74,8 +73,7 @@ def _transfer(config: TransferConfig, data: Data, out: Path, world: World) -> No
         world.heartbeat()
         console.print(f"transfer  {len(found)}/{loader.count}", end="\r" if console.is_terminal else "\n")
 
-    with contextlib.ExitStack() as stack:
-        world.on_rank_zero(lambda: stack.enter_context(folder.claim(out, config)))
+    with folder.claimed(world, out, config):
         started, none = time.monotonic(), Matrix.none(len(config.sources), len(names))
         saving = out / PARTIAL.format(world.rank)
         shares = world.gather(each_image(loader.in_order(config.batch_size), judged, saved(out, none), saving, show))
@@ -108,7 +106,14 @@ def _result(
 
 def load_model(source: str, pick: str) -> Objective:
     """A run's objective with the weights of its checkpoint. Raises UserError when they do not fit its config.yaml."""
-    objective = objectives.build(restore(config_of("sources", source)))
+    config = restore(config_of("sources", source))
+    keys = config.objective
+    if keys.couples_rows or keys.views > 1:
+        raise UserError(
+            f"sources={source}: objective={keys.name} compares images with each other, and transfer judges each image by "
+            "itself; choose another run"
+        )
+    objective = objectives.build(config)
     path = checkpoint.file_of(source, pick)
     try:
         objective.load_state_dict(checkpoint.load(path)["model"])

@@ -20,7 +20,7 @@ from ..attacks.pgd import DTYPES
 from ..config.schema import TrainConfig
 from ..engines.fsdp import layers
 from ..engines.optim import build_optimizer
-from ..images import Images
+from ..images import Images, repeated
 from ..models.norms import BATCH_NORMS
 from ..objectives.base import Objective, Task
 from ..rng import Rng
@@ -92,7 +92,8 @@ def measure(config: TrainConfig, objective: Objective, images: int) -> Step:
     trained = [p for p in objective.parameters() if p.requires_grad]
     precision = DTYPES[config.train.precision]
     shape = (images, config.data.channels, config.data.size, config.data.size)
-    pixels = torch.zeros(shape).contiguous(memory_format=torch.channels_last)
+    image = torch.zeros(shape).contiguous(memory_format=torch.channels_last)
+    pixels = repeated(image, config.objective.views)
     labels = torch.zeros(images, dtype=torch.int64)
     rng = Rng(config.seed).at(0, 0).rows(torch.arange(images))
     objective.train()

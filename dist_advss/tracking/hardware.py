@@ -8,6 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..config.schema import TrainConfig
+from ..images import repeated
 from ..objectives.base import Objective
 from ..rng import Rng
 
@@ -59,7 +60,7 @@ def step_flops(objective: Objective, config: TrainConfig) -> float:
     each forward pass in it, or 1 where the encoder is frozen (what its top needs besides is left out).
     """
     data = config.data
-    images = torch.zeros(2, data.channels, data.size, data.size)
+    images = repeated(torch.zeros(2, data.channels, data.size, data.size), config.objective.views)
     rng = Rng(config.seed, "train").at(0, 0).rows(torch.arange(2))
     attacked = config.attack.steps > 0
     objective.eval()

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from ..config.compose import as_yaml
+from ..engines import World
 from ..errors import UserError
 from ..files import only_process, write_text
 
@@ -63,6 +64,18 @@ def claim(folder: Path, config: Any) -> Iterator[None]:
                 leftover.unlink(missing_ok=True)
         if not (folder / "config.yaml").exists():
             write_text(folder / "config.yaml", as_yaml(config))
+        yield
+
+
+@contextlib.contextmanager
+def claimed(world: World, folder: Path, config: Any) -> Iterator[None]:
+    """`claim` by rank 0 for all processes of a run, which enter and leave together. A UserError is raised in each."""
+    with contextlib.ExitStack() as held_by_rank_zero:
+
+        def enter() -> None:
+            held_by_rank_zero.enter_context(claim(folder, config))
+
+        world.on_rank_zero(enter)
         yield
 
 

@@ -14,7 +14,7 @@ import torch
 
 from ..attacks import Attack
 from ..config.schema import TrainConfig
-from ..data import Batch, Loader, augment
+from ..data import Batch, Loader, training_views
 from ..engines import Engine, State
 from ..errors import RunError, Stopped
 from ..rng import Rng
@@ -92,14 +92,14 @@ class Trainer:
         return True
 
     def _train_epoch(self, interrupt: Interrupt) -> None:
-        engine, objective, augmentation = self.engine, self.engine.module, self.config.objective
+        engine, objective = self.engine, self.engine.module
         for batch in self._waiting(self.loader.epoch(self.done, self.step)):
             lr = learning_rate(self.config.schedule, self.global_step, len(self.loader), self.config.train.batch_size)
             engine.set_lr(lr)
             terms = []
             for part in batch.split(engine.accumulate):
                 rng = self.rng.at(self.done, self.step).rows(part.row)
-                images = augment(part.images, rng, augmentation.flip, augmentation.pad)
+                images = training_views(part.images, rng, self.config.objective)
 
                 task = objective.prepare(images, part.labels, rng)
                 x_adv = self.attack(objective.attack_loss, task)

@@ -52,6 +52,11 @@ def _train(config: TrainConfig, data: Data, command: str, out: Path, world: Worl
     held_out = make("validation", 1, labelled=True, first=config.validation.limit)
     if held_out.count < world.size:
         raise UserError(f"validation.limit={held_out.count}: fewer images than the {world.size} processes; raise it")
+    if config.objective.couples_rows and held_out.count < config.train.batch_size:
+        raise UserError(
+            f"validation.limit={held_out.count}: fewer images than train.batch_size={config.train.batch_size}, which "
+            f"objective={config.objective.name} compares with each other; raise it"
+        )
     objective = objectives.build(config)
     begun = world.on_rank_zero(lambda: bool(checkpoint.states(out / "checkpoints")))
     transferred = None if begun else _transfer(config, objective)
@@ -60,7 +65,7 @@ def _train(config: TrainConfig, data: Data, command: str, out: Path, world: Worl
     steps = len(loader)  # refuses a batch larger than the set, while nothing is written yet
 
     with contextlib.ExitStack() as stack:
-        world.on_rank_zero(lambda: stack.enter_context(folder.claim(out, config)))
+        stack.enter_context(folder.claimed(world, out, config))
         interrupt = stack.enter_context(Interrupt())
         tracker = stack.enter_context(
             Tracker(out, config, command, steps, world_size=world.size, ideal_step=ideal_step)

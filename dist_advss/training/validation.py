@@ -11,7 +11,7 @@ import torch
 from ..attacks import PGD
 from ..config.objectives import is_pretext
 from ..config.schema import TrainConfig
-from ..data import Batch, Loader, as_float
+from ..data import Batch, Loader, held_out_views
 from ..engines import World
 from ..images import Images
 from ..objectives.base import Objective, Task
@@ -53,8 +53,12 @@ def validate(objective: Objective, images: Loader, batch_size: int, config: Trai
         return objective.judge(x, task).loss
 
     objective.eval()
-    for batch, counts in _in_step(images, batch_size, world):
-        task = objective.prepare(as_float(batch.images), batch.labels, rng.rows(batch.row))
+    # Where rows depend on each other, all processes judge the same global batches, as large as those of training.
+    coupled = config.objective.couples_rows
+    batches = _whole(images, config.train.batch_size) if coupled else _in_step(images, batch_size, world)
+    for batch, counts in batches:
+        rows = rng.rows(batch.row)
+        task = objective.prepare(held_out_views(batch.images, rows, config.objective), batch.labels, rows)
         x_adv = attack(loss, task)
         with torch.no_grad():
             clean, adversarial = objective.judge(task.inputs, task), objective.judge(x_adv, task)
@@ -85,6 +89,12 @@ def validate(objective: Objective, images: Loader, batch_size: int, config: Trai
 
 def _percent(part: float, whole: float) -> float:
     return round(100 * part / whole, 4)
+
+
+def _whole(images: Loader, batch_size: int) -> Iterator[tuple[Batch, bool]]:
+    """Global batches in the set's order, this process's share of each. A last, smaller one is left out."""
+    for batch in images.whole_batches(batch_size):
+        yield batch, True
 
 
 def _in_step(images: Loader, batch_size: int, world: World) -> Iterator[tuple[Batch, bool]]:
