@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -79,7 +80,7 @@ def only_process(folder: Path, name: str, in_use: Callable[[str], str]) -> Itera
         raise UserError(f"out={folder}: cannot be written ({error.strerror}); choose a folder of yours") from error
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(lock)
         except BlockingIOError as error:
             lock.seek(0)
             raise UserError(f"out={folder}: {in_use(lock.read().strip())}") from error
@@ -88,6 +89,15 @@ def only_process(folder: Path, name: str, in_use: Callable[[str], str]) -> Itera
                 f"out={folder}: cannot be locked ({error.strerror}); choose a folder on another disk"
             ) from error
         yield lock
+
+
+def _take(lock: TextIO) -> None:
+    """Locks the file. Raises BlockingIOError when another process has it for longer than a look of `locked` takes."""
+    for _ in range(10):
+        with contextlib.suppress(BlockingIOError):
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.01)
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def locked(file: Path) -> bool:

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from dist_advss.errors import UserError, nearest
+from dist_advss.runs.state import UNDER_WAY, process_lives, read
 
 from . import state
 from .graph import Experiment
@@ -23,7 +24,6 @@ from .submit import print_results
 
 POLL = 1.0  # seconds between two looks at a log
 LOOK = 5.0  # seconds between two questions to Slurm
-UNDER_WAY = ("running", "queued")
 
 
 def logs(directory: Path, stage: str, follow: bool, rank: int) -> int:
@@ -90,8 +90,8 @@ def cancel(directory: Path, patterns: Sequence[str]) -> int:
 
 def _terminate(directory: Path, stage: str) -> bool:
     """Asks a stage that is a process of this machine (cluster=local) to save and stop; whether there was one."""
-    written = state.read(directory, stage)
-    if written.state != "running" or written.job or written.pid is None or not state.alive(directory, stage, written):
+    written = read(directory / stage)
+    if written.state != "running" or written.job or written.pid is None or not process_lives(written):
         return False
     os.kill(written.pid, signal.SIGTERM)
     return True

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from dist_advss.errors import RunError, Stopped, UserError, exit_of_signal
+from dist_advss.runs import state
+from dist_advss.runs.state import Status
 
 from . import stage as job
-from . import state
 from .graph import Stage
-from .state import State
 
 RunStage = Callable[[Path, Stage], None]
 CommandLine = Callable[[Path, Stage], Sequence[str]]
@@ -33,9 +33,9 @@ class Executor(Protocol):
 
     def start(self, directory: Path, stage: Stage) -> None: ...
 
-    def ended(self) -> dict[str, State]: ...
+    def ended(self) -> dict[str, Status]: ...
 
-    def stop(self) -> dict[str, State]:
+    def stop(self) -> dict[str, Status]:
         """Asks what runs to save and stop, waits for it, and gives how it ended."""
         ...
 
@@ -47,12 +47,12 @@ class Inline:
 
     def __init__(self, run_stage: RunStage = job.run_stage) -> None:
         self._run_stage = run_stage
-        self._ended: dict[str, State] = {}
+        self._ended: dict[str, Status] = {}
 
     def start(self, directory: Path, stage: Stage) -> None:
         """Runs the stage; a failure is its state, an interruption is passed on once that is written."""
         begun = state.running(os.getpid(), time.time())
-        state.write(directory, stage.name, begun)
+        state.write(directory / stage.name, begun)
         try:
             self._run_stage(directory, stage)
         except (UserError, RunError) as error:
@@ -68,16 +68,16 @@ class Inline:
             end = _verified(directory, stage, begun)
         self._end(directory, stage, end)
 
-    def ended(self) -> dict[str, State]:
+    def ended(self) -> dict[str, Status]:
         ended, self._ended = self._ended, {}
         return ended
 
-    def stop(self) -> dict[str, State]:
+    def stop(self) -> dict[str, Status]:
         return self.ended()
 
-    def _end(self, directory: Path, stage: Stage, end: State) -> None:
+    def _end(self, directory: Path, stage: Stage, end: Status) -> None:
         self._ended[stage.name] = replace(end, ended=time.time())
-        state.write(directory, stage.name, self._ended[stage.name])
+        state.write(directory / stage.name, self._ended[stage.name])
 
 
 class Local:
@@ -114,20 +114,20 @@ class Local:
             raise RunError(f"{stage.name} could not be started: {error}") from error
         begun = state.running(child.pid, time.time())
         self._children[stage.name] = Child(child, directory, stage, begun, start)
-        state.write(directory, stage.name, begun)
+        state.write(directory / stage.name, begun)
 
-    def ended(self) -> dict[str, State]:
+    def ended(self) -> dict[str, Status]:
         time.sleep(POLL)
         ended = {}
         for name, child in list(self._children.items()):
             if child.process.poll() is not None:
                 ended[name] = replace(child.end(), ended=time.time())
-                state.write(child.directory, name, ended[name])
+                state.write(child.directory / name, ended[name])
                 del self._children[name]
         return ended
 
-    def stop(self) -> dict[str, State]:
-        ended: dict[str, State] = {}
+    def stop(self) -> dict[str, Status]:
+        ended: dict[str, Status] = {}
         self._terminate()
         while self._children:
             try:
@@ -147,10 +147,10 @@ class Child(NamedTuple):
     process: subprocess.Popen[bytes]
     directory: Path
     stage: Stage
-    begun: State
+    begun: Status
     log_start: int
 
-    def end(self) -> State:
+    def end(self) -> Status:
         """How it ended, once it has."""
         code, begun = self.process.returncode, self.begun
         if code == 0:
@@ -172,7 +172,7 @@ def last_line(file: Path, start: int = 0) -> str:
     return lines[-1] if lines else "it said nothing"
 
 
-def _verified(directory: Path, stage: Stage, begun: State) -> State:
+def _verified(directory: Path, stage: Stage, begun: Status) -> Status:
     """Finished only if the result is there."""
     if state.finished(directory, stage):
         return replace(begun, state="finished")

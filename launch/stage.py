@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from dist_advss.config.inherit import configure
+from dist_advss.runs.state import product
 
 from .graph import Stage
-from .state import product
 
 
 def run_stage(directory: Path, stage: Stage) -> None:

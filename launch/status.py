@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dist_advss.errors import UserError
-from dist_advss.runs.read import Run, lookup, number, read_run
+from dist_advss.runs.folders import lookup
+from dist_advss.runs.metrics import number
+from dist_advss.runs.read import Run, read_run
+from dist_advss.runs.state import Status
 
 from . import state
 from .graph import Experiment, Stage, stored
@@ -16,7 +19,6 @@ from .job import sessions
 from .queue import submission as slurm
 from .queue.journal import FOLDER
 from .queue.slurm import NoAnswer
-from .state import State
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -136,7 +138,7 @@ def _table(rows: list[Row]) -> Table:
     return table
 
 
-def _row(directory: Path, stage: Stage, current: State, now: float, unsure: str) -> Row:
+def _row(directory: Path, stage: Stage, current: Status, now: float, unsure: str) -> Row:
     run = read_run(directory / stage.name, now)
     past = sessions.sessions(directory, stage.name) if current.job else []
     requeued = past[-1].restart if past else 0
@@ -156,7 +158,7 @@ def _row(directory: Path, stage: Stage, current: State, now: float, unsure: str)
     )
 
 
-def _epoch(run: Run, current: State) -> str:
+def _epoch(run: Run, current: Status) -> str:
     """Epochs completed, of how many."""
     of = number(lookup(run.config, "schedule.epochs"))
     if of is None:
@@ -183,7 +185,7 @@ def _speed(run: Run) -> str:
     return "" if said is None else f"{said:,.0f}"
 
 
-def _duration(run: Run, current: State, now: float) -> str:
+def _duration(run: Run, current: Status, now: float) -> str:
     """How long the stage took, or has been at it, since it was last started."""
     if current.started is None:
         seconds = run.seconds()
@@ -194,7 +196,7 @@ def _duration(run: Run, current: State, now: float) -> str:
     return "" if seconds is None else _clock(seconds)
 
 
-def _left(run: Run, current: State) -> str:
+def _left(run: Run, current: Status) -> str:
     """How long a running training will still take at the pace since it was last started, once that can be told."""
     epochs = number(lookup(run.config, "schedule.epochs"))
     validations = run.metrics.validation

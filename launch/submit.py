@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from dist_advss.errors import Stopped, UserError, nearest
+from dist_advss.runs.state import BROKEN, Status, finished, product, skipped
 from dist_advss.tracking.identity import run_id
 from dist_advss.training.folder import WHERE_NOT_WHAT, differences
 
@@ -25,7 +26,6 @@ from .experiment import compositions, load
 from .graph import Experiment
 from .local import Executor, Inline, Local, RunStage
 from .queue.journal import FOLDER
-from .state import State
 
 
 def launch(
@@ -166,10 +166,11 @@ class Work:
 
     def __post_init__(self) -> None:
         self.states = state.look(self.directory, self.experiment)
+        self.earlier = {name for name, current in self.states.items() if current.state == "running"}
         for name, current in self.states.items():
             again = current.state in ("stopped", "died", "skipped") or (current.state == "failed" and self.retry_failed)
             if again and name in self.wanted:
-                self.states[name] = State("waiting")
+                self.states[name] = Status("waiting")
 
     def run(self, executor: Executor) -> None:
         """Runs every wanted stage whose needs finish; raises KeyboardInterrupt or Stopped after stopping what runs."""
@@ -181,7 +182,7 @@ class Work:
                 for name in self._ready()[: executor.places - len(under_way)]:
                     self._say(name, "started")
                     under_way.add(name)
-                    self.states[name] = State("running")
+                    self.states[name] = Status("running")
                     executor.start(self.directory, self.experiment.stages[name])
                 self._note(executor.ended(), under_way)
                 self._note(self._gone(), under_way)
@@ -215,24 +216,22 @@ class Work:
         return [n for n in self._waiting() if all(self.states[need].state == "finished" for need in stages[n].needs)]
 
     def _left_running(self) -> list[str]:
-        """Stages that an earlier launch left running; `pid` is known for these only."""
-        return [n for n in self._wanted() if self.states[n].state == "running" and self.states[n].pid is not None]
+        """Stages that this launch did not start and that still run."""
+        return [n for n in self._wanted() if n in self.earlier and self.states[n].state == "running"]
 
-    def _gone(self) -> dict[str, State]:
+    def _gone(self) -> dict[str, Status]:
         left = self._left_running()
         now = state.look(self.directory, self.experiment) if left else {}
         return {name: now[name] for name in left if now[name].state != "running"}
 
     def _skip_hopeless(self) -> None:
         for name in self._waiting():
-            for need in self.experiment.stages[name].needs:
-                current = self.states[need]
-                if current.state in (*state.BROKEN, "stopped"):
-                    self.states[name] = State("skipped", error=state.why_skipped(need, current))
-                    self._say(name, f"skipped: {self.states[name].error}")
-                    break
+            skip = skipped(self.experiment.stages[name].needs, self.states, (*BROKEN, "stopped"))
+            if skip:
+                self.states[name] = skip
+                self._say(name, f"skipped: {skip.error}")
 
-    def _note(self, ended: dict[str, State], under_way: set[str]) -> None:
+    def _note(self, ended: dict[str, Status], under_way: set[str]) -> None:
         for name, end in ended.items():
             self.states[name] = end
             under_way.discard(name)
@@ -244,9 +243,8 @@ class Work:
             if self.states[name].state == "finished":
                 self._say(name, "finished already")
             elif self.states[name].state == "running":
-                self._say(
-                    name, f"still running from an earlier launch (process {self.states[name].pid}); waiting for it"
-                )
+                pid = self.states[name].pid
+                self._say(name, f"still running from an earlier launch (process {pid or '?'}); waiting for it")
             elif self.states[name].state == "failed":
                 self._say(name, f"failed in an earlier launch: {self.states[name].error}")
 
@@ -273,8 +271,8 @@ def print_results(directory: Path, experiment: Experiment) -> None:
         console.print(
             as_table(rows) if console.is_terminal else as_text(rows), soft_wrap=True, markup=False, highlight=False
         )
-    if "report" in commands and state.finished(directory, commands["report"]):
-        print(f"\nreport: {state.product(directory, commands['report'])}")
+    if "report" in commands and finished(directory, commands["report"]):
+        print(f"\nreport: {product(directory, commands['report'])}")
 
 
 @contextmanager

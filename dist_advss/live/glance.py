@@ -9,23 +9,40 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..report.header import progress
 from ..runs.metrics import Floats
-from ..runs.progress import epochs
+from ..runs.progress import epochs, progress
 from ..runs.read import Launch, Run, lookup, number
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 BARS = "▁▂▃▄▅▆▇█"
-MARKS = {"finished": "●", "running": "◐", "queued": "◌", "stopped": "■", "failed": "✗", "not started": "○"}
-COLOURS = {"finished": "green", "running": "cyan", "queued": "magenta", "stopped": "yellow", "failed": "red"}
+MARKS = {
+    "finished": "●",
+    "running": "◐",
+    "queued": "◌",
+    "stopped": "■",
+    "failed": "✗",
+    "died": "✗",
+    "skipped": "○",
+    "waiting": "○",
+}
+COLOURS = {
+    "finished": "green",
+    "running": "cyan",
+    "queued": "magenta",
+    "stopped": "yellow",
+    "failed": "red",
+    "died": "red",
+}
 URGENT = (
     "running",
     "failed",
+    "died",
     "stopped",
     "queued",
-    "not started",
+    "waiting",
+    "skipped",
     "finished",
 )  # which lines stay where there is no room
 GAP = 2  # between columns
@@ -58,7 +75,7 @@ def view(launch: Launch, now: float, width: int, height: int | None = None) -> R
     from rich.text import Text
 
     every = [run for run in launch.runs.values() if run.command != "report"]
-    problems = [f"{run.stage}: {run.problems[-1]}" for run in every if run.state == "failed" and run.problems]
+    problems = [f"{run.stage}: {run.problems[-1]}" for run in every if run.state in ("failed", "died") and run.problems]
     room = len(every) if height is None else max(3, height - 4 - len(problems))
     runs = _most_urgent(every, room)
     columns, curves, name_width = _fitting(runs, now, width)
@@ -169,7 +186,7 @@ def _speed(run: Run) -> str:
 def _clock(run: Run, now: float) -> str:
     """How long it took or, of a run that is going, has taken until now."""
     seconds = now - run.started if run.state == "running" and run.started is not None else run.seconds()
-    if seconds is None or run.state in ("not started", "queued"):
+    if seconds is None or run.state in ("waiting", "skipped", "queued"):
         return ""
     hours, rest = divmod(round(max(seconds, 0.0)), 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..runs.read import Launch, Run
+from ..runs.state import ENDED
 
 # fmt: off
 MOST_LINES = 15         # of a log, on the page
@@ -29,9 +30,8 @@ class Failure:
 
 
 def failures(launch: Launch) -> list[Failure]:
-    """The stages that failed or were stopped, except the report."""
-    ended_badly = ("failed", "stopped")
-    runs = [run for run in launch.runs.values() if run.command != "report" and run.state in ended_badly]
+    """The stages that failed, died or were stopped, except the report."""
+    runs = [run for run in launch.runs.values() if run.command != "report" and run.state in ENDED]
     return [Failure(run, _why(run), *last_lines(run)) for run in runs]
 
 

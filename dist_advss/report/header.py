@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from ..runs.progress import progress
 from ..runs.read import Launch, lookup, number
+from ..runs.state import STATES
 from ..runs.table import Row, describe_ball
 from .findings.effects import clause, effects, sentence
-
-STATES = ("finished", "running", "queued", "stopped", "failed", "not started")
 
 
 @dataclass(frozen=True)
@@ -73,16 +72,6 @@ def began(launch: Launch) -> float | None:
     runs = launch.runs.values()
     recorded = [time for run in runs for time in run.metrics.times()]
     return min(recorded or [run.started for run in runs if run.started is not None], default=None)
-
-
-def progress(launch: Launch) -> str:
-    """ "all 8 stages finished", "5 of 8 stages finished, 1 running, 2 not started"; the report stage is not counted."""
-    counts: Counter[str] = Counter(run.state for run in launch.runs.values() if run.command != "report")
-    total = counts.total()
-    if counts["finished"] == total:
-        return f"all {total} stages finished" if total > 1 else "finished"
-    others = [f"{counts[state]} {state}" for state in STATES[1:] if counts[state]]
-    return ", ".join([f"{counts['finished']} of {total} stages finished", *others])
 
 
 def waiting(rows: list[Row]) -> str:

@@ -94,7 +94,7 @@ def keep_writing(
     while True:
         now, started = time.time(), time.monotonic()
         launch = read(Path(directory), now, reader)
-        ended = over(launch)
+        ended = over(launch, but_report=True)
         pause = 0.0 if ended else max(PAUSE_S, SHARE * (time.monotonic() - started))
         write_text(file, render(launch, now, reload=pause))
         if first:

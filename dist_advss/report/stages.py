@@ -69,6 +69,6 @@ def _notes(run: Run, launch: Launch) -> list[str]:
     if matched is not None:
         notes.append(f"{matched} of {tensors} encoder tensors loaded")
     unfinished = [need for need in run.needs if need in launch.runs and launch.runs[need].state != "finished"]
-    if unfinished and run.state == "not started":
+    if unfinished and run.state == "waiting":
         notes.append(f"waits for {', '.join(unfinished)}")
     return notes

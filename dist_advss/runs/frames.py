@@ -78,9 +78,10 @@ def load_runs(directory: str | Path) -> Runs:
 
 def _stage(run: Run, launch: Launch) -> dict[str, Any]:
     from ..report.findings.cost import processes
+    from .folders import lookup
     from .methods import method_of
+    from .metrics import number
     from .progress import epochs
-    from .read import lookup, number
 
     method = method_of(run, launch) if run.command in ("pretrain", "finetune", "evaluate") else None
     done, total = epochs(run) or (None, None)
@@ -123,8 +124,8 @@ def _lines(runs: list[Run], kind: str) -> pd.DataFrame:
 
 
 def _evaluations(launch: Launch) -> pd.DataFrame:
+    from .folders import lookup
     from .methods import method_of
-    from .read import lookup
     from .table import rows_of
 
     rows = []

@@ -12,7 +12,9 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ..config.objectives import TASKS
-from .read import Launch, Run, lookup, number, read_run
+from .folders import lookup
+from .metrics import number
+from .read import Launch, Run, read_run
 
 UNKNOWN = "?"
 

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .folders import lookup
 from .methods import Method, finetune_of, method_of
-from .read import Launch, Run, State, lookup, number, read
+from .metrics import number
+from .read import Launch, Run, read
+from .state import State
 
 if TYPE_CHECKING:
     from rich.table import Table

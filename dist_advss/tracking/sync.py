@@ -13,12 +13,12 @@ from pathlib import Path
 
 from ..errors import RunError, UserError, exit_of_signal
 from ..files import locked
+from ..runs.folders import walk
 from .follow import end_children, reason
 from .metrics import read
 from .wandb_run import WandbRun, api_key, sent, server
 
 FINISH_SECONDS = 600.0
-NOT_RUNS = {"checkpoints", "samples", "wandb", "logs"}
 
 
 def sync(directory: Path, watch: float | None = None, sleep: Callable[[float], None] = time.sleep) -> int:
@@ -50,14 +50,9 @@ def sync(directory: Path, watch: float | None = None, sleep: Callable[[float], N
     return 0
 
 
-def run_folders(directory: Path, depth: int = 2) -> Iterator[Path]:
-    """The run folders at `directory` and up to `depth` levels below."""
-    if (directory / "config.yaml").is_file():
-        yield directory
-    elif depth and directory.is_dir():
-        for child in sorted(directory.iterdir()):
-            if child.is_dir() and not child.name.startswith(".") and child.name not in NOT_RUNS:
-                yield from run_folders(child, depth - 1)
+def run_folders(directory: Path) -> Iterator[Path]:
+    """The folders of the runs in `directory` that have started."""
+    return (place.path for place in walk(directory) if (place.path / "config.yaml").is_file())
 
 
 def _send(folder: Path, directory: Path) -> bool:

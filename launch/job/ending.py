@@ -7,10 +7,10 @@ import time
 from dataclasses import replace
 
 from dist_advss.errors import EXIT_HANG
+from dist_advss.runs import state
+from dist_advss.runs.state import Status
 
-from .. import state
 from ..queue import slurm as queue
-from ..state import State
 from .allocation import Allocation
 from .sessions import End, Session, ends, ends_folder, progress_of, record, sessions, why_give_up
 
@@ -25,17 +25,17 @@ def end_of_job(place: Allocation, code: int) -> int:
         return 0
     directory, name = place.directory, place.stage.name
     said = ends(ends_folder(directory, place.job, place.restart))
-    before = state.read(directory, name)
+    before = state.read(directory / name)
     now = replace(before, job=place.job, nodes=place.node_list, ended=time.time())
     if state.finished(directory, place.stage):
-        state.write(directory, name, replace(now, state="finished", error=None))
+        state.write(directory / name, replace(now, state="finished", error=None))
         return 0
     why = failure(said, place.ranks)
     if why is None:
         why = _back_to_the_queue(place, _reason(place, said, code), said, now)
     if why is None:
         return 0
-    state.write(directory, name, replace(now, state="failed", error=why))
+    state.write(directory / name, replace(now, state="failed", error=why))
     print(f"{name} failed: {why}", flush=True)
     return 1
 
@@ -68,7 +68,7 @@ def _reason(place: Allocation, said: dict[int, End], code: int) -> str:
     return next((end.error for end in said.values() if end.error), "it was interrupted")
 
 
-def _back_to_the_queue(place: Allocation, why: str, said: dict[int, End], now: State) -> str | None:
+def _back_to_the_queue(place: Allocation, why: str, said: dict[int, End], now: Status) -> str | None:
     """Queues the job again because of `why`; what keeps it from that, else None."""
     directory, name = place.directory, place.stage.name
     settings = place.submission.settings
@@ -82,7 +82,7 @@ def _back_to_the_queue(place: Allocation, why: str, said: dict[int, End], now: S
     hopeless = why_give_up(past, place.submission.name, place.restart + 1, most, progress)
     if hopeless:
         return f"{why}; given up: {hopeless}"
-    state.write(directory, name, replace(now, state="stopped", error=why))
+    state.write(directory / name, replace(now, state="stopped", error=why))
     try:
         listed = queue.in_queue().get(place.job)
         if listed is not None and listed.state != "RUNNING":  # cancelled, or Slurm queues it again itself

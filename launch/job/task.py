@@ -16,9 +16,9 @@ from typing import Any
 from dist_advss.config.inherit import configure
 from dist_advss.errors import RunError, Stopped, UserError
 from dist_advss.files import locked
+from dist_advss.runs import state
 
 from .. import stage as job
-from .. import state
 from . import preflight
 from .allocation import Allocation, find, rendezvous
 from .ending import end_of_job
@@ -129,7 +129,7 @@ def _begin(place: Allocation) -> None:
         Session(place.submission.name, place.job, place.restart, place.node_list, time.time(), progress),
     )
     running = state.running(os.getpid(), time.time())
-    state.write(directory, name, dataclasses.replace(running, job=place.job, nodes=place.node_list))
+    state.write(directory / name, dataclasses.replace(running, job=place.job, nodes=place.node_list))
     _wait_for_folder(directory, name)
 
 

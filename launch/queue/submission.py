@@ -14,12 +14,12 @@ from dist_advss.config.checks import check_world
 from dist_advss.config.schema import TrainConfig
 from dist_advss.errors import RunError, UserError, nearest
 from dist_advss.files import write_text
+from dist_advss.runs.state import BROKEN, Status, why_skipped
 
 from .. import state
 from ..experiment import configurations
 from ..graph import Experiment, Stage
 from ..profile import Slurm
-from ..state import State
 from . import batches, script, snapshot
 from . import slurm as queue
 from .batches import Batch, Ref
@@ -104,7 +104,7 @@ def _ranks(settings: Slurm, stage: Stage) -> int:
     return needs.nodes * needs.tasks_per_node
 
 
-def look(directory: Path, experiment: Experiment) -> dict[str, State]:
+def look(directory: Path, experiment: Experiment) -> dict[str, Status]:
     """The state of every stage, from its folder and from the queue. Raises NoAnswer."""
     return state.look(directory, experiment, jobs(directory))
 
@@ -172,7 +172,7 @@ def settle(journal: Journal) -> None:
             print(f"{submission.name}: queued by an earlier launch as job {id}")
 
 
-def to_do(experiment: Experiment, states: Mapping[str, State], wanted: set[str], retry_failed: bool) -> list[Stage]:
+def to_do(experiment: Experiment, states: Mapping[str, Status], wanted: set[str], retry_failed: bool) -> list[Stage]:
     """The wanted stages to queue, each behind what it needs; not those behind a failure that is not retried."""
     chosen: dict[str, Stage] = {}
     for stage in experiment.stages.values():
@@ -243,7 +243,7 @@ def _say(batch: Batch, ids: Mapping[str, str]) -> None:
 
 
 def _summarise(
-    directory: Path, experiment: Experiment, wanted: set[str], states: Mapping[str, State], todo: Sequence[Stage], planned: Sequence[Batch]
+    directory: Path, experiment: Experiment, wanted: set[str], states: Mapping[str, Status], todo: Sequence[Stage], planned: Sequence[Batch]
 ) -> int:  # fmt: skip
     """Prints what became of the wanted stages."""
     queued = {stage.name for stage in todo}
@@ -252,9 +252,7 @@ def _summarise(
         if stage.name not in wanted or stage.name in queued:
             continue
         current = states[stage.name]
-        broken = [
-            need for need in stage.needs if states[need].state in (*state.BROKEN, "stopped") and need not in queued
-        ]
+        broken = [need for need in stage.needs if states[need].state in (*BROKEN, "stopped") and need not in queued]
         if current.state in ("finished", "running", "queued"):
             print(f"{stage.name}: {current.state} already{f' (job {current.job})' if current.job else ''}")
         elif current.state == "failed":
@@ -262,9 +260,7 @@ def _summarise(
             print(f"{stage.name}: failed: {current.error}; mend the cause, then launch again with --retry-failed")
         else:
             left += 1
-            print(
-                f"{stage.name}: not queued: {state.why_skipped(broken[0], states[broken[0]]) if broken else current.state}"
-            )
+            print(f"{stage.name}: not queued: {why_skipped(broken[0], states[broken[0]]) if broken else current.state}")
     print(f"\n{experiment.name} in {directory}: {len(todo)} stages queued in {len(planned)} jobs")
     print(
         f"follow: dist-advss status {directory} --watch    logs: dist-advss logs {directory} STAGE    stop: dist-advss cancel {directory}"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from launch import state
+from dist_advss.runs import state
 from launch.graph import Stage
 from launch.job.allocation import Allocation
 from launch.job.ending import end_of_job
@@ -57,7 +57,7 @@ def requeued(fake: Any) -> bool:
 def test_a_result_is_the_end(place: Allocation, fake_slurm: Any) -> None:
     (place.directory / "s" / "result.json").write_text("{}")
     assert end_of_job(place, 1) == 0
-    assert state.read(place.directory, "s").state == "finished"
+    assert state.read(place.directory / "s").state == "finished"
     assert not requeued(fake_slurm)
 
 
@@ -78,7 +78,7 @@ def test_what_is_nobodys_fault_goes_back_into_the_queue(
     said(place, *kinds)
     assert end_of_job(place, code) == 0
     assert requeued(fake_slurm)
-    assert state.read(place.directory, "s").state == "stopped"
+    assert state.read(place.directory / "s").state == "stopped"
 
 
 @pytest.mark.parametrize("kinds", [("lost", "failed"), (None, "failed"), ("stopped", "failed")])
@@ -88,14 +88,14 @@ def test_a_rank_that_says_why_it_failed_fails_the_stage(
     said(place, *kinds, error="loss is nan")
     assert end_of_job(place, 1) == 1
     assert not requeued(fake_slurm)
-    assert state.read(place.directory, "s").error == "rank 1 on n2: loss is nan"
+    assert state.read(place.directory / "s").error == "rank 1 on n2: loss is nan"
 
 
 def test_a_node_that_is_not_fit_is_named_and_left_out(place: Allocation, fake_slurm: Any) -> None:
     said(place, "stopped", "unhealthy", error="GPU 1 computes wrong products")
     assert end_of_job(place, 0) == 0
     assert fake_slurm.jobs[JOB]["without"] == "n2"
-    assert state.read(place.directory, "s").error == "n2 is not fit: GPU 1 computes wrong products"
+    assert state.read(place.directory / "s").error == "n2 is not fit: GPU 1 computes wrong products"
 
 
 def test_a_job_that_slurm_has_cancelled_or_requeued_itself_is_left_alone(place: Allocation, fake_slurm: Any) -> None:
@@ -110,7 +110,7 @@ def test_there_is_an_end_to_requeues(place: Allocation, fake_slurm: Any) -> None
     said(said_place, "stopped", "stopped")
     assert end_of_job(said_place, 0) == 1
     assert not requeued(fake_slurm)
-    assert "requeued 2 times already (cluster.max_requeues)" in (state.read(place.directory, "s").error or "")
+    assert "requeued 2 times already (cluster.max_requeues)" in (state.read(place.directory / "s").error or "")
 
 
 @pytest.mark.parametrize(("restart", "saves", "again"), [(0, False, True), (1, False, False), (1, True, True)])
@@ -127,14 +127,14 @@ def test_a_requeued_session_that_saves_nothing_is_the_last(
     assert end_of_job(here, 0) == (0 if again else 1)
     assert requeued(fake_slurm) is again
     if not again:
-        assert "nothing was saved between two requeues" in (state.read(place.directory, "s").error or "")
+        assert "nothing was saved between two requeues" in (state.read(place.directory / "s").error or "")
 
 
 def test_a_requeue_that_slurm_refuses_is_the_reason_shown(place: Allocation, fake_slurm: Any) -> None:
     fake_slurm.breaks("scontrol")
     said(place, "stopped", "stopped", error="stopped at step 5, saved")
     assert end_of_job(place, 0) == 1
-    assert "stopped at step 5, saved; could not be queued again" in (state.read(place.directory, "s").error or "")
+    assert "stopped at step 5, saved; could not be queued again" in (state.read(place.directory / "s").error or "")
 
 
 def test_a_superseded_job_does_nothing(place: Allocation, fake_slurm: Any) -> None:

@@ -10,12 +10,12 @@ import pytest
 
 from dist_advss.cli import main
 from dist_advss.errors import RunError, UserError
-from launch import state
+from dist_advss.runs import state
+from dist_advss.runs.state import Status
 from launch.graph import stored
 from launch.queue import slurm as queue
 from launch.queue import submission as slurm
 from launch.queue.journal import Journal
-from launch.state import State
 from launch.status import read
 from launch.submit import launch
 
@@ -66,7 +66,7 @@ def test_a_failed_stage_is_queued_again_only_when_asked(
     chain: str, tmp_path: Path, fake_slurm: Any, capsys: Any
 ) -> None:
     on_slurm(chain, tmp_path)
-    state.write(tmp_path / "out", "p3_pretrain", State("failed", error="loss is nan"))
+    state.write(tmp_path / "out" / "p3_pretrain", Status("failed", error="loss is nan"))
     fake_slurm.end("2", state="FAILED")
     fake_slurm.end("3", "5", state="CANCELLED")
     finish(tmp_path, "p1_finetune", fake_slurm)
@@ -166,7 +166,7 @@ def test_without_accounting_what_has_ended_is_asked_of_the_controller(
 
 def test_status_without_slurm_says_what_the_folder_says(chain: str, tmp_path: Path, fake_slurm: Any) -> None:
     on_slurm(chain, tmp_path)
-    state.write(tmp_path / "out", "p1_finetune", State("failed", error="no"))
+    state.write(tmp_path / "out" / "p1_finetune", Status("failed", error="no"))
     fake_slurm.breaks("squeue")
     rows = {row.stage: row for row in read(tmp_path / "out", 0.0)}
     assert (rows["p1_finetune"].state, rows["p1_finetune"].note) == ("failed", "no")

@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from dist_advss.errors import UserError
-from launch import state
+from dist_advss.runs import state
+from dist_advss.runs.state import Status
 from launch.experiment import load
 from launch.graph import store
-from launch.state import State
 from launch.status import as_text, read, status
 
 NOW = 1_800_000_000.0
@@ -45,7 +45,7 @@ def test_stages_that_have_not_begun_are_waiting(directory: Path) -> None:
 
 def test_a_running_stage_shows_epoch_rates_speed_and_time(directory: Path) -> None:
     folder = directory / "p3_pretrain"
-    state.write(directory, "p3_pretrain", State(**{**state.running(os.getpid(), NOW - 125).__dict__}))
+    state.write(directory / "p3_pretrain", state.running(os.getpid(), NOW - 125))
     (folder / "config.yaml").write_text(yaml.safe_dump({"schedule": {"epochs": 12}}))
     lines_of(
         folder,
@@ -86,7 +86,7 @@ def test_a_finished_stage_shows_its_result(directory: Path) -> None:
 
 
 def test_a_failed_stage_shows_its_last_line_and_its_dependants_are_skipped(directory: Path) -> None:
-    state.write(directory, "p3_pretrain", State("failed", 1, "h", 1.0, NOW - 10, NOW - 5, "loss is nan"))
+    state.write(directory / "p3_pretrain", Status("failed", 1, "h", 1.0, NOW - 10, NOW - 5, "loss is nan"))
     found = rows(directory)
     assert (found["p3_pretrain"].note, found["p3_pretrain"].time) == ("loss is nan", "0:05")
     assert (found["p3_finetune"].state, found["p3_finetune"].note) == ("skipped", "needs p3_pretrain, which failed")
@@ -96,15 +96,15 @@ def test_a_failed_stage_shows_its_last_line_and_its_dependants_are_skipped(direc
 def test_a_reused_process_id_is_not_taken_for_the_stage(directory: Path) -> None:
     running = state.running(os.getpid(), time.time())
     assert running.born is not None
-    earlier = State("running", running.pid, running.host, running.born - 1000, running.started)
-    state.write(directory, "p1_finetune", earlier)
+    earlier = Status("running", running.pid, running.host, running.born - 1000, running.started)
+    state.write(directory / "p1_finetune", earlier)
     assert rows(directory)["p1_finetune"].state == "died"
 
 
 def test_a_stage_of_another_machine_runs_while_its_folder_is_locked(directory: Path) -> None:
     import fcntl
 
-    state.write(directory, "p1_finetune", State("running", 1, "elsewhere", 1.0, NOW))
+    state.write(directory / "p1_finetune", Status("running", 1, "elsewhere", 1.0, NOW))
     assert rows(directory)["p1_finetune"].state == "died"
     with (directory / "p1_finetune" / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -77,7 +77,7 @@ def test_a_plan_alone_gives_empty_tables(quickstart: Any, tmp_path: Path) -> Non
     for stage in list(quickstart.stages)[:-1]:
         quickstart.forget(stage)
     runs = dist_advss.load_runs(quickstart.root)
-    assert set(runs.stages["state"]) == {"not started"}
+    assert set(runs.stages["state"]) == {"waiting"}
     assert [len(f) for f in (runs.train, runs.validation, runs.events, runs.evaluations, runs.per_class)] == [0] * 5
     with pytest.raises(UserError):
         dist_advss.load_runs(tmp_path / "nowhere")

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from dist_advss.report.charts.graph import DOWN, HEIGHT, LONGEST, WIDTH, Graph, draw_graph, shortened
 from dist_advss.runs.metrics import Metrics
 from dist_advss.runs.read import Launch, Run, read
+from dist_advss.runs.state import Status
 
 
 def launch(needs: dict[str, list[str]]) -> Launch:
     runs = {
-        stage: Run(stage, Path(stage), "pretrain", "finished", {}, False, Metrics(), {}, tuple(needed))
+        stage: Run(stage, Path(stage), "pretrain", Status("finished"), {}, False, Metrics(), {}, tuple(needed))
         for stage, needed in needs.items()
     }
     return Launch(Path(), "made up", runs)

@@ -128,8 +128,8 @@ def test_a_launch_on_its_way_shows_how_far_it_is(folder: Any) -> None:
     file = folder.root / "p2_jigsaw_finetune" / "metrics.jsonl"
     file.write_bytes(file.read_bytes()[:-9])
     text = page(folder.root).text
-    assert "9 of 14 stages finished, 1 running, 1 failed, 3 not started" in text[""]
-    assert "P2→F4 rotation not started –" in text["results"]
+    assert "9 of 14 stages finished, 1 running, 1 failed, 2 skipped, 1 waiting" in text[""]
+    assert "P2→F4 rotation waiting –" in text["results"]
     assert "p2_rotation_finetune P2→F4 rotation running 4 of 12" in text["stages"]
     assert "p3_jigsaw_pretrain P3 jigsaw failed 2 of 6" in text["stages"]
     assert "loss is nan" in text["stages"]
@@ -141,8 +141,8 @@ def test_a_launch_that_has_only_a_plan_makes_a_page(quickstart: Any) -> None:
     for stage in list(quickstart.stages)[:-1]:
         quickstart.forget(stage)
     result = page(quickstart.root)
-    assert "0 of 8 stages finished, 8 not started" in result.text[""]
-    assert "No effect of adversarial pre-training yet: the evaluation of P1→F4 is not started" in result.text[""]
+    assert "0 of 8 stages finished, 8 waiting" in result.text[""]
+    assert "No effect of adversarial pre-training yet: the evaluation of P1→F4 is waiting" in result.text[""]
     assert "curves" not in result.text
     assert "images" not in result.text
 

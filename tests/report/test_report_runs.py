@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dist_advss.errors import UserError
+from dist_advss.files import only_process
 from dist_advss.report.classes import per_class
 from dist_advss.report.findings.differences import differences
 from dist_advss.report.header import header
@@ -61,7 +62,7 @@ def test_a_run_without_a_result_is_running_while_its_lines_are_fresh_and_failed_
     age(run.path, last)
     assert read_run(run.path, now=last + 1700).state == "running"
     silent = read_run(run.path, now=last + 7200)
-    assert silent.state == "failed"
+    assert silent.state == "died"
     assert silent.problems == ("no result and no sign of life for 120 minutes",)
 
 
@@ -72,7 +73,7 @@ def test_a_run_that_logs_once_an_hour_is_given_longer(folder: Any) -> None:
     (folder.root / "p3" / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
     age(folder.root / "p3", 3 * 3600.0)
     assert read_run(folder.root / "p3", now=5 * 3600.0).state == "running"
-    assert read_run(folder.root / "p3", now=9 * 3600.0).state == "failed"
+    assert read_run(folder.root / "p3", now=9 * 3600.0).state == "died"
 
 
 @pytest.mark.parametrize(("event", "state"), [("nan", "failed"), ("stop", "stopped"), ("resume", "running")])
@@ -94,9 +95,31 @@ def test_what_the_launcher_wrote_counts(quickstart: Any) -> None:
 
     gone = {"state": "running", "pid": 2**22 + 1, "host": socket.gethostname()}  # above the largest process id
     told.write_text(json.dumps(gone))
-    assert read_run(told.parent, now=0.0).state == "failed"
-    told.write_text(json.dumps({**gone, "host": "another machine"}))
+    assert read_run(told.parent, now=0.0).state == "died"
+    elsewhere = {**gone, "host": "another machine"}
+    told.write_text(json.dumps(elsewhere))
+    assert read_run(told.parent, now=0.0).state == "died"
+    with only_process(told.parent, ".lock", str):
+        assert read_run(told.parent, now=0.0).state == "running"
+    told.write_text(json.dumps({**elsewhere, "job": "17"}))  # its lock may be invisible here
     assert read_run(told.parent, now=0.0).state == "running"
+
+
+def test_a_run_that_was_restarted_by_hand_after_a_failure_is_running(quickstart: Any) -> None:
+    quickstart.fail("p2_finetune", "loss is nan", ["loss is nan"])
+    assert read_run(quickstart.root / "p2_finetune", now=0.0).state == "failed"
+    with only_process(quickstart.root / "p2_finetune", ".lock", str):
+        assert read_run(quickstart.root / "p2_finetune", now=0.0).state == "running"
+
+
+def test_behind_a_failure_a_stage_is_skipped_and_behind_a_stop_it_waits(quickstart: Any) -> None:
+    quickstart.fail("p2_pretrain", "loss is nan", ["loss is nan"])
+    quickstart.unfinish("p3_pretrain", events=(("stop", "stopped by signal 15"),))
+    for stage in ("p2_finetune", "p2_evaluate", "p3_finetune"):
+        quickstart.forget(stage)
+    runs = read(quickstart.root, 0.0).runs
+    assert [runs[s].state for s in ("p2_finetune", "p2_evaluate", "p3_finetune")] == ["skipped", "skipped", "waiting"]
+    assert runs["p2_evaluate"].problems == ("needs p2_pretrain, which failed",)
 
 
 def test_a_failure_before_the_first_file_is_a_failure(quickstart: Any) -> None:
@@ -108,11 +131,11 @@ def test_a_failure_before_the_first_file_is_a_failure(quickstart: Any) -> None:
     assert (run.state, run.problems) == ("failed", ("out of memory",))
 
 
-def test_a_planned_stage_is_not_started_and_knows_its_configuration(quickstart: Any) -> None:
+def test_a_planned_stage_waits_and_knows_its_configuration(quickstart: Any) -> None:
     for stage in ("p3_finetune", "p3_evaluate"):
         quickstart.forget(stage)
     runs = read(quickstart.root, 0.0).runs
-    assert [runs[s].state for s in ("p3_finetune", "p3_evaluate")] == ["not started", "not started"]
+    assert [runs[s].state for s in ("p3_finetune", "p3_evaluate")] == ["waiting", "waiting"]
     assert runs["p3_evaluate"].config["attack"]["steps"] == 20
     assert runs["p3_evaluate"].config["model"]["name"] == "preact_small"  # its checkpoint's
     assert runs["p3_finetune"].config["data"]["labels"] == 1000

@@ -121,7 +121,7 @@ def test_different_attacks_are_not_compared(quickstart: Any) -> None:
 
 def test_without_the_baseline_the_page_says_what_is_missing(quickstart: Any) -> None:
     quickstart.forget("p1_evaluate")
-    assert "the evaluation of P1→F4 is not started" in waiting(summary_rows(quickstart.root))
+    assert "the evaluation of P1→F4 is waiting" in waiting(summary_rows(quickstart.root))
 
 
 def test_gains_are_over_p1_f4_and_the_best_is_marked(quickstart: Any) -> None:

@@ -65,7 +65,7 @@ def test_what_there_is_room_for(midway: Any) -> None:
     (line,) = [line for line in shown(midway, 120) if line.startswith("● p3_rotation_finetune")]
     assert re.search(r"12/12 +57\.6 +73\.6 +1:16 +finished +[▁▂▃▄▅▆▇█]{12} +█[▁▂▃▄▅▆▇█]+", line)
     head = shown(midway, 120)[0]
-    assert head == "quickstart: 9 of 14 stages finished, 1 running, 1 failed, 3 not started"
+    assert head == "quickstart: 9 of 14 stages finished, 1 running, 1 failed, 2 skipped, 1 waiting"
     assert shown(midway, 120)[-1] == "p3_jigsaw_pretrain: loss is nan"
     assert not any("loss" in line and "RA" in line for line in shown(midway, 60))
 
@@ -75,7 +75,7 @@ def test_where_lines_are_few_what_runs_and_what_failed_stays(midway: Any) -> Non
     assert len(lines) <= 10
     assert any(line.startswith("◐ p2_rotation_finetune") for line in lines)
     assert any(line.startswith("✗ p3_jigsaw_pretrain") for line in lines)
-    assert "and 10 more: 9 finished, 1 not started" in lines
+    assert "and 10 more: 9 finished, 1 waiting" in lines
 
 
 def test_sparklines_go_from_low_to_high() -> None:

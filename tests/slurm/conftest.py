@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from dist_advss.cli import main
+from dist_advss.runs.state import Status
 from launch.graph import stored
 from launch.queue import submission as slurm
-from launch.state import State
 from slurm.devcluster.cluster import CannotRun, DevCluster
 
 PATIENCE = 180.0  # seconds that a test waits for jobs
@@ -47,14 +47,14 @@ class Launch:
     def run(self, *more: str) -> int:
         return main(["launch", *self.words, f"out={self.directory}", *more])
 
-    def states(self) -> dict[str, State]:
+    def states(self) -> dict[str, Status]:
         experiment = stored(self.directory)
         assert experiment is not None
         return slurm.look(self.directory, experiment)
 
     def wait(
-        self, until: Callable[[dict[str, State]], bool] | None = None, seconds: float = PATIENCE
-    ) -> dict[str, State]:
+        self, until: Callable[[dict[str, Status]], bool] | None = None, seconds: float = PATIENCE
+    ) -> dict[str, Status]:
         """Waits until `until` holds, or nothing is queued or running any more; the states by then."""
         until = until or (lambda states: not {s.state for s in states.values()} & {"queued", "running"})
         end = time.monotonic() + seconds

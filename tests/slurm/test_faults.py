@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from launch import state
+from dist_advss.runs import state
 from slurm.devcluster.cluster import DevCluster
 from tests.slurm.conftest import Launch, slurm_command
 
@@ -60,7 +60,7 @@ def strike(fault: str, launched: Launch, devcluster: DevCluster) -> None:
     elif fault == "node":
         devcluster.kill_node(current.nodes or "")
     else:  # killed; limit
-        process = state.read(launched.directory, fault).pid
+        process = state.read(launched.directory / fault).pid
         assert process is not None
         with contextlib.suppress(ProcessLookupError):  # the time limit may be near already
             os.kill(process, signal.SIGKILL if fault == "killed" else signal.SIGSTOP)
@@ -71,7 +71,7 @@ def struck(fault: str, launched: Launch, devcluster: DevCluster) -> bool:
     if fault == "limit":  # stopped until the time limit draws near, so that the wait takes no CPU
         if resumed_at(launched, fault):  # the signal came before
             return True
-        process = state.read(launched.directory, fault).pid
+        process = state.read(launched.directory / fault).pid
         if process is None or not pending(process, signal.SIGUSR2):
             return False
         os.kill(process, signal.SIGCONT)

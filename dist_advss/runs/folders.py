@@ -1,0 +1,117 @@
+"""Which folders are runs, and what their small files hold. Nothing here raises for a damaged file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+OF_A_RUN = ("config.yaml", "metrics.jsonl", "result.json")
+NOT_RUNS = {"checkpoints", "samples", "wandb", "logs"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A run folder, which may not exist yet where an experiment plans it.
+
+    name:      of the stage; in a folder of launches LAUNCH/STAGE
+    command:   as planned; "" where no experiment names the run
+    overrides: the planned `key=value` words, in which @STAGE means a run folder beside this one; None without a plan
+    needs:     names of stages
+    """
+
+    name: str
+    path: Path
+    command: str = ""
+    overrides: tuple[str, ...] | None = None
+    needs: tuple[str, ...] = ()
+
+
+def is_run(path: Path) -> bool:
+    """Whether this folder holds a file that only runs write."""
+    return any(os.path.isfile(path / name) for name in OF_A_RUN)  # unlike Path.is_file, never raises
+
+
+def walk(directory: Path) -> Iterator[Place]:
+    """The run folder at `directory`, or those in it: a launch's stages in order, then others, then those one level down."""
+    if is_run(directory):
+        yield Place(directory.name, directory)
+    elif directory.is_dir():
+        yield from _inside(directory, "")
+
+
+def experiment(directory: Path) -> dict[str, Any]:
+    """The content of a launch folder's experiment.yaml; {} where there is none."""
+    return mapping(directory / "experiment.yaml", [])
+
+
+def _inside(directory: Path, prefix: str) -> Iterator[Place]:
+    stages = experiment(directory).get("stages")
+    planned = {str(k): v for k, v in stages.items() if isinstance(v, dict)} if isinstance(stages, dict) else {}
+    for stage, plan in planned.items():
+        overrides, needs = plan.get("overrides"), plan.get("needs")
+        yield Place(
+            prefix + stage,
+            directory / stage,
+            command=str(plan.get("command", "")),
+            overrides=tuple(map(str, overrides)) if isinstance(overrides, list) else None,
+            needs=tuple(prefix + str(need) for need in needs) if isinstance(needs, list) else (),
+        )
+    for child in sorted(p for p in directory.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        if child.name in planned or child.name in NOT_RUNS:
+            continue
+        if is_run(child):
+            yield Place(prefix + child.name, child)
+        elif not prefix:
+            yield from _inside(child, f"{child.name}/")
+
+
+def mapping(file: Path, problems: list[str]) -> dict[str, Any]:
+    """The mapping in a YAML or JSON file; {} where it is missing or damaged, the latter with a line in `problems`."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        content = json.loads(text) if file.suffix == ".json" else yaml.load(text, Loader=_YamlLoader)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        problems.append(f"{file.name} cannot be read ({type(error).__name__})")
+        return {}
+    if isinstance(content, dict):
+        return content
+    problems.append(f"{file.name} is empty or holds no mapping")
+    return {}
+
+
+def last_writes(path: Path) -> list[float]:
+    """When the files of a run folder were last written, unix seconds."""
+    times = []
+    for name in (*OF_A_RUN, "verdicts.npz", "checkpoints/last.pt"):
+        try:
+            times.append((path / name).stat().st_mtime)
+        except OSError:
+            continue
+    return times
+
+
+def lookup(tree: Any, name: str, default: Any = None) -> Any:
+    """`lookup(config, "attack.steps")`: the value of a dotted key, or `default`."""
+    for part in name.split("."):
+        if not isinstance(tree, dict) or part not in tree:
+            return default
+        tree = tree[part]
+    return tree
+
+
+class _YamlLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """YAML without dates: `seed: 2020-01-01` stays text, so that every value can be shown as it was written."""
+
+
+_YamlLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
