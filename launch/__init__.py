@@ -1,1 +1,1 @@
-"""From an experiment to runs: its stages and what they need, who runs them, and how far they are."""
+"""Experiments as graphs of stages, run on this machine or on Slurm."""

@@ -1,21 +1,21 @@
-"""An experiment file: named stages, a matrix over them, words they share; read, spelled out and checked as a whole.
+"""Experiment files: named stages, expanded over a matrix, composed and checked before anything runs.
 
     name: tiny
     description: one sentence
-    common:                       # words for every stage of a command, before the stage's own
+    common:                       # overrides for every stage of a command, before the stage's own
       finetune: [schedule.epochs=12]
     stages:
-      "{task}_pretrain":          # one stage for each task
+      "{task}_pretrain":          # one stage per task
         matrix: {task: [rotation, jigsaw]}
         command: pretrain
         overrides: ["objective={task}"]
       "{task}_finetune":
         matrix: {task: [rotation, jigsaw]}
         command: finetune
-        overrides: ["init=@{task}_pretrain"]   # the run folder of that stage, which is thereby needed
+        overrides: ["init=@{task}_pretrain"]   # the run folder of that stage; it becomes a need
 
 An axis of a matrix is a list, or a mapping from each value to further names: with `f: {f1: {freeze: encoder}}`, `{f}` is
-f1 and `{f.freeze}` is encoder. A `report` stage that says no `needs` waits for all others.
+f1 and `{f.freeze}` is encoder. A `report` stage without `needs` waits for all other stages.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ PLACEHOLDER = re.compile(r"\{([\w.]+)\}")
 
 
 def load(experiment: str, directory: Path, words: Sequence[str] = ()) -> Experiment:
-    """The experiment `experiment` (a name in configs/experiment/ or a path to a YAML file) as it would run in `directory`.
+    """The experiment `experiment` (a name in configs/experiment/ or the path of a YAML file) for the folder `directory`.
 
-    `words` (`key=value`) go to every stage that has their key, behind its own. Every stage is composed and checked, so
-    what a run would refuse is refused here; nothing is written. Raises UserError.
+    Each of `words` (`key=value`) is added to every stage that has the key, after its own overrides. Every stage is composed
+    and checked, so an error of a run appears here. Writes nothing. Raises UserError.
     """
     file = find(experiment)
     content = _mapping(_read(file), f"{file}", EXPERIMENT_KEYS)
@@ -65,7 +65,7 @@ def load(experiment: str, directory: Path, words: Sequence[str] = ()) -> Experim
 
 
 def compositions(experiment: Experiment, directory: Path) -> dict[str, dict[str, Any]]:
-    """The configuration of each stage but reports, as nested mappings, with what it inherits. Raises UserError."""
+    """The configuration of each stage except reports, as nested mappings, inherited values included. Raises UserError."""
     return {name: dataclasses.asdict(config) for name, config in configurations(experiment, directory).items()}
 
 
@@ -85,7 +85,7 @@ def configurations(experiment: Experiment, directory: Path) -> dict[str, TrainCo
 
 
 def find(experiment: str) -> Path:
-    """The file of an experiment, from its name or a path. Raises UserError."""
+    """The file of an experiment, given its name or path. Raises UserError."""
     if experiment.endswith((".yaml", ".yml")) or "/" in experiment:
         if not Path(experiment).is_file():
             raise UserError(f"experiment={experiment}: no such file")
@@ -99,7 +99,7 @@ def find(experiment: str) -> Path:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML in which a key that stands twice in a mapping is an error instead of the last one winning."""
+    """YAML that rejects a mapping with a duplicate key, where plain YAML uses the last value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -152,7 +152,7 @@ def _stages(content: Mapping[str, Any], file: Path) -> Iterator[tuple[Any, dict[
 
 
 def _expand(name: str, raw: Mapping[str, Any], common: Mapping[str, tuple[str, ...]]) -> Iterator[Stage]:
-    """One stage, or one for each combination of its matrix."""
+    """One stage for each combination of the matrix, or one stage without a matrix."""
     command = str(raw["command"])
     own = _texts(raw.get("overrides"), f"stage {name}: overrides")
     needs = _texts(raw.get("needs"), f"stage {name}: needs")
@@ -168,7 +168,7 @@ def _expand(name: str, raw: Mapping[str, Any], common: Mapping[str, tuple[str, .
 
 
 def _combinations(name: str, matrix: Any) -> list[dict[str, str]]:
-    """Every combination of the axes, as placeholder -> text; one empty combination without a matrix."""
+    """Every combination of the axes, as placeholder -> text. Without a matrix, one empty combination."""
     if matrix is None:
         return [{}]
     if not isinstance(matrix, dict) or not all(isinstance(axis, list | dict) and axis for axis in matrix.values()):
@@ -190,7 +190,7 @@ def _combinations(name: str, matrix: Any) -> list[dict[str, str]]:
 
 
 def _text(value: Any) -> str:
-    """A scalar as it is written after `key=`."""
+    """A YAML scalar as text after `key=`."""
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
@@ -204,13 +204,13 @@ def _value(stage: str, placeholder: str, values: Mapping[str, str]) -> str:
 
 
 def _checked(graph: Experiment, directory: Path, extra: Sequence[tuple[str, str]]) -> Experiment:
-    """The graph with the extra words in their stages, every stage composed in order."""
+    """The graph with the extra words added to the stages that have their keys. Composes every stage to check it."""
     for name, value in extra:
         if name in SET_BY_LAUNCH:
             raise UserError(f"{name}={value}: set by the experiment, not for all stages at once")
         if name in MAKES_THE_METHOD:
             raise UserError(
-                f"{name}={value}: would attack standard stages too; set it in a copy of the experiment's file"
+                f"{name}={value}: would also attack the standard stages; set it in a copy of the experiment file"
             )
     names: set[str] = set(LAUNCH_KEYS)
     stages: dict[str, Stage] = {}
@@ -238,9 +238,9 @@ def _check_references(stage: Stage, graph: Experiment) -> None:
 
 
 def _with_extra(stage: Stage, extra: Sequence[tuple[str, str]], names: set[str]) -> Stage:
-    """The stage with those extra words whose key it has, one word a key; adds every key it has to `names`.
+    """The stage with the extra words whose keys it has, the last value of each key. Adds all its keys to `names`.
 
-    Choices of a group go first: `objective=jigsaw` brings the keys that `objective.grid=2` then needs.
+    Group choices come first: `objective=jigsaw` defines the key of `objective.grid=2`.
     """
     words = list(stage.overrides)
     try:
@@ -261,7 +261,7 @@ def _is_group(name: str) -> bool:
 
 
 def _names(config: Any, prefix: str = "") -> Iterator[str]:
-    """Every key and group of a configuration, dotted."""
+    """The dotted name of every key and group of a configuration."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         yield f"{prefix}{field.name}"

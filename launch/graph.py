@@ -1,4 +1,4 @@
-"""An experiment as a graph: its stages in an order that respects what they need, and as it stands in experiment.yaml."""
+"""An experiment as a graph of stages, in topological order, and its file experiment.yaml."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FOLDER_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")
 
 @dataclass(frozen=True)
 class Stage:
-    """One run. `overrides` are `key=value`, where `@other` stands for the run folder of the stage `other`."""
+    """One run. `overrides` are `key=value`; `@other` in a value refers to the run folder of the stage `other`."""
 
     name: str
     command: str
@@ -27,21 +27,21 @@ class Stage:
     needs: tuple[str, ...]
 
     def words(self, directory: Path) -> list[str]:
-        """The words of the command that this stage is, inside a launch folder: references resolved, `out` added."""
+        """The arguments of the command in the launch folder `directory`: references resolved, `out` added."""
         resolved = [REFERENCE.sub(lambda m: str(directory / m[1]), word) for word in self.overrides]
         return [*resolved, f"out={directory / self.name}"]
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """`stages` by name; each stands behind those it needs."""
+    """`stages` by name, each after the stages it needs."""
 
     name: str
     description: str
     stages: Mapping[str, Stage]
 
     def ancestors(self, names: Iterable[str]) -> set[str]:
-        """`names` and everything they need."""
+        """`names` and every stage that they need, directly or not."""
         found: set[str] = set()
         waiting = list(names)
         while waiting:
@@ -52,7 +52,7 @@ class Experiment:
         return found
 
     def as_yaml(self, names: Collection[str] | None = None) -> str:
-        """What experiment.yaml holds; with `names` of these stages only, as `launch --print` and `--dry-run` show them."""
+        """The content of experiment.yaml. `names` restricts it to these stages, as `launch --print` and `--dry-run` do."""
         stages = {
             s.name: {"command": s.command, "overrides": list(s.overrides), "needs": list(s.needs)}
             for s in self.stages.values()
@@ -63,12 +63,12 @@ class Experiment:
 
 
 def build(name: str, description: str, stages: Iterable[Stage]) -> Experiment:
-    """The graph of these stages, checked: names, commands, needs, no circle. Raises UserError."""
+    """The checked graph of these stages. Raises UserError for a wrong name, command or need, or a cycle."""
     by_name: dict[str, Stage] = {}
     for stage in stages:
         if not FOLDER_NAME.match(stage.name):
             raise UserError(
-                f"stage {stage.name!r}: not fit for a folder's name; letters, digits, _ and -, at most 100 of them"
+                f"stage {stage.name!r}: not usable as a folder name; use letters, digits, _ and -, at most 100"
             )
         if stage.name in by_name:
             raise UserError(
@@ -91,12 +91,12 @@ def build(name: str, description: str, stages: Iterable[Stage]) -> Experiment:
 
 
 def store(directory: Path, experiment: Experiment) -> None:
-    """Writes DIRECTORY/experiment.yaml, whole or not at all. Raises RunError."""
+    """Writes DIRECTORY/experiment.yaml atomically. Raises RunError."""
     write_text(directory / "experiment.yaml", experiment.as_yaml())
 
 
 def stored(directory: Path) -> Experiment | None:
-    """The experiment of a launch folder, or None when nothing was launched there. Raises UserError when it is damaged."""
+    """The experiment of a launch folder; None if there is no experiment.yaml. Raises UserError if it is damaged."""
     file = directory / "experiment.yaml"
     if not file.is_file():
         return None
@@ -113,14 +113,14 @@ def stored(directory: Path) -> Experiment | None:
 
 
 def _with_references(stage: Stage) -> Stage:
-    """The stage, needing what its overrides refer to as well."""
+    """The stage, with the stages that its overrides refer to added to its needs."""
     referred = [match[1] for word in stage.overrides for match in REFERENCE.finditer(word)]
     needs = tuple(dict.fromkeys([*stage.needs, *referred]))
     return Stage(stage.name, stage.command, stage.overrides, needs)
 
 
 def _ordered(stages: Mapping[str, Stage]) -> list[str]:
-    """Names, each behind what it needs, otherwise as defined. Raises UserError for a circle."""
+    """Stage names in topological order, otherwise as defined. Raises UserError for a cycle."""
     order: list[str] = []
     path: list[str] = []
 
@@ -141,6 +141,6 @@ def _ordered(stages: Mapping[str, Stage]) -> list[str]:
 
 
 def _close(name: str, stages: Mapping[str, Stage]) -> str:
-    """The nearest stage names only; an experiment may have dozens."""
+    """A hint with the closest stage name. It lists all names only if there are at most 12."""
     text = nearest(name, stages)
     return text if len(stages) <= 12 or "?" not in text else text.split("?")[0] + "?"

@@ -1,4 +1,4 @@
-"""Where stages run: the settings of a cluster, from configs/cluster/NAME.yaml and `cluster.key=value` words."""
+"""Cluster profiles: the keys that choose where stages run, read from configs/cluster/NAME.yaml and `cluster.key=value`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dist_advss.config.keys import key
 from dist_advss.errors import UserError, nearest
 
 NAME = r"[A-Za-z0-9][\w.@+:/=-]*"
-# What a value may look like. All of them are quoted besides; a newline, which no quoting survives in a script, fits none.
+# The accepted form of each text. Scripts quote every value as well. No form allows a newline, which quoting cannot protect.
 FITS = {
     **dict.fromkeys(("partition", "account", "qos", "gpu_type"), rf"{NAME}(,{NAME})*"),
     "constraint": r"[\w.@+:=&|*()\[\], -]+",
@@ -32,58 +32,60 @@ FITS = {
 
 @dataclass
 class Inline:
-    """In the launching process, one after the other."""
+    """Runs stages in the launching process, one after the other."""
 
-    name: str = key("inline", "who runs stages", choices=("inline",))
+    name: str = key("inline", "kind of cluster", choices=("inline",))
 
 
 @dataclass
 class Local:
-    """As child processes of this machine."""
+    """Runs stages as child processes on this machine."""
 
-    name: str = key("local", "who runs stages", choices=("local",))
-    workers: int = key(2, "stages at a time; each gets its share of the CPU threads", low=1)
+    name: str = key("local", "kind of cluster", choices=("local",))
+    workers: int = key(2, "stages that run at the same time; they share the CPU threads", low=1)
 
 
 @dataclass
 class Resources:
-    """What the jobs of one command take, where it differs from the profile's own."""
+    """The resources of the jobs of one command. A key that is null takes the value of the profile."""
 
-    nodes: int | None = key(None, "nodes of one job; null: as the profile", low=1)
-    gpus_per_node: int | None = key(None, "GPUs on each node; null: as the profile", low=0)
-    tasks_per_node: int | None = key(None, "processes on each node; null: one a GPU", low=1)
-    cpus_per_task: int | None = key(None, "CPU cores of each process; null: as the profile", low=1)
-    mem_gb: float | None = key(None, "memory on each node in GB; null: as the profile", low=0.01)
-    minutes: int | None = key(None, "time limit; null: as the profile", low=1)
+    nodes: int | None = key(None, "nodes of a job; null: as in the profile", low=1)
+    gpus_per_node: int | None = key(None, "GPUs on each node; null: as in the profile", low=0)
+    tasks_per_node: int | None = key(None, "processes on each node; null: one per GPU", low=1)
+    cpus_per_task: int | None = key(None, "CPU cores of each process; null: as in the profile", low=1)
+    mem_gb: float | None = key(None, "memory on each node in GB; null: as in the profile", low=0.01)
+    minutes: int | None = key(None, "time limit in minutes; null: as in the profile", low=1)
 
 
 @dataclass
 class Slurm:
-    """As Slurm jobs, one a stage; stages that differ in their overrides only are an array."""
+    """Runs each stage as a Slurm job. Stages that differ only in their overrides form a job array."""
 
-    name: str = key("slurm", "who runs stages", choices=("slurm",))
-    partition: str | None = key(None, "partition; null: the cluster's default")
-    account: str | None = key(None, "account that is charged; null: your default")
-    qos: str | None = key(None, "quality of service")
-    constraint: str | None = key(None, "features that nodes must have, such as a100&nvlink")
-    nodes: int = key(1, "nodes of one job", low=1)
-    gpus_per_node: int = key(0, "GPUs on each node; 0: CPUs only", low=0)
-    gpu_type: str | None = key(None, "kind of GPU, where the cluster tells them apart, such as a100")
-    tasks_per_node: int | None = key(None, "processes on each node; null: one a GPU, else one", low=1)
+    name: str = key("slurm", "kind of cluster", choices=("slurm",))
+    partition: str | None = key(None, "partition; null: the default partition of the cluster")
+    account: str | None = key(None, "account to charge; null: your default account")
+    qos: str | None = key(None, "quality of service (QOS)")
+    constraint: str | None = key(None, "features that the nodes must have, such as a100&nvlink")
+    nodes: int = key(1, "nodes of a job", low=1)
+    gpus_per_node: int = key(0, "GPUs on each node; 0: train on CPUs", low=0)
+    gpu_type: str | None = key(None, "type of GPU in --gpus-per-node, such as a100; null: any")
+    tasks_per_node: int | None = key(None, "processes on each node; null: one per GPU, or one without GPUs", low=1)
     cpus_per_task: int = key(4, "CPU cores of each process", low=1)
-    mem_gb: float | None = key(None, "memory on each node in GB; null: what the cluster gives", low=0.01)
-    minutes: int = key(240, "time limit; a stage that needs longer is requeued and goes on", low=1)
-    signal_seconds: int = key(120, "how long before the time limit a run is told to save", low=10, high=3600)
-    max_requeues: int = key(50, "times that a stage is queued again before it is given up", low=0)
-    avoid_bad_nodes: bool = key(True, "queue a stage again without a node that fails the preflight")
-    check_gpus: bool = key(True, "a node whose GPUs a job has and torch cannot see fails the preflight")
-    at_a_time: int = key(256, "jobs of one array that run at the same time", low=1)
-    exclude: str | None = key(None, "nodes to stay away from, such as node[3,7-9]")
-    mail: str | None = key(None, "address that Slurm writes to when a job ends or fails")
+    mem_gb: float | None = key(None, "memory on each node in GB; null: the default of the cluster", low=0.01)
+    minutes: int = key(240, "time limit in minutes; a stage that needs longer is requeued and resumes", low=1)
+    signal_seconds: int = key(
+        120, "seconds before the time limit at which Slurm signals the run to save", low=10, high=3600
+    )
+    max_requeues: int = key(50, "requeues of a stage before it fails", low=0)
+    avoid_bad_nodes: bool = key(True, "exclude a node that fails the preflight when the stage is requeued")
+    check_gpus: bool = key(True, "fail the preflight on a node where torch cannot see the GPUs of the job")
+    at_a_time: int = key(256, "tasks of a job array that run at the same time", low=1)
+    exclude: str | None = key(None, "nodes to exclude, such as node[3,7-9]")
+    mail: str | None = key(None, "address for Slurm's mail when a job ends or fails")
     modules: list[str] = key([], "environment modules to load, such as [cuda/12.4]")
-    source: str | None = key(None, "path of a shell file to source before Python starts, for any other set-up")
-    environment: list[str] = key([], "variables of the jobs, such as [NCCL_DEBUG=WARN]")
-    container: str | None = key(None, "image to run in (srun --container-image, of pyxis)")
+    source: str | None = key(None, "shell file to source before Python starts, for other set-up")
+    environment: list[str] = key([], "environment variables to set in the jobs, such as [NCCL_DEBUG=WARN]")
+    container: str | None = key(None, "container image to run in (srun --container-image, from pyxis)")
     mounts: list[str] = key([], "folders mounted into the container, such as [/data:/data]")
     pretrain: Resources = field(default_factory=Resources)
     finetune: Resources = field(default_factory=Resources)
@@ -126,7 +128,7 @@ def choose(cluster: str, words: Sequence[str] = ()) -> Settings:
 
 
 def refuse_unfit_texts(settings: Slurm) -> None:
-    """Raises UserError at the first text that does not look like what it should name."""
+    """Raises UserError at the first text that does not have the form in `FITS`."""
     for name, pattern in FITS.items():
         value: Any = getattr(settings, name)
         for text in value if isinstance(value, list) else [value]:
@@ -134,6 +136,6 @@ def refuse_unfit_texts(settings: Slurm) -> None:
                 hint = (
                     "write NAME=VALUE on one line"
                     if name == "environment"
-                    else "quotes, ; $ and the like have no place here"
+                    else "quotes, ;, $ and similar characters are not accepted"
                 )
                 raise UserError(f"cluster.{name}={text!r}: not fit for a job script; {hint}")

@@ -1,1 +1,1 @@
-"""What runs inside a Slurm job."""
+"""The code that runs inside a Slurm job: preflight, the stage, and then its end or a requeue."""

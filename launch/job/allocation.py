@@ -1,4 +1,4 @@
-"""Where a job stands: its launch folder, its stage, its ranks and nodes, from submitit's view of Slurm's variables."""
+"""The task of a Slurm job that this process is: its stage, rank and nodes, from Slurm's environment variables."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from submitit import JobEnvironment
 from dist_advss.errors import RunError
 
 from ..graph import Stage, stored
-from ..queue import slurm as queue
+from ..queue import slurm
 from ..queue.journal import Journal, Submission
 
-PORTS = 12_000, 20_000  # the first port for a rendezvous, and how many; outgoing connections take those from 32768 on
+PORTS = (
+    12_000,
+    20_000,
+)  # first port and number of ports for MASTER_PORT; Linux gives outgoing connections those from 32768 on
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """One task of a job, or its batch shell (rank 0). `job` as 17 or 18_3, `restart` how often it was requeued."""
+    """One task of a job, or its batch shell (as rank 0). `job` is 17 or 18_3, `restart` the number of requeues."""
 
     directory: Path
     submission: Submission
@@ -40,39 +43,39 @@ class Allocation:
 
 
 def find(directory: Path, name: str, environment: Mapping[str, str] = os.environ) -> Allocation:
-    """The task of submission `name` that this process is. Raises RunError outside a job of ours."""
+    """The task of submission `name` that this process is. Raises RunError if the launch folder has no such submission."""
     submission = Journal(directory).submissions.get(name)
     experiment = stored(directory)
     if submission is None or experiment is None:
         raise RunError(f"{directory}: no submission {name} in it")
-    slurm = JobEnvironment()
-    stage = submission.stages[int(slurm.array_task_id) if slurm.array_task_id and -1 not in submission.stages else -1]
+    job = JobEnvironment()
+    stage = submission.stages[int(job.array_task_id) if job.array_task_id and -1 not in submission.stages else -1]
     return Allocation(
         directory=directory,
         submission=submission,
         stage=experiment.stages[stage],
-        job=slurm.job_id,
+        job=job.job_id,
         restart=int(environment.get("SLURM_RESTART_COUNT") or 0),
-        rank=slurm.global_rank,
-        ranks=slurm.num_tasks,
-        local_rank=slurm.local_rank,
-        node=environment.get("SLURMD_NODENAME") or slurm.hostname,
-        nodes=tuple(slurm.hostnames),
+        rank=job.global_rank,
+        ranks=job.num_tasks,
+        local_rank=job.local_rank,
+        node=environment.get("SLURMD_NODENAME") or job.hostname,
+        nodes=tuple(job.hostnames),
     )
 
 
 def rendezvous(place: Allocation, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """MASTER_ADDR and MASTER_PORT of a job with several ranks; two jobs on one node differ in their ports."""
+    """MASTER_ADDR and MASTER_PORT of a job with several ranks. The port comes from the job id, so two jobs on a node differ."""
     number = int(environment.get("SLURM_JOB_ID", 0))
     port = PORTS[0] + (2 * number) % PORTS[1]
     return {"MASTER_ADDR": address_of(place.nodes[0]), "MASTER_PORT": str(port)}
 
 
 def address_of(node: str) -> str:
-    """A node's name where it can be looked up, else the address that Slurm has for it."""
+    """The name of a node if it resolves, else the address that Slurm has for it."""
     try:
         socket.getaddrinfo(node, None)
         return node
     except OSError:
-        said = queue.ask("scontrol", "--oneliner", "show", "node", node)
-        return next((word.partition("=")[2] for word in said.split() if word.startswith("NodeAddr=")), node)
+        output = slurm.ask("scontrol", "--oneliner", "show", "node", node)
+        return next((word.partition("=")[2] for word in output.split() if word.startswith("NodeAddr=")), node)

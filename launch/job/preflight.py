@@ -1,4 +1,4 @@
-"""Before a run: is this node fit for it? A bad one is named before hours of work are lost on it."""
+"""The preflight: it tests the data folder, the GPU and the network of a node before a run, so that a bad node costs seconds."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from dist_advss.errors import RunError
 
 from .allocation import Allocation
 
-ROOM = 200e6  # bytes that must be free where runs are written
-FREE = 0.8  # share of a GPU's memory that must be
-PATIENCE = 120  # seconds for the other ranks to be there
+DISK_FREE = 200e6  # bytes that the disk of the launch folder must have free
+GPU_FREE = 0.8  # share of a GPU's memory that must be free
+TIMEOUT_S = 120  # for the other ranks to join
 
 
 class Unhealthy(Exception):
-    """Some node is not fit; the text is this rank's own complaint, empty when the fault is another's."""
+    """A node failed the preflight. The text is the problem of this rank's node, empty if another rank's node failed."""
 
 
 def check(place: Allocation, config: dict[str, Any], gpus_expected: bool) -> None:
-    """Looks at this node, hears what the other ranks found, and adds numbers up with them.
+    """Checks this node, exchanges the result with the other ranks, and tests an all-reduce with them.
 
-    Raises Unhealthy when a node is not fit, RunError when there is no room where the runs are written.
+    Raises Unhealthy if the node of any rank fails, RunError if the disk of the launch folder is nearly full.
     """
-    if shutil.disk_usage(place.directory).free < ROOM:
-        raise RunError(f"{place.directory}: less than {ROOM / 1e6:.0f} MB free; make room, then launch again")
+    if shutil.disk_usage(place.directory).free < DISK_FREE:
+        raise RunError(f"{place.directory}: less than {DISK_FREE / 1e6:.0f} MB free; make room, then launch again")
     complaint = node_complaint(place.local_rank, config, gpus_expected)
     if place.ranks > 1:
         _together(place, complaint)
@@ -36,7 +36,7 @@ def check(place: Allocation, config: dict[str, Any], gpus_expected: bool) -> Non
 
 
 def node_complaint(local_rank: int, config: dict[str, Any], gpus_expected: bool) -> str:
-    """What is wrong with this node for a run of this configuration; empty when nothing is."""
+    """The problem that keeps this node from running the configuration, as a clause; empty if there is none."""
     import torch
 
     root = (config.get("data") or {}).get("root")
@@ -46,19 +46,19 @@ def node_complaint(local_rank: int, config: dict[str, Any], gpus_expected: bool)
         except OSError as error:
             return f"data.root={root} cannot be read there ({error.strerror})"
     if not torch.cuda.is_available():
-        return "the job has GPUs and torch sees none" if gpus_expected else _wrong_product(torch.device("cpu"))
+        return "the job has GPUs but torch sees none" if gpus_expected else _wrong_product(torch.device("cpu"))
     number = local_rank % torch.cuda.device_count()
     try:
         free, total = torch.cuda.mem_get_info(number)
-        if free < FREE * total:
-            return f"GPU {number} has {free / 1e9:.1f} of {total / 1e9:.1f} GB free: something else uses it"
+        if free < GPU_FREE * total:
+            return f"GPU {number} has {free / 1e9:.1f} of {total / 1e9:.1f} GB free; another process uses it"
         return _wrong_product(torch.device("cuda", number))
     except RuntimeError as error:
         return f"GPU {number}: {str(error).splitlines()[0]}"
 
 
 def _wrong_product(device: Any) -> str:
-    """A product of small whole numbers, exact in fp32, against what it must be."""
+    """Compares a matrix product of small integers, which fp32 computes exactly, with the correct values."""
     import torch
 
     size = 256
@@ -69,21 +69,21 @@ def _wrong_product(device: Any) -> str:
 
 
 def _together(place: Allocation, complaint: str) -> None:
-    """Tells the others and hears them, then one all-reduce. Raises Unhealthy when another rank complains."""
+    """Exchanges complaints with the other ranks, then does one all-reduce. Raises Unhealthy if any rank complains."""
     import torch
     import torch.distributed as dist
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]) + 1  # the run's own is the one below
-    patience = datetime.timedelta(seconds=PATIENCE)
-    store = dist.TCPStore(address, port, place.ranks, is_master=place.rank == 0, timeout=patience)
+    timeout = datetime.timedelta(seconds=TIMEOUT_S)
+    store = dist.TCPStore(address, port, place.ranks, is_master=place.rank == 0, timeout=timeout)
     store.set(f"complaint{place.rank}", complaint)
-    said = [store.get(f"complaint{rank}").decode() for rank in range(place.ranks)]
+    complaints = [store.get(f"complaint{rank}").decode() for rank in range(place.ranks)]
     store.add("heard", 1)
-    if not any(said):
+    if not any(complaints):
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         if backend == "nccl":
             torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
-        dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.ranks, timeout=patience)
+        dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.ranks, timeout=timeout)
         try:
             total = torch.full((1,), float(place.rank + 1), device="cuda" if backend == "nccl" else "cpu")
             dist.all_reduce(total)
@@ -92,8 +92,8 @@ def _together(place: Allocation, complaint: str) -> None:
             dist.barrier()
         finally:
             dist.destroy_process_group()
-    if place.rank == 0:  # it has the store: nobody may still need it when it goes on
+    if place.rank == 0:  # it hosts the store, so it leaves last
         while store.add("heard", 0) < place.ranks:
             pass
-    if any(said) and not complaint:
+    if any(complaints) and not complaint:
         raise Unhealthy("")

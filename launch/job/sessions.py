@@ -1,7 +1,7 @@
-"""What happened to a stage inside its jobs: a line for each time it was begun, and how every rank of it ended.
+"""The record of a stage inside its jobs: one line for each start, and one file for the end of each rank.
 
-_slurm/sessions/STAGE.jsonl grows by one line a session. _slurm/ranks/JOB.RESTART/RANK.json says how one process ended; a
-process that was killed, or whose node is gone, leaves none.
+Each start appends a line to _slurm/sessions/STAGE.jsonl. Each rank writes how it ended to
+_slurm/ranks/JOB.RESTART/RANK.json. A rank that was killed, or whose node was lost, leaves no file.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from dist_advss.files import write_json
 
 from ..queue.journal import FOLDER
 
-STUCK = 3  # preflights in a row that may fail
+STUCK = 3  # failed preflights in a row after which a stage fails
 
 
 @dataclass(frozen=True)
 class Session:
-    """One start of a stage in a job. `progress` is what `progress_of` saw then; `healthy` is False after a bad preflight."""
+    """One start of a stage in a job. `progress` is `progress_of` at that time. `healthy` is False if the preflight failed."""
 
     submission: str
     job: str
@@ -34,8 +34,11 @@ class Session:
 
 @dataclass(frozen=True)
 class End:
-    """How one rank ended: finished · stopped (by a signal, saved) · unhealthy (its node) · lost (other ranks went away) ·
-    failed, which is for good."""
+    """How one rank ended.
+
+    kind: finished · stopped (by a signal, after saving) · unhealthy (its node failed the preflight) · lost (another rank
+    exited first) · failed (an error that a requeue would repeat)
+    """
 
     kind: str
     rank: int
@@ -45,7 +48,7 @@ class End:
 
 
 def record(directory: Path, stage: str, session: Session) -> None:
-    """Adds a session; on disk when this returns."""
+    """Appends a session, which is on disk when this returns."""
     file = directory / FOLDER / "sessions" / f"{stage}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as lines:
@@ -56,38 +59,38 @@ def record(directory: Path, stage: str, session: Session) -> None:
 
 def sessions(directory: Path, stage: str) -> list[Session]:
     """Every session of a stage so far, oldest first."""
-    found = []
+    past = []
     try:
         text = (directory / FOLDER / "sessions" / f"{stage}.jsonl").read_text(errors="replace")
     except OSError:
         return []
     for line in text.splitlines():
         try:
-            found.append(Session(**json.loads(line)))
+            past.append(Session(**json.loads(line)))
         except (ValueError, TypeError):
             continue
-    return found
+    return past
 
 
 def progress_of(run_folder: Path) -> list[Any]:
-    """What a run has to show that a next session would go on from; equal at two times if nothing was saved between them."""
-    kept = [
+    """Name, mtime and size of each file that a run resumes from. It is unchanged if the run saved nothing in between."""
+    files = [
         *run_folder.glob("checkpoints/*.pt"),
         *run_folder.glob("*.npz"),
         *run_folder.glob("partial*"),
         *run_folder.glob("result.json"),
     ]
-    return sorted([file.name, file.stat().st_mtime_ns, file.stat().st_size] for file in kept)
+    return sorted([file.name, file.stat().st_mtime_ns, file.stat().st_size] for file in files)
 
 
 def why_give_up(past: list[Session], submission: str, requeues: int, most: int, now: list[Any]) -> str | None:
-    """Why a stage must not be queued again after `requeues` requeues of this submission; None when it may.
+    """The reason not to requeue a stage after `requeues` requeues of this submission; None if it may be requeued.
 
-    `past` are its sessions, `now` the progress so far. A first session that saves nothing may have been unlucky; one that
-    was itself begun by a requeue and saves nothing means that the next would not either.
+    `past` holds its sessions, `now` the present `progress_of`. The first session may save nothing, for example after an
+    early preemption. If a requeued session saves nothing, the next one would not either.
     """
     if requeues > most:
-        return f"requeued {most} times already (cluster.max_requeues); launch again to go on"
+        return f"requeued {most} times already (cluster.max_requeues); launch again to resume"
     own = [session for session in past if session.submission == submission]
     if len(own) >= STUCK and not any(session.healthy for session in own[-STUCK:]):
         return f"the preflight failed {STUCK} times in a row"
@@ -97,20 +100,22 @@ def why_give_up(past: list[Session], submission: str, requeues: int, most: int, 
 
 
 def ends_folder(directory: Path, job: str, restart: int) -> Path:
+    """The folder with the ends of one start of a job."""
     return directory / FOLDER / "ranks" / f"{job}.{restart}"
 
 
 def record_end(folder: Path, end: End) -> None:
+    """Writes how a rank ended. Raises RunError."""
     write_json(folder / f"{end.rank}.json", asdict(end))
 
 
 def ends(folder: Path) -> dict[int, End]:
-    """How each rank ended, of those that could say so."""
-    found = {}
+    """How each rank ended, by rank, for those that left a file."""
+    by_rank = {}
     for file in folder.glob("*.json"):
         try:
             end = End(**json.loads(file.read_text()))
         except (OSError, ValueError, TypeError):
             continue
-        found[end.rank] = end
-    return found
+        by_rank[end.rank] = end
+    return by_rank

@@ -1,4 +1,4 @@
-"""What a job of a launch runs: `python -m launch.job.task rank DIR NAME` in every task, then `… end DIR NAME CODE` in its shell."""
+"""The program of a job: `python -m launch.job.task rank DIR NAME` in every task, then `… end DIR NAME CODE` in the batch shell."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from .allocation import Allocation, find, rendezvous
 from .ending import end_of_job
 from .sessions import End, Session, ends_folder, progress_of, record, record_end, sessions, why_give_up
 
-# what torch.distributed says when another rank has gone; a rank that says this is not the one that failed
+# errors of torch.distributed after another rank has exited; a rank with one of these is not the one that failed
 LOST = re.compile(
     r"Connection (closed|reset) by peer|Broken pipe|gloo/transport|NCCL error|ncclRemoteError|ncclSystemError|"
     r"could not meet the others|has gone|[Tt]imed out|TCPStore|DistStoreError|recvValue failed"
 )
 STOPPING = (signal.SIGTERM, signal.SIGUSR2)
-LOCK_PATIENCE = 600.0  # seconds for a process of a lost node to let go of the run folder
+LOCK_TIMEOUT_S = 600.0  # for a process on a lost node to release the lock of the run folder
 
 
 def main(words: list[str]) -> int:
@@ -40,19 +40,16 @@ def main(words: list[str]) -> int:
 
 
 def run_rank(place: Allocation) -> int:
-    """Runs the stage as one of its ranks; 0 unless this rank failed.
-
-    How it ended stands in a file, whatever that was; a process that is killed leaves none.
-    """
+    """Runs the stage as one of its ranks and writes how it ended to a file. Returns 0 unless this rank failed."""
     if place.submission.void:
-        print(f"{place.submission.name}: superseded, nothing to do")
+        print(f"{place.submission.name}: superseded by a later launch, nothing to do")
         return 0
     log_to(log_file(place.directory, place.stage.name, place.rank))
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        """Outside the training loop, which has a handler of its own, there is nothing to save that is not on disk.
+        """Exits at once. The training loop replaces this handler; outside it, everything is saved already.
 
-        Unwinding would meet the other ranks in the middle of what they do together.
+        Raising would run cleanup that waits for the other ranks.
         """
         _end(place, "stopped", f"stopped by {signal.Signals(signum).name}")
         os._exit(0)
@@ -74,7 +71,7 @@ def _end(place: Allocation, kind: str, error: str | None) -> None:
 
 
 def _run(place: Allocation) -> tuple[str, str | None]:
-    """Runs the stage; what kind of end that came to, and its one line."""
+    """Runs the stage. Returns the kind of its end (see `End`) and the error as one line."""
     print(
         f"rank {place.rank} of {place.ranks} on {place.node}: job {place.job}, requeued {place.restart} times, "
         f"GPUs {os.environ.get('CUDA_VISIBLE_DEVICES', 'none')}, code {place.submission.code}, {time.strftime('%F %T')}",
@@ -99,24 +96,24 @@ def _run(place: Allocation) -> tuple[str, str | None]:
         return ("unhealthy", str(bad)) if str(bad) else ("stopped", "another node failed its preflight")
     except (UserError, RunError) as error:
         return ("lost" if LOST.search(str(error)) and place.ranks > 1 else "failed"), str(error)
-    except SystemExit as end:  # of a rank whose first one says why
+    except SystemExit as end:  # rank 0 has reported the error
         code = end.code if isinstance(end.code, int) else 1
         return ("finished" if code == 0 else "stopped" if code > 128 else "lost"), None
-    except Exception as error:  # a fault of the program, or of the connection to another rank
+    except Exception as error:  # a bug, or a lost connection to another rank
         traceback.print_exc()
         line = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
         return ("lost" if place.ranks > 1 and LOST.search(str(error)) else "failed"), line
 
 
 def _config(place: Allocation) -> dict[str, Any]:
-    """The stage's configuration as nested mappings; empty for a report."""
+    """The configuration of the stage as nested mappings, empty for a report."""
     if place.stage.command == "report":
         return {}
     return dataclasses.asdict(configure(place.stage.command, place.stage.words(place.directory)))
 
 
 def _begin(place: Allocation) -> None:
-    """Says that the stage runs. Raises RunError when it must not, because the requeues before this one led nowhere."""
+    """Records that the stage runs. Raises RunError if earlier requeues made no progress."""
     directory, name = place.directory, place.stage.name
     progress = progress_of(directory / name)
     most = int(place.submission.settings.get("max_requeues", 50))
@@ -134,23 +131,23 @@ def _begin(place: Allocation) -> None:
 
 
 def _wait_for_folder(directory: Path, stage: str) -> None:
-    """A node that Slurm has given up may still run the stage's processes: they finish it, or go, before this one begins."""
-    end = time.monotonic() + LOCK_PATIENCE
-    said = False
+    """Waits for processes of the stage on a node that Slurm has lost. They may still run and hold the run folder."""
+    end = time.monotonic() + LOCK_TIMEOUT_S
+    printed = False
     while locked(directory / stage / ".lock") and time.monotonic() < end:
-        if not said:
-            print("an earlier process of this stage still runs elsewhere; waiting for it", flush=True)
-            said = True
+        if not printed:
+            print("an earlier process of this stage still runs on another node; waiting for it", flush=True)
+            printed = True
         time.sleep(1.0)
 
 
 def log_file(directory: Path, stage: str, rank: int) -> Path:
-    """Where a rank writes: log.txt the first, log.N.txt the others."""
+    """The log file of a rank: log.txt for rank 0, log.N.txt for rank N."""
     return directory / stage / ("log.txt" if rank == 0 else f"log.{rank}.txt")
 
 
 def log_to(file: Path) -> None:
-    """Everything that this process prints from here on is added to a file."""
+    """Appends everything that this process prints from now on to a file."""
     file.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()

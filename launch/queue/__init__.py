@@ -1,1 +1,1 @@
-"""How stages get into the queue of a Slurm cluster."""
+"""Submission of stages to Slurm: batches, scripts, the journal, and Slurm's commands."""

@@ -1,4 +1,4 @@
-"""What the training stages of a launch will take, as `dist-advss plan` estimates it, before anything is queued."""
+"""Memory, time and GPU-hours of the training stages of a launch, estimated as `dist-advss plan` does, before submission."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def as_job(config: TrainConfig, ranks: int) -> TrainConfig:
 
 
 def forecast(configs: Mapping[str, Any], stages: Sequence[Stage], settings: Slurm) -> Iterator[str]:
-    """A line for each training stage: memory, time and GPU-hours; stages that take the same are told once.
+    """Yields a line with memory, time and GPU-hours for each group of training stages with the same estimate.
 
-    For the GPU that the profile's gpu_type, constraint or partition names, where `plan` knows it. Otherwise, and without GPUs,
-    speeds are those of the machine that asks, which the line says.
+    The GPU is the one that gpu_type, constraint or partition of the profile names, if `plan` knows it. Otherwise, and for
+    jobs without GPUs, the estimate uses the speed of this machine, and the line states it.
     """
     told: dict[str, list[str]] = {}
     for stage in stages:
@@ -40,15 +40,15 @@ def _line(config: TrainConfig, stage: Stage, settings: Slurm) -> str:
 
     needs = settings.resources(stage.command)
     assert needs.nodes and needs.tasks_per_node
-    said = f"{settings.gpu_type} {settings.constraint} {settings.partition}".lower() if needs.gpus_per_node else ""
-    gpu = next((name for name in sorted(MACHINES, key=len, reverse=True) if name in said), "here")
+    hardware = f"{settings.gpu_type} {settings.constraint} {settings.partition}".lower() if needs.gpus_per_node else ""
+    gpu = next((name for name in sorted(MACHINES, key=len, reverse=True) if name in hardware), "here")
     try:
         config = as_job(config, needs.nodes * needs.tasks_per_node)
         e = estimate(config, Cluster(gpu, needs.nodes, needs.tasks_per_node))
     except UserError as error:
         return f"no estimate ({error})"
     where = e.machine.title if gpu != "here" else "at the speed of this machine"
-    fits = "" if e.fits else f", which does NOT fit ({e.machine.room / 1e9:.3g} GB can be had)"
+    fits = "" if e.fits else f", which does NOT fit (the device has {e.machine.room / 1e9:.3g} GB available)"
     return (
         f"{e.memory.total / 1e9:.3g} GB a process{fits}, {e.seconds.total:.3g} s a step, {e.steps * e.epochs:,} steps, "
         f"{e.hours:.3g} hours, {e.gpu_hours:.3g} process-hours ({where})"

@@ -1,9 +1,9 @@
-"""What was submitted for a launch: _slurm/jobs.jsonl in its folder, written before sbatch is called and after.
+"""The journal of submissions, _slurm/jobs.jsonl in the launch folder. No stage is submitted twice, even after a kill.
 
-A line `intent` names a batch of stages by a job name that is used once; `queued` gives it Slurm's id; `void` says that it
-never came to be, or counts no more. A launcher that was killed between the first two leaves an intent, which the next one
-looks up in the queue by that name. A job whose name is void ends before it does anything, so that even an sbatch that was
-under way all along can start nothing twice.
+The launcher appends `intent`, with a job name that is used once, before it calls sbatch. It appends `queued`, with the job
+id, after. `void` marks a submission that never reached the queue or no longer counts. A launcher that is killed in
+between leaves an intent without a job id, and the next launcher searches the queue for its job name. A job whose
+submission is void exits at once, so an sbatch that was still running cannot start a stage a second time.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any
 
 from dist_advss.files import sync_folder
 
-FOLDER = "_slurm"  # no stage can be called that
+FOLDER = "_slurm"  # a stage name cannot begin with an underscore
 
 
 @dataclass
 class Submission:
-    """One job, or one array. `stages` by their index in the array; a job that is none has the index -1."""
+    """One job or job array. `stages` by array index; a single job has the index -1. `id` is the job id once it is known."""
 
     name: str
     stages: dict[int, str]
@@ -34,7 +34,7 @@ class Submission:
     void: bool = False
 
     def job(self, stage: str) -> str:
-        """Slurm's id of one stage's job, such as 17 or 18_3. Only where `id` is known."""
+        """The job id of one stage, such as 17 or 18_3. Requires a known `id`."""
         index = next(i for i, name in self.stages.items() if name == stage)
         assert self.id is not None
         return self.id if index < 0 else f"{self.id}_{index}"
@@ -50,7 +50,7 @@ class Journal:
             self._apply(line)
 
     def intend(self, name: str, stages: Mapping[int, str], code: str, settings: Mapping[str, Any]) -> None:
-        """`settings`: what the jobs need to know of the profile."""
+        """Records that sbatch is about to be called. `settings` are the keys of the profile that the job itself reads."""
         self._append(
             {
                 "event": "intent",
@@ -69,11 +69,11 @@ class Journal:
         self._append({"event": "void", "name": name})
 
     def open(self) -> list[Submission]:
-        """Intents of which it is not known what came of them."""
+        """Intents that have neither a job id nor a void mark."""
         return [s for s in self.submissions.values() if s.id is None and not s.void]
 
     def latest(self) -> dict[str, Submission]:
-        """The submission of each stage that counts: the last one that was queued."""
+        """The last submission of each stage that reached the queue, by stage."""
         return {name: s for s in self.submissions.values() if s.id and not s.void for name in s.stages.values()}
 
     def _apply(self, line: dict[str, Any]) -> None:
@@ -87,7 +87,7 @@ class Journal:
             self.submissions[name].void = True
 
     def _append(self, line: dict[str, Any]) -> None:
-        """Adds a line that is on disk when this returns. A half line of a killed writer is ended first."""
+        """Appends a line, which is on disk when this returns. First completes a line that a killed writer left unfinished."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(line) + "\n"
         with self.file.open("ab+") as file:
@@ -106,6 +106,6 @@ class Journal:
             for text in self.file.read_text(errors="replace").splitlines():
                 try:
                     lines.append(json.loads(text))
-                except ValueError:  # the half line of a launcher that was killed as it wrote
+                except ValueError:  # the unfinished line of a launcher that was killed while writing
                     continue
         return lines

@@ -1,8 +1,8 @@
-"""The sbatch script of a batch, written by submitit, with a command of ours.
+"""The sbatch script of a batch. submitit writes it around our command.
 
-A job does not unpickle what to do: `python -m launch.job.task` reads it from the launch folder, so that a job which Slurm queues
-again after a node was lost goes on from what is on disk. All ranks of a stage are one srun; `launch.job.task end` then says in
-the batch shell whether the stage is done, failed, or goes back into the queue.
+A job resumes from the launch folder after every requeue: `python -m launch.job.task` reads the stage from there, where
+submitit would unpickle a function. One srun starts all ranks of a stage. Then `launch.job.task end` decides in the batch
+shell whether the stage has finished, has failed, or is requeued.
 """
 
 from __future__ import annotations
@@ -18,25 +18,28 @@ from ..profile import Slurm
 from .batches import Batch
 from .journal import FOLDER
 
-LAST_WORDS = 60  # seconds for the other ranks once the first has ended, to say why
+SRUN_WAIT_S = 60  # srun kills the other ranks this long after the first one has exited; until then they can record why
 
 
 class StageExecutor(SlurmExecutor):
-    """submitit's checked parameters and its script."""
+    """submitit's executor, used for its checked parameters and its script only."""
 
     @classmethod
     def affinity(cls) -> int:
-        return 2  # scripts can be shown where there is no Slurm
+        return 2  # --dry-run shows scripts on machines without Slurm
 
     def text(self, command: str, members: int | None) -> str:
-        """The script that runs `command` under srun; of an array when there are `members`."""
+        """The script that runs `command` under srun; a job array with `members` tasks unless `members` is None."""
         if members:
             self.parameters["map_count"] = members
         return self._make_submission_file_text(command, "")
 
 
 def text(directory: Path, batch: Batch, settings: Slurm, code: Path, ids: dict[str, str]) -> str:
-    """The script of one batch; `code` is the snapshot to run, `ids` Slurm's ids of the batches that it waits for."""
+    """The script of one batch.
+
+    `code` is the snapshot to run. `ids` maps the batches that it waits for to their job ids.
+    """
     needs = batch.resources
     array = sorted(batch.stages) if -1 not in batch.stages else []
     gpus = f"{settings.gpu_type}:{needs.gpus_per_node}" if settings.gpu_type else needs.gpus_per_node
@@ -68,14 +71,14 @@ def text(directory: Path, batch: Batch, settings: Slurm, code: Path, ids: dict[s
         teardown=[f"{shlex.quote(sys.executable)} -u -m launch.job.task end {arguments} $?"],
         stderr_to_stdout=True,
         wckey=None,
-        srun_args=["--kill-on-bad-exit=0", f"--wait={LAST_WORDS}", *_container(settings)],
+        srun_args=["--kill-on-bad-exit=0", f"--wait={SRUN_WAIT_S}", *_container(settings)],
         additional_parameters=extra,
     )
     return executor.text(f"{python} -u -m launch.job.task rank {arguments}", len(array) or None)
 
 
 def _setup(settings: Slurm, code: Path) -> list[str]:
-    """Shell lines in front of srun; every value is quoted."""
+    """Shell lines before srun. Every value is quoted."""
     lines = [f"module load {shlex.quote(module)}" for module in settings.modules]
     if settings.source:
         lines.append(f"source {shlex.quote(str(Path(settings.source).expanduser().absolute()))}")

@@ -1,7 +1,7 @@
-"""What Slurm knows: its queue, its accounting, its partitions; and the few things that we ask of it.
+"""Slurm's commands: jobs from squeue, sacct and scontrol, partitions from sinfo, and cancelling and requeueing.
 
-Every answer is read from the commands' parsable output. squeue knows what waits and runs; what has ended is asked of sacct,
-and of scontrol where a cluster keeps no accounts.
+Everything is parsed from output in a fixed format. squeue lists jobs that are pending or running. Jobs that have ended come
+from sacct, or from scontrol on clusters without accounting.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from dataclasses import dataclass
 
 from dist_advss.errors import RunError
 
-PATIENCE = 60  # seconds for one answer
+TIMEOUT_S = 60  # of one command
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 GOING = ("RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
 
 
 class NoAnswer(RunError):
-    """Slurm's commands are not here, or its controller does not answer."""
+    """Slurm's commands are not installed, or one of them failed."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job, or one member of an array. `state` as Slurm writes it, `reason` why it waits, `nodes` such as node[1-2]."""
+    """One job or array task. `state` as Slurm writes it, `reason` why it is pending, `nodes` such as node[1-2]."""
 
     id: str
     name: str
@@ -38,13 +38,13 @@ class Job:
 
     @property
     def goes_on(self) -> bool:
-        """In the queue or running: not ended."""
+        """Pending, running or in between: it has not ended."""
         return self.state in WAITING or self.state in GOING
 
 
 @dataclass(frozen=True)
 class Partition:
-    """What one kind of node in a partition has; `minutes` is None where there is no time limit."""
+    """One kind of node in a partition: how many there are and what each has. `minutes` is None without a time limit."""
 
     name: str
     default: bool
@@ -56,26 +56,26 @@ class Partition:
 
 
 def ask(*command: str) -> str:
-    """What a command prints. Raises NoAnswer with its complaint as one line."""
+    """The output of a Slurm command. Raises NoAnswer with its error message as one line."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     except FileNotFoundError as error:
-        raise NoAnswer(f"{command[0]}: not here; Slurm jobs can be handled on a machine of the cluster only") from error
+        raise NoAnswer(f"{command[0]}: command not found; run this on a login node of the cluster") from error
     except subprocess.TimeoutExpired as error:
-        raise NoAnswer(f"{command[0]}: no answer within {PATIENCE} s") from error
+        raise NoAnswer(f"{command[0]}: no answer within {TIMEOUT_S} s") from error
     if done.returncode:
         raise NoAnswer(f"{command[0]}: {complaint(done.stderr or done.stdout)}")
     return done.stdout
 
 
 def complaint(text: str) -> str:
-    """What Slurm said, on one line, without the name of the program."""
+    """Slurm's error message on one line, without the name of the program."""
     lines = [re.sub(r"^\w+: (error: |fatal: )?", "", line.strip()) for line in text.splitlines() if line.strip()]
-    return "; ".join(dict.fromkeys(lines)) or "it failed without a word"
+    return "; ".join(dict.fromkeys(lines)) or "it failed without an error message"
 
 
 def jobs(ids: Iterable[str]) -> dict[str, Job]:
-    """These jobs (17, or 18_3 for a member of an array), by id; one that Slurm has forgotten is missing. Raises NoAnswer."""
+    """These jobs (17, or 18_3 for an array task), by id, without those that Slurm no longer knows. Raises NoAnswer."""
     wanted = set(ids)
     if not wanted:
         return {}
@@ -85,7 +85,7 @@ def jobs(ids: Iterable[str]) -> dict[str, Job]:
 
 
 def in_queue() -> dict[str, Job]:
-    """Every job of this user that waits, runs or has just ended. Raises NoAnswer."""
+    """Every job of this user that is pending or running or ended recently, by id. Raises NoAnswer."""
     text = ask("squeue", "--me", "--array", "--noheader", "--states=all", "--format=%i|%j|%T|%r|%N")
     found = {}
     for line in text.splitlines():
@@ -95,7 +95,7 @@ def in_queue() -> dict[str, Job]:
 
 
 def named(name: str) -> str | None:
-    """Slurm's id of the job or array of this name, wherever it still stands. Raises NoAnswer."""
+    """The id of the job or array with this name, from squeue or sacct; None if neither lists it. Raises NoAnswer."""
     found = {job.id for job in in_queue().values() if job.name == name}
     if not found:
         try:
@@ -132,7 +132,7 @@ def _ended(ids: set[str]) -> dict[str, Job]:
 
 
 def _remembered(ids: Sequence[str]) -> dict[str, Job]:
-    """What the controller still remembers of ended jobs."""
+    """Ended jobs that the controller still lists, for clusters without accounting."""
     found = {}
     for array in ids:
         try:
@@ -151,7 +151,7 @@ def _remembered(ids: Sequence[str]) -> dict[str, Job]:
 
 
 def partitions() -> list[Partition]:
-    """Every partition, once for each kind of its nodes. Raises NoAnswer."""
+    """Every partition, one entry for each kind of node in it. Raises NoAnswer."""
     found = []
     for line in ask("sinfo", "--noheader", "--format=%P|%D|%c|%m|%l|%G").splitlines():
         name, nodes, cpus, memory, limit, gres = line.strip().split("|", 5)
@@ -166,7 +166,7 @@ def partitions() -> list[Partition]:
 
 
 def _minutes(limit: str) -> int | None:
-    """A time limit as sinfo writes it: days-hours:minutes:seconds, or infinite."""
+    """Minutes of a time limit as sinfo writes it (days-hours:minutes:seconds); None for infinite."""
     if not re.match(r"\d", limit):
         return None
     days, _, clock = limit.rpartition("-")
@@ -176,12 +176,12 @@ def _minutes(limit: str) -> int | None:
 
 
 def cancel(ids: Sequence[str]) -> None:
-    """Ends these jobs, whether they wait or run. Raises NoAnswer."""
+    """Cancels these jobs, pending or running. Raises NoAnswer."""
     ask("scancel", *ids)
 
 
 def requeue(id: str, without: str | None = None) -> None:
-    """Puts a running job back into the queue, from inside it, `without` a node when one is named. Raises NoAnswer."""
+    """Requeues a running job, from inside it, and excludes the node `without` if one is given. Raises NoAnswer."""
     ask("scontrol", "requeue", id)
     if without:
         excluded = re.search(r"ExcNodeList=(\S+)", ask("scontrol", "--oneliner", "show", "job", id))

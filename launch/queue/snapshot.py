@@ -1,4 +1,4 @@
-"""A copy of the code for the jobs of a launch, so that editing the working tree changes nothing that is queued."""
+"""A copy of the code for the jobs of a launch. Editing the working tree does not change queued jobs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACKAGES = ("dist_advss", "launch", "slurm", "configs")
 
 @dataclass(frozen=True)
 class Code:
-    """`path` goes on PYTHONPATH; `hash` names the content; `revision` and `diff` are git's, None outside a clone."""
+    """`path` is the PYTHONPATH of the jobs, `hash` a digest of the files. `revision` and `diff` come from git, None outside a clone."""
 
     path: Path
     hash: str
@@ -27,7 +27,7 @@ class Code:
     diff: str | None
 
     def note(self, run_folder: Path) -> None:
-        """Says in a run folder what code it is run by. Raises RunError."""
+        """Writes code.json, and code.diff for uncommitted changes, into a run folder. Raises RunError."""
         run_folder.mkdir(parents=True, exist_ok=True)
         write_json(run_folder / "code.json", {"hash": self.hash, "revision": self.revision, "changed": bool(self.diff)})
         if self.diff:
@@ -35,7 +35,7 @@ class Code:
 
 
 def describe(directory: Path) -> Code:
-    """The code that runs now, and where its copy in `directory` would lie. Writes nothing."""
+    """The code of this process and the path of its copy in the launch folder `directory`. Writes nothing."""
     top = Path(dist_advss.__file__).resolve().parents[1]
     digest = hashlib.sha256()
     for file in _files(top):
@@ -48,7 +48,7 @@ def describe(directory: Path) -> Code:
 
 
 def take(directory: Path) -> Code:
-    """The same, copied unless this very code was copied before. Raises OSError."""
+    """Copies the code of this process into the launch folder, unless a copy with the same hash is there. Raises OSError."""
     code = describe(directory)
     if code.path.is_dir():
         return code
@@ -64,9 +64,9 @@ def take(directory: Path) -> Code:
 
 
 def _files(top: Path) -> list[Path]:
-    """Every file of our packages but what Python makes of them."""
-    found = (file for package in PACKAGES for file in (top / package).rglob("*"))
-    return sorted(f for f in found if f.is_file() and "__pycache__" not in f.parts and not f.name.endswith(".tmp"))
+    """Every file of our packages, without bytecode."""
+    files = (file for package in PACKAGES for file in (top / package).rglob("*"))
+    return sorted(f for f in files if f.is_file() and "__pycache__" not in f.parts and not f.name.endswith(".tmp"))
 
 
 def _git(top: Path, *words: str) -> str | None:

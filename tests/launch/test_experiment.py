@@ -189,8 +189,8 @@ WRONG = {
     "placeholder without matrix": ('stages: {"{task}": {command: pretrain}}', "the stage has no matrix"),
     "matrix that is no mapping": ("stages: {a: {command: pretrain, matrix: [1]}}", "matrix: not a mapping"),
     "matrix value with no names": ('stages: {"{a}": {command: pretrain, matrix: {a: {x: 1}}}}', "a.x is not a mapping"),
-    "name unfit for a folder": ('stages: {"a/b": {command: pretrain}}', "not fit for a folder's name"),
-    "name that climbs": ('stages: {"..": {command: pretrain}}', "not fit for a folder's name"),
+    "name unfit for a folder": ('stages: {"a/b": {command: pretrain}}', "not usable as a folder name"),
+    "name that climbs": ('stages: {"..": {command: pretrain}}', "not usable as a folder name"),
     "override that is no text": ("stages: {a: {command: pretrain, overrides: [{seed: 1}]}}", "write seed=1"),
     "overrides that are no list": ("stages: {a: {command: pretrain, overrides: seed=1}}", "not a list"),
     "override without value": (
@@ -280,7 +280,7 @@ def test_a_stages_words_compose_on_the_command_line_to_what_was_checked(chain: s
 
 @pytest.mark.parametrize("word", ["attack=pgd10", "attack.steps=5"])
 def test_a_word_that_would_turn_standard_stages_into_adversarial_ones_is_refused(word: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="would attack standard stages too"):
+    with pytest.raises(UserError, match="would also attack the standard stages"):
         load("quickstart", tmp_path, [word])
 
 
