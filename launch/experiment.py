@@ -30,18 +30,18 @@ from typing import Any
 
 import yaml
 
+from dist_advss.config.backbones import ENSEMBLE
+from dist_advss.config.commands import COMMANDS, trains
 from dist_advss.config.compose import config_dir, options, parse_words, schema_of
-from dist_advss.config.inherit import SOURCE_KEY, configure
-from dist_advss.config.schema import EvaluateConfig, TrainConfig, TransferConfig
+from dist_advss.config.inherit import configure
+from dist_advss.config.keys import names_with, of_any_command
 from dist_advss.errors import UserError, nearest
 
-from .graph import COMMANDS, REFERENCE, Experiment, Stage, build
+from .graph import REFERENCE, REPORT, STAGES, Experiment, Stage, build
 
 EXPERIMENT_KEYS = ("name", "description", "common", "stages")
 STAGE_KEYS = ("command", "overrides", "needs", "matrix")
 LAUNCH_KEYS = ("experiment", "cluster", "out")
-SET_BY_LAUNCH = (*LAUNCH_KEYS, *dict.fromkeys(SOURCE_KEY.values()))
-UNUSED = {"pretrain": {"data.labels"}}  # keys that a command has and refuses
 MAKES_THE_METHOD = ("attack", "attack.steps")  # no steps is what makes a stage standard: P2, F1, F3
 PLACEHOLDER = re.compile(r"\{([\w.]+)\}")
 
@@ -54,7 +54,7 @@ def load(experiment: str, directory: Path, words: Sequence[str] = ()) -> Experim
     """
     file = find(experiment)
     content = _mapping(_read(file), f"{file}", EXPERIMENT_KEYS)
-    common = _mapping(content.get("common") or {}, f"{file}: common", tuple(SOURCE_KEY))
+    common = _mapping(content.get("common") or {}, f"{file}: common", tuple(COMMANDS))
     shared = {command: _texts(given, f"{file}: common.{command}") for command, given in common.items()}
     try:
         stages = [s for name, raw in _stages(content, file) for s in _expand(str(name), raw, shared)]
@@ -69,12 +69,12 @@ def compositions(experiment: Experiment, directory: Path) -> dict[str, dict[str,
     return {name: dataclasses.asdict(config) for name, config in configurations(experiment, directory).items()}
 
 
-def configurations(experiment: Experiment, directory: Path) -> dict[str, TrainConfig | EvaluateConfig | TransferConfig]:
+def configurations(experiment: Experiment, directory: Path) -> dict[str, Any]:
     """The same as what `pretrain`, `finetune`, `evaluate` and `transfer` are given."""
-    found: dict[str, TrainConfig | EvaluateConfig | TransferConfig] = {}
+    found: dict[str, Any] = {}
     planned: dict[str, Any] = {}
     for stage in experiment.stages.values():
-        if stage.command != "report":
+        if stage.command != REPORT:
             try:
                 config = configure(stage.command, stage.words(directory), planned)
             except UserError as error:
@@ -147,7 +147,7 @@ def _stages(content: Mapping[str, Any], file: Path) -> Iterator[tuple[Any, dict[
     for name, raw in stages.items():
         stage = _mapping(raw, f"stage {name}", STAGE_KEYS)
         if "command" not in stage:
-            raise UserError(f"stage {name}: command: missing; Accepted: {', '.join(COMMANDS)}")
+            raise UserError(f"stage {name}: command: missing; Accepted: {', '.join(STAGES)}")
         yield name, stage
 
 
@@ -156,7 +156,7 @@ def _expand(name: str, raw: Mapping[str, Any], common: Mapping[str, tuple[str, .
     command = str(raw["command"])
     own = _texts(raw.get("overrides"), f"stage {name}: overrides")
     needs = _texts(raw.get("needs"), f"stage {name}: needs")
-    if command == "report" and own:
+    if command == REPORT and own:
         raise UserError(f"stage {name}: overrides: a report takes none")
     for values in _combinations(name, raw.get("matrix")):
 
@@ -206,7 +206,7 @@ def _value(stage: str, placeholder: str, values: Mapping[str, str]) -> str:
 def _checked(graph: Experiment, directory: Path, extra: Sequence[tuple[str, str]]) -> Experiment:
     """The graph with the extra words added to the stages that have their keys. Composes every stage to check it."""
     for name, value in extra:
-        if name in SET_BY_LAUNCH:
+        if name in (*LAUNCH_KEYS, *of_any_command("per_run")):
             raise UserError(f"{name}={value}: set by the experiment, not for all stages at once")
         if name in MAKES_THE_METHOD:
             raise UserError(
@@ -215,7 +215,7 @@ def _checked(graph: Experiment, directory: Path, extra: Sequence[tuple[str, str]
     names: set[str] = set(LAUNCH_KEYS)
     stages: dict[str, Stage] = {}
     for stage in graph.stages.values():
-        stages[stage.name] = stage if stage.command == "report" else _with_extra(stage, extra, names)
+        stages[stage.name] = stage if stage.command == REPORT else _with_extra(stage, extra, names)
     for name, value in extra:
         if name not in names:
             close = difflib.get_close_matches(name, sorted(names), n=1)
@@ -231,7 +231,7 @@ def _checked(graph: Experiment, directory: Path, extra: Sequence[tuple[str, str]
 def _check_references(stage: Stage, graph: Experiment) -> None:
     for word in stage.overrides:
         for other in (graph.stages[match[1]] for match in REFERENCE.finditer(word)):
-            if other.command not in ("pretrain", "finetune"):
+            if not trains(other.command):
                 raise UserError(
                     f"stage {stage.name}: {word}: {other.name} leaves no weights; name a pretrain or finetune stage"
                 )
@@ -246,9 +246,11 @@ def _with_extra(stage: Stage, extra: Sequence[tuple[str, str]], names: set[str])
     try:
         for groups in (True, False):
             known = set(_names(schema_of(stage.command, words)))
-            known -= UNUSED.get(stage.command, set())
-            if "model=ensemble" in words:  # whose members have these of their own
-                known -= {"model.width", "model.mean", "model.std"}
+            schema = COMMANDS[stage.command].schema
+            if COMMANDS[stage.command].labelled is False:
+                known -= set(names_with(schema, "needs_labels"))
+            if f"model={ENSEMBLE}" in words:
+                known -= set(names_with(schema, "per_member"))
             words += [f"{k}={v}" for k, v in extra if _is_group(k) == groups and k in known]
         names |= known
         return dataclasses.replace(stage, overrides=tuple(f"{k}={v}" for k, v in parse_words(words)))

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import yaml
 
+from dist_advss.config.commands import COMMANDS
 from dist_advss.errors import UserError, nearest
 from dist_advss.files import write_text
 
-COMMANDS = ("pretrain", "finetune", "evaluate", "transfer", "report")
+REPORT = "report"  # the one stage that is no run: a page about the others
+STAGES = (*COMMANDS, REPORT)
 REFERENCE = re.compile(r"(?<=[=\[,])@([^/,\]]+)")  # in init=@stage/checkpoints/last.pt, or sources=[@one,@other]
 FOLDER_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")
 
@@ -74,14 +76,14 @@ def build(name: str, description: str, stages: Iterable[Stage]) -> Experiment:
             raise UserError(
                 f"stage {stage.name}: defined twice; give each its own name (with a matrix, one that holds all its {{placeholders}})"
             )
-        if stage.command not in COMMANDS:
-            raise UserError(f"stage {stage.name}: command={stage.command}: unknown; {nearest(stage.command, COMMANDS)}")
+        if stage.command not in STAGES:
+            raise UserError(f"stage {stage.name}: command={stage.command}: unknown; {nearest(stage.command, STAGES)}")
         by_name[stage.name] = _with_references(stage)
     if not by_name:
         raise UserError(f"experiment {name}: has no stages")
     for stage in by_name.values():
-        if stage.command == "report" and not stage.needs:
-            others = tuple(s.name for s in by_name.values() if s.command != "report")
+        if stage.command == REPORT and not stage.needs:
+            others = tuple(s.name for s in by_name.values() if s.command != REPORT)
             by_name[stage.name] = Stage(stage.name, stage.command, stage.overrides, others)
     for stage in by_name.values():
         for need in stage.needs:

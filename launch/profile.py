@@ -11,9 +11,11 @@ from typing import Any
 
 import yaml
 
-from dist_advss.config.compose import compose_node, config_dir, options
+from dist_advss.config.compose import compose_node, config_dir, options, parse_words
 from dist_advss.config.keys import key
 from dist_advss.errors import UserError, nearest
+
+from .graph import REPORT, STAGES
 
 NAME = r"[A-Za-z0-9][\w.@+:/=-]*"
 # The accepted form of each text. Scripts quote every value as well. No form allows a newline, which quoting cannot protect.
@@ -57,6 +59,10 @@ class Resources:
     minutes: int | None = key(None, "time limit in minutes; null: as in the profile", low=1)
 
 
+# Reports are written by one process without a GPU.
+DEFAULTS = {REPORT: Resources(nodes=1, gpus_per_node=0, tasks_per_node=1, minutes=30)}
+
+
 @dataclass
 class Slurm:
     """Runs each stage as a Slurm job. Stages that differ only in their overrides form a job array."""
@@ -87,14 +93,12 @@ class Slurm:
     environment: list[str] = key([], "environment variables to set in the jobs, such as [NCCL_DEBUG=WARN]")
     container: str | None = key(None, "container image to run in (srun --container-image, from pyxis)")
     mounts: list[str] = key([], "folders mounted into the container, such as [/data:/data]")
-    pretrain: Resources = field(default_factory=Resources)
-    finetune: Resources = field(default_factory=Resources)
-    evaluate: Resources = field(default_factory=Resources)
-    report: Resources = field(default_factory=lambda: Resources(nodes=1, gpus_per_node=0, tasks_per_node=1, minutes=30))
+    # By command, the keys of `Resources`: cluster.pretrain.minutes=600. `choose` fills it, as its names are those of a table.
+    by_command: dict[str, Resources] = field(default_factory=dict)
 
     def resources(self, command: str) -> Resources:
         """What a job of this command takes; nothing but `mem_gb` is None."""
-        own: Resources = getattr(self, command)
+        own = self.by_command.get(command, DEFAULTS.get(command, Resources()))
         chosen = {
             f.name: getattr(self, f.name) if getattr(own, f.name) is None else getattr(own, f.name)
             for f in dataclasses.fields(Resources)
@@ -121,10 +125,37 @@ def choose(cluster: str, words: Sequence[str] = ()) -> Settings:
     kind = raw.get("name") if isinstance(raw, dict) else None
     if kind not in CLUSTERS:
         raise UserError(f"cluster={cluster}: name: {kind}: not a kind of cluster; {nearest(str(kind), CLUSTERS)}")
-    settings: Settings = compose_node("cluster", CLUSTERS[kind], raw, words)
-    if isinstance(settings, Slurm):
-        refuse_unfit_texts(settings)
-    return settings
+    if kind != "slurm":
+        settings: Settings = compose_node("cluster", CLUSTERS[kind](), raw, words)
+        return settings
+    slurm = _slurm(raw, words)
+    refuse_unfit_texts(slurm)
+    return slurm
+
+
+def _slurm(raw: dict[str, Any], words: Sequence[str]) -> Slurm:
+    """A Slurm profile: its own keys, and `Resources` for each command that is mentioned. Raises UserError."""
+    own_words: list[str] = []
+    by_command: dict[str, Resources] = {}
+    words_of: dict[str, list[str]] = {command: [] for command in STAGES}
+    for name, value in parse_words(words):
+        command = name.split(".")[1] if name.count(".") > 1 else ""
+        words_of.get(command, own_words).append(f"{name}={value}")
+    for command in STAGES:
+        content = raw.get(command)
+        if content is not None and not isinstance(content, dict):
+            raise UserError(
+                f"cluster.{command}={content}: a group of keys, not a value; set cluster.{command}.minutes=…"
+            )
+        default = DEFAULTS.get(command, Resources())
+        by_command[command] = compose_node(f"cluster.{command}", default, content or {}, words_of[command])
+    own = {name: value for name, value in raw.items() if name not in STAGES}
+    for name in [*own, *(name.split(".")[1] for name, _ in parse_words(own_words) if "." in name)]:
+        accepted = [f.name for f in dataclasses.fields(Slurm) if f.name != "by_command"]
+        if name not in accepted:
+            raise UserError(f"cluster.{name}: no such key in cluster; {nearest(name, [*accepted, *STAGES])}")
+    slurm: Slurm = compose_node("cluster", Slurm(), own, own_words)
+    return dataclasses.replace(slurm, by_command=by_command)
 
 
 def refuse_unfit_texts(settings: Slurm) -> None:

@@ -6,42 +6,36 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from dist_advss.config.commands import COMMANDS, trains
+from dist_advss.config.engines import ENGINES, SPREAD
+from dist_advss.config.implementation import implementation
 from dist_advss.config.inherit import configure
 from dist_advss.runs.state import product
 
-from .graph import Stage
+from .graph import REPORT, Stage
 
 
 def run_stage(directory: Path, stage: Stage) -> None:
     """Runs the stage to its end here, going on where an interrupted one left off. Raises what the run raises."""
-    if stage.command == "report":
+    if stage.command == REPORT:
         from dist_advss.report.page import write
 
         write(directory, product(directory, stage))
-    elif stage.command == "evaluate":
-        from dist_advss.evaluation.run import evaluate
-
-        evaluate(configure(stage.command, stage.words(directory)))
-    elif stage.command == "transfer":
-        from dist_advss.evaluation.transfer import transfer
-
-        transfer(configure(stage.command, stage.words(directory)))
     else:
-        from dist_advss.training.run import train
-
-        train(configure(stage.command, stage.words(directory)), stage.command)
+        config = configure(stage.command, stage.words(directory))
+        implementation(COMMANDS[stage.command].run)(config)
 
 
 def shared(stage: Stage, engine: str, ranks: int) -> Stage:
-    """The stage as several processes run it: with engine=ddp where its `engine` is for one. Evaluations need no engine."""
-    if ranks == 1 or engine != "single" or stage.command not in ("pretrain", "finetune"):
+    """The stage as several processes run it: with engine=ddp (`SPREAD`) where its `engine` is for one. Evaluations need no engine."""
+    if ranks == 1 or ENGINES[engine].several or not trains(stage.command):
         return stage
-    return dataclasses.replace(stage, overrides=(*stage.overrides, "engine=ddp"))
+    return dataclasses.replace(stage, overrides=(*stage.overrides, f"engine={SPREAD}"))
 
 
 def command_line(directory: Path, stage: Stage) -> list[str]:
     """The same as a command for a child process, exactly what a user would type."""
-    if stage.command == "report":
+    if stage.command == REPORT:
         words = [str(directory), "-o", str(product(directory, stage))]
     else:
         words = stage.words(directory)

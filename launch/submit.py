@@ -14,10 +14,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from types import FrameType
 
+from dist_advss.config.keys import says_where
 from dist_advss.errors import Stopped, UserError, nearest
 from dist_advss.runs.state import BROKEN, Status, finished, product, skipped
 from dist_advss.tracking.identity import run_id
-from dist_advss.training.folder import WHERE_NOT_WHAT, differences
+from dist_advss.training.folder import differences
 
 from . import graph, state
 from . import profile as clusters
@@ -149,7 +150,7 @@ def refuse_changes(directory: Path, new: Experiment) -> None:
                 f"out={directory}: {name} was a {stage.command} stage there and is now a {new.stages[name].command}; choose another out"
             )
         for key, was, is_now in differences(before.get(name), now.get(name)):
-            if not any(key == w or key.startswith(f"{w}.") for w in WHERE_NOT_WHAT):
+            if not says_where(key):
                 raise UserError(
                     f"out={directory}: {name} was begun with {key}={was}, now it has {key}={is_now}; choose another out, or that value"
                 )

@@ -102,7 +102,8 @@ def test_launching_again_repeats_nothing_that_is_finished(launch: Path, dist_adv
 
 
 def test_its_run_folders_can_be_sent_to_wandb(launch: Path) -> None:
-    from dist_advss.tracking.identity import command_of, method_label
+    from dist_advss.config.commands import command_of
+    from dist_advss.tracking.identity import method_label
     from dist_advss.tracking.wandb_run import yaml
 
     for stage in ("p3_pretrain", "p1_finetune", "p1_evaluate"):

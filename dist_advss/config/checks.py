@@ -6,8 +6,14 @@ import math
 from typing import Any
 
 from ..errors import UserError, nearest
-from .objectives import PRETEXT, TASKS, JigsawKeys, Joint, SelfieKeys, is_pretext
-from .schema import ENGINES, SHAPES, Engine
+from .backbones import BACKBONES, ENSEMBLE
+from .commands import COMMANDS
+from .engines import ENGINES, ZERO
+from .implementation import implementation
+from .keys import names_with
+from .objectives import OBJECTIVES, TASKS, JigsawKeys, Joint, SelfieKeys
+from .schema import Engine, Model
+from .sets import SETS
 
 
 def check_value(name: str, value: Any, metadata: Any) -> None:
@@ -25,20 +31,29 @@ def check_value(name: str, value: Any, metadata: Any) -> None:
 
 def check(command: str, config: Any) -> None:
     """Combinations that cannot work, before anything is written. Raises UserError."""
+    # What holds for every command that has these groups of keys.
     check_data(config.data)
-    _check_attack(config)
-    if command == "transfer":
-        if config.attack.steps == 0:
-            raise UserError("attack=none: nothing would be transferred; choose attack=pgd20")
-        return
-    _check_model(command, config)
-    if command != "evaluate":
-        _check_objective(command, config)
-        _check_batch(config)
-        _check_schedule(config.schedule)
-        _check_engine(config)
-        return
-    if config.checkpoint is None and config.model.name != "ensemble":
+    if hasattr(config, "attack"):
+        _check_attack(config)
+    if hasattr(config, "model"):
+        _check_model(command, config)
+    # What one command adds.
+    own = COMMANDS[command].check
+    if own is not None:
+        implementation(own)(command, config)
+
+
+def check_training(command: str, config: Any) -> None:
+    """What `pretrain` and `finetune` add. Raises UserError."""
+    _check_objective(command, config)
+    _check_batch(config)
+    _check_schedule(config.schedule)
+    _check_engine(config)
+
+
+def check_evaluation(command: str, config: Any) -> None:
+    """What `evaluate` adds. Raises UserError."""
+    if config.checkpoint is None and config.model.name != ENSEMBLE:
         raise UserError(
             "checkpoint: missing; give checkpoint=… (run folder of a fine-tuning), or model=ensemble model.members=[RUN,RUN]"
         )
@@ -46,12 +61,18 @@ def check(command: str, config: Any) -> None:
         raise UserError("attack.keep=any: needs an attack; set attack.steps or choose attack=pgd20_any")
 
 
+def check_transfer(command: str, config: Any) -> None:
+    """What `transfer` adds. Raises UserError."""
+    if config.attack.steps == 0:
+        raise UserError("attack=none: nothing would be transferred; choose attack=pgd20")
+
+
 def check_world(config: Any, world_size: int) -> None:
     """Whether so many processes can run this configuration. Raises UserError, naming the nearest numbers that can."""
     name, batch, accumulate = config.engine.name, config.train.batch_size, config.train.accumulate
-    if name == "single" and world_size > 1:
-        others = ", ".join(f"engine={other}" for other in ENGINES if other != "single")
-        raise UserError(f"engine=single: {world_size} processes were started, and it is for one; choose {others}")
+    if not config.engine.kind.several and world_size > 1:
+        others = ", ".join(f"engine={other}" for other, kind in ENGINES.items() if kind.several)
+        raise UserError(f"engine={name}: {world_size} processes were started, and it is for one; choose {others}")
     if batch % (world_size * accumulate) == 0:
         return
     whole = [n for n in range(1, batch + 1) if batch % (n * accumulate) == 0]
@@ -69,8 +90,7 @@ def check_world(config: Any, world_size: int) -> None:
 def check_data(data: Any) -> None:
     """The node `data` by itself. Raises UserError."""
     check_shape(data)
-    needs_root = data.name not in ("fashion_mini", "fashion_mnist")
-    if needs_root and data.root is None and data.beton is None:
+    if SETS[data.name].needs_root and data.root is None and data.beton is None:
         raise UserError(f"data.root: missing; {data.name} lies in a folder of yours, give data.root=FOLDER")
     if data.crop == "random" and data.loader == "memory":
         raise UserError("data.crop=random: the memory loader shows centres only; set data.loader=ffcv")
@@ -84,21 +104,16 @@ def check_data(data: Any) -> None:
 
 def check_shape(data: Any) -> None:
     """A set that comes in one shape only is asked for in that shape. Raises UserError."""
-    if data.name not in SHAPES:
-        return
-    size, channels, classes = SHAPES[data.name]
-    for key, given, has in (
-        ("size", data.size, size),
-        ("channels", data.channels, channels),
-        ("classes", data.classes, classes),
-    ):
-        if given != has:
+    facts = SETS[data.name]
+    for key in ("size", "channels", "classes"):
+        given, has = getattr(data, key), getattr(facts, key)
+        if has is not None and given != has:
             raise UserError(f"data.{key}={given}: {data.name} has {has}; set data.{key}={has}")
 
 
 def _check_model(command: str, config: Any) -> None:
     model, data = config.model, config.data
-    if model.name == "ensemble":
+    if model.name == ENSEMBLE:
         _check_ensemble(command, config)
         return
     if model.members is not None:
@@ -109,29 +124,28 @@ def _check_model(command: str, config: Any) -> None:
             raise UserError(f"model.{key}={values}: one value per channel, and data.channels={data.channels}")
     if model.std is not None and min(model.std) <= 0:
         raise UserError(f"model.std={model.std}: every value must be above 0")
-    if model.width is not None and model.name != "preact_small":
+    network = BACKBONES[model.name]
+    if model.width is not None and not network.free_width:
+        free = [name for name, other in BACKBONES.items() if other.free_width]
         raise UserError(
-            f"model.width={model.width}: only preact_small has a free width; drop it or choose model=preact_small"
+            f"model.width={model.width}: only {', '.join(free)} has a free width; drop it or choose model={free[0]}"
         )
-    if model.name.startswith("tv_") and data.size < 64:
-        raise UserError(
-            f"model={model.name}: made for 224 pixels, at least 64, and data.size={data.size}; choose model=preact_resnet18"
-        )
-    if not model.name.startswith("tv_") and not 28 <= data.size <= 96:
-        raise UserError(
-            f"model={model.name}: takes images of 28 to 96 pixels, and data.size={data.size}; choose model=tv_resnet18 above that"
-        )
+    if not network.takes(data.size):
+        limits = f"{network.smallest} to {network.largest}" if network.largest else f"{network.smallest} or more"
+        others = [f"model={name}" for name, other in BACKBONES.items() if other.takes(data.size)]
+        remedy = f"choose {_either(others)}" if others else f"set data.size={network.smallest} or more"
+        raise UserError(f"model={model.name}: takes images of {limits} pixels, and data.size={data.size}; {remedy}")
 
 
 def _check_ensemble(command: str, config: Any) -> None:
     model = config.model
-    if command == "pretrain":
+    if "model.members" not in COMMANDS[command].lists:
         raise UserError("model=ensemble: pre-training makes one encoder; pre-train each member in a run of its own")
     if not model.members or len(model.members) < 2:
         raise UserError("model.members: needs two members or more; give model.members=[RUN,RUN,RUN]")
     if getattr(config, "init", None) is not None:
         raise UserError(f"init={config.init}: an ensemble starts from its members; drop init")
-    for name in ("width", "mean", "std"):
+    for name in names_with(Model, "per_member"):
         if getattr(model, name) is not None:
             raise UserError(f"model.{name}={getattr(model, name)}: each member has its own; drop it")
 
@@ -154,16 +168,19 @@ def _check_attack(config: Any) -> None:
 
 def _check_objective(command: str, config: Any) -> None:
     objective, data, attack = config.objective, config.data, config.attack
-    if command == "pretrain" and not is_pretext(objective.name):
+    labelled = COMMANDS[command].labelled
+    if labelled != objective.labelled:
+        others = [name for name, keys in OBJECTIVES.items() if keys.labelled == labelled]
+        other = next(name for name, kind in COMMANDS.items() if kind.labelled == objective.labelled)
+        what = "learns from labels" if objective.labelled else "a pretext task"
         raise UserError(
-            f"objective={objective.name}: learns from labels; pretrain takes {', '.join(PRETEXT)}, use dist-advss finetune"
+            f"objective={objective.name}: {what}; {command} takes {_either(others)}, use dist-advss {other}"
         )
-    if command == "finetune" and is_pretext(objective.name):
-        raise UserError(
-            f"objective={objective.name}: a pretext task; finetune takes classify or trades, use dist-advss pretrain"
-        )
-    if command == "pretrain" and data.labels is not None:
-        raise UserError(f"data.labels={data.labels}: pre-training uses no labels; data.limit takes the first N images")
+    for key in names_with(type(data), "needs_labels"):
+        if not labelled and getattr(data, key) is not None:
+            raise UserError(
+                f"data.{key}={getattr(data, key)}: {command} uses no labels; data.limit takes the first N images"
+            )
     if config.freeze == "encoder" and config.init is None:
         raise UserError("freeze=encoder: there is nothing to keep without init; give init=RUN or freeze=none")
     if attack.keep == "any":
@@ -174,17 +191,17 @@ def _check_objective(command: str, config: Any) -> None:
             "must not be cut into parts; set it to 1 and start more processes"
         )
     _check_tasks(config)
-    if objective.name == "trades" and attack.steps == 0:
+    if objective.needs_attack and attack.steps == 0:
         raise UserError(
-            "objective=trades: needs adversarial examples; choose attack=pgd10, or objective=classify for attack=none"
+            f"objective={objective.name}: needs adversarial examples; choose attack=pgd10, or objective=classify for attack=none"
         )
-    if objective.name == "trades" and not attack.random_start:
+    if objective.needs_random_start and not attack.random_start:
         raise UserError(
-            "attack.random_start=false: trades ascends a divergence whose gradient is zero at the clean image; set it to true"
+            f"attack.random_start=false: {objective.name} ascends a divergence whose gradient is zero at the clean image; set it to true"
         )
     if objective.pad >= data.size:
         raise UserError(f"objective.pad={objective.pad}: as large as the image (data.size={data.size})")
-    if config.validation.limit is not None and config.validation.limit < data.classes and command == "finetune":
+    if config.validation.limit is not None and config.validation.limit < data.classes and objective.labelled:
         raise UserError(
             f"validation.limit={config.validation.limit}: fewer than one image for each of {data.classes} classes"
         )
@@ -225,8 +242,11 @@ def _check_joint(objective: Joint, config: Any) -> None:
             "objective.diversity.weight: compares gradients of adversarial losses, and attack=none has none; "
             "set it to 0, or choose attack=pgd10"
         )
-    if objective.patch_bn and "selfie" not in tasks:
-        raise UserError(f"objective.patch_bn=true: only selfie looks at patches, and {shown}; drop it or add selfie")
+    patches = [name for name in TASKS if OBJECTIVES[name].looks_at_patches]
+    if objective.patch_bn and not set(patches) & set(tasks):
+        raise UserError(
+            f"objective.patch_bn=true: only {' and '.join(patches)} looks at patches, and {shown}; drop it or add {patches[0]}"
+        )
     for node in (config.train, config.attack):
         if node.precision == "fp16" and objective.diversity.weight > 0:
             name = "train" if node is config.train else "attack"
@@ -246,23 +266,25 @@ def _check_batch(config: Any) -> None:
 
 def _check_engine(config: Any) -> None:
     engine, train = config.engine, config.train
-    sharded = engine.name == "fsdp" or (engine.name == "deepspeed" and engine.zero == 3)
-    if config.objective.double_backward and sharded:
+    if config.objective.double_backward and "weights" in engine.shards:
         raise UserError(
             f"engine={engine.name}: objective={config.objective.name} differentiates a gradient, for which sharded weights "
-            "are gone too early; choose engine=single, ddp, or deepspeed with engine.zero=0 to 2"
+            f"are gone too early; choose {_engines('weights')}"
         )
-    if engine.name != "deepspeed" and engine.zero != Engine().zero:
-        raise UserError(
-            f"engine.zero={engine.zero}: only engine=deepspeed has stages; drop it or choose engine=deepspeed"
-        )
-    if config.schedule.optimizer == "lars" and (sharded or (engine.name == "deepspeed" and engine.zero > 0)):
+    if not engine.kind.zero and engine.zero != Engine().zero:
+        staged = " or ".join(f"engine={name}" for name, kind in ENGINES.items() if kind.zero)
+        raise UserError(f"engine.zero={engine.zero}: only {staged} has stages; drop it or choose {staged}")
+    if config.schedule.optimizer == "lars" and engine.shards:
         raise UserError(
             f"schedule.optimizer=lars: needs each layer's weights whole, and engine={engine.name} shares them out; "
             "choose engine=ddp, or another optimizer"
         )
-    if train.precision == "fp16" and engine.name == "deepspeed":
-        raise UserError("train.precision=fp16: engine=deepspeed takes fp32 or bf16; choose one, or engine=ddp or fsdp")
+    if train.precision not in engine.kind.precisions:
+        others = [f"engine={name}" for name, kind in ENGINES.items() if train.precision in kind.precisions]
+        raise UserError(
+            f"train.precision={train.precision}: engine={engine.name} takes {_either(list(engine.kind.precisions))}; "
+            f"choose one of these, or {_either(others)}"
+        )
     if train.batch_size % train.accumulate:
         raise UserError(
             f"train.accumulate={train.accumulate}: does not divide train.batch_size={train.batch_size}; choose a divisor"
@@ -288,3 +310,18 @@ def _check_schedule(schedule: Any) -> None:
         raise UserError(
             f"schedule.warmup={schedule.warmup:g}: the rise must be shorter than schedule.epochs={schedule.epochs}"
         )
+
+
+def _engines(part: str) -> str:
+    """The engines that leave `part` ("weights", "gradients" or "optimizer") whole, as words to choose from."""
+    whole = [f"engine={name}" for name, kind in ENGINES.items() if not kind.zero and part not in kind.shards]
+    for name, kind in ENGINES.items():
+        stages = [stage for stage, shards in ZERO.items() if part not in shards]
+        if kind.zero:
+            whole.append(f"engine={name} with engine.zero={min(stages)} to {max(stages)}")
+    return _either(whole)
+
+
+def _either(choices: list[str]) -> str:
+    """`["a", "b", "c"]` as "a, b or c"."""
+    return " or ".join([", ".join(choices[:-1]), choices[-1]] if len(choices) > 1 else choices)

@@ -22,15 +22,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import UserError, nearest
 from . import checks, plugins
-from .objectives import OBJECTIVES, Plugin, is_plugin
-from .schema import Data, EvaluateConfig, TrainConfig, TransferConfig
+from .commands import COMMANDS
+from .objectives import OBJECTIVES, is_plugin, keys_of
+from .schema import Data, TrainConfig
 
-SCHEMAS: dict[str, type] = {
-    "pretrain": TrainConfig,
-    "finetune": TrainConfig,
-    "evaluate": EvaluateConfig,
-    "transfer": TransferConfig,
-}
 FRACTION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*$")
 WORD = re.compile(r"^([A-Za-z_][\w.]*)=(.*)$", re.S)
 
@@ -53,7 +48,7 @@ def compose(command: str, words: Sequence[str], inherited: dict[str, Any] | None
     `words` are `key=value`; `inherited` holds whole nodes of another run (`{"data": …, "model": …}`), which stand where
     the words choose no group of their own. Raises UserError.
     """
-    schema = SCHEMAS[command]
+    schema = COMMANDS[command].schema
     groups, values = _split(words, schema)
     raw = _raw(command, groups)
     for node, content in (inherited or {}).items():
@@ -66,8 +61,9 @@ def compose(command: str, words: Sequence[str], inherited: dict[str, Any] | None
 
 def schema_of(command: str, words: Sequence[str]) -> Any:
     """The dataclass tree that these words are held against: its `objective` node has the keys of the one they choose."""
-    groups, _ = _split(words, SCHEMAS[command])
-    return _tree(SCHEMAS[command], _raw(command, groups))
+    schema = COMMANDS[command].schema
+    groups, _ = _split(words, schema)
+    return _tree(schema, _raw(command, groups))
 
 
 def restore(raw: dict[str, Any]) -> TrainConfig:
@@ -91,26 +87,34 @@ def compose_data(words: Sequence[str]) -> Data:
     if name not in options("data"):
         raise UserError(f"data={name}: no such file in configs/data; {nearest(name, options('data'))}")
     raw = yaml.safe_load((config_dir() / "data" / f"{name}.yaml").read_text())
-    data: Data = compose_node("data", Data, raw, [f"{key}={value}" for key, value in chosen.items()])
+    data: Data = compose_node("data", Data(), raw, [f"{key}={value}" for key, value in chosen.items()])
     checks.check_data(data)
     return data
 
 
-def compose_node(node: str, schema: type, raw: dict[str, Any], words: Sequence[str]) -> Any:
-    """One group by itself, of the dataclass `schema`: the content of a YAML file, then `node.key=value` words. Raises UserError."""
-    tree = dataclasses.make_dataclass("Node", [(node, schema, dataclasses.field(default_factory=schema))])()
-    return getattr(_fill(tree, {node: raw}, parse_words(words)), node)
+def compose_node(node: str, tree: Any, raw: dict[str, Any], words: Sequence[str]) -> Any:
+    """One group by itself, a copy of the dataclass `tree` with the values of a YAML file, then of `node.key=value` words.
+
+    Raises UserError.
+    """
+    values = []
+    for name, value in parse_words(words):
+        if not name.startswith(f"{node}."):
+            raise UserError(f"{name}={value}: not a key of {node}; write {node}.KEY=value")
+        values.append((name.removeprefix(f"{node}."), value))
+    return _fill(tree, raw, values, f"{node}.")
 
 
-def _fill(tree: Any, raw: dict[str, Any], values: Sequence[tuple[str, str]]) -> Any:
-    """A dataclass of the type of `tree`: its defaults, then the leaves of `raw`, then the named texts `values`.
+def _fill(tree: Any, raw: dict[str, Any], values: Sequence[tuple[str, str]], prefix: str = "") -> Any:
+    """A dataclass of the type of `tree`: its values, then the leaves of `raw`, then the named texts `values`.
 
-    Each value is converted and held against its field's `choices`, `low` and `high`. Raises UserError.
+    Each value is converted and held against its field's `choices`, `low` and `high`. `prefix` is put before the names in
+    messages. Raises UserError.
     """
     config = OmegaConf.structured(tree)
     for name, value in [*_leaves(raw, tree), *values]:
-        _set(config, tree, name, value)
-    _refuse_missing(config, tree)
+        _set(config, tree, name, value, prefix)
+    _refuse_missing(config, tree, prefix)
     return OmegaConf.to_object(config)
 
 
@@ -135,8 +139,7 @@ def _tree(schema: type, raw: dict[str, Any]) -> Any:
     """An instance of the schema, its `objective` node of the class that `raw` chooses."""
     tree = schema()
     if "objective" in raw:
-        name = raw["objective"]["name"]
-        tree.objective = Plugin() if is_plugin(name) else OBJECTIVES[name]()
+        tree.objective = keys_of(raw["objective"]["name"])()
     return tree
 
 
@@ -183,35 +186,35 @@ def _leaves(raw: dict[str, Any], tree: Any, prefix: str = "") -> Iterator[tuple[
             yield f"{prefix}{name}", value
 
 
-def _set(config: Any, tree: Any, name: str, value: Any) -> None:
+def _set(config: Any, tree: Any, name: str, value: Any, prefix: str) -> None:
     """One value, converted to its field's type. Raises UserError for an unknown key or a value that does not fit."""
-    field, kind = _field(tree, name)
+    field, kind = _field(tree, name, prefix)
     try:
         OmegaConf.update(config, name, _convert(value, kind))
         held = OmegaConf.select(config, name)  # fails on an interpolation that leads nowhere
     except (OmegaConfBaseException, ArithmeticError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{name}={value}: not {_describe(kind)}; {field.metadata['help']}") from error
-    checks.check_value(name, held, field.metadata)
+        raise UserError(f"{prefix}{name}={value}: not {_describe(kind)}; {field.metadata['help']}") from error
+    checks.check_value(f"{prefix}{name}", held, field.metadata)
 
 
-def _field(tree: Any, name: str) -> tuple[Any, Any]:
-    """The dataclass field that a dotted name leads to, and its type."""
-    node, seen = tree, ""
+def _field(tree: Any, name: str, prefix: str) -> tuple[Any, Any]:
+    """The dataclass field that a dotted name leads to, and its type. Raises UserError, with `prefix` before the name."""
+    node, seen, full = tree, prefix, f"{prefix}{name}"
     parts = name.split(".")
     for depth, part in enumerate(parts):
         names = [f.name for f in dataclasses.fields(node)]
         if part not in names:
-            raise UserError(f"{name}: no such key{f' in {seen[:-1]}' if seen else ''}; {nearest(part, names)}")
+            raise UserError(f"{full}: no such key{f' in {seen[:-1]}' if seen else ''}; {nearest(part, names)}")
         inner = getattr(node, part)
         last = depth == len(parts) - 1
         if last and dataclasses.is_dataclass(inner):
-            keys = ", ".join(f"{name}.{f.name}" for f in dataclasses.fields(inner))
-            raise UserError(f"{name}: a group of keys, not a value; set one of {keys}")
+            keys = ", ".join(f"{full}.{f.name}" for f in dataclasses.fields(inner))
+            raise UserError(f"{full}: a group of keys, not a value; set one of {keys}")
         if last:
             field = next(f for f in dataclasses.fields(node) if f.name == part)
             return field, typing.get_type_hints(type(node))[part]
         if not dataclasses.is_dataclass(inner):
-            raise UserError(f"{name}: {seen}{part} is a value and has no keys of its own; set {seen}{part}=…")
+            raise UserError(f"{full}: {seen}{part} is a value and has no keys of its own; set {seen}{part}=…")
         node, seen = inner, f"{seen}{part}."
     raise AssertionError("a name has at least one part")
 
@@ -252,7 +255,7 @@ def _describe(kind: Any) -> str:
     )
 
 
-def _refuse_missing(config: Any, tree: Any) -> None:
+def _refuse_missing(config: Any, tree: Any, prefix: str) -> None:
     for name in sorted(OmegaConf.missing_keys(config)):
-        field, _ = _field(tree, name)
-        raise UserError(f"{name}: missing; give {name}=… ({field.metadata['help']})")
+        field, _ = _field(tree, name, prefix)
+        raise UserError(f"{prefix}{name}: missing; give {prefix}{name}=… ({field.metadata['help']})")

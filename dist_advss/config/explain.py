@@ -9,9 +9,10 @@ from typing import Any
 
 import yaml
 
-from .compose import SCHEMAS, config_dir, options
+from .commands import COMMANDS
+from .compose import config_dir, options
 from .keys import REQUIRED
-from .objectives import OBJECTIVES, PRETEXT, Objective
+from .objectives import OBJECTIVES, Objective
 
 INDENT, WIDTH = 26, 110
 UNSHARED = object()
@@ -28,7 +29,7 @@ def explain(command: str) -> str:
     files = {
         group: yaml.safe_load((config_dir() / group / f"{name}.yaml").read_text()) for group, name in chosen.items()
     }
-    for name, text in _keys(SCHEMAS[command](), files):
+    for name, text in _keys(COMMANDS[command].schema(), files):
         lines += _entry(name, text)
     if "objective" in chosen:
         for name, text in _objective_keys(command):
@@ -43,7 +44,8 @@ def _default_choices(command: str) -> dict[str, str]:
 
 
 def _objectives(command: str) -> list[str]:
-    return [name for name in OBJECTIVES if (name in PRETEXT) == (command == "pretrain")]
+    """The objectives that a training takes."""
+    return [name for name, keys in OBJECTIVES.items() if keys.labelled == COMMANDS[command].labelled]
 
 
 def _keys(node: Any, says: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -8,18 +8,16 @@ many images it used (`data.limit`, `data.labels`), unless the user chooses these
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..errors import UserError
+from .backbones import ENSEMBLE
+from .commands import COMMANDS
 from .compose import compose, parse_words
+from .members import data_of
 from .objectives import is_pretext
+from .source_run import NODES, passed_on, read, run_folder
 
-SOURCE_KEY = {"pretrain": "init", "finetune": "init", "evaluate": "checkpoint", "transfer": "sources"}
-NODES = ("data", "model")
-NOT_INHERITED = ("limit", "labels")
 NOTHING = ("", "null", "none", "None")
 
 
@@ -37,12 +35,11 @@ def inherited(
 ) -> dict[str, dict[str, Any]]:
     """The nodes that the run named by `init` or `checkpoint` gives: `{"data": {…}, "model": {…}}`, or fewer. Raises UserError."""
     chosen = dict(parse_words(words))
-    if command == "transfer" or (chosen.get("model") == "ensemble" and chosen.get(SOURCE_KEY[command], "") in NOTHING):
-        from .members import data_of
-
+    key = COMMANDS[command].source
+    source = chosen.get(key, "") if key else ""
+    # Several runs at once give the images that they all see.
+    if key is None or (chosen.get("model") == ENSEMBLE and source in NOTHING):
         return data_of(command, chosen, planned)
-    key = SOURCE_KEY[command]
-    source = chosen.get(key, "")
     if source in NOTHING:
         return {}
     wanted = [node for node in NODES if node not in chosen]
@@ -55,50 +52,8 @@ def inherited(
     if "objective" not in config:
         raise UserError(f"{key}={source}: an evaluation, which leaves no weights; give a pretrain or finetune run")
     objective = config["objective"].get("name")
-    if command == "evaluate" and is_pretext(str(objective)):
+    if COMMANDS[command].classifiers and is_pretext(str(objective)):
         raise UserError(
             f"{key}={source}: pre-trained on {objective}, it has no classes to tell; fine-tune it first, with init={folder}"
         )
-    return {node: passed_on(config[node]) for node in wanted}
-
-
-def run_folder(source: str) -> Path:
-    """The run folder that `source` names: itself, or the one around a checkpoint file (RUN/checkpoints/best_ra.pt)."""
-    path = Path(source)
-    if path.suffix != ".pt":
-        return path
-    return path.parent.parent if path.parent.name == "checkpoints" else path.parent
-
-
-def passed_on(node: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in node.items() if name not in NOT_INHERITED}
-
-
-def read(key: str, source: str, wanted: Sequence[str]) -> dict[str, Any] | None:
-    """The config.yaml of a run on disk; None for a lone checkpoint when the words already choose all that it would give."""
-    path, folder = Path(source), run_folder(source)
-    if not path.exists():
-        raise UserError(f"{key}={source}: no such {'checkpoint' if path.suffix == '.pt' else 'run folder'}")
-    file = folder / "config.yaml"
-    if not file.is_file():
-        if path.is_file() and not wanted:
-            return None
-        if path.is_file():
-            missing = " ".join(f"{node}=…" for node in wanted)
-            raise UserError(
-                f"{key}={source}: no config.yaml beside this checkpoint says what it was made from; add {missing}"
-            )
-        raise UserError(f"{key}={source}: not a run folder (no config.yaml in it); give the out=… of an earlier run")
-    if path.is_dir() and not (folder / "result.json").is_file():
-        raise UserError(
-            f"{key}={source}: not finished (no result.json); end that run first, or name one of its files, "
-            f"{key}={folder / 'checkpoints' / 'best_ra.pt'}"
-        )
-    try:
-        config = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{key}={source}: its config.yaml cannot be read ({str(error).splitlines()[0]})") from error
-    config = config if isinstance(config, dict) else {}
-    if not all(isinstance(node, dict) for node in (*map(config.get, NODES), config.get("objective", {}))):
-        raise UserError(f"{key}={source}: its config.yaml is not one of dist-advss (no data and model in it)")
-    return config
+    return {node: passed_on(node, config[node]) for node in wanted}

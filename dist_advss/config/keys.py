@@ -1,20 +1,84 @@
-"""What a key of the configuration is made of."""
+"""What a key of the configuration is made of: its sentence, what it accepts, and flags that other rooms ask for."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from dataclasses import field
 from typing import Any
 
 from omegaconf import MISSING
 
+from .commands import COMMANDS
+
 REQUIRED = MISSING  # the default of a key that has to be given
 
 
 def key(
-    default: Any, help: str, choices: tuple[Any, ...] | None = None, low: float | None = None, high: float | None = None
+    default: Any,
+    sentence: str,
+    choices: tuple[Any, ...] | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    where: bool = False,
+    inherited: bool = True,
+    per_run: bool = False,
+    per_member: bool = False,
+    needs_labels: bool = False,
 ) -> Any:
-    """A field with its sentence and its accepted values (`choices`, or a closed range `low`..`high`)."""
-    metadata = {"help": help, "choices": choices, "low": low, "high": high}
+    """A field with its sentence and its accepted values (`choices`, or a closed range `low`..`high`).
+
+    where         the key says where or how comfortably a run computes, not what: a rerun in its folder may change it
+    inherited     False: a run does not take it from the run it starts from, although it takes the key's group
+    per_run       the key differs from run to run: it cannot be given to all stages of an experiment at once
+    per_member    each member of an ensemble has its own value: the ensemble has none
+    needs_labels  a training without labels refuses the key
+    """
+    metadata = {
+        "help": sentence,
+        "choices": choices,
+        "low": low,
+        "high": high,
+        "where": where,
+        "not_inherited": not inherited,
+        "per_run": per_run,
+        "per_member": per_member,
+        "needs_labels": needs_labels,
+    }
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def group(schema: type, *, where: bool = False, inherited: bool = False) -> Any:
+    """A field that holds the keys of the dataclass `schema`.
+
+    where      as of a key, for all of them
+    inherited  a run takes the group from the run it starts from, except for keys with inherited=False
+    """
+    return field(default_factory=schema, metadata={"where": where, "inherited": inherited})
+
+
+def names_with(schema: type, flag: str) -> list[str]:
+    """Dotted names of the keys and groups below `schema` that have a flag: `names_with(TrainConfig, "where")`."""
+    names = []
+    for entry in dataclasses.fields(schema):
+        if entry.metadata.get(flag):
+            names.append(entry.name)
+        below: Any = entry.default_factory
+        if isinstance(below, type) and dataclasses.is_dataclass(below):
+            names += [f"{entry.name}.{name}" for name in names_with(below, flag)]
+    return names
+
+
+@functools.cache
+def of_any_command(flag: str) -> tuple[str, ...]:
+    """Dotted names of the keys and groups that have the flag, over all commands."""
+    found = [name for command in COMMANDS.values() for name in names_with(command.schema, flag)]
+    return tuple(dict.fromkeys(found))
+
+
+def says_where(name: str) -> bool:
+    """Whether a key of a command, or its group, says where a run computes and not what."""
+    return any(name == flagged or name.startswith(f"{flagged}.") for flagged in of_any_command("where"))

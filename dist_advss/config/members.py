@@ -8,10 +8,10 @@ from typing import Any
 import yaml
 
 from ..errors import UserError
-from .inherit import passed_on, read, run_folder
+from .backbones import ENSEMBLE
+from .commands import COMMANDS
 from .objectives import is_pretext
-
-LISTS = {"evaluate": ("model.members",), "finetune": ("model.members",), "transfer": ("sources", "targets")}
+from .source_run import config_of, passed_on
 
 
 def data_of(
@@ -24,7 +24,7 @@ def data_of(
     """
     first: dict[str, Any] | None = None
     classes: dict[str, int] = {}
-    for key in LISTS.get(command, ()):
+    for key in COMMANDS[command].lists:
         for source in listed(chosen.get(key, "")):
             config = config_of(key, source, planned)
             _check(command, key, source, config)
@@ -39,15 +39,7 @@ def data_of(
                 classes[source] = data["classes"]
                 if len(set(classes.values())) > 1:
                     raise UserError(f"{key}: {_counts(classes)}; all must tell the same classes")
-    return {} if first is None or "data" in chosen else {"data": passed_on(first)}
-
-
-def config_of(key: str, source: str, planned: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The configuration of a run with weights, planned or on disk, as a nested mapping. Raises UserError."""
-    config = (planned or {}).get(str(run_folder(source))) or read(key, source, ("data", "model"))
-    if config is None or "objective" not in config:
-        raise UserError(f"{key}={source}: leaves no weights; give pretrain or finetune runs")
-    return config
+    return {} if first is None or "data" in chosen else {"data": passed_on("data", first)}
 
 
 def listed(text: str) -> list[str]:
@@ -60,11 +52,11 @@ def listed(text: str) -> list[str]:
 
 
 def _check(command: str, key: str, source: str, config: Mapping[str, Any]) -> None:
-    if command == "evaluate" and is_pretext(config["objective"]["name"]):
+    if COMMANDS[command].classifiers and is_pretext(config["objective"]["name"]):
         raise UserError(
             f"{key}: {source} was pre-trained on {config['objective']['name']}, it has no classes to tell; fine-tune it first"
         )
-    if command != "transfer" and config["model"]["name"] == "ensemble":
+    if key == "model.members" and config["model"]["name"] == ENSEMBLE:
         raise UserError(f"{key}: {source} is an ensemble itself; name its members instead")
 
 

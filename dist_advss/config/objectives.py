@@ -1,4 +1,8 @@
-"""The keys of `objective`: each thing to learn has its own."""
+"""The table of objectives, and the keys of each. `objective.name` accepts its names.
+
+A new objective is a subclass of `dist_advss.objectives.Objective`, a dataclass of its keys here with an entry in OBJECTIVES,
+and `configs/objective/NAME.yaml`. What other rooms need to know of it is said by the class variables below.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,28 @@ from .keys import REQUIRED, key
 
 @dataclass
 class Objective:
-    double_backward: ClassVar[bool] = False  # whether the loss holds gradients, which are then differentiated again
-    couples_rows: ClassVar[bool] = False  # whether the loss of an image depends on the other images of the batch
-    views: ClassVar[int] = 1  # how many versions of each image `prepare` gets, augmented independently
+    """What every objective has.
+
+    build               "module:class", called as build(keys, backbone), or build(keys, backbone, classes) when labelled
+    labelled            learns from labels: for `finetune`; otherwise a pretext task, for `pretrain`
+    joinable            can be learned together with other pretext tasks (objective=joint)
+    looks_at_patches    its encoder sees patches of an image, which can have batch norms apart (objective.patch_bn)
+    needs_attack        has no loss without adversarial examples
+    needs_random_start  the gradient of its attack's loss is zero at the clean image
+    double_backward     its loss holds gradients, which are then differentiated again
+    couples_rows        the loss of an image depends on the other images of the batch
+    views               how many versions of each image `prepare` gets, augmented independently
+    """
+
+    build: ClassVar[str] = ""
+    labelled: ClassVar[bool] = False
+    joinable: ClassVar[bool] = False
+    looks_at_patches: ClassVar[bool] = False
+    needs_attack: ClassVar[bool] = False
+    needs_random_start: ClassVar[bool] = False
+    double_backward: ClassVar[bool] = False
+    couples_rows: ClassVar[bool] = False
+    views: ClassVar[int] = 1
     name: str = key(REQUIRED, "what to learn")
     flip: bool = key(True, "augmentation: mirror half of the images")
     pad: int = key(4, "augmentation: pad by this many pixels, then crop at random; 0: no crop", low=0, high=64)
@@ -20,6 +43,8 @@ class Objective:
 
 @dataclass
 class Rotation(Objective):
+    build: ClassVar[str] = "dist_advss.objectives.rotation:Rotation"
+    joinable: ClassVar[bool] = True
     name: str = key("rotation", "what to learn", choices=("rotation",))
 
 
@@ -34,6 +59,8 @@ class JigsawKeys:
 
 @dataclass
 class Jigsaw(JigsawKeys, Objective):
+    build: ClassVar[str] = "dist_advss.objectives.jigsaw:Jigsaw"
+    joinable: ClassVar[bool] = True
     name: str = key("jigsaw", "what to learn", choices=("jigsaw",))
 
 
@@ -52,6 +79,9 @@ class SelfieKeys:
 
 @dataclass
 class Selfie(SelfieKeys, Objective):
+    build: ClassVar[str] = "dist_advss.objectives.selfie:Selfie"
+    joinable: ClassVar[bool] = True
+    looks_at_patches: ClassVar[bool] = True
     name: str = key("selfie", "what to learn", choices=("selfie",))
     flip: bool = key(False, "augmentation: mirror half of the images")
     pad: int = key(2, "augmentation: pad by this many pixels, then crop at random; 0: no crop", low=0, high=64)
@@ -74,6 +104,7 @@ class Diversity:
 
 @dataclass
 class Joint(Objective):
+    build: ClassVar[str] = "dist_advss.objectives.joint:Joint"
     double_backward: ClassVar[bool] = True
     name: str = key("joint", "what to learn", choices=("joint",))
     tasks: list[str] = key(["selfie", "jigsaw", "rotation"], "two or more of selfie, jigsaw, rotation")
@@ -94,11 +125,17 @@ class Plugin(Objective):
 
 @dataclass
 class Classify(Objective):
+    build: ClassVar[str] = "dist_advss.objectives.classify:Classify"
+    labelled: ClassVar[bool] = True
     name: str = key("classify", "what to learn", choices=("classify",))
 
 
 @dataclass
 class Trades(Objective):
+    build: ClassVar[str] = "dist_advss.objectives.trades:Trades"
+    labelled: ClassVar[bool] = True
+    needs_attack: ClassVar[bool] = True
+    needs_random_start: ClassVar[bool] = True
     name: str = key("trades", "what to learn", choices=("trades",))
     beta: float = key(6.0, "weight of the KL term (Zhang et al. 2019, eq. 5: 1/lambda)", low=0.0)
 
@@ -111,8 +148,9 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "classify": Classify,
     "trades": Trades,
 }
-TASKS = ("rotation", "jigsaw", "selfie")  # one pretext task each
-PRETEXT = (*TASKS, "joint")
+PRETEXT = tuple(name for name, keys in OBJECTIVES.items() if not keys.labelled)
+SUPERVISED = tuple(name for name, keys in OBJECTIVES.items() if keys.labelled)
+TASKS = tuple(name for name, keys in OBJECTIVES.items() if keys.joinable)
 
 
 def is_plugin(objective: str) -> bool:
@@ -123,3 +161,8 @@ def is_plugin(objective: str) -> bool:
 def is_pretext(objective: str) -> bool:
     """Whether an objective learns without labels."""
     return objective in PRETEXT or is_plugin(objective)
+
+
+def keys_of(objective: str) -> type[Objective]:
+    """The dataclass of an objective's keys. Raises KeyError for an unknown name."""
+    return Plugin if is_plugin(objective) else OBJECTIVES[objective]

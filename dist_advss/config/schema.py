@@ -6,44 +6,16 @@ imported here, so a configuration can be checked on a login node in a moment.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from .keys import REQUIRED, key
+from .backbones import MODELS
+from .engines import ENGINES, ZERO, EngineKind
+from .keys import REQUIRED, group, key
 from .objectives import Objective
+from .sets import DATASETS
 
-DATASETS = (
-    "fashion_mini",
-    "fashion_mnist",
-    "cifar10",
-    "cifar100",
-    "svhn",
-    "stl10",
-    "imagenet32",
-    "folder",
-)
-# pixels, channels and classes of the sets that come in one shape only
-SHAPES = {
-    "fashion_mini": (28, 1, 10),
-    "fashion_mnist": (28, 1, 10),
-    "cifar10": (32, 3, 10),
-    "cifar100": (32, 3, 100),
-    "svhn": (32, 3, 10),
-    "stl10": (96, 3, 10),
-}
-MODELS = (
-    "preact_small",
-    "preact_resnet18",
-    "preact_resnet34",
-    "resnet50v2",
-    "wrn28_10",
-    "wrn34_10",
-    "tv_resnet18",
-    "tv_resnet50",
-    "ensemble",
-)
 PRECISIONS = ("fp32", "bf16", "fp16")
-ENGINES = ("single", "ddp", "fsdp", "deepspeed")
 
 
 @dataclass
@@ -51,7 +23,9 @@ class Data:
     name: str = key(REQUIRED, "which set of images", choices=DATASETS)
     root: str | None = key(None, "folder that holds the set; fashion_mini needs none, fashion_mnist finds Debian's")
     stage: str | None = key(
-        None, "folder on a disk of the node, such as '$TMPDIR', to which data.root is copied first, once a node"
+        None,
+        "folder on a disk of the node, such as '$TMPDIR', to which data.root is copied first, once a node",
+        where=True,
     )
     download: bool = key(False, "fetch the set into data.root when it is not there (torchvision's sets)")
     size: int = key(32, "height and width of an image in pixels", low=8, high=512)
@@ -60,15 +34,26 @@ class Data:
     validation: float = key(
         0.1, "share of the training images held out, stratified, the same in every phase", low=0.01, high=0.5
     )
-    limit: int | None = key(None, "take the first N training images (evaluate: the first N evaluated)", low=1)
-    labels: int | None = key(None, "keep N labelled training images, stratified: the low-label setting", low=1)
+    limit: int | None = key(
+        None, "take the first N training images (evaluate: the first N evaluated)", low=1, inherited=False
+    )
+    labels: int | None = key(
+        None,
+        "keep N labelled training images, stratified: the low-label setting",
+        low=1,
+        inherited=False,
+        needs_labels=True,
+    )
     loader: str = key(
         "auto",
         "memory: all images in main memory; ffcv: decoded from .beton files; auto: ffcv where it is installed",
         choices=("auto", "memory", "ffcv"),
+        where=True,
     )
     beton: str | None = key(
-        None, "ffcv: folder of train.beton and test.beton, written where missing; null: in ~/.cache/dist_advss"
+        None,
+        "ffcv: folder of train.beton and test.beton, written where missing; null: in ~/.cache/dist_advss",
+        where=True,
     )
     jpeg: float | None = key(
         None, "ffcv: share of the images stored as JPEG; null: none up to 96 pixels, all above", low=0, high=1
@@ -88,13 +73,19 @@ class Data:
 @dataclass
 class Model:
     name: str = key(REQUIRED, "backbone", choices=MODELS)
-    width: int | None = key(None, "channels of the first stage (preact_small); null: the published width", low=4)
+    width: int | None = key(
+        None, "channels of the first stage (preact_small); null: the published width", low=4, per_member=True
+    )
     members: list[str] | None = key(
         None,
         "ensemble: run folders or checkpoints, as [RUN,RUN,RUN]; fine-tuned ones, or for finetune pre-trained ones",
     )
-    mean: list[float] | None = key(None, "normalisation inside the model, per channel; null: ImageNet's")
-    std: list[float] | None = key(None, "normalisation inside the model, per channel; null: ImageNet's")
+    mean: list[float] | None = key(
+        None, "normalisation inside the model, per channel; null: ImageNet's", per_member=True
+    )
+    std: list[float] | None = key(
+        None, "normalisation inside the model, per channel; null: ImageNet's", per_member=True
+    )
 
 
 @dataclass
@@ -120,10 +111,25 @@ class Attack:
 
 @dataclass
 class Engine:
-    name: str = key("single", "how processes share the work", choices=ENGINES)
+    name: str = key("single", "how processes share the work", choices=tuple(ENGINES))
     zero: int = key(
-        2, "deepspeed: what is in shares; 1: optimizer state, 2: and gradients, 3: and weights", (0, 1, 2, 3)
+        2, "deepspeed: what is in shares; 1: optimizer state, 2: and gradients, 3: and weights", tuple(ZERO)
     )
+
+    @property
+    def kind(self) -> EngineKind:
+        """Its entry in the table."""
+        return ENGINES[self.name]
+
+    @property
+    def shards(self) -> frozenset[str]:
+        """Which of "weights", "gradients" and "optimizer" are split over the processes."""
+        return ZERO[self.zero] if self.kind.zero else self.kind.shards
+
+    @property
+    def title(self) -> str:
+        """The name as it is printed, such as `deepspeed (ZeRO 2)`."""
+        return f"{self.name} (ZeRO {self.zero})" if self.kind.zero else self.name
 
 
 @dataclass
@@ -164,13 +170,19 @@ class Schedule:
 @dataclass
 class Train:
     batch_size: int = key(128, "images per step over all processes; a last, smaller batch is dropped", low=1)
-    accumulate: int = key(1, "parts in which a process computes its share of a batch, to save memory", low=1)
+    accumulate: int = key(
+        1, "parts in which a process computes its share of a batch, to save memory", low=1, where=True
+    )
     precision: str = key("fp32", "autocast of the update's forward and backward pass", choices=PRECISIONS)
     clip: float | None = key(None, "longest gradient (l2 norm over all weights); null: not clipped", low=1e-12)
     sync_bn: bool = key(False, "batch norm over the global batch; false: over each process's share of it")
-    threads: int | None = key(None, "CPU threads of a process; null: this machine's, shared by its processes", low=1)
-    log_every: int = key(20, "steps between two lines of metrics", low=1)
-    checkpoint_every: int = key(0, "steps between two checkpoints within an epoch; 0: at the end of epochs only", low=0)
+    threads: int | None = key(
+        None, "CPU threads of a process; null: this machine's, shared by its processes", low=1, where=True
+    )
+    log_every: int = key(20, "steps between two lines of metrics", low=1, where=True)
+    checkpoint_every: int = key(
+        0, "steps between two checkpoints within an epoch; 0: at the end of epochs only", low=0, where=True
+    )
 
 
 @dataclass
@@ -200,23 +212,25 @@ class Tracking:
 class TrainConfig:
     """What `pretrain` and `finetune` take."""
 
-    out: str = key(REQUIRED, "run folder; the same command with the same folder resumes")
+    out: str = key(REQUIRED, "run folder; the same command with the same folder resumes", where=True, per_run=True)
     seed: int = key(0, "names every random draw of the run", low=0)
-    device: str = key("auto", "auto: a GPU when there is one", choices=("auto", "cpu", "cuda"))
-    init: str | None = key(None, "run folder or checkpoint whose encoder (theta_p) is transferred; null: random (P1)")
+    device: str = key("auto", "auto: a GPU when there is one", choices=("auto", "cpu", "cuda"), where=True)
+    init: str | None = key(
+        None, "run folder or checkpoint whose encoder (theta_p) is transferred; null: random (P1)", per_run=True
+    )
     freeze: str = key(
         "none", "encoder: theta_p stays as loaded (F1, F2); none: every weight (F3, F4)", ("none", "encoder")
     )
-    data: Data = field(default_factory=Data)
-    model: Model = field(default_factory=Model)
-    objective: Any = field(default_factory=Objective)
-    attack: Attack = field(default_factory=Attack)
-    engine: Engine = field(default_factory=Engine)
-    guard: Guard = field(default_factory=Guard)
-    schedule: Schedule = field(default_factory=Schedule)
-    train: Train = field(default_factory=Train)
-    validation: Validation = field(default_factory=Validation)
-    tracking: Tracking = field(default_factory=Tracking)
+    data: Data = group(Data, inherited=True)
+    model: Model = group(Model, inherited=True)
+    objective: Any = group(Objective)
+    attack: Attack = group(Attack)
+    engine: Engine = group(Engine, where=True)
+    guard: Guard = group(Guard, where=True)
+    schedule: Schedule = group(Schedule)
+    train: Train = group(Train)
+    validation: Validation = group(Validation)
+    tracking: Tracking = group(Tracking, where=True)
 
 
 @dataclass
@@ -224,35 +238,43 @@ class EvaluateConfig:
     """What `evaluate` takes; data and model are those of the checkpoint unless overridden."""
 
     checkpoint: str | None = key(
-        None, "run folder of a fine-tuning, or one of its checkpoint files; needed but for model=ensemble"
+        None, "run folder of a fine-tuning, or one of its checkpoint files; needed but for model=ensemble", per_run=True
     )
     pick: str = key("best_ra", "which checkpoint of a run folder", choices=("best_ra", "best_ta", "last"))
-    out: str = key(REQUIRED, "folder of the evaluation; the same command again resumes or does nothing")
+    out: str = key(
+        REQUIRED, "folder of the evaluation; the same command again resumes or does nothing", where=True, per_run=True
+    )
     split: str = key("test", "which images", choices=("test", "validation"))
     seed: int = key(0, "names the attack's random starts", low=0)
-    device: str = key("auto", "auto: a GPU when there is one", choices=("auto", "cpu", "cuda"))
+    device: str = key("auto", "auto: a GPU when there is one", choices=("auto", "cpu", "cuda"), where=True)
     batch_size: int = key(250, "images per forward pass of a process", low=1)
-    threads: int | None = key(None, "CPU threads of a process; null: this machine's, shared by its processes", low=1)
-    data: Data = field(default_factory=Data)
-    model: Model = field(default_factory=Model)
-    attack: Attack = field(default_factory=Attack)
-    guard: Guard = field(default_factory=Guard)
-    tracking: Tracking = field(default_factory=Tracking)
+    threads: int | None = key(
+        None, "CPU threads of a process; null: this machine's, shared by its processes", low=1, where=True
+    )
+    data: Data = group(Data, inherited=True)
+    model: Model = group(Model, inherited=True)
+    attack: Attack = group(Attack)
+    guard: Guard = group(Guard, where=True)
+    tracking: Tracking = group(Tracking, where=True)
 
 
 @dataclass
 class TransferConfig:
     """What `transfer` takes; data is that of the first source unless overridden."""
 
-    sources: list[str] = key(REQUIRED, "runs or checkpoints on which adversarial images are found, as [RUN,RUN]")
+    sources: list[str] = key(
+        REQUIRED, "runs or checkpoints on which adversarial images are found, as [RUN,RUN]", per_run=True
+    )
     targets: list[str] | None = key(None, "runs or checkpoints on which they are tried; null: the sources")
     pick: str = key("best_ra", "which checkpoint of a run folder", choices=("best_ra", "best_ta", "last"))
-    out: str = key(REQUIRED, "folder of the result; the same command again does nothing")
+    out: str = key(REQUIRED, "folder of the result; the same command again does nothing", where=True, per_run=True)
     split: str = key("test", "which images", choices=("test", "validation"))
     seed: int = key(0, "names the attack's random starts and the pretext tasks' questions", low=0)
-    device: str = key("auto", "auto: a GPU when there is one", choices=("auto", "cpu", "cuda"))
+    device: str = key("auto", "auto: a GPU when there is one", choices=("auto", "cpu", "cuda"), where=True)
     batch_size: int = key(250, "images per forward pass of a process", low=1)
-    threads: int | None = key(None, "CPU threads of a process; null: this machine's, shared by its processes", low=1)
-    data: Data = field(default_factory=Data)
-    attack: Attack = field(default_factory=Attack)
-    guard: Guard = field(default_factory=Guard)
+    threads: int | None = key(
+        None, "CPU threads of a process; null: this machine's, shared by its processes", low=1, where=True
+    )
+    data: Data = group(Data, inherited=True)
+    attack: Attack = group(Attack)
+    guard: Guard = group(Guard, where=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..config.implementation import implementation
 from ..config.schema import TrainConfig
 from ..objectives.base import Objective
 from .base import Engine, State
@@ -14,24 +15,11 @@ __all__ = ["EXIT_HANG", "Engine", "State", "World", "build", "describe", "find_p
 
 def describe(config: TrainConfig, world: World) -> str:
     """The engine in a few words, such as `deepspeed (ZeRO 2) on 4 processes, cpu`."""
-    zero = f" (ZeRO {config.engine.zero})" if config.engine.name == "deepspeed" else ""
     where = f"{world.size} processes, {world.device.type}" if world.size > 1 else f"{world.device.type}"
-    return f"{config.engine.name}{zero} on {where}"
+    return f"{config.engine.title} on {where}"
 
 
 def build(config: TrainConfig, objective: Objective, world: World) -> Engine:
     """The engine around a fresh objective, in every process of the world."""
-    name = config.engine.name
-    if name == "ddp":
-        from .ddp import DDPEngine
-
-        return DDPEngine(objective, config, world)
-    if name == "fsdp":
-        from .fsdp import FSDPEngine
-
-        return FSDPEngine(objective, config, world)
-    if name == "deepspeed":
-        from .deepspeed import DeepSpeedEngine
-
-        return DeepSpeedEngine(objective, config, world)
-    return Engine(objective, config, world)
+    engine: Engine = implementation(config.engine.kind.build)(objective, config, world)
+    return engine

@@ -21,8 +21,8 @@ from torch import Tensor
 from .. import attacks, objectives
 from ..attacks.pgd import step_size
 from ..config.compose import restore
-from ..config.members import config_of
 from ..config.schema import Data, TransferConfig
+from ..config.source_run import config_of
 from ..data import Batch, as_float, make_loader
 from ..engines import World
 from ..errors import UserError

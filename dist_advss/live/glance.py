@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..runs.folders import lookup
 from ..runs.metrics import Floats
 from ..runs.progress import epochs, progress
-from ..runs.read import Launch, Run, lookup, number
+from ..runs.read import Launch, Run, number
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

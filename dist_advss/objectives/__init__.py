@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
-from ..config.objectives import is_plugin
+from ..config.implementation import implementation
+from ..config.objectives import OBJECTIVES, is_plugin
 from ..config.schema import TrainConfig
 from ..errors import UserError
 from ..models import build as build_backbone
@@ -18,9 +20,6 @@ from .joint import Joint
 from .rotation import Rotation
 from .selfie import Selfie
 from .trades import Trades
-
-PRETEXT = {"rotation": Rotation, "jigsaw": Jigsaw, "selfie": Selfie, "joint": Joint}
-SUPERVISED = {"classify": Classify, "trades": Trades}
 
 __all__ = [
     "Classify",
@@ -43,15 +42,19 @@ def build(config: TrainConfig) -> Objective:
     name = config.objective.name
     with initialisation(config.seed, "model"):
         backbone = build_backbone(config.model, config.data)
-        if is_plugin(name):
-            objective: Objective = load_plugin(name)(config.objective, backbone)
-        elif name in PRETEXT:
-            objective = PRETEXT[name](config.objective, backbone)
-        else:
-            objective = SUPERVISED[name](config.objective, backbone, config.data.classes)
+        classes = (config.data.classes,) if config.objective.labelled else ()
+        objective: Objective = class_of(name)(config.objective, backbone, *classes)
     replace_unsound(objective)  # a plug-in brings layers of its own
     if config.freeze == "encoder":
         objective.freeze_encoder()
+    return objective
+
+
+def class_of(name: str) -> type[Any]:
+    """The `Objective` that a name in `config/objectives.py`, or FILE.py:CLASS, stands for. Raises UserError for a damaged file."""
+    if is_plugin(name):
+        return load_plugin(name)
+    objective: type[Any] = implementation(OBJECTIVES[name].build)
     return objective
 
 

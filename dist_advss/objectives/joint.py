@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from ..config.implementation import implementation
+from ..config.objectives import OBJECTIVES
 from ..config.objectives import Joint as JointConfig
 from ..images import Images, alone, pack
 from ..models import Backbone, Encoder
@@ -25,9 +27,6 @@ from ..models.norms import NormSet
 from ..rng import Rng
 from ..row_maths import differentiable_unit
 from .base import Judgement, Objective, Outcome, Task, at_least_fp32
-from .jigsaw import Jigsaw
-from .rotation import Rotation
-from .selfie import Selfie
 
 RIDGE = 1e-5  # what keeps the determinant of aligned gradients above 0
 
@@ -67,11 +66,12 @@ class Joint(Objective):
 
     def _head(self, name: str, config: JointConfig, backbone: Backbone) -> Objective:
         """The objective of one task, which encodes through this one's encoder."""
-        encode = self._encode_patches if name == "selfie" and self.patches is not None else self._encode
+        kind = OBJECTIVES[name]
+        encode = self._encode_patches if kind.looks_at_patches and self.patches is not None else self._encode
         shared = replace(backbone, encoder=SharedEncoder(encode, backbone.encoder.out_channels))
-        if name == "selfie":
-            return Selfie(config.selfie, shared)
-        return Rotation(config, shared) if name == "rotation" else Jigsaw(config.jigsaw, shared)
+        keys = getattr(config, name, config)  # a task without keys of its own has no node in the configuration
+        head: Objective = implementation(kind.build)(keys, shared)
+        return head
 
     def _encode(self, x: Tensor) -> Tensor:
         features: Tensor = self.encoder(x)

@@ -6,25 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ..config.checks import check_world
+from ..config.engines import ENGINES
 from ..config.objectives import is_pretext
 from ..config.schema import TrainConfig
+from ..config.sets import SETS
 from ..errors import UserError
 from .machines import GBIT, MACHINES, Machine, find
 from .memory import Memory, memory
 from .step import Step, count
 from .traffic import Traffic, traffic
-
-# Training images of the sets that come in one size, the held-out ones included; stl10 has 100,000 more without labels.
-IMAGES = {
-    "fashion_mini": 10_000,
-    "fashion_mnist": 60_000,
-    "cifar10": 50_000,
-    "cifar100": 50_000,
-    "svhn": 73_257,
-    "stl10": 5_000,
-    "imagenet32": 1_281_167,
-}
-UNLABELLED = {"stl10": 100_000}
 
 
 @dataclass(frozen=True)
@@ -115,7 +105,7 @@ def estimate(config: TrainConfig, cluster: Cluster, images: int | None = None) -
     machine = find(cluster.gpu)
     if cluster.network is not None:
         machine = replace(machine, network=cluster.network * GBIT)
-    per_node = cluster.gpus_per_node or (machine.node if cluster.nodes > 1 or config.engine.name != "single" else 1)
+    per_node = cluster.gpus_per_node or (machine.node if cluster.nodes > 1 or config.engine.kind.several else 1)
     world = cluster.nodes * per_node
     check_world(config, world)
     training, held_out = _images(config, images)
@@ -148,13 +138,13 @@ def estimate(config: TrainConfig, cluster: Cluster, images: int | None = None) -
 def _images(config: TrainConfig, given: int | None) -> tuple[int, int]:
     """Images that are trained on in an epoch, and held-out ones of a validation."""
     data = config.data
-    labelled = IMAGES.get(data.name, given) if given is None else given
+    labelled = SETS[data.name].images if given is None else given
     if labelled is None:
         raise UserError(f"images: missing; data={data.name} has no size of its own, give images=N, its training images")
     held_out = round(labelled * data.validation)
     training = labelled - held_out
     if is_pretext(config.objective.name) and given is None:
-        training += UNLABELLED.get(data.name, 0)
+        training += SETS[data.name].unlabelled
     for limit in (data.limit, data.labels if not is_pretext(config.objective.name) else None):
         training = min(training, limit or training)
     return training, min(held_out, config.validation.limit or held_out)
@@ -166,7 +156,6 @@ def _seconds(
     parts = config.train.accumulate
     attack = step.over_attack(machine.seconds(step.first), machine.seconds(step.second))
     forward, backward = machine.seconds(step.forward), machine.seconds(step.backward)
-    shared = config.engine.name == "fsdp" or (config.engine.name == "deepspeed" and config.engine.zero > 0)
     beside = {"attack": parts * attack, "update": parts * (forward + backward), "backward": backward, "": 0.0}
     waiting = 0.0
     for part in sent:
@@ -178,7 +167,7 @@ def _seconds(
         attack=parts * attack,
         forward=parts * forward,
         backward=parts * backward,
-        update=machine.seconds(step.update) / (world if shared else 1),
+        update=machine.seconds(step.update) / (world if config.engine.shards else 1),
         waiting=waiting,
     )
 
@@ -196,13 +185,13 @@ def _would_fit(config: TrainConfig, machine: Machine, step: Step, world: int) ->
         half = replace(config, train=replace(train, precision="bf16"), attack=replace(config.attack, precision="bf16"))
         if memory(half, count(half, step.images), world).total <= machine.room:
             yield "train.precision=bf16 attack.precision=bf16"
-    if world > 1 and config.engine.name != "fsdp":
-        sharded = replace(config, engine=replace(config.engine, name="fsdp"))
-        if memory(sharded, step, world).total <= machine.room:
-            yield "engine=fsdp"
+    for name in (name for name, kind in ENGINES.items() if "weights" in kind.shards):
+        sharded = replace(config, engine=replace(config.engine, name=name))
+        if world > 1 and config.engine.name != name and memory(sharded, step, world).total <= machine.room:
+            yield f"engine={name}"
     for times in (n for n in range(2, step.images + 1) if step.images % n == 0):
         needed = memory(config, step, world * times)
-        if config.engine.name != "single" and needed.fixed + needed.activations / times <= machine.room:
+        if config.engine.kind.several and needed.fixed + needed.activations / times <= machine.room:
             yield f"{times} times the nodes"
             break
     larger = [m for m in MACHINES.values() if memory(config, step, world).total <= m.room]

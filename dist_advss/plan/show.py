@@ -29,9 +29,8 @@ def _what(config: TrainConfig, e: Estimate) -> Lines:
     each = f"{e.batch_size // e.world:,} each{parts}"
     yield "", f"batch {e.batch_size:,} over {e.world:,} {_s(e.world, 'GPU')}: {each}"
     yield "", f"update in {train.precision}, attack in {config.attack.precision}"
-    zero = f" (ZeRO {config.engine.zero})" if config.engine.name == "deepspeed" else ""
     yield "machine", f"{e.nodes:,} {_s(e.nodes, 'node')} x {e.gpus_per_node} {e.machine.title} ({e.machine.source})"
-    yield "", f"engine {config.engine.name}{zero}"
+    yield "", f"engine {config.engine.title}"
 
 
 def _counted(e: Estimate) -> Lines:

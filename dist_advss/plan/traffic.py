@@ -41,14 +41,12 @@ def traffic(config: TrainConfig, step: Step, world: int) -> list[Traffic]:
     """Everything that one step of `world` processes sends, its micro-batches included."""
     if world == 1:
         return []
-    engine, zero, parts = config.engine.name, config.engine.zero, config.train.accumulate
+    shards, parts = config.engine.shards, config.train.accumulate
     gradients = FLOAT * step.trained
-    if engine == "fsdp":
-        sent = _fsdp(step, parts, world)
-    elif engine == "deepspeed" and zero == 3:
-        sent = _zero3(step, parts)
-    elif engine == "deepspeed" and zero > 0:
-        times = parts if zero == 2 else 1
+    if "weights" in shards:
+        sent = _fsdp(step, parts, world) if config.engine.kind.by_layer else _zero3(step, parts)
+    elif shards:
+        times = parts if "gradients" in shards else 1
         sent = [
             Traffic("gradients, averaged", times, times * gradients, 2, "backward"),
             Traffic("weights, after the update", 1, gradients),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import mean
 
-from ..runs.read import Launch, Run, lookup, number
+from ..runs.folders import lookup
+from ..runs.read import Launch, Run, number
 from ..runs.table import Row
 
 MOST_CLASSES = 30

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..runs.folders import lookup
 from ..runs.progress import progress
-from ..runs.read import Launch, lookup, number
+from ..runs.read import Launch, number
 from ..runs.state import STATES
 from ..runs.table import Row, describe_ball
 from .findings.effects import clause, effects, sentence

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..runs.read import Launch, Run, lookup, number
+from ..runs.folders import lookup
+from ..runs.read import Launch, Run, number
 from ..runs.table import Row
 
 # fmt: off

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..config.commands import of_one_model, trains
+from ..runs.folders import lookup
 from ..runs.methods import Method, method_of
-from ..runs.read import Launch, Run, lookup, number
+from ..runs.read import Launch, Run, number
 from .charts.graph import Graph, draw_graph
 
 
@@ -42,15 +44,15 @@ def stages(launch: Launch) -> Stages:
 
 
 def _stage(run: Run, launch: Launch) -> Stage:
-    trains = run.command in ("pretrain", "finetune")
+    trained = trains(run.command)
     total = number(lookup(run.config, "schedule.epochs")) or number(run.result.get("epochs"))
     validated = run.metrics.validation.column("epoch")
     done = number(run.result.get("epochs")) or np.nan_to_num(validated).max(initial=0.0)
     return Stage(
         run=run,
-        method=method_of(run, launch) if trains or run.command == "evaluate" else None,
-        done=int(done) if trains else None,
-        epochs=int(total) if trains and total else None,
+        method=method_of(run, launch) if of_one_model(run.command) else None,
+        done=int(done) if trained else None,
+        epochs=int(total) if trained and total else None,
         notes=_notes(run, launch),
     )
 

@@ -77,13 +77,14 @@ def load_runs(directory: str | Path) -> Runs:
 
 
 def _stage(run: Run, launch: Launch) -> dict[str, Any]:
+    from ..config.commands import of_one_model
     from ..report.findings.cost import processes
     from .folders import lookup
     from .methods import method_of
     from .metrics import number
     from .progress import epochs
 
-    method = method_of(run, launch) if run.command in ("pretrain", "finetune", "evaluate") else None
+    method = method_of(run, launch) if of_one_model(run.command) else None
     done, total = epochs(run) or (None, None)
     return {
         "stage": run.stage,

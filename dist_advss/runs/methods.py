@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
-from ..config.objectives import TASKS
+from ..config.commands import trains
+from ..config.objectives import Joint
 from .folders import lookup
 from .metrics import number
 from .read import Launch, Run, read_run
@@ -67,7 +68,7 @@ class Model:
 def model_of(run: Run, link: Any, launch: Launch) -> Model:
     """The model that `run` has a link to, called by its method, with the seed if it is not 0; else by the link's last part."""
     found = follow(run, link, launch) if isinstance(link, str) else None
-    if found is None or found.command not in ("pretrain", "finetune"):
+    if found is None or not trains(found.command):
         return Model(PurePath(str(link)).name or run.stage)
     method, seed = method_of(found, launch), int(number(lookup(found.config, "seed")) or 0)
     return Model(method.full + (f" seed {seed}" if seed else ""), method, seed)
@@ -166,7 +167,7 @@ def _pretraining(run: Run) -> Method:
     task = str(lookup(run.config, "objective.name", UNKNOWN)).rpartition(":")[2]  # of FILE.py:CLASS, the class
     joint = task == "joint"  # alone, it is as published: all three tasks
     parts = lookup(run.config, "objective.tasks")
-    if joint and isinstance(parts, list) and set(parts) != set(TASKS):
+    if joint and isinstance(parts, list) and set(parts) != set(Joint().tasks):
         task = "joint of " + " & ".join(sorted(map(str, parts)))
     if joint and number(lookup(run.config, "objective.diversity.weight")) == 0:
         task += ", no diversity"

@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 
+from ..config.commands import trains
 from ..files import locked
 from .folders import lookup
 from .metrics import number
@@ -38,7 +39,7 @@ def over(launch: Launch, but_report: bool = False) -> bool:
 def epochs(run: Run) -> tuple[float, float] | None:
     """Epochs done, with the part of the current one, and in all; None for a run without epochs."""
     total = number(lookup(run.config, "schedule.epochs")) or number(run.result.get("epochs"))
-    if run.command not in ("pretrain", "finetune") or not total:
+    if not trains(run.command) or not total:
         return None
     done = number(run.result.get("epochs"))
     if done is None:

@@ -13,8 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..config.commands import COMMANDS, command_of
 from ..errors import UserError
-from .folders import OF_A_RUN, Place, experiment, last_writes, lookup, mapping, walk
+from .folders import OF_A_RUN, Place, experiment, last_writes, mapping, walk
 from .metrics import Metrics, Reader, number
 from .state import BROKEN, ENDED, State, Status, of_stage, of_unfinished, skipped
 
@@ -122,7 +123,7 @@ def _run_of(place: Place, now: float, reader: Reader, configs: Mapping[str, Any]
     config = mapping(path / "config.yaml", problems)
     metrics = reader.read(path / "metrics.jsonl", problems)
     result = mapping(path / "result.json", problems)
-    command = place.command or str(result.get("kind") or _command_of(config))
+    command = place.command or str(result.get("kind") or command_of(config))
     times = metrics.times().tolist() or last_writes(path)
     run = Run(
         stage=place.name,
@@ -153,20 +154,11 @@ def _status_of(place: Place, run: Run, now: float, reader: Reader) -> Status:
     return status
 
 
-def _command_of(config: dict[str, Any]) -> str:
-    """The command of a folder without plan and result, from its configuration."""
-    if "checkpoint" in config:
-        return "evaluate"
-    if "freeze" in config or "objective" in config:
-        return "finetune" if lookup(config, "objective.name") in ("classify", "trades") else "pretrain"
-    return ""
-
-
 def _planned_config(place: Place, configs: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration that a stage will start with, given the `configs` of those before it; {} where it is unknown."""
     from ..config.inherit import configure
 
-    if place.command not in ("pretrain", "finetune", "evaluate") or place.overrides is None:
+    if place.command not in COMMANDS or place.overrides is None:
         return {}
     words = [REFERENCE.sub(f"{place.path.parent}/", word) for word in place.overrides]
     try:

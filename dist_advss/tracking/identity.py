@@ -31,13 +31,6 @@ def group_of(folder: Path, tracking: dict[str, Any]) -> str | None:
     return group or (folder.absolute().parent.name if in_a_launch else None)
 
 
-def command_of(config: dict[str, Any]) -> str:
-    """Which command a configuration belongs to."""
-    if "checkpoint" in config:
-        return "evaluate"
-    return "finetune" if config["objective"]["name"] in ("classify", "trades") else "pretrain"
-
-
 def method_label(folder: Path) -> str:
     """What the run is in the paper's terms, such as "P3→F4 rotation"; it is what wandb's bars are grouped by."""
     from ..runs.methods import method_of

@@ -19,8 +19,9 @@ from typing import Any, Literal
 
 import yaml
 
+from ..config.commands import command_of
 from ..files import write_json
-from .identity import command_of, group_of, method_label, run_id
+from .identity import group_of, method_label, run_id
 from .metrics import Tail, read
 from .pictures import grid, verdict_rows
 from .rows import AXES, AXIS_OF, result_row, row

@@ -11,25 +11,10 @@ from typing import Any
 import yaml
 
 from ..config.compose import as_yaml
+from ..config.keys import says_where
 from ..engines import World
 from ..errors import UserError
 from ..files import only_process, write_text
-
-WHERE_NOT_WHAT = (
-    "out",
-    "device",
-    "data.loader",
-    "data.beton",
-    "data.stage",
-    "engine",
-    "guard",
-    "train.accumulate",
-    "train.threads",
-    "threads",
-    "train.log_every",
-    "train.checkpoint_every",
-    "tracking",
-)
 
 
 def finished(folder: Path) -> bool:
@@ -94,7 +79,7 @@ def refuse_other_config(folder: Path, config: Any) -> None:
     if not isinstance(before, dict):
         raise UserError(f"out={folder}: its config.yaml is not one of dist-advss; choose another folder")
     for name, old, new in differences(before, asdict(config)):
-        if not any(name == w or name.startswith(f"{w}.") for w in WHERE_NOT_WHAT):
+        if not says_where(name):
             raise UserError(f"{name}={new}: {folder} holds a run with {name}={old}; choose another out, or that value")
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..config.members import config_of
 from ..config.objectives import is_pretext
+from ..config.source_run import config_of
 from ..models.ensemble import load_member
 from ..objectives.base import Objective
 from .checkpoint import file_of, load

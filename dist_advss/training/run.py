@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import attacks, engines, objectives
 from ..config.checks import check_world
+from ..config.commands import COMMANDS
 from ..config.schema import Data, TrainConfig
 from ..data import Loader, make_loader, resolve_loader
 from ..engines import World
@@ -26,6 +27,16 @@ from .loop import Trainer
 from .members import load_members
 
 
+def pretrain(config: TrainConfig) -> Path:
+    """Learns an encoder from images without labels; see `train`."""
+    return train(config, "pretrain")
+
+
+def finetune(config: TrainConfig) -> Path:
+    """Learns to classify; see `train`."""
+    return train(config, "finetune")
+
+
 def train(config: TrainConfig, command: str) -> Path:
     """Runs `command` ("pretrain" or "finetune") to its end, going on from the folder's last checkpoint when there is one.
 
@@ -38,14 +49,15 @@ def train(config: TrainConfig, command: str) -> Path:
     place = engines.find_place()
     check_world(config, place.world_size)
     data = resolve_loader(config.data, "train")  # may write for an hour; no process waits in a collective meanwhile
-    grouped = config.engine.name in ("fsdp", "deepspeed")  # these need a process group, even of one
-    with engines.init(config.device, config.train.threads, config.guard, place, grouped, out / "stacks") as world:
+    needs_group = config.engine.kind.needs_group
+    with engines.init(config.device, config.train.threads, config.guard, place, needs_group, out / "stacks") as world:
         _train(config, data, command, out, world)
     return out
 
 
 def _train(config: TrainConfig, data: Data, command: str, out: Path, world: World) -> None:
-    labelled = command == "finetune"
+    labelled = COMMANDS[command].labelled
+    assert labelled is not None
     rng = Rng(config.seed, "train")
     make = partial(make_loader, data, rng=rng, device=world.device, rank=world.rank, world_size=world.size)
     loader = make("train", config.train.batch_size, labelled=labelled)

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from dist_advss.config.commands import trains
+from dist_advss.config.engines import SPREAD
 from dist_advss.config.schema import TrainConfig
 from dist_advss.errors import UserError
 
@@ -15,9 +17,9 @@ from ..profile import Slurm
 
 def as_job(config: TrainConfig, ranks: int) -> TrainConfig:
     """The configuration that a job of so many ranks runs: with several, engine=ddp unless another one is chosen."""
-    if ranks == 1 or config.engine.name != "single":
+    if ranks == 1 or config.engine.kind.several:
         return config
-    return dataclasses.replace(config, engine=dataclasses.replace(config.engine, name="ddp"))
+    return dataclasses.replace(config, engine=dataclasses.replace(config.engine, name=SPREAD))
 
 
 def forecast(configs: Mapping[str, Any], stages: Sequence[Stage], settings: Slurm) -> Iterator[str]:
@@ -28,7 +30,7 @@ def forecast(configs: Mapping[str, Any], stages: Sequence[Stage], settings: Slur
     """
     told: dict[str, list[str]] = {}
     for stage in stages:
-        if stage.command in ("pretrain", "finetune"):
+        if trains(stage.command):
             told.setdefault(_line(configs[stage.name], stage, settings), []).append(stage.name)
     for line, names in told.items():
         yield f"{', '.join(names)}: {line}"

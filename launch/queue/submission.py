@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from dist_advss.config.checks import check_world
+from dist_advss.config.commands import trains
 from dist_advss.config.schema import TrainConfig
 from dist_advss.errors import RunError, UserError, nearest
 from dist_advss.files import write_text
@@ -86,7 +87,7 @@ def _refuse_too_much(settings: Slurm, command: str, there: Sequence[Partition]) 
 
 def _refuse_unshared_batches(directory: Path, experiment: Experiment, stages: Sequence[Stage], settings: Slurm) -> None:
     """Raises UserError when the processes of a training cannot share its batches evenly."""
-    shared = [s for s in stages if s.command in ("pretrain", "finetune") and _ranks(settings, s) > 1]
+    shared = [s for s in stages if trains(s.command) and _ranks(settings, s) > 1]
     configs = configurations(experiment, directory) if shared else {}
     for stage in shared:
         config, ranks = configs[stage.name], _ranks(settings, stage)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from dist_advss.config.compose import as_yaml, compose
-from dist_advss.config.inherit import configure, inherited, run_folder
+from dist_advss.config.inherit import configure, inherited
+from dist_advss.config.source_run import run_folder
 from dist_advss.errors import UserError
 
 Make = Callable[..., str]

@@ -10,10 +10,8 @@ import pytest
 from omegaconf import MISSING
 
 from dist_advss.config.explain import help_of
-from dist_advss.config.objectives import OBJECTIVES, PRETEXT
+from dist_advss.config.objectives import OBJECTIVES
 from dist_advss.config.schema import EvaluateConfig, TrainConfig
-from dist_advss.objectives import PRETEXT as PRETEXT_CLASSES
-from dist_advss.objectives import SUPERVISED
 
 
 def keys(node: Any, prefix: str) -> Iterator[tuple[str, Any, Any]]:
@@ -47,9 +45,3 @@ def test_every_default_is_a_value_that_is_accepted(field: Any, default: Any) -> 
     assert accepted["choices"] is None or default in accepted["choices"]
     assert accepted["low"] is None or default >= accepted["low"]
     assert accepted["high"] is None or default <= accepted["high"]
-
-
-def test_the_objectives_of_the_schema_are_those_that_are_built() -> None:
-    assert set(OBJECTIVES) == set(PRETEXT_CLASSES) | set(SUPERVISED)
-    assert set(PRETEXT) == set(PRETEXT_CLASSES)
-    assert {name: node().name for name, node in OBJECTIVES.items()} == {name: name for name in OBJECTIVES}

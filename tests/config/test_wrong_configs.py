@@ -194,7 +194,7 @@ def test_a_wrong_configuration_is_refused_with_key_value_and_what_is_accepted(ca
 def test_an_objective_that_differentiates_gradients_is_refused_where_weights_are_sharded(engine: str) -> None:
     text = refusal("pretrain", ["out=RUN", "objective=joint", *f"engine={engine}".split()])
     assert text.startswith(f"engine={engine.split()[0]}: objective=joint")
-    assert "engine=single, ddp, or deepspeed with engine.zero=0 to 2" in text
+    assert "engine=single, engine=ddp or engine=deepspeed with engine.zero=0 to 2" in text
     compose("pretrain", ["out=RUN", "objective=joint", "engine=deepspeed", "engine.zero=2"])
 
 

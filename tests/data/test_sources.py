@@ -22,11 +22,14 @@ import pytest
 import scipy.io
 import torchvision.datasets as tv
 
-from dist_advss.config.schema import SHAPES, Data
+from dist_advss.config.schema import Data
+from dist_advss.config.sets import SETS
 from dist_advss.data.image_set import Source
 from dist_advss.data.sets import fashion
 from dist_advss.data.sets.sources import read
 from dist_advss.errors import UserError
+
+SHAPES = {name: (s.size, s.channels, s.classes) for name, s in SETS.items() if s.size and s.channels and s.classes}
 
 RANDOM = np.random.default_rng(0)
 

@@ -76,7 +76,9 @@ def test_names_are_used_once() -> None:
 
 
 def test_a_command_takes_what_the_profile_says_unless_it_has_its_own() -> None:
-    settings = Slurm(gpus_per_node=1, cpus_per_task=6, minutes=60, pretrain=Resources(nodes=2, gpus_per_node=8))
+    settings = Slurm(
+        gpus_per_node=1, cpus_per_task=6, minutes=60, by_command={"pretrain": Resources(nodes=2, gpus_per_node=8)}
+    )
     assert settings.resources("pretrain") == Resources(2, 8, 8, 6, None, 60)
     assert settings.resources("evaluate") == Resources(1, 1, 1, 6, None, 60)
     assert settings.resources("report") == Resources(1, 0, 1, 6, None, 30)

@@ -114,6 +114,6 @@ def test_the_plain_scripts_are_bash(name: str, repository: Path) -> None:
 def test_words_set_what_a_command_takes() -> None:
     settings = choose("slurm", ["cluster.pretrain.nodes=3", "cluster.modules=[a,b]", "cluster.partition=x"])
     assert isinstance(settings, Slurm)
-    assert (settings.pretrain.nodes, settings.modules, settings.partition) == (3, ["a", "b"], "x")
+    assert (settings.by_command["pretrain"].nodes, settings.modules, settings.partition) == (3, ["a", "b"], "x")
     with pytest.raises(UserError, match=r"cluster\.pretrain\.node: no such key"):
         choose("slurm", ["cluster.pretrain.node=3"])

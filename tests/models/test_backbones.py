@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from dist_advss.config.schema import MODELS, Data, Model
+from dist_advss.config.backbones import BACKBONES
+from dist_advss.config.schema import Data, Model
 from dist_advss.errors import UserError
 from dist_advss.models import Backbone, build
 from dist_advss.models.backbone import Normalise
 from dist_advss.models.cost import count_parameters, flops_per_image
 
-BACKBONES = [name for name in MODELS if name != "ensemble"]  # which is made of them
 SMALL_IMAGES = [name for name in BACKBONES if not name.startswith("tv_")]
 
 

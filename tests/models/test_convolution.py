@@ -25,7 +25,7 @@ import torch
 from dist_advss.attacks import build as build_attack
 from dist_advss.config.compose import compose
 from dist_advss import engines, objectives
-from dist_advss.config.schema import MODELS
+from dist_advss.config.backbones import MODELS
 from dist_advss.engines.world import World
 from dist_advss.rng import Rng
 

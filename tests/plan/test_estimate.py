@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from dist_advss.config.sets import SETS
 from dist_advss.data import load_data
 from dist_advss.errors import UserError
 from dist_advss.plan import Cluster, estimate
-from dist_advss.plan.estimate import IMAGES, _images
+from dist_advss.plan.estimate import _images
 from dist_advss.plan.machines import MACHINES, find
 from dist_advss.plan.memory import memory
 from dist_advss.plan.meter import Operator, Work
@@ -136,7 +137,7 @@ def test_numbers_of_images_are_those_of_the_sets(config: Config) -> None:
     labels = config("data.labels=500", command="finetune")
     assert _images(labels, None) == (500, 1000)
     assert _images(config("data=stl10", "data.root=."), None) == (104_500, 500)
-    assert IMAGES["cifar10"] == 50_000
+    assert SETS["cifar10"].images == 50_000
 
 
 def test_an_operator_takes_as_long_as_its_slowest_part() -> None:

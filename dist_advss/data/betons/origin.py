@@ -10,23 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...config.schema import Data
+from ...config.sets import SETS
 from ...errors import UserError, nearest
-from ..sets import fashion
 from ..sets.sources import read
 from .beton import Beton, open_beton
 from .write import OnProgress, describe, quiet, write_beton
 
 PARTS = ("train", "test")
-# the folders and files of data.root that a set is read from
-PLACES = {
-    "fashion_mnist": (".", "FashionMNIST/raw"),
-    "cifar10": ("cifar-10-batches-py",),
-    "cifar100": ("cifar-100-python",),
-    "svhn": (".",),
-    "stl10": ("stl10_binary",),
-    "imagenet32": (".", "*"),
-    "folder": ("train/*", "test/*", "val/*"),
-}
 
 
 def find_beton(data: Data, part: str, on_progress: OnProgress = quiet) -> Beton:
@@ -87,13 +77,17 @@ def file_of(data: Data, part: str, fingerprint_now: str) -> Path:
 
 def fingerprint(data: Data) -> str | None:
     """A hash of the names, sizes and times of the source files of the set; None where they are missing."""
-    if data.name == "fashion_mini":
-        return fashion.MINI_SHA256[:16]
-    root = Path(data.root).expanduser() if data.root else fashion.DEBIAN if data.name == "fashion_mnist" else None
-    if root is None or not root.is_dir():
+    facts = SETS[data.name]
+    if facts.sha256 is not None:
+        return facts.sha256[:16]
+    configured = data.root or facts.root
+    if configured is None:
+        return None
+    root = Path(configured).expanduser()
+    if not root.is_dir():
         return None
     lines = []
-    for place in PLACES[data.name]:
+    for place in facts.files:
         for folder in sorted(root.glob(place)) if "*" in place else [root / place]:
             if folder.is_dir():
                 lines += [f"{folder.relative_to(root)}/{line}" for line in _listing(folder)]

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ...config.schema import Data
+from ...config.sets import SETS
 from ...errors import RunError, UserError
 from ...files import write_whole
 from ...rng import Rng
@@ -40,7 +41,7 @@ def quiet(part: str, done: int, count: int) -> None:
 
 def describe(data: Data, part: str, classes: list[str], fingerprint: str) -> Description:
     """The description of a beton of this part of the set, as `data` configures it."""
-    stored = "original" if data.name == "folder" and data.size > SMALL else "pixels"
+    stored = "original" if SETS[data.name].encoded and data.size > SMALL else "pixels"
     jpeg = data.jpeg if data.jpeg is not None else float(data.size > SMALL)
     return Description(
         name=data.name,

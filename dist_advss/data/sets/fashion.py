@@ -14,14 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from ...config.schema import Data
+from ...config.sets import SETS
 from ...errors import UserError
 from ..image_set import Bytes, Source, take
 from .torchvision_sets import fetch
 
 CLASSES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
+DEBIAN = Path(SETS["fashion_mnist"].root or "")
 MINI = Path(__file__).parents[1] / "fashion_mini.npz.xz"
-MINI_SHA256 = "16cbafb4b1d3ed20da13833bd4439ca12b54179723c153015f77b84fcafb9158"
+MINI_SHA256 = SETS["fashion_mini"].sha256 or ""
 
 
 def read_mini(data: Data, part: str) -> Source:

@@ -1,31 +1,20 @@
 """The readers of data sets by `data.name`, and the checks that every set must pass.
 
-A new set is one reader `(data, part) -> Source` and one line in READERS; `part` is "train", "train+unlabelled" or "test".
+A new set is one reader `(data, part) -> Source` and one entry in `config/sets.py`; `part` is "train", "train+unlabelled" or
+"test".
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from ...config.checks import check_shape
+from ...config.implementation import implementation
 from ...config.schema import Data
+from ...config.sets import SETS
 from ...errors import UserError
 from ..image_set import Source
-from . import fashion, folder, imagenet32, torchvision_sets
 from .stage import staged
-
-READERS: dict[str, Callable[[Data, str], Source]] = {
-    "fashion_mini": fashion.read_mini,
-    "fashion_mnist": fashion.read_full,
-    "cifar10": torchvision_sets.read_cifar10,
-    "cifar100": torchvision_sets.read_cifar100,
-    "svhn": torchvision_sets.read_svhn,
-    "stl10": torchvision_sets.read_stl10,
-    "imagenet32": imagenet32.read,
-    "folder": folder.read,
-}
 
 
 def read(data: Data, part: str) -> Source:
@@ -34,7 +23,7 @@ def read(data: Data, part: str) -> Source:
     "train+unlabelled" adds the images without a label (label -1) after the labelled ones. Only stl10 has any.
     """
     check_shape(data)
-    source = READERS[data.name](staged(data), part)
+    source: Source = implementation(SETS[data.name].read)(staged(data), part)
     if len(source.labels) == 0:
         raise UserError(f"data.root={data.root}: the {part} part of {data.name} is empty; check the files")
     if len(source.classes) != data.classes:

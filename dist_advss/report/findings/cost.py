@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ...runs.folders import lookup
 from ...runs.methods import finetune_of, follow, members_of
-from ...runs.read import Launch, Run, lookup, number
+from ...runs.read import Launch, Run, number
 from ...runs.table import Row
 
 

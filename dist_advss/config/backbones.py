@@ -1,0 +1,48 @@
+"""The table of backbones. `model.name` accepts its names; the checks ask it which images a backbone takes.
+
+A new backbone is a function that returns a `Backbone`, one entry in BACKBONES and `configs/model/NAME.yaml`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Network:
+    """One backbone.
+
+    build      "module:function", called as build(normalise, channels, **arguments)
+    arguments  what tells networks of one family apart
+    smallest   side of the smallest images it takes, in pixels
+    largest    side of the largest ones; None: no limit
+    free_width whether model.width sets the argument `width`
+    """
+
+    build: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    smallest: int = 28
+    largest: int | None = 96
+    free_width: bool = False
+
+    def takes(self, size: int) -> bool:
+        """Whether it takes images of `size` x `size` pixels."""
+        return self.smallest <= size and (self.largest is None or size <= self.largest)
+
+
+# fmt: off
+BACKBONES: dict[str, Network] = {
+    "preact_small":    Network("dist_advss.models.preact:preact_resnet", {"blocks": (1, 1, 1, 1), "width": 16}, free_width=True),
+    "preact_resnet18": Network("dist_advss.models.preact:preact_resnet", {"blocks": (2, 2, 2, 2)}),
+    "preact_resnet34": Network("dist_advss.models.preact:preact_resnet", {"blocks": (3, 4, 6, 3)}),
+    "resnet50v2":      Network("dist_advss.models.resnet50v2:bottleneck_resnet50"),
+    "wrn28_10":        Network("dist_advss.models.wideresnet:wide_resnet", {"depth": 28, "widen": 10}),
+    "wrn34_10":        Network("dist_advss.models.wideresnet:wide_resnet", {"depth": 34, "widen": 10}),
+    "tv_resnet18":     Network("dist_advss.models.torchvision:torchvision_resnet", {"name": "resnet18"}, smallest=64, largest=None),
+    "tv_resnet50":     Network("dist_advss.models.torchvision:torchvision_resnet", {"name": "resnet50"}, smallest=64, largest=None),
+}
+# fmt: on
+ENSEMBLE = "ensemble"  # several runs' backbones as one model
+MODELS = (*BACKBONES, ENSEMBLE)

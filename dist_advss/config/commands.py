@@ -1,0 +1,123 @@
+"""The table of commands that are one run: `dist-advss NAME key=value …`, and the stages of an experiment.
+
+A new command is a dataclass of its keys, a function that runs it, one entry in COMMANDS and `configs/NAME.yaml`. The
+standard library alone is imported here, so that `dist-advss --help` is immediate.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .implementation import implementation
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    sentence    what `dist-advss --help` says about it
+    example     words for its own --help
+    config      "module:class" of its keys
+    run         "module:function" that every process of a run calls with the configuration
+    check       "module:function", called with the command's name and its configuration; raises UserError
+    source      key that names the run from which it inherits
+    lists       keys that name several runs, which must fit together
+    classifiers whether those runs must be fine-tuned ones
+    labelled    of a training: whether its objectives learn from labels; None: it trains nothing
+    """
+
+    sentence: str
+    example: str
+    config: str
+    run: str
+    check: str | None = None
+    source: str | None = None
+    lists: tuple[str, ...] = ()
+    classifiers: bool = False
+    labelled: bool | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether its run folder holds weights from which another run can start."""
+        return self.labelled is not None
+
+    @property
+    def schema(self) -> type:
+        """The dataclass of its keys."""
+        schema: type = implementation(self.config)
+        return schema
+
+
+COMMANDS: dict[str, Command] = {
+    "pretrain": Command(
+        sentence="learn an encoder from unlabelled images, clean and adversarial",
+        example="objective=rotation data=fashion_mini attack=pgd10 attack.steps=5 attack.eps=0.1 schedule.epochs=4 out=RUN",
+        config="dist_advss.config.schema:TrainConfig",
+        run="dist_advss.training.run:pretrain",
+        check="dist_advss.config.checks:check_training",
+        source="init",
+        labelled=False,
+    ),
+    "finetune": Command(
+        sentence="learn to classify, from a pre-trained encoder or from nothing",
+        example="init=RUN freeze=none attack=pgd10 attack.eps=0.1 data.labels=1000 schedule.epochs=12 out=RUN2",
+        config="dist_advss.config.schema:TrainConfig",
+        run="dist_advss.training.run:finetune",
+        check="dist_advss.config.checks:check_training",
+        source="init",
+        lists=("model.members",),
+        labelled=True,
+    ),
+    "evaluate": Command(
+        sentence="standard and robust accuracy (TA, RA) of a fine-tuned model",
+        example="checkpoint=RUN2 attack=pgd20 attack.eps=0.1 data.limit=1000 out=RUN3",
+        config="dist_advss.config.schema:EvaluateConfig",
+        run="dist_advss.evaluation.run:evaluate",
+        check="dist_advss.config.checks:check_evaluation",
+        source="checkpoint",
+        lists=("model.members",),
+        classifiers=True,
+    ),
+    "transfer": Command(
+        sentence="what fools one model, tried on the others: a matrix of robust accuracies",
+        example="sources=[RUN2,RUN5] attack=pgd20 attack.eps=0.1 data.limit=1000 out=RUN6",
+        config="dist_advss.config.schema:TransferConfig",
+        run="dist_advss.evaluation.transfer:transfer",
+        check="dist_advss.config.checks:check_transfer",
+        lists=("sources", "targets"),
+    ),
+}
+
+
+def trains(command: str) -> bool:
+    """Whether a stage of this command leaves weights; False for "report" and for names that are no command."""
+    return command in COMMANDS and COMMANDS[command].trains
+
+
+def of_one_model(command: str) -> bool:
+    """Whether a run of this command is about one model, which then has a method (P1 to P3, F1 to F4)."""
+    return command in COMMANDS and "model" in _keys(COMMANDS[command])
+
+
+def command_of(config: Mapping[str, Any]) -> str:
+    """The command that a configuration, such as the content of a config.yaml, belongs to; "" where it has none of its keys.
+
+    It is the command whose keys are most like those of the configuration. Of two trainings, which have the same keys, it is
+    the one that takes the configuration's objective.
+    """
+    from .objectives import is_pretext
+
+    differing = {name: len(_keys(command) ^ set(config)) for name, command in COMMANDS.items()}
+    nearest = [name for name, count in differing.items() if count == min(differing.values())]
+    if not any(_keys(COMMANDS[name]) & set(config) for name in nearest):
+        return ""
+    objective = config.get("objective")
+    labelled = not is_pretext(str(objective.get("name")) if isinstance(objective, Mapping) else "")
+    return next((name for name in nearest if COMMANDS[name].labelled == labelled), nearest[0])
+
+
+def _keys(command: Command) -> set[str]:
+    return {field.name for field in dataclasses.fields(command.schema)}

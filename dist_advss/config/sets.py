@@ -1,0 +1,64 @@
+"""The table of image sets. `data.name` accepts its names; what is known of a set before it is read is here.
+
+A new set is a reader `(data, part) -> Source`, one entry in SETS and `configs/data/NAME.yaml`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Set:
+    """One set of images.
+
+    read       "module:function" of its reader
+    files      folders below the root from which it is read, as patterns; their listing is the fingerprint of a .beton file
+    size       height and width in pixels, channels and classes; None where the files decide
+    images     training images with a label, the held-out ones included; None where the files decide
+    unlabelled training images without a label; pre-training uses them too
+    root       folder that is used without data.root
+    sha256     of the file in this package that holds the set; such a set has no root
+    encoded    whether each image is a file of its own, which a .beton file can store as it is
+    """
+
+    read: str
+    files: tuple[str, ...] = (".",)
+    size: int | None = None
+    channels: int | None = None
+    classes: int | None = None
+    images: int | None = None
+    unlabelled: int = 0
+    root: str | None = None
+    sha256: str | None = None
+    encoded: bool = False
+
+    @property
+    def needs_root(self) -> bool:
+        """Whether data.root has to be given."""
+        return self.root is None and self.sha256 is None
+
+
+# fmt: off
+SETS: dict[str, Set] = {
+    "fashion_mini":  Set("dist_advss.data.sets.fashion:read_mini",
+                         files=(), size=28, channels=1, classes=10, images=10_000,
+                         sha256="16cbafb4b1d3ed20da13833bd4439ca12b54179723c153015f77b84fcafb9158"),
+    "fashion_mnist": Set("dist_advss.data.sets.fashion:read_full",
+                         files=(".", "FashionMNIST/raw"), size=28, channels=1, classes=10, images=60_000,
+                         root="/usr/share/datasets/fashion-mnist"),  # Debian's package dataset-fashion-mnist
+    "cifar10":       Set("dist_advss.data.sets.torchvision_sets:read_cifar10",
+                         files=("cifar-10-batches-py",), size=32, channels=3, classes=10, images=50_000),
+    "cifar100":      Set("dist_advss.data.sets.torchvision_sets:read_cifar100",
+                         files=("cifar-100-python",), size=32, channels=3, classes=100, images=50_000),
+    "svhn":          Set("dist_advss.data.sets.torchvision_sets:read_svhn",
+                         files=(".",), size=32, channels=3, classes=10, images=73_257),
+    "stl10":         Set("dist_advss.data.sets.torchvision_sets:read_stl10",
+                         files=("stl10_binary",), size=96, channels=3, classes=10, images=5_000, unlabelled=100_000),
+    "imagenet32":    Set("dist_advss.data.sets.imagenet32:read",
+                         files=(".", "*"), images=1_281_167),
+    "folder":        Set("dist_advss.data.sets.folder:read",
+                         files=("train/*", "test/*", "val/*"), encoded=True),
+}
+# fmt: on
+DATASETS = tuple(SETS)

@@ -1,0 +1,67 @@
+"""The run that another run starts from: where its folder is, and what its config.yaml holds. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import UserError
+from .keys import names_with
+from .schema import TrainConfig
+
+NODES = tuple(names_with(TrainConfig, "inherited"))  # the groups that a run takes over: data and model
+
+
+def run_folder(source: str) -> Path:
+    """The run folder that `source` names: itself, or the one around a checkpoint file (RUN/checkpoints/best_ra.pt)."""
+    path = Path(source)
+    if path.suffix != ".pt":
+        return path
+    return path.parent.parent if path.parent.name == "checkpoints" else path.parent
+
+
+def passed_on(node: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of the node `data` or `model` without the keys that are not inherited."""
+    kept_back = names_with(TrainConfig, "not_inherited")
+    return {name: value for name, value in content.items() if f"{node}.{name}" not in kept_back}
+
+
+def read(key: str, source: str, wanted: Sequence[str]) -> dict[str, Any] | None:
+    """The config.yaml of a run on disk; None for a lone checkpoint when the words already choose all that it would give."""
+    path, folder = Path(source), run_folder(source)
+    if not path.exists():
+        raise UserError(f"{key}={source}: no such {'checkpoint' if path.suffix == '.pt' else 'run folder'}")
+    file = folder / "config.yaml"
+    if not file.is_file():
+        if path.is_file() and not wanted:
+            return None
+        if path.is_file():
+            missing = " ".join(f"{node}=…" for node in wanted)
+            raise UserError(
+                f"{key}={source}: no config.yaml beside this checkpoint says what it was made from; add {missing}"
+            )
+        raise UserError(f"{key}={source}: not a run folder (no config.yaml in it); give the out=… of an earlier run")
+    if path.is_dir() and not (folder / "result.json").is_file():
+        raise UserError(
+            f"{key}={source}: not finished (no result.json); end that run first, or name one of its files, "
+            f"{key}={folder / 'checkpoints' / 'best_ra.pt'}"
+        )
+    try:
+        config = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{key}={source}: its config.yaml cannot be read ({str(error).splitlines()[0]})") from error
+    config = config if isinstance(config, dict) else {}
+    if not all(isinstance(node, dict) for node in (*map(config.get, NODES), config.get("objective", {}))):
+        raise UserError(f"{key}={source}: its config.yaml is not one of dist-advss (no data and model in it)")
+    return config
+
+
+def config_of(key: str, source: str, planned: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The configuration of a run with weights, planned or on disk, as a nested mapping. Raises UserError."""
+    config = (planned or {}).get(str(run_folder(source))) or read(key, source, ("data", "model"))
+    if config is None or "objective" not in config:
+        raise UserError(f"{key}={source}: leaves no weights; give pretrain or finetune runs")
+    return config
