@@ -16,7 +16,7 @@ from torch import Tensor
 from ..rng import Rng
 from ..row_maths import column, lengths, unit
 
-TINY = 1e-12  # keeps the zero perturbation from dividing by zero
+TINY = 1e-12  # keeps a zero perturbation from being divided by zero
 
 
 class Threat(Protocol):

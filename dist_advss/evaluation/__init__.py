@@ -1,1 +1,1 @@
-"""Robust accuracy, image by image."""
+"""Robust accuracy with a verdict for every image, and transfer between models."""

@@ -1,4 +1,4 @@
-"""Results kept image by image, saved as they grow, so that an interrupted run goes on where they end."""
+"""Results kept image by image, load_partial as they grow, so that an interrupted run goes on where they end."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from ..files import write_whole
 from ..training import folder
 
 SAVE_EVERY_S = 20.0
-PARTIAL = "verdicts.partial.{}.npz"  # of one process
+PARTIAL_FILE = "verdicts.partial.{}.npz"  # {}: the rank that writes it
 
-Found = TypeVar("Found", bound="ByImage")
-Asked = TypeVar("Asked", EvaluateConfig, TransferConfig)
+T = TypeVar("T", bound="ByImage")
+Config = TypeVar("Config", EvaluateConfig, TransferConfig)
 
 
 @dataclass
 class ByImage:
-    """Columns (N, …) with an entry for each image, in the order of the set; `index` (N,) int64 is the position in the source."""
+    """Columns (N, …) with one entry for each image, in the order of the set. `index` (N,) int64 is its position in the source."""
 
     index: np.ndarray
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def joined(self: Found, others: Iterable[Found]) -> Found:
-        """With the images of the others, in the order of the set, each image once."""
+    def joined(self: T, others: Iterable[T]) -> T:
+        """These results and those of `others` in the order of the set, each image once."""
         parts = [self, *others]
         columns = [np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(self)]
         _, first = np.unique(columns[0], return_index=True)
@@ -44,13 +44,13 @@ class ByImage:
         write_whole(path, lambda file: np.savez_compressed(file, **vars(self)))
 
     @classmethod
-    def load(cls: type[Found], path: Path) -> Found:
+    def load(cls: type[T], path: Path) -> T:
         with np.load(path) as archive:
             return cls(**{f.name: archive[f.name] for f in fields(cls)})
 
 
-def once(config: Asked, work: Callable[[Asked, Data, Path, World], None]) -> Path:
-    """The folder `config.out`, in which every process has called `work` unless the result was there already.
+def run_unless_finished(config: Config, work: Callable[[Config, Data, Path, World], None]) -> Path:
+    """Calls `work` in every process, unless the folder `config.out` holds its result already. Returns the folder.
 
     Raises UserError, before anything is written, when the folder holds a result of another configuration.
     """
@@ -63,37 +63,37 @@ def once(config: Asked, work: Callable[[Asked, Data, Path, World], None]) -> Pat
     return out
 
 
-def saved(out: Path, none: Found) -> Found:
-    """What the processes of an interrupted run left in its folder; `none`, of no images, says of what kind it is.
+def load_partial(out: Path, empty: T) -> T:
+    """The results that an interrupted run saved in its folder, joined. `empty` holds no images and gives the kind.
 
-    A damaged file counts for nothing, as all of it can be found again.
+    A damaged file is ignored: its images are judged again.
     """
     parts = []
-    for file in out.glob(PARTIAL.format("*")):
+    for file in out.glob(PARTIAL_FILE.format("*")):
         try:
-            parts.append(type(none).load(file))
-            none.joined(parts[-1:])
-        except Exception:  # there is no end to the ways in which reading a damaged file fails
+            parts.append(type(empty).load(file))
+            empty.joined(parts[-1:])
+        except Exception:  # a damaged file can fail to load in any number of ways
             del parts[-1:]
-    return none.joined(parts)
+    return empty.joined(parts)
 
 
-def forget(out: Path) -> None:
-    """Removes what `saved` reads, once the result stands."""
-    for file in out.glob(PARTIAL.format("*")):
+def remove_partial(out: Path) -> None:
+    """Removes the files that `load_partial` reads. Call it after the result is written."""
+    for file in out.glob(PARTIAL_FILE.format("*")):
         file.unlink(missing_ok=True)
 
 
-def each_image(
+def judge_remaining(
     batches: Iterable[Batch],
-    judge: Callable[[Batch], Found],
-    known: Found,
+    judge: Callable[[Batch], T],
+    known: T,
     partial: Path,
-    on_batch: Callable[[Found], Any] = lambda found: None,
-) -> Found:
-    """What `judge` finds for every image of `batches`, and those `known` before, which it is not asked again.
+    on_batch: Callable[[T], Any] = lambda found: None,
+) -> T:
+    """The results of `judge` for every image of `batches`, together with those `known` before, which it skips.
 
-    Saved to `partial` every few seconds; `on_batch` is told what there is so far.
+    They are saved to `partial` every SAVE_EVERY_S seconds. `on_batch` gets all results so far, after each batch.
     """
     found, since = known, time.monotonic()
     for batch in batches:

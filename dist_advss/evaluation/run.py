@@ -1,4 +1,4 @@
-"""`evaluate`: from a checkpoint to TA, RA and a verdict for every image."""
+"""`evaluate`: TA, RA and a verdict for every image, from a checkpoint or an ensemble of runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ..rng import Rng
 from ..tracking import Log
 from ..training import checkpoint, folder
 from ..training.members import load_members
-from .by_image import PARTIAL, forget, once, saved
+from .by_image import PARTIAL_FILE, load_partial, remove_partial, run_unless_finished
 from .rates import rates
 from .verdicts import Verdicts, judge_images, samples
 
@@ -36,11 +36,11 @@ SAMPLES = 16
 def evaluate(config: EvaluateConfig) -> Path:
     """Judges every image of the split clean and attacked; writes verdicts.npz, samples/ and, last, result.json.
 
-    Called by every process, each of which judges its share; rank 0 writes. Returns the folder; one that holds a result
-    already is left as it is, one that was interrupted goes on where the saved verdicts end, with however many processes.
+    Every process calls this and judges its share. Rank 0 writes. Returns the folder. If it holds a result already, nothing
+    is done. An interrupted evaluation resumes from the saved verdicts, with any number of processes.
     Raises UserError before anything is written.
     """
-    return once(config, _evaluate)
+    return run_unless_finished(config, _evaluate)
 
 
 def _evaluate(config: EvaluateConfig, data: Data, out: Path, world: World) -> None:
@@ -58,7 +58,7 @@ def _evaluate(config: EvaluateConfig, data: Data, out: Path, world: World) -> No
             log = stack.enter_context(Log(out, config.tracking, lambda text: console.print(text, style="dim")))
             log.begin(0, "evaluate", world.size)
         started = time.monotonic()
-        known = saved(out, Verdicts.none())
+        known = load_partial(out, Verdicts.empty())
 
         def show(verdicts: Verdicts) -> None:
             world.heartbeat()
@@ -66,12 +66,12 @@ def _evaluate(config: EvaluateConfig, data: Data, out: Path, world: World) -> No
             text = f"evaluate  {len(verdicts)}/{loader.count}  TA {done['ta']:.1f}  RA {done['ra']:.1f}"
             console.print(text, end="\r" if console.is_terminal else "\n")
 
-        saving = out / PARTIAL.format(world.rank)
+        saving = out / PARTIAL_FILE.format(world.rank)
         found = judge_images(model, loader.in_order(config.batch_size), attack, config.seed, known, saving, show)
         shares = world.gather(found)
         if shares is None:
             return
-        verdicts = Verdicts.none().joined(shares)
+        verdicts = Verdicts.empty().joined(shares)
         verdicts.save(out / "verdicts.npz")
         few = min(SAMPLES, loader.count)
         first = loaded(first=few, device=world.device)
@@ -90,7 +90,7 @@ def _evaluate(config: EvaluateConfig, data: Data, out: Path, world: World) -> No
                 "seconds": round(time.monotonic() - started, 1),
             },
         )
-        forget(out)
+        remove_partial(out)
 
 
 def checkpoint_file(config: EvaluateConfig) -> Path | None:
@@ -123,7 +123,7 @@ def load_classifier(config: EvaluateConfig, path: Path | None) -> Classify:
 def _save_samples(
     config: EvaluateConfig, model: Classify, attack: Attack, loader: Loader, verdicts: Verdicts, out: Path
 ) -> None:
-    """A grid's worth of images with what was found for them; the attack is run again on these few."""
+    """Saves the first SAMPLES images, clean and attacked, with their predictions. The attack runs again on these few."""
     batch = next(iter(loader.in_order(SAMPLES)))
     count = min(SAMPLES, len(verdicts))
     pictures = samples(model, batch, attack, config.seed, count)

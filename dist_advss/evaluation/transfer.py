@@ -1,8 +1,8 @@
-"""`transfer`: adversarial images found on one model, tried on the others; what is each weak against?
+"""`transfer`: which adversarial images of one model fool other models too.
 
 Every model is attacked and judged on what it was trained for: a classifier on the classes, a pre-trained one on its own
-pretext task. The attacker changes the image itself, before the task is made from it (turned, shuffled, cut into patches),
-so that one task's adversarial image can be asked another's question.
+pretext task. The attacker changes the image itself, before a task is made from it (rotated, shuffled, cut into patches).
+So an image that was found on one task can be judged on another.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ from ..files import write_json
 from ..objectives.base import Judgement, Objective, Task
 from ..rng import Rng
 from ..training import checkpoint, folder
-from .by_image import PARTIAL, ByImage, each_image, forget, once, saved
+from .by_image import PARTIAL_FILE, ByImage, judge_remaining, load_partial, remove_partial, run_unless_finished
 
 
 @dataclass
 class Matrix(ByImage):
-    """correct (N, sources + 1, targets) float32: the share of right answers, 0 or 1 for classes; the last row of clean images."""
+    """correct (N, sources + 1, targets) float32: the share of right answers, 0 or 1 for classes. The last row is clean images."""
 
     correct: np.ndarray
 
     @staticmethod
-    def none(sources: int, targets: int) -> Matrix:
+    def empty(sources: int, targets: int) -> Matrix:
         return Matrix(np.empty(0, dtype=np.int64), np.empty((0, sources + 1, targets), dtype=np.float32))
 
 
 def transfer(config: TransferConfig) -> Path:
     """Judges every target on the images as they are and as each source's attack leaves them.
 
-    Writes verdicts.npz, which is a `Matrix`, and, last, result.json. Called by every process, each of which attacks its
-    share; rank 0 writes. Returns the folder; one that holds a result is left as it is, one that was interrupted goes on
-    where the saved verdicts end. Raises UserError before anything is written.
+    Writes verdicts.npz, which is a `Matrix`, and, last, result.json. Every process calls this and attacks its share. Rank 0
+    writes. Returns the folder. If it holds a result already, nothing is done. An interrupted transfer resumes from the
+    saved verdicts. Raises UserError before anything is written.
     """
-    return once(config, _transfer)
+    return run_unless_finished(config, _transfer)
 
 
 def _transfer(config: TransferConfig, data: Data, out: Path, world: World) -> None:
@@ -74,16 +74,18 @@ def _transfer(config: TransferConfig, data: Data, out: Path, world: World) -> No
         console.print(f"transfer  {len(found)}/{loader.count}", end="\r" if console.is_terminal else "\n")
 
     with folder.claimed(world, out, config):
-        started, none = time.monotonic(), Matrix.none(len(config.sources), len(names))
-        saving = out / PARTIAL.format(world.rank)
-        shares = world.gather(each_image(loader.in_order(config.batch_size), judged, saved(out, none), saving, show))
+        started = time.monotonic()
+        empty = Matrix.empty(len(config.sources), len(names))
+        known = load_partial(out, empty)
+        saving = out / PARTIAL_FILE.format(world.rank)
+        shares = world.gather(judge_remaining(loader.in_order(config.batch_size), judged, known, saving, show))
         if shares is None:
             return
-        found = none.joined(shares)
+        found = empty.joined(shares)
         found.save(out / "verdicts.npz")
         rates = [[round(100 * float(rate), 4) for rate in row] for row in found.correct.mean(0, dtype=np.float64)]
         write_json(out / "result.json", _result(config, names, rates, len(found), time.monotonic() - started))
-        forget(out)
+        remove_partial(out)
 
 
 def _result(
@@ -123,14 +125,14 @@ def load_model(source: str, pick: str) -> Objective:
 
 
 def judge(model: Objective, x: Tensor, labels: Tensor, rng: Rng) -> Judgement:
-    """The model's own question about images x (N, C, H, W) in [0,1], and whether it is answered rightly."""
+    """Loss and verdict of each image of x (N, C, H, W) in [0,1] on the task that the model was trained for."""
     with torch.no_grad():
         task = model.prepare(x, labels, rng)
         return model.judge(task.inputs, task)
 
 
 def attacked(model: Objective, config: TransferConfig, clean: Tensor, labels: Tensor, rng: Rng) -> Tensor:
-    """Adversarial images, (N, C, H, W): the attack ascends the model's loss through the making of its task."""
+    """Adversarial images, (N, C, H, W): the attack ascends the model's loss through `prepare`."""
 
     def judged(x: Tensor, task: Task) -> Judgement:
         own = model.prepare(x, task.targets, task.rng)

@@ -1,4 +1,4 @@
-"""What a model says of every image, clean and attacked."""
+"""A model's predictions for every image, clean and attacked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..data import Batch, as_float
 from ..images import alone
 from ..objectives.classify import Classify
 from ..rng import Rng
-from .by_image import ByImage, each_image
+from .by_image import ByImage, judge_remaining
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Verdicts(ByImage):
     adversarial_prediction: np.ndarray
 
     @staticmethod
-    def none() -> Verdicts:
+    def empty() -> Verdicts:
         return Verdicts(*(np.empty(0, dtype=np.int64) for _ in range(4)))
 
     @property
@@ -56,11 +56,11 @@ def judge_images(
     partial: Path,
     on_batch: Callable[[Verdicts], Any] = lambda verdicts: None,
 ) -> Verdicts:
-    """Clean and adversarial predictions for every image of `batches`, in eval mode, and those `known` before.
+    """Clean and adversarial predictions for every image of `batches`, in eval mode, together with those `known` before.
 
     The attack ascends the cross-entropy, whatever loss the model was trained with.
     An image's random start depends on the seed and its position alone, not on batch size, interruption or the number of
-    processes. Images that are known are not judged again; what is found is saved to `partial` every few seconds.
+    processes. Images in `known` are not judged again. Results are saved to `partial` every few seconds.
     """
     model.eval()
     rng = Rng(seed, "evaluation")
@@ -72,7 +72,7 @@ def judge_images(
             predictions = [model.logits(alone(x)).argmax(1).cpu().numpy() for x in (task.inputs, found)]
         return Verdicts(batch.index.cpu().numpy(), batch.labels.cpu().numpy(), *predictions)
 
-    return each_image(batches, judge, known, partial, on_batch)
+    return judge_remaining(batches, judge, known, partial, on_batch)
 
 
 def samples(model: Classify, batch: Batch, attack: Attack, seed: int, count: int) -> Samples:

@@ -1,7 +1,7 @@
 """Several networks as one: the log of their averaged probabilities (Chen et al. 2020, section 3.3).
 
-The log of a probability is a proper logit: softmax gives the average back. So every loss and every attack sees the ensemble
-as it sees one network. State dicts read `encoder.member0.conv1.weight`, `top.member0.linear.weight`.
+The log of a probability is a proper logit: softmax gives the average back. So every loss and every attack treats the ensemble
+like one network. State dicts read `encoder.member0.conv1.weight`, `top.member0.linear.weight`.
 """
 
 from __future__ import annotations

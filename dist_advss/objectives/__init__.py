@@ -1,4 +1,4 @@
-"""What can be learned: one file each. `build` makes the one that a configuration names."""
+"""Objectives, one file each. `build` makes the one that a configuration names."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ def class_of(name: str) -> type[Any]:
 
 
 def load_plugin(name: str) -> type[Objective]:
-    """The class that FILE.py:CLASS names; the file is run. Raises UserError when it is no `Objective`."""
+    """The class that FILE.py:CLASS names. Runs the file. Raises UserError unless the class is an `Objective`."""
     file, _, member = name.rpartition(":")
     spec = importlib.util.spec_from_file_location(f"dist_advss_plugin_{member}", file)
     if spec is None or spec.loader is None or not Path(file).is_file():
-        raise UserError(f"objective={name}: no such file any more; put it back")
+        raise UserError(f"objective={name}: no such file; restore it")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     found = getattr(module, member)

@@ -1,7 +1,7 @@
 """Selfie's attention pooling: post-norm transformer layers over patch codes and a learned query token.
 
-Written out instead of taken from torch.nn for two reasons: dropout masks come from `Rng`, so that a run does not depend
-on the world size or on a resume, and attention is plain matrix products, which can be differentiated twice.
+It is written out here instead of taken from torch.nn for two reasons. Dropout masks come from `Rng`, so that a run does not
+depend on the world size or on a resume. Attention is plain matrix products, which can be differentiated twice.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Layer(nn.Module):
         self.norm_ffn = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, rng: Rng, name: str) -> Tensor:
-        """(N, T, width) to the same; `name` tells this layer's dropout masks from the others'."""
+        """(N, T, width) to the same; `name` names this layer's dropout masks."""
         n, t, width = x.shape
         q, k, v = self.qkv(x).view(n, t, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         scores = (q @ k.transpose(-2, -1)) * (width // self.heads) ** -0.5
@@ -46,8 +46,8 @@ class Layer(nn.Module):
 class AttentionPooling(nn.Module):
     """A set of codes (N, T, width) to one query (N, width): the learned token's state after the last layer.
 
-    The masks are a function of the step alone, so every look at a batch within a step (the attack's and the update's) goes
-    through the same sub-network: what the attack fools is what is trained.
+    The dropout masks depend on the step alone. So every forward pass of a step, in the attack and in the update, goes through
+    the same sub-network: the attack fools the network that is trained.
     """
 
     def __init__(self, width: int, layers: int, heads: int, ffn: int, dropout: float) -> None:

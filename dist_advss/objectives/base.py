@@ -1,7 +1,7 @@
-"""What an objective is: a task to set, a loss to attack, one forward to train on.
+"""The base of every objective: it sets a task, gives the loss to attack, and has one forward pass to train on.
 
-A new one subclasses `Objective`, sets the task in `prepare` and judges an answer in `judge`; the attack, the clean and
-adversarial average and every engine follow from these two.
+A new one subclasses `Objective`, sets the task in `prepare` and judges answers in `judge`. The attack, the average of clean
+and adversarial loss, and every engine work with these two.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from ..rng import Rng
 
 @dataclass
 class Task:
-    """What to look at and what to answer, for the rows of one batch.
+    """The inputs and the right answers for the rows of one batch.
 
     inputs:  what the attack perturbs, float32 in [0,1]: (N, C, H, W), or a tuple of such tensors
     targets: (N, …), the answers
     rng:     the draws of this step, with these rows
-    shared:  what holds for the whole batch (such as which patches are masked)
-    by_row:  what else belongs to each row (such as the logits of its clean image), (N, …) each
+    shared:  tensors for the whole batch, such as which patches are masked
+    by_row:  further tensors (N, …) with an entry for each row, such as the logits of its clean image
     """
 
     inputs: Images
@@ -41,7 +41,7 @@ class Task:
 
 
 class Judgement(NamedTuple):
-    """Image by image: loss (N,) float32, and correct (N,) float32, the share of its questions answered rightly.
+    """For each image: loss (N,) float32, and correct (N,) float32, the share of its questions that are answered right.
 
     One question an image, so 0 or 1, for all but Selfie, which asks one for each masked patch. `logits` (N, K) are there
     where the question is which of K classes `task.targets` names. Attacks that need more than a loss use them.
@@ -54,7 +54,7 @@ class Judgement(NamedTuple):
 
 @dataclass
 class Outcome:
-    """What one wrapped forward gives: the scalar to minimise, per-image judgements of its clean and adversarial part, and
+    """The result of one wrapped forward: the scalar to minimise, judgements of the clean and the adversarial images, and
     further scalars to log by name.
     """
 
@@ -64,7 +64,7 @@ class Outcome:
     also: dict[str, Tensor] = field(default_factory=dict)
 
     def terms(self) -> dict[str, Tensor]:
-        """Means over the batch by the name they are logged under, detached scalars."""
+        """Detached means over the batch, by the names that metrics.jsonl has for them."""
         named = {"loss": self.loss.detach()}
         for part in ("clean", "adversarial"):
             judged = getattr(self, part)
@@ -86,13 +86,13 @@ class Objective(nn.Module):
     encoder_frozen = False
 
     def freeze_encoder(self) -> None:
-        """theta_p stays as it is: no gradients, and its batch norms keep the statistics they have (F1, F2)."""
+        """Keeps theta_p unchanged: no gradients, and its batch norms stay in eval mode (F1, F2)."""
         self.encoder_frozen = True
         self.encoder.requires_grad_(False)
         self.encoder.eval()
 
     def train(self, mode: bool = True) -> Objective:
-        """As nn.Module.train, but a frozen encoder stays in eval mode."""
+        """Like nn.Module.train. A frozen encoder stays in eval mode."""
         super().train(mode)
         if self.encoder_frozen:
             self.encoder.eval()
@@ -106,11 +106,11 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def judge(self, x: Images, task: Task) -> Judgement:
-        """The loss and verdict of each image when the network looks at `x` instead of `task.inputs`."""
+        """The loss and verdict of each image, with `x` in the place of `task.inputs`."""
         raise NotImplementedError
 
     def attack_loss(self, x_adv: Images, task: Task) -> Tensor:
-        """(N,), what the attacker ascends."""
+        """The loss (N,) that the attack ascends: that of `judge`, unless a subclass overrides this."""
         return self.judge(x_adv, task).loss
 
     def forward(self, task: Task, x_adv: Images | None = None) -> Outcome:

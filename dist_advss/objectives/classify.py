@@ -12,7 +12,7 @@ from .base import Judgement, Objective, Task, cross_entropy
 
 
 class Classify(Objective):
-    """Cross-entropy on the adversarial images where there are any (F2, F4), else on the clean ones (F1, F3)."""
+    """Cross-entropy on the adversarial images (F2, F4), or on the clean ones without an attack (F1, F3)."""
 
     clean_weight = 0.0
 

@@ -1,11 +1,11 @@
 """Several pretext tasks on one encoder, and how diverse their input gradients are (Chen et al. 2020, section 3.3).
 
-Each task has its own question about each image, its own head and its own input to attack. With g_i the gradient of task
+Each task asks its own question about each image, and has its own head and its own input to attack. With g_i the gradient of task
 i's adversarial loss on its own input, scaled to unit length, and G = [g_1 … g_K] of an image,
 
     h = log det(GᵀG + 1e-5 I)
 
-is 0 where gradients are orthogonal and falls as they align: an image that fools one task then fools the others too. The
+is 0 where gradients are orthogonal. It falls as they align: an image that fools one task then fools the others too. The
 attack ascends the losses + weight * h. As published, the weights descend weight * h, which aligns gradients;
 `diversity.sign=reward` lets them ascend it.
 """
@@ -28,7 +28,7 @@ from ..rng import Rng
 from ..row_maths import differentiable_unit
 from .base import Judgement, Objective, Outcome, Task, at_least_fp32
 
-RIDGE = 1e-5  # what keeps the determinant of aligned gradients above 0
+RIDGE = 1e-5  # keeps the determinant of aligned gradients above 0
 
 
 @dataclass
@@ -55,7 +55,7 @@ class SharedEncoder(Encoder):
 
 
 class Joint(Objective):
-    """The mean of the tasks' losses, plus the diversity term; the tasks' own classes judge, with the encoder of this one."""
+    """The mean of the tasks' losses, plus the diversity term. Each task's own class judges, through this encoder."""
 
     def __init__(self, config: JointConfig, backbone: Backbone) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class Joint(Objective):
         """The sum of the tasks' losses, so that each input's gradient is that of its own task, plus weight * h."""
         if self.diversity.weight == 0 or not self.diversity.in_attack:
             return _total(self._judge_each(x_adv, task))
-        with torch.enable_grad():  # restarts are compared without
+        with torch.enable_grad():  # PGD compares restarts without gradients
             x = [piece if piece.requires_grad else piece.detach().requires_grad_() for piece in pack(x_adv)]
             judged = self._judge_each(x, task)
             return _total(judged) + self.diversity.weight * diversity([j.loss for j in judged], x)
@@ -108,7 +108,7 @@ class Joint(Objective):
             return Outcome(_mean(clean).loss.mean(), _mean(clean), None, self._by_task("clean", clean))
         weight = self.diversity.weight
         x = [piece.detach().requires_grad_(weight > 0) for piece in pack(x_adv)]
-        with torch.set_grad_enabled(torch.is_grad_enabled() or weight > 0):  # h needs gradients, whoever asks
+        with torch.set_grad_enabled(torch.is_grad_enabled() or weight > 0):  # h needs gradients, also in an evaluation
             adversarial = self._judge_each(x, task)
             h = diversity([j.loss for j in adversarial], x).mean() if weight > 0 else None
         clean = self._judge_each(task.inputs, task)

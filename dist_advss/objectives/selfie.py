@@ -1,4 +1,4 @@
-"""Selfie (Trinh et al. 2019; Chen et al. 2020, section 3.1): which of the masked patches belongs at each masked place?"""
+"""Selfie (Trinh et al. 2019; Chen et al. 2020, section 3.1): which masked patch belongs at each masked position?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .base import Judgement, Objective, Task, at_least_fp32, patches
 
 
 class PositionEmbedding(nn.Module):
-    """A learned embedding of each place of the grid: that of its row plus that of its column."""
+    """A learned embedding of each position of the grid: one for its row plus one for its column."""
 
     def __init__(self, grid: int, width: int) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class PositionEmbedding(nn.Module):
         self.column = nn.Parameter(torch.zeros(grid, width))
 
     def forward(self, place: Tensor) -> Tensor:
-        """Places (M,), counted row by row, to (M, width)."""
+        """Positions (M,) int64, counted row by row, to (M, width)."""
         return self.row[place // self.grid] + self.column[place % self.grid]
 
 
@@ -34,7 +34,7 @@ class Selfie(Objective):
 
     The same patches are masked in the whole batch. logits[i, j] = <query + row embedding + column embedding of masked
     place i, code of masked patch j>; cross-entropy of each row i against j = i, summed over the masked places.
-    `double_softmax` hands the softmax of the logits to the cross-entropy, as the published code does.
+    With `double_softmax`, the cross-entropy gets the softmax of the logits instead of the logits, as in the published code.
     """
 
     def __init__(self, config: SelfieKeys, backbone: Backbone) -> None:

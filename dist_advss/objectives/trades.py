@@ -13,7 +13,7 @@ from .classify import Classify
 
 
 class Trades(Classify):
-    """The attack ascends the same KL term from a random start; the clean probabilities are found once an attack."""
+    """The attack ascends the same KL term from a random start. The clean logits are computed once for each attack."""
 
     def __init__(self, config: TradesConfig, backbone: Backbone, classes: int) -> None:
         super().__init__(config, backbone, classes)

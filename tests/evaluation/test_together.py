@@ -20,7 +20,7 @@ from dist_advss.data import Batch, MemoryLoader, as_float, load_data
 from dist_advss.errors import UserError
 from dist_advss.evaluation import by_image
 from dist_advss.evaluation import transfer as transfer_module
-from dist_advss.evaluation.by_image import each_image
+from dist_advss.evaluation.by_image import judge_remaining
 from dist_advss.evaluation.run import evaluate, load_classifier
 from dist_advss.evaluation.transfer import load_model, transfer
 from dist_advss.objectives.base import Task
@@ -158,9 +158,9 @@ def test_an_interrupted_transfer_goes_on_where_it_was(
                 judged += 1
                 return judge(batch)
 
-            return each_image(loaded, noted, *rest)
+            return judge_remaining(loaded, noted, *rest)
 
-        monkeypatch.setattr(transfer_module, "each_image", cut)
+        monkeypatch.setattr(transfer_module, "judge_remaining", cut)
         words = [f"sources=[{trained},{other}]", *FEW, "batch_size=9", f"out={tmp_path / name}"]
         with contextlib.suppress(SystemExit):
             transfer(configure("transfer", words))
