@@ -10,11 +10,11 @@ import torch
 
 from dist_advss import attacks, objectives
 from dist_advss.engines.optim import build_optimizer
-from dist_advss.models.cost import flops_per_image
 from dist_advss.plan.memory import memory
 from dist_advss.plan.meter import Meter
 from dist_advss.plan.step import count, measure
 from dist_advss.rng import Rng
+from tests.flops import flops_per_image
 
 from .conftest import SELFIE
 

@@ -10,8 +10,8 @@ import torch
 
 from dist_advss import objectives
 from dist_advss.config.compose import compose
-from dist_advss.models.cost import flops_per_image
 from dist_advss.tracking import Tracker, hardware, read
+from tests.flops import flops_per_image
 
 
 @pytest.mark.parametrize(
