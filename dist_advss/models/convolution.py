@@ -28,7 +28,7 @@ def is_unsound(layer: nn.Module) -> bool:
     return (
         type(layer) is nn.Conv2d
         and layer.kernel_size == (1, 1)
-        and layer.padding == (0, 0)
+        and layer.padding in ((0, 0), "valid")
         and max(layer.stride) > 1
         and 1 < layer.in_channels // layer.groups < FIRST_SOUND_WIDTH
     )

@@ -110,6 +110,7 @@ def test_only_what_is_unsound_is_replaced() -> None:
     for layer in (nn.Conv2d(8, 4, 1, 2), nn.Conv2d(1, 4, 1, 2), nn.Conv2d(4, 4, 3, 2, 1), nn.Conv2d(4, 4, 1)):
         assert not is_unsound(layer) and sound(layer) is layer
     assert is_unsound(nn.Conv2d(4, 8, 1, 2)) and is_unsound(nn.Conv2d(16, 8, 1, 2, groups=4))
+    assert is_unsound(nn.Conv2d(4, 8, 1, 2, padding="valid"))
     net = nn.Sequential(nn.Sequential(nn.Conv2d(4, 8, 1, 2), nn.ReLU()), nn.Conv2d(8, 8, 1, 2))
     names = list(net.state_dict())
     replace_unsound(net)
