@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dist_advss.errors import UserError
-from dist_advss.runs.folders import lookup
-from dist_advss.runs.metrics import number
-from dist_advss.runs.read import Run, read_run
+from dist_advss.runs.progress import elapsed, epochs, images_per_second, rate, remaining
+from dist_advss.runs.read import read_run
 from dist_advss.runs.state import Status
+from dist_advss.text import aligned, clock, number_text
 
 from . import state
 from .graph import Experiment, Stage, stored
@@ -113,10 +113,7 @@ def read(directory: Path, now: float) -> list[Row]:
 
 def as_text(rows: list[Row]) -> str:
     """Aligned lines, one a stage, under a header."""
-    columns = _columns(rows)
-    widths = [max(map(len, column)) for column in columns]
-    lines = zip(*columns, strict=True)
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return aligned(zip(*_columns(rows), strict=True))
 
 
 def _columns(rows: list[Row]) -> list[tuple[str, ...]]:
@@ -139,7 +136,8 @@ def _table(rows: list[Row]) -> Table:
 
 
 def _row(directory: Path, stage: Stage, current: Status, now: float, unsure: str) -> Row:
-    run = read_run(directory / stage.name, now)
+    run = replace(read_run(directory / stage.name, now), command=stage.command).with_status(current)
+    done = epochs(run)
     past = sessions.sessions(directory, stage.name) if current.job else []
     requeued = past[-1].restart if past else 0
     return Row(
@@ -147,71 +145,12 @@ def _row(directory: Path, stage: Stage, current: Status, now: float, unsure: str
         state=current.state,
         job=current.job or "",
         nodes=current.nodes or "",
-        epoch=_epoch(run, current),
-        ta=_rate(run, "ta"),
-        ra=_rate(run, "ra"),
-        speed=_speed(run),
-        time=_duration(run, current, now),
-        left=_left(run, current),
+        epoch="{:.0f}/{:.0f}".format(*done) if done else "",
+        ta=number_text(rate(run, "ta"), ".1f"),
+        ra=number_text(rate(run, "ra"), ".1f"),
+        speed=number_text(images_per_second(run), ",.0f"),
+        time=clock(elapsed(run, now)),
+        left=clock(remaining(run)),
         requeues=str(requeued) if requeued else "",
         note=unsure if unsure and current.state not in ("finished", "failed") else current.error or "",
     )
-
-
-def _epoch(run: Run, current: Status) -> str:
-    """Epochs completed, of how many."""
-    of = number(lookup(run.config, "schedule.epochs"))
-    if of is None:
-        return ""
-    if current.state == "finished":
-        done = of
-    else:
-        done = max((r.values.get("epoch", 0.0) for r in (*run.metrics.train, *run.metrics.validation)), default=0.0)
-    return f"{done:.0f}/{of:.0f}"
-
-
-def _rate(run: Run, name: str) -> str:
-    """An evaluation's rate; of a training, at its highest validation RA once finished and at the last validation before."""
-    said = number(run.result.get(name))
-    if said is None:
-        said = number(lookup(run.result, f"best_ra.{name}"))
-    if said is None and run.metrics.validation:
-        said = number(run.metrics.validation[-1].values.get(name))
-    return "" if said is None else f"{said:.1f}"
-
-
-def _speed(run: Run) -> str:
-    said = number(run.metrics.train[-1].values.get("images_per_s")) if run.metrics.train else None
-    return "" if said is None else f"{said:,.0f}"
-
-
-def _duration(run: Run, current: Status, now: float) -> str:
-    """How long the stage took, or has been at it, since it was last started."""
-    if current.started is None:
-        seconds = run.seconds()
-    else:
-        seconds = (
-            now if current.state == "running" else current.ended or run.last_sign or current.started
-        ) - current.started
-    return "" if seconds is None else _clock(seconds)
-
-
-def _left(run: Run, current: Status) -> str:
-    """How long a running training will still take at the pace since it was last started, once that can be told."""
-    epochs = number(lookup(run.config, "schedule.epochs"))
-    validations = run.metrics.validation
-    if current.state != "running" or not epochs or not validations or current.started is None:
-        return ""
-    paces = [r for r in run.metrics.train if (r.values.get("time") or 0.0) >= current.started]
-    done = number(validations[-1].values.get("epoch"))
-    if not done or len(paces) < 2:
-        return ""
-    steps = validations[-1].step / done * epochs  # of the whole run
-    seconds = (paces[-1].values["time"] - paces[0].values["time"]) / max(1, paces[-1].step - paces[0].step)
-    return _clock(seconds * max(0.0, steps - paces[-1].step))
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(max(0.0, seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..runs.folders import lookup
 from ..runs.metrics import Floats
-from ..runs.progress import epochs, progress
-from ..runs.read import Launch, Run, number
+from ..runs.progress import elapsed, epochs, images_per_second, progress, rate
+from ..runs.read import Launch, Run
+from ..text import clock, number_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -60,10 +60,10 @@ class Column:
 
 COLUMNS = [  # the first ones are the last to be left out
     Column("epoch", lambda run, now: _epoch(run)),
-    Column("RA %", lambda run, now: _rate(run, "ra")),
-    Column("TA %", lambda run, now: _rate(run, "ta")),
-    Column("time", lambda run, now: _clock(run, now)),
-    Column("images/s", lambda run, now: _speed(run)),
+    Column("RA %", lambda run, now: number_text(rate(run, "ra"), ".1f")),
+    Column("TA %", lambda run, now: number_text(rate(run, "ta"), ".1f")),
+    Column("time", lambda run, now: clock(elapsed(run, now))),
+    Column("images/s", lambda run, now: number_text(images_per_second(run), ",.0f")),
     Column("state", lambda run, now: run.state),
 ]
 CURVES = [("RA", "validation", "ra"), ("loss", "train", "loss")]
@@ -165,29 +165,5 @@ def _cut(name: str, width: int) -> str:
 
 
 def _epoch(run: Run) -> str:
-    found = epochs(run)
-    return f"{found[0]:.0f}/{found[1]:.0f}" if found else ""
-
-
-def _rate(run: Run, name: str) -> str:
-    """An evaluation's rate; of a training, at its highest validation RA once finished, at the last validation before."""
-    said = number(run.result.get(name))
-    if said is None:
-        said = number(lookup(run.result, f"best_ra.{name}"))
-    if said is None and len(column := _values(run, "validation", name)):
-        said = float(column[-1])
-    return "" if said is None else f"{said:.1f}"
-
-
-def _speed(run: Run) -> str:
-    column = _values(run, "train", "images_per_s")
-    return f"{column[-1]:,.0f}" if len(column) and run.state == "running" else ""
-
-
-def _clock(run: Run, now: float) -> str:
-    """How long it took or, of a run that is going, has taken until now."""
-    seconds = now - run.started if run.state == "running" and run.started is not None else run.seconds()
-    if seconds is None or run.state in ("waiting", "skipped", "queued"):
-        return ""
-    hours, rest = divmod(round(max(seconds, 0.0)), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+    done = epochs(run)
+    return "{:.0f}/{:.0f}".format(*done) if done else ""

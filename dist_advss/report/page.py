@@ -18,6 +18,7 @@ from ..runs.metrics import Reader
 from ..runs.progress import over
 from ..runs.read import Launch, read
 from ..runs.table import Row, rows_of
+from ..text import duration
 from .classes import per_class
 from .failures import failures
 from .findings.cost import costs
@@ -168,14 +169,6 @@ def _environment() -> Environment:
 def signed(points: float) -> str:
     """A difference in points with its sign: "+13.4", "−0.2"."""
     return f"{points:+.1f}".replace("-", "−")
-
-
-def duration(seconds: float) -> str:
-    """ "45 s", "12 min", "3 h 05 min"."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def moment(unix: float) -> str:

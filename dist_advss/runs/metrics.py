@@ -11,6 +11,8 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from ..text import plural
+
 LONGEST = 1000  # entries of a list in a line
 LARGEST = 1e15  # of any number in a run folder; what is above (or infinite) is taken for damage
 
@@ -189,6 +191,5 @@ class Reader:
             return Metrics()
         metrics = self._known[file][1]
         if metrics.unreadable:
-            n = metrics.unreadable
-            problems.append(f"{file.name}: {n} unreadable line{'s' if n > 1 else ''} skipped")
+            problems.append(f"{file.name}: {plural(metrics.unreadable, 'unreadable line')} skipped")
         return metrics

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..text import aligned
 from .folders import lookup
 from .methods import Method, finetune_of, method_of
 from .metrics import number
@@ -86,9 +87,7 @@ def rows_of(launch: Launch) -> list[Row]:
 
 def as_text(rows: list[Row]) -> str:
     """Aligned lines, one a row, for a terminal without rich or a log file."""
-    cells = [_cells(row, rows) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells)
+    return aligned(_cells(row, rows) for row in rows)
 
 
 def as_table(rows: list[Row]) -> Table:

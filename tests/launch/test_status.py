@@ -59,7 +59,7 @@ def test_a_running_stage_shows_epoch_rates_speed_and_time(directory: Path) -> No
         "1/12",
         "61.2",
         "43.0",
-        "1,234",
+        "1,129",  # of the whole run: 80 steps in 20/900 + 60/1234.4
         "2:05",
     )
 

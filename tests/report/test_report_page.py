@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from dist_advss.errors import RunError, UserError
-from dist_advss.report.page import duration, signed, write
+from dist_advss.report.page import signed, write
+from dist_advss.text import duration
 
 VOID = {"meta", "link", "img", "br", "path", "rect", "circle", "input"}
 EVIL = "<script>alert('x')</script>\"'&{{ 7*7 }}"
@@ -133,7 +134,7 @@ def test_a_launch_on_its_way_shows_how_far_it_is(folder: Any) -> None:
     assert "p2_rotation_finetune P2→F4 rotation running 4 of 12" in text["stages"]
     assert "p3_jigsaw_pretrain P3 jigsaw failed 2 of 6" in text["stages"]
     assert "loss is nan" in text["stages"]
-    assert "waits for p3_jigsaw_pretrain" in text["stages"]
+    assert "needs p3_jigsaw_pretrain, which failed" in text["stages"]
     assert "metrics.jsonl: 1 unreadable line skipped" in text["stages"]
 
 

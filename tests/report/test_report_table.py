@@ -25,7 +25,7 @@ def test_the_terminal_table_is_one_aligned_line_a_method(quickstart: Any) -> Non
 def test_an_evaluation_that_is_not_there_yet_is_a_row_with_its_state(quickstart: Any) -> None:
     quickstart.forget("p3_evaluate")
     last = as_text(summary_rows(quickstart.root)).splitlines()[-1]
-    assert last.split() == ["P3→F4", "rotation", "not", "started"]
+    assert last.split() == ["P3→F4", "rotation", "waiting"]
 
 
 def test_the_rich_table_takes_names_literally(quickstart: Any) -> None:
