@@ -20,7 +20,7 @@ from .job.task import log_file
 from .queue import slurm as queue
 from .queue import submission as slurm
 from .status import experiment_of
-from .submit import print_results
+from .work import print_results
 
 POLL = 1.0  # seconds between two looks at a log
 LOOK = 5.0  # seconds between two questions to Slurm

@@ -17,8 +17,9 @@ from dist_advss.errors import RunError, Stopped, UserError, exit_of_signal
 from dist_advss.runs import state
 from dist_advss.runs.state import Status
 
-from . import stage as job
 from .graph import Stage
+from .stage import command_line as stage_command
+from .stage import run_stage as run_in_process
 
 RunStage = Callable[[Path, Stage], None]
 CommandLine = Callable[[Path, Stage], Sequence[str]]
@@ -45,7 +46,7 @@ class Inline:
 
     places = 1
 
-    def __init__(self, run_stage: RunStage = job.run_stage) -> None:
+    def __init__(self, run_stage: RunStage = run_in_process) -> None:
         self._run_stage = run_stage
         self._ended: dict[str, Status] = {}
 
@@ -87,7 +88,7 @@ class Local:
     this process is killed it goes on, and the next launch waits for it.
     """
 
-    def __init__(self, workers: int, threads: int, command_line: CommandLine = job.command_line) -> None:
+    def __init__(self, workers: int, threads: int, command_line: CommandLine = stage_command) -> None:
         self.places = workers
         self._threads = max(1, threads // workers)
         self._command_line = command_line

@@ -10,7 +10,7 @@ from dist_advss.errors import EXIT_HANG
 from dist_advss.runs import state
 from dist_advss.runs.state import Status
 
-from ..queue import slurm as queue
+from ..queue import slurm
 from .allocation import Allocation
 from .sessions import End, Session, ends, ends_folder, progress_of, record, sessions, why_give_up
 
@@ -84,12 +84,12 @@ def _back_to_the_queue(place: Allocation, why: str, said: dict[int, End], now: S
         return f"{why}; given up: {hopeless}"
     state.write(directory / name, replace(now, state="stopped", error=why))
     try:
-        listed = queue.in_queue().get(place.job)
+        listed = slurm.in_queue().get(place.job)
         if listed is not None and listed.state != "RUNNING":  # cancelled, or Slurm queues it again itself
             return None
         print(f"{name}: {why}; queued again", flush=True)
-        queue.requeue(place.job, ",".join(bad) or None)
-    except queue.NoAnswer as error:
+        slurm.requeue(place.job, ",".join(bad) or None)
+    except slurm.NoAnswer as error:
         return f"{why}; could not be queued again ({error}); launch again to go on"
     return None
 

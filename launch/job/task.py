@@ -18,7 +18,7 @@ from dist_advss.errors import RunError, Stopped, UserError
 from dist_advss.files import locked
 from dist_advss.runs import state
 
-from .. import stage as job
+from ..stage import run_stage, shared
 from . import preflight
 from .allocation import Allocation, find, rendezvous
 from .ending import end_of_job
@@ -88,7 +88,7 @@ def _run(place: Allocation) -> tuple[str, str | None]:
         if place.rank == 0:
             _begin(place)
         engine = (config.get("engine") or {}).get("name", "")
-        job.run_stage(place.directory, job.shared(place.stage, engine, place.ranks))
+        run_stage(place.directory, shared(place.stage, engine, place.ranks))
         return "finished", None
     except Stopped as stopped:
         return "stopped", str(stopped)

@@ -21,8 +21,7 @@ from .. import state
 from ..experiment import configurations
 from ..graph import Experiment, Stage
 from ..profile import Slurm
-from . import batches, script, snapshot
-from . import slurm as queue
+from . import batches, script, slurm, snapshot
 from .batches import Batch, Ref
 from .forecast import as_job, forecast
 from .journal import FOLDER, Journal
@@ -43,7 +42,7 @@ def refuse_impossible(directory: Path, experiment: Experiment, wanted: set[str],
         )
     if settings.source and not Path(settings.source).expanduser().is_file():
         raise UserError(f"cluster.source={settings.source}: no such file")
-    known = queue.partitions()
+    known = slurm.partitions()
     chosen = settings.partition.split(",") if settings.partition else [p.name for p in known if p.default]
     for name in chosen:
         if name not in {p.name for p in known}:
@@ -114,7 +113,7 @@ def jobs(directory: Path) -> dict[str, Job]:
     """The job of each stage that was ever queued here, as far as Slurm still knows it. Raises NoAnswer."""
     latest = Journal(directory).latest()
     ids = {stage: submission.job(stage) for stage, submission in latest.items()}
-    known = queue.jobs(ids.values())
+    known = slurm.jobs(ids.values())
     return {stage: known.get(id) or Job(id, latest[stage].name, "FORGOTTEN") for stage, id in ids.items()}
 
 
@@ -151,7 +150,7 @@ def submit(
         journal.intend(batch.name, batch.stages, code.hash, _for_jobs(settings))
         try:
             ids[batch.name] = sbatch(file, lock)
-        except queue.NoAnswer as error:
+        except slurm.NoAnswer as error:
             journal.void(batch.name)
             raise RunError(
                 f"{', '.join(batch.stages.values())}: not queued: {error}; the same command goes on from here"
@@ -165,7 +164,7 @@ def settle(journal: Journal) -> None:
     """Finds out what came of the intents of a launcher that was killed. Raises NoAnswer."""
     for submission in journal.open():
         time.sleep(max(0.0, IN_FLIGHT - max(0.0, time.time() - submission.time)))
-        id = queue.named(submission.name)
+        id = slurm.named(submission.name)
         if id is None:
             journal.void(submission.name)
         else:
@@ -198,9 +197,9 @@ def sbatch(file: Path, lock: TextIO | None = None) -> str:
             pass_fds=(lock.fileno(),) if lock else (),
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise queue.NoAnswer(f"sbatch: {error}") from error
+        raise slurm.NoAnswer(f"sbatch: {error}") from error
     if done.returncode:
-        raise queue.NoAnswer(queue.complaint(done.stderr))
+        raise slurm.NoAnswer(slurm.complaint(done.stderr))
     return done.stdout.strip().split(";")[0]
 
 
@@ -214,7 +213,7 @@ def _try(directory: Path, planned: Sequence[Batch], settings: Slurm) -> None:
             file.write_text(script.text(directory, alone, settings, Path(folder), {}))
             done = subprocess.run(["sbatch", "--test-only", str(file)], capture_output=True, text=True, check=False)
             if done.returncode:
-                raise UserError(f"cluster: Slurm would not take a {batch.command} job: {queue.complaint(done.stderr)}")
+                raise UserError(f"cluster: Slurm would not take a {batch.command} job: {slurm.complaint(done.stderr)}")
 
 
 def dry_run(directory: Path, experiment: Experiment, wanted: set[str], settings: Slurm) -> None:

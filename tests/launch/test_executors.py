@@ -13,7 +13,7 @@ import pytest
 from launch import state
 from launch.graph import Experiment, Stage, build
 from launch.local import Local
-from launch.submit import Work
+from launch.work import Work
 
 PATIENCE = 60.0  # seconds that a test waits for a child before it gives up
 SUCCEED = "(folder / 'result.json').write_text('{}')"
