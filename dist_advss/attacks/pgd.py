@@ -20,11 +20,11 @@ from ..config.schema import Attack
 from ..images import pack, unpack
 from ..models.norms import BATCH_NORMS
 from ..objectives.base import Task
+from ..precision import autocast
 from ..row_maths import column
 from .base import JudgeFn, LossFn, X
 from .threat import THREATS, Threat
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FP16_LOSS_SCALE = 1024.0  # lifts input gradients out of fp16's subnormals; a step only uses their direction
 FP16_SMALLEST_LOSS = 2.0**-24  # below which fp32 no longer tells a loss from none
 
@@ -106,7 +106,7 @@ class PGD:
         device = result[0].device
         with self._undisturbed():
             standing = torch.arange(len(result[0]), device=device)
-            with torch.no_grad(), self._autocast(device):
+            with torch.no_grad(), autocast(device, self.config.precision):
                 correct = judge(rows.shown(result), task).correct
             standing = standing[self._confirmed(judge, result, rows, correct) > 0]
             for restart in range(self.config.restarts):
@@ -163,7 +163,7 @@ class PGD:
     def _gradients(self, loss_fn: LossFn[X], z: Tensors, rows: Rows) -> Tensors:
         """Gradients at z; the mean loss there is added to `losses`."""
         leaves = tuple(piece.detach().requires_grad_() for piece in z)
-        with self._autocast(leaves[0].device):
+        with autocast(leaves[0].device, self.config.precision):
             losses = loss_fn(rows.shown(self._apply(rows, leaves)), rows.task).float()
             total = self._total(losses)
         self.losses.append(losses.detach().mean())
@@ -174,7 +174,7 @@ class PGD:
     ) -> tuple[Tensors, Tensors, Tensor]:
         """The images at z, gradients there (none when not needed) and verdicts (N,), in one forward pass."""
         leaves = tuple(piece.detach().requires_grad_(needed) for piece in z)
-        with torch.set_grad_enabled(needed), self._autocast(leaves[0].device):
+        with torch.set_grad_enabled(needed), autocast(leaves[0].device, self.config.precision):
             x = self._apply(rows, leaves)
             judgement = judge(rows.shown(x), rows.task)
         gradients = torch.autograd.grad(self._total(judgement.loss.float()), leaves) if needed else ()
@@ -190,7 +190,7 @@ class PGD:
         return correct.masked_scatter(fallen, again)
 
     def _loss(self, loss_fn: LossFn[X], x: Tensors, rows: Rows) -> Tensor:
-        with torch.no_grad(), self._autocast(x[0].device):
+        with torch.no_grad(), autocast(x[0].device, self.config.precision):
             return loss_fn(rows.shown(x), rows.task).float()
 
     def _total(self, loss: Tensor) -> Tensor:
@@ -207,10 +207,6 @@ class PGD:
         elif self.config.batch_norm != "eval" and self.module.training:
             size = size.mean()
         return (loss * (FP16_LOSS_SCALE / size.clamp(FP16_SMALLEST_LOSS, 1))).sum()
-
-    def _autocast(self, device: torch.device) -> torch.autocast:
-        dtype = DTYPES[self.config.precision]
-        return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
 
     @contextlib.contextmanager
     def _undisturbed(self) -> Iterator[None]:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..attacks.pgd import DTYPES
 from ..config.schema import TrainConfig
 from ..errors import UserError
 from ..images import Images
@@ -25,26 +24,31 @@ State = dict[str, Any]
 
 
 class LossScale:
-    """Keeps small fp16 gradients from vanishing (Micikevicius et al. 2018): halved on overflow, doubled after long peace.
+    """Keeps small fp16 gradients from vanishing (Micikevicius et al. 2018), as torch's GradScaler does.
 
-    `value` is 1 and stays so unless `enabled`.
+    `value` is halved when a gradient overflows and doubled after GROWTH_INTERVAL updates without one. It stays 1 unless
+    `enabled`.
     """
 
     GROWTH_INTERVAL = 2000  # updates
 
     def __init__(self, enabled: bool) -> None:
-        self.enabled, self.value, self.finite_updates = enabled, 2.0**16 if enabled else 1.0, 0
+        self.enabled = enabled
+        self.value = 2.0**16 if enabled else 1.0
+        self.finite_updates = 0
 
     def allows(self, norm: Tensor) -> bool:
         """Whether the update may be made, given the norm of its gradient."""
         if not self.enabled:
             return True
         if not math.isfinite(float(norm)):
-            self.value, self.finite_updates = max(1.0, self.value / 2), 0
+            self.value = max(1.0, self.value / 2)
+            self.finite_updates = 0
             return False
         self.finite_updates += 1
         if self.finite_updates == self.GROWTH_INTERVAL:
-            self.value, self.finite_updates = min(2.0**24, self.value * 2), 0
+            self.value = min(2.0**24, self.value * 2)
+            self.finite_updates = 0
         return True
 
     def state(self) -> State:
@@ -52,7 +56,8 @@ class LossScale:
 
     def load(self, state: State) -> None:
         if self.enabled and state["value"] > 1:
-            self.value, self.finite_updates = state["value"], state.get("finite_updates", 0)
+            self.value = state["value"]
+            self.finite_updates = state.get("finite_updates", 0)  # other versions name it otherwise; the count starts again
 
 
 class Engine:
@@ -60,23 +65,26 @@ class Engine:
 
     module      the bare objective, for attacks and validation
     (task, x)   the one wrapped forward of a step, under train.precision
-    step(loss)  backward; with every train.accumulate-th call the update, clipped to train.clip. `set_lr` before it
+    backward    adds the gradient of one of train.accumulate parts of a batch
+    update()    the optimizer's step with what was added, clipped to train.clip; `set_lr` comes before it
+    step(loss)  both: `backward`, and `update` after the last part
     grad_norm   length of the last update's gradient before it was clipped, a scalar on the device
     reconcile() batch-norm statistics become the same in all processes
-    state/load  model and optimizer as whole plain CPU tensors by name, which any engine at any world size takes up;
-                called by all processes, the state is rank 0's, the others have an empty one
+    state/load  model and optimizer as whole plain CPU tensors by name, which any engine at any world size loads.
+                All processes call them. Rank 0 gets the state, the others an empty one
     """
 
     def __init__(self, module: Objective, config: TrainConfig, world: World) -> None:
-        self.world, self.device = world, world.device
-        self.accumulate, self.clip, self._micro = config.train.accumulate, config.train.clip, 0
+        self.world = world
+        self.device = world.device
+        self.accumulate = config.train.accumulate
+        self.clip = config.train.clip
+        self.parts_done = 0  # backward passes since the last update
         self.grad_norm = torch.zeros((), device=self.device)
         if config.train.sync_bn and world.size > 1:
             synchronise(module, self.device, config.objective.double_backward)
-        dtype = DTYPES[config.train.precision]
-        if dtype is not torch.float32:  # inside the module, where no wrapper overrules it
-            module.forward = torch.autocast(self.device.type, dtype)(module.forward)  # type: ignore[method-assign]
-        self.loss_scale = LossScale(dtype is torch.float16)
+        module.precision = config.train.precision
+        self.loss_scale = LossScale(config.train.precision == "fp16")
         self.module = self.place(module)
         self.optimizer = build_optimizer(config.schedule, self.module)
         self.wrapped = self.wrap()
@@ -98,22 +106,23 @@ class Engine:
             group["lr"] = lr
 
     def step(self, loss: Tensor) -> None:
-        if self._micro == 0:
-            self.optimizer.zero_grad(set_to_none=True)
         self.backward(loss)
-        self._micro = (self._micro + 1) % self.accumulate
-        if self._micro == 0:
+        if self.parts_done == self.accumulate:
             self.update()
 
     @property
-    def last_micro(self) -> bool:
+    def last_part(self) -> bool:
         """Whether the forward and backward pass under way are the last before an update."""
-        return self._micro == self.accumulate - 1
+        return self.parts_done == self.accumulate - 1
 
     def backward(self, loss: Tensor) -> None:
+        if self.parts_done == 0:
+            self.optimizer.zero_grad(set_to_none=True)
         (loss * (self.loss_scale.value / self.accumulate)).backward()
+        self.parts_done += 1
 
     def update(self) -> None:
+        self.parts_done = 0
         gradients = self.gradients()
         if self.loss_scale.value != 1:
             torch._foreach_div_(gradients, self.loss_scale.value)

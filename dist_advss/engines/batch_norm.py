@@ -7,9 +7,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..collectives import all_reduce
+from ..models.norms import BATCH_NORMS
 from .world import World
 
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)  # those of one process, which `synchronise` replaces
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
@@ -68,13 +69,14 @@ def synchronise(module: nn.Module, device: torch.device, twice: bool = False) ->
 def reconcile(module: nn.Module, world: World) -> None:
     """Running statistics become their means over all processes.
 
-    Moving averages are linear, so when and how often this is done changes nothing of what they come to, and what a
-    checkpoint holds does not depend on who saved it.
+    Moving averages are linear, so when and how often this is done does not change their values, and a checkpoint does not
+    depend on which process saved it.
     """
-    norms = [m for m in module.modules() if isinstance(m, (*NORMS, nn.SyncBatchNorm)) and m.running_mean is not None]
+    norms = [m for m in module.modules() if isinstance(m, BATCH_NORMS) and m.running_mean is not None]
     if world.size == 1 or not norms:
         return
-    buffers = [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
-    means = world.mean(torch.cat([b.double().flatten() for b in buffers]))
-    for buffer, mean in zip(buffers, means.split([b.numel() for b in buffers]), strict=True):
-        buffer.copy_(mean.view_as(buffer))
+    statistics = [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
+    flat = torch.cat([statistic.double().flatten() for statistic in statistics])  # one collective for all of them
+    means = world.mean(flat).split([statistic.numel() for statistic in statistics])
+    for statistic, mean in zip(statistics, means, strict=True):
+        statistic.copy_(mean.view_as(statistic))

@@ -32,6 +32,6 @@ class DDPEngine(Engine):
             )
 
     def __call__(self, task: Task, x_adv: Images | None) -> Outcome:
-        apart = self.world.size > 1 and not self.last_micro  # gradients are averaged once an update
+        apart = self.world.size > 1 and not self.last_part  # gradients are averaged once an update
         with self.wrapped.no_sync() if apart else contextlib.nullcontext():
             return super().__call__(task, x_adv)

@@ -64,13 +64,18 @@ class DeepSpeedEngine(Engine):
         )
         return engine
 
-    def step(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor) -> None:
         self.wrapped.backward(loss)
-        last, self._micro = self.last_micro, (self._micro + 1) % self.accumulate
-        if last and self.stage == 0:
+        if not self.last_part:
+            self.wrapped.step()  # which counts the parts, and updates nothing before the last one
+        self.parts_done += 1
+
+    def update(self) -> None:
+        self.parts_done = 0
+        if self.stage == 0:
             self.grad_norm = self.norm(self.gradients())
         self.wrapped.step()
-        if last and self.stage > 0:
+        if self.stage > 0:
             self.grad_norm = torch.as_tensor(self.wrapped.optimizer._global_grad_norm, device=self.device)
 
     def state(self) -> State:

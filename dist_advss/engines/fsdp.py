@@ -36,7 +36,7 @@ class FSDPEngine(Engine):
     def __call__(self, task: Task, x_adv: Images | None) -> Outcome:
         for part in self.module.children():
             if isinstance(part, FSDPModule):
-                part.set_requires_gradient_sync(self.last_micro)
+                part.set_requires_gradient_sync(self.last_part)
         return super().__call__(task, x_adv)
 
     def gradients(self) -> list[Tensor]:

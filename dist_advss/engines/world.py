@@ -23,83 +23,89 @@ T = TypeVar("T")
 
 
 class World:
-    """Process `rank` of `size`, on `device`; every method but `close` is called by all processes together.
+    """Process `rank` of `size`, on `device`. All processes call every method together.
 
-    Small things (numbers, objects) travel between the CPUs over gloo, tensors of the device over its own backend.
-    `heartbeat()` tells the watchdog that a step was done. Without a place it is a process alone.
+    Numbers and objects travel between the CPUs over gloo, tensors of the device over its own backend. Without a place it is
+    a process alone.
     """
 
     def __init__(self, device: torch.device, place: Place | None = None, watchdog: Watchdog | None = None) -> None:
         place = place or Place()
-        self.rank, self.size, self.device = place.rank, place.world_size, device
-        self.local_rank, self.local_size = place.local_rank, place.local_world_size
+        self.rank = place.rank
+        self.size = place.world_size
+        self.device = device
+        self.local_rank = place.local_rank
+        self.local_size = place.local_world_size
+        self.shared_error: BaseException | None = None  # raised by `on_rank_zero`, so that every process has one like it
         self._watchdog = watchdog
-        self._small: Any = dist.new_group(backend="gloo") if self.size > 1 and device.type == "cuda" else None
-        self._stop_requests: tuple[Any, torch.Tensor] | None = None
+        self._cpu_group: Any = dist.new_group(backend="gloo") if self.size > 1 and device.type == "cuda" else None
+        self._pending_stop: tuple[Any, torch.Tensor] | None = None  # a collective under way, and the number it fills
 
     def heartbeat(self) -> None:
-        """A step was done. After the first one the short timeout holds."""
+        """Tells the watchdog that a step was done. After the first one the short timeout holds."""
         if self._watchdog is not None and self._watchdog.heartbeat() and self.size > 1:
-            for group in {None, self._small}:
+            for group in {None, self._cpu_group}:
                 dist.distributed_c10d.set_timeout(_collective_timeout(self._watchdog.hang_s), group)
 
     def barrier(self) -> None:
         if self.size > 1:
-            dist.barrier(group=self._small)
+            dist.barrier(group=self._cpu_group)
 
     def on_rank_zero(self, do: Callable[[], T]) -> T:
-        """`do()` on rank 0, its result everywhere; a UserError or RunError of rank 0 is raised everywhere."""
-        answer: list[Any] = [None, None]
+        """`do()` on rank 0, its result in every process. A UserError or RunError of rank 0 is raised in every process."""
+        result: Any = None
+        failure: Exception | None = None
         if self.rank == 0:
             try:
-                answer = [do(), None]
+                result = do()
             except (UserError, RunError) as error:
-                answer = [None, error]
-        answer = self.broadcast(answer)
-        if answer[1] is not None:
-            answer[1].everywhere = True
-            raise answer[1]
-        return answer[0]
+                failure = error
+        result, failure = self.broadcast((result, failure))
+        if failure is not None:
+            self.shared_error = failure
+            raise failure
+        shared: T = result
+        return shared
 
-    def broadcast(self, thing: T) -> T:
+    def broadcast(self, value: T) -> T:
         """Rank 0's object, tensors on the CPU included."""
         if self.size == 1:
-            return thing
-        box = [thing]
-        dist.broadcast_object_list(box, src=0, group=self._small)
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, group=self._cpu_group)
         return box[0]
 
-    def gather(self, thing: T) -> list[T] | None:
-        """Everybody's objects in the order of ranks, on rank 0; None elsewhere."""
+    def gather(self, value: T) -> list[T] | None:
+        """The objects of all processes in the order of ranks, on rank 0; None elsewhere."""
         if self.size == 1:
-            return [thing]
-        things: list[Any] | None = [None] * self.size if self.rank == 0 else None
-        dist.gather_object(thing, things, dst=0, group=self._small)
-        return things
+            return [value]
+        values: list[Any] | None = [None] * self.size if self.rank == 0 else None
+        dist.gather_object(value, values, dst=0, group=self._cpu_group)
+        return values
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over all processes of a tensor on the CPU or the device."""
         if self.size > 1:
-            dist.all_reduce(values, group=self._small if values.device.type == "cpu" else None)
+            dist.all_reduce(values, group=self._cpu_group if values.device.type == "cpu" else None)
         return values
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         return self.sum(values).div_(self.size)
 
-    def stop_requested(self, asked: int) -> int:
-        """The largest `asked` of any process, one call later with several processes: nobody waits for the answer.
+    def stop_requested(self, signum: int) -> int:
+        """The largest signal number of any process, 0 for none: all of them see a signal that one of them got, at one step.
 
-        So all of them see a signal that one of them got, at the same step.
+        With several processes the answer is that of the call before, so that no step waits for a collective.
         """
         if self.size == 1:
-            return asked
-        before, self._stop_requests = self._stop_requests, None
+            return signum
         answer = 0
-        if before is not None:
-            before[0].wait()
-            answer = int(before[1])
-        number = torch.tensor(asked)
-        self._stop_requests = (dist.all_reduce(number, dist.ReduceOp.MAX, group=self._small, async_op=True), number)
+        if self._pending_stop is not None:
+            collective, largest = self._pending_stop
+            collective.wait()
+            answer = int(largest)
+        number = torch.tensor(signum)
+        self._pending_stop = (dist.all_reduce(number, dist.ReduceOp.MAX, group=self._cpu_group, async_op=True), number)
         return answer
 
 
@@ -139,12 +145,12 @@ def init(
             try:
                 yield world
             except BaseException as error:
-                if not (isinstance(error, Stopped) or getattr(error, "everywhere", False)):
+                if not (isinstance(error, Stopped) or error is world.shared_error):
                     watchdog.failed(exit_code(error), _text(error))
                     raise
                 shared = error
-        world.barrier()  # rank 0 has the store, and leaves when nobody asks it any more
-        if shared is not None:  # all end alike; one says so
+        world.barrier()  # rank 0 holds the store, and leaves after the others have read it
+        if shared is not None:  # all end alike, and rank 0 says so
             raise shared if world.rank == 0 else SystemExit(exit_code(shared))
     finally:
         if dist.is_initialized():

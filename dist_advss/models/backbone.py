@@ -84,6 +84,11 @@ class Backbone:
     top: Callable[[int], nn.Module]
 
 
+def count_parameters(module: nn.Module) -> int:
+    """The number of weights, frozen ones included, buffers left out."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
 def sequence(**parts: nn.Module) -> nn.Sequential:
     """Modules one after the other, under these names."""
     made = nn.Sequential()

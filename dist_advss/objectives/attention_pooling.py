@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..rng import Rng
-from .base import at_least_fp32
+from ..precision import at_least_fp32
 
 
 class Layer(nn.Module):

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..images import Images
+from ..images import Images, pack
+from ..precision import at_least_fp32, autocast
 from ..rng import Rng
 
 
@@ -78,10 +79,11 @@ class Objective(nn.Module):
     """The base of every objective. It owns its backbone and heads; `encoder` is theta_p, what pre-training transfers.
 
     `clean_weight` is the share of the clean loss where there is an adversarial one: 1/2 in pre-training (the paper's P3),
-    0 in fine-tuning (F2, F4).
+    0 in fine-tuning (F2, F4). `precision` is what `forward` computes in, "fp32", "bf16" or "fp16"; an engine sets it.
     """
 
     clean_weight = 0.5
+    precision = "fp32"
     encoder: nn.Module
     encoder_frozen = False
 
@@ -114,6 +116,11 @@ class Objective(nn.Module):
         return self.judge(x_adv, task).loss
 
     def forward(self, task: Task, x_adv: Images | None = None) -> Outcome:
+        """`outcome` under autocast, the only call that goes through an engine. Inside, no wrapper overrules the precision."""
+        with autocast(pack(task.inputs)[0].device, self.precision):
+            return self.outcome(task, x_adv)
+
+    def outcome(self, task: Task, x_adv: Images | None) -> Outcome:
         """Loss of the step: clean only without `x_adv`, else clean_weight * clean + (1 - clean_weight) * adversarial."""
         if x_adv is None:
             clean = self.judge(task.inputs, task)
@@ -124,11 +131,6 @@ class Objective(nn.Module):
         clean = self.judge(task.inputs, task)
         loss = self.clean_weight * clean.loss.mean() + (1 - self.clean_weight) * adversarial.loss.mean()
         return Outcome(loss, clean, adversarial)
-
-
-def at_least_fp32(x: Tensor) -> Tensor:
-    """Half precision as fp32; fp32 and fp64 as they are."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Judgement:

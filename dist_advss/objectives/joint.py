@@ -26,7 +26,8 @@ from ..models import Backbone, Encoder
 from ..models.norms import NormSet
 from ..rng import Rng
 from ..row_maths import differentiable_unit
-from .base import Judgement, Objective, Outcome, Task, at_least_fp32
+from ..precision import at_least_fp32
+from .base import Judgement, Objective, Outcome, Task
 
 RIDGE = 1e-5  # keeps the determinant of aligned gradients above 0
 
@@ -102,7 +103,7 @@ class Joint(Objective):
             judged = self._judge_each(x, task)
             return _total(judged) + self.diversity.weight * diversity([j.loss for j in judged], x)
 
-    def forward(self, task: Task, x_adv: Images | None = None) -> Outcome:
+    def outcome(self, task: Task, x_adv: Images | None) -> Outcome:
         if x_adv is None:
             clean = self._judge_each(task.inputs, task)
             return Outcome(_mean(clean).loss.mean(), _mean(clean), None, self._by_task("clean", clean))

@@ -12,7 +12,8 @@ from ..images import Images, alone
 from ..models import Backbone
 from ..rng import Rng
 from .attention_pooling import AttentionPooling
-from .base import Judgement, Objective, Task, at_least_fp32, patches
+from ..precision import at_least_fp32
+from .base import Judgement, Objective, Task, patches
 
 
 class PositionEmbedding(nn.Module):

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from ..config.objectives import Trades as TradesConfig
 from ..images import Images, alone
 from ..models import Backbone
-from .base import Judgement, Outcome, Task, at_least_fp32, cross_entropy
+from ..precision import at_least_fp32
+from .base import Judgement, Outcome, Task, cross_entropy
 from .classify import Classify
 
 
@@ -25,9 +26,9 @@ class Trades(Classify):
                 task.by_row["clean_logits"] = self.logits(alone(task.inputs))
         return divergence(task.by_row["clean_logits"], self.logits(alone(x_adv)))
 
-    def forward(self, task: Task, x_adv: Images | None = None) -> Outcome:
+    def outcome(self, task: Task, x_adv: Images | None) -> Outcome:
         if x_adv is None:
-            return super().forward(task)
+            return super().outcome(task, None)
         logits_clean, logits_adv = self.logits(alone(task.inputs)), self.logits(alone(x_adv))
         clean = cross_entropy(logits_clean, task.targets)
         kl = divergence(logits_clean, logits_adv)

@@ -11,7 +11,9 @@ from ..config.objectives import is_pretext
 from ..config.schema import TrainConfig
 from ..config.sets import SETS
 from ..errors import UserError
-from .machines import GBIT, MACHINES, Machine, find
+from ..gpus import GBIT
+from .machine import Machine
+from .machines import MACHINES, find
 from .memory import Memory, memory
 from .step import Step, count
 from .traffic import Traffic, traffic

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.resnet50v2 import Bottleneck
-from .machines import Machine
+from .machine import Machine
 from .meter import Meter, Work
 
 ROUNDS = 7

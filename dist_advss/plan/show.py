@@ -8,7 +8,7 @@ from typing import Any
 
 from ..config.schema import TrainConfig
 from .estimate import Estimate
-from .machines import MEMORY_SHARE
+from .machine import MEMORY_SHARE
 
 Lines = Iterator[tuple[str, str]]  # headings and texts
 UNITS = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .. import attacks, objectives
-from ..attacks.pgd import DTYPES
 from ..config.schema import TrainConfig
 from ..engines.fsdp import layers
 from ..engines.optim import build_optimizer
@@ -68,6 +67,7 @@ class Step:
 
     @property
     def update_flops(self) -> int:
+        """FLOPs of the update's forward and backward pass."""
         return self.forward.flops + self.backward.flops
 
     def over_attack(self, first: float, second: float) -> float:
@@ -90,7 +90,7 @@ def measure(config: TrainConfig, objective: Objective, images: int) -> Step:
     for group in optimizer.param_groups:
         group["foreach"] = True  # as on a GPU, where one call updates many weights
     trained = [p for p in objective.parameters() if p.requires_grad]
-    precision = DTYPES[config.train.precision]
+    objective.precision = config.train.precision
     shape = (images, config.data.channels, config.data.size, config.data.size)
     image = torch.zeros(shape).contiguous(memory_format=torch.channels_last)
     pixels = repeated(image, config.objective.views)
@@ -117,8 +117,7 @@ def measure(config: TrainConfig, objective: Objective, images: int) -> Step:
         _, _, second, more_looks = attacked(2)
         meter.peak = meter.alive
         with meter.phase() as forward, _looks(objective) as update_looks:
-            with torch.autocast("cpu", precision, enabled=precision is not torch.float32):
-                loss = objective(task, x_adv if config.attack.steps else None).loss
+            loss = objective(task, x_adv if config.attack.steps else None).loss
         optimizer.zero_grad(set_to_none=True)
         with meter.phase() as backward:
             loss.backward()

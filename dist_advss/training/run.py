@@ -15,16 +15,16 @@ from ..data import Loader, make_loader, resolve_loader
 from ..engines import World
 from ..errors import UserError
 from ..files import write_json
-from ..models.cost import count_parameters
+from ..models.backbone import count_parameters
 from ..models.transfer import load_encoder
 from ..objectives.base import Objective
 from ..rng import Rng
 from ..tracking import Silent, Tracker
-from ..tracking.hardware import ideal_seconds
 from . import checkpoint, folder
 from .interrupt import Interrupt
 from .loop import Trainer
 from .members import load_members
+from .utilisation import ideal_seconds
 
 
 def pretrain(config: TrainConfig) -> Path:
@@ -58,32 +58,25 @@ def train(config: TrainConfig, command: str) -> Path:
 def _train(config: TrainConfig, data: Data, command: str, out: Path, world: World) -> None:
     labelled = COMMANDS[command].labelled
     assert labelled is not None
+    # 1. Everything that can be refused is built first, while nothing is written yet.
     rng = Rng(config.seed, "train")
     make = partial(make_loader, data, rng=rng, device=world.device, rank=world.rank, world_size=world.size)
     loader = make("train", config.train.batch_size, labelled=labelled)
     held_out = make("validation", 1, labelled=True, first=config.validation.limit)
-    if held_out.count < world.size:
-        raise UserError(f"validation.limit={held_out.count}: fewer images than the {world.size} processes; raise it")
-    if config.objective.couples_rows and held_out.count < config.train.batch_size:
-        raise UserError(
-            f"validation.limit={held_out.count}: fewer images than train.batch_size={config.train.batch_size}, which "
-            f"objective={config.objective.name} compares with each other; raise it"
-        )
+    _refuse_few_held_out(config, held_out.count, world.size)
+    steps = len(loader)
     objective = objectives.build(config)
-    begun = world.on_rank_zero(lambda: bool(checkpoint.states(out / "checkpoints")))
-    transferred = None if begun else _transfer(config, objective)
     parameters = count_parameters(objective)
-    ideal_step = ideal_seconds(objective, config, world.device, world.size)
-    steps = len(loader)  # refuses a batch larger than the set, while nothing is written yet
+    has_checkpoint = world.on_rank_zero(lambda: bool(checkpoint.states(out / "checkpoints")))
+    transferred = None if has_checkpoint else _initial_weights(config, objective)
 
     with contextlib.ExitStack() as stack:
+        # 2. The folder is this run's from here on.
         stack.enter_context(folder.claimed(world, out, config))
         interrupt = stack.enter_context(Interrupt())
-        tracker = stack.enter_context(
-            Tracker(out, config, command, steps, world_size=world.size, ideal_step=ideal_step)
-            if world.rank == 0
-            else Silent()
-        )
+        tracker = stack.enter_context(_tracker(config, command, out, steps, world))
+
+        # 3. The engine places the objective on the device, and the attack works on the bare module.
         engine = engines.build(config, objective, world)
         attack = attacks.build(config.attack, engine.module, config.objective.couples_rows)
         trainer = Trainer(config, out, engine, attack, loader, held_out, tracker, transferred)
@@ -92,10 +85,30 @@ def _train(config: TrainConfig, data: Data, command: str, out: Path, world: Worl
             tracker.event("start", 0, f"{where}, {steps} steps an epoch")
             if transferred:
                 tracker.event("transfer", 0, f"{transferred['matched']} of {transferred['total']} tensors of theta_p")
+
+        # 4. The result comes last: a folder that has one is finished.
         tracker.start(trainer.global_step)
         trainer.run(interrupt)
         if world.rank == 0:
             write_json(out / "result.json", _result(config, command, trainer, loader, world, parameters))
+
+
+def _refuse_few_held_out(config: TrainConfig, held_out: int, processes: int) -> None:
+    if held_out < processes:
+        raise UserError(f"validation.limit={held_out}: fewer images than the {processes} processes; raise it")
+    if config.objective.couples_rows and held_out < config.train.batch_size:
+        raise UserError(
+            f"validation.limit={held_out}: fewer images than train.batch_size={config.train.batch_size}, which "
+            f"objective={config.objective.name} compares with each other; raise it"
+        )
+
+
+def _tracker(config: TrainConfig, command: str, out: Path, steps: int, world: World) -> Tracker:
+    """Rank 0 writes the record of the run; the other processes keep only what a checkpoint needs."""
+    if world.rank != 0:
+        return Silent()
+    ideal_step = ideal_seconds(config, world.device, world.size)
+    return Tracker(out, config, command, steps, world_size=world.size, ideal_step=ideal_step)
 
 
 def _result(
@@ -120,8 +133,8 @@ def _result(
     }
 
 
-def _transfer(config: TrainConfig, objective: Objective) -> dict[str, int] | None:
-    """Loads theta_p from `init`, or an ensemble's members.
+def _initial_weights(config: TrainConfig, objective: Objective) -> dict[str, int] | None:
+    """Loads theta_p from `init`, or an ensemble's members; how many tensors matched, of how many. None for random weights.
 
     A run folder stands for its last checkpoint: pre-training ends where it is best used.
     """

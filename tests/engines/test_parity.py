@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from dist_advss import attacks, objectives
 from dist_advss.config.compose import compose
-from dist_advss.models.cost import count_parameters
+from dist_advss.models.backbone import count_parameters
 from dist_advss.tracking import read
 
 from . import jobs

@@ -14,35 +14,8 @@ from dist_advss.tracking import Tracker, hardware, read
 from tests.flops import flops_per_image
 
 
-@pytest.mark.parametrize(
-    ("command", "words", "passes"),
-    [
-        ("pretrain", ["attack=pgd10"], 2 * 10 + 3 * 2),  # attack: forward and to the images; update: clean, adversarial
-        ("pretrain", ["attack=none"], 3),
-        ("finetune", ["attack=pgd10", "attack.steps=7", "attack.restarts=2"], 2 * 7 * 2 + 3),
-        ("finetune", ["objective=trades", "attack=pgd5"], 2 * 5 + 3 * 2),
-    ],
-)
-def test_a_step_needs_so_many_forward_passes(command: str, words: list[str], passes: int) -> None:
-    config = compose(command, ["model.width=8", "train.batch_size=50", *words, "out=x"])
-    objective: Any = objectives.build(config)
-    before = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
-    network = torch.nn.Sequential(objective.encoder, objective.top)
-    expected = 50 * passes * flops_per_image(network, (1, 28, 28))
-    assert hardware.step_flops(objective, config) == pytest.approx(expected, rel=1e-6)
-    assert objective.training
-    assert all(torch.equal(tensor, before[name]) for name, tensor in objective.state_dict().items())
-
-
-def test_utilisation_is_the_time_at_the_peak_over_the_time_it_took(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_utilisation_is_the_time_at_the_peak_over_the_time_it_took(tmp_path: Path) -> None:
     config = compose("pretrain", ["train.batch_size=50", "model.width=8", f"out={tmp_path}"])
-    objective = objectives.build(config)
-    assert hardware.ideal_seconds(objective, config, torch.device("cpu"), 1) is None
-    monkeypatch.setattr(hardware, "peak_flops", lambda device: 1e12)
-    ideal = hardware.ideal_seconds(objective, config, torch.device("cpu"), 4)
-    assert ideal == pytest.approx(hardware.step_flops(objective, config) / 4e12)
     clock = iter([0.0, 0.0, 2.0, 2.0]).__next__
     with Tracker(tmp_path, config, "pretrain", 10, clock, ideal_step=0.1) as tracker:
         tracker.start(0)

@@ -1,0 +1,79 @@
+"""What one GPU and the node around it can do, and the shares of that which a training step is assumed to reach."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ..gpus import GB
+from .meter import Work
+
+MEMORY_SHARE = 0.9  # what an allocator's gaps leave
+HALF = (torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One GPU and the node around it: FLOP/s, bytes, and bytes a second in one direction.
+
+    half         tensor cores: bf16 or fp16 in, fp32 sums, dense
+    convolution  fp32 convolutions; plain fp32, as the engines leave TF32 out
+    product      fp32 matrix products
+    memory       of one GPU; `bandwidth` is that memory's
+    link         from a GPU to the others of its node
+    network      of a whole node to other nodes; a job that takes fewer than `node` GPUs a node gets its part
+    *_share      how much of a peak a training step is assumed to reach
+    operator_s   shortest time of an operator: Python and the launch
+    latency_s    of a collective operation, for each doubling of the processes
+    reserved     bytes for the CUDA context and workspaces; of the rest, MEMORY_SHARE can be handed out
+    """
+
+    name: str
+    title: str
+    source: str
+    half: float
+    convolution: float
+    product: float
+    memory: float
+    bandwidth: float
+    link: float
+    network: float
+    node: int = 8
+    tensor_share: float = 0.5
+    fp32_share: float = 0.9
+    bandwidth_share: float = 0.8
+    link_share: float = 0.8
+    operator_s: float = 6e-6
+    latency_s: float = 1e-5
+    reserved: float = 1.5 * GB
+
+    @property
+    def room(self) -> float:
+        """Bytes of memory that tensors can have."""
+        return (self.memory - self.reserved) * MEMORY_SHARE
+
+    def seconds(self, work: Work) -> float:
+        """Operators one after the other, each as slow as the slowest of its arithmetic, its memory traffic and its launch."""
+        bandwidth = self.bandwidth * self.bandwidth_share
+        return sum(
+            max(op.flops / self._rate(op.name, op.dtype), op.bytes / bandwidth, self.operator_s)
+            for op in work.operators
+        )
+
+    def _rate(self, operator: str, dtype: torch.dtype) -> float:
+        if dtype in HALF:
+            return self.half * self.tensor_share
+        if "convolution" in operator:
+            return self.convolution * (self.tensor_share if self.convolution > self.product else self.fp32_share)
+        return self.product * self.fp32_share
+
+    def transfer_seconds(self, wire: float, calls: int, world: int, per_node: int) -> float:
+        """`calls` collective operations in which each process sends `wire` bytes in all, over rings."""
+        if world == 1 or calls == 0:
+            return 0.0
+        speed = self.link
+        if world > per_node:
+            speed = min(speed, self.network * min(1.0, per_node / self.node))
+        return calls * self.latency_s * math.log2(world) + wire / (speed * self.link_share)

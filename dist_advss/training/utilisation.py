@@ -1,0 +1,29 @@
+"""The share of the device's arithmetic that a run makes use of (MFU), from what a plan counts of its step."""
+
+from __future__ import annotations
+
+import torch
+
+from ..config.schema import TrainConfig
+from ..gpus import peak_flops
+from ..plan.step import count
+
+
+def ideal_seconds(config: TrainConfig, device: torch.device, world_size: int) -> float | None:
+    """Seconds that one process would take for its share of a step at the device's half-precision peak.
+
+    None on a processor, on a GPU that is not in the table, and for an objective that torch cannot run on fake tensors: such
+    a run reports no utilisation.
+    """
+    peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    return None if peak is None else seconds_at(peak, config, world_size)
+
+
+def seconds_at(peak: float, config: TrainConfig, world_size: int) -> float | None:
+    """The same at `peak` FLOP/s."""
+    parts = world_size * config.train.accumulate
+    try:
+        step = count(config, config.train.batch_size // parts)
+    except (NotImplementedError, RuntimeError):  # an operator without a fake form, in an objective of the user's
+        return None
+    return config.train.accumulate * (step.attack_flops + step.update_flops) / peak
