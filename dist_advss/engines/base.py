@@ -57,7 +57,9 @@ class LossScale:
     def load(self, state: State) -> None:
         if self.enabled and state["value"] > 1:
             self.value = state["value"]
-            self.finite_updates = state.get("finite_updates", 0)  # other versions name it otherwise; the count starts again
+            self.finite_updates = state.get(
+                "finite_updates", 0
+            )  # other versions name it otherwise; the count starts again
 
 
 class Engine:

@@ -36,7 +36,9 @@ class World:
         self.device = device
         self.local_rank = place.local_rank
         self.local_size = place.local_world_size
-        self.shared_error: BaseException | None = None  # raised by `on_rank_zero`, so that every process has one like it
+        self.shared_error: BaseException | None = (
+            None  # raised by `on_rank_zero`, so that every process has one like it
+        )
         self._watchdog = watchdog
         self._cpu_group: Any = dist.new_group(backend="gloo") if self.size > 1 and device.type == "cuda" else None
         self._pending_stop: tuple[Any, torch.Tensor] | None = None  # a collective under way, and the number it fills

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..rng import Rng
 from ..precision import at_least_fp32
+from ..rng import Rng
 
 
 class Layer(nn.Module):

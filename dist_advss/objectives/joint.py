@@ -24,9 +24,9 @@ from ..config.objectives import Joint as JointConfig
 from ..images import Images, alone, pack
 from ..models import Backbone, Encoder
 from ..models.norms import NormSet
+from ..precision import at_least_fp32
 from ..rng import Rng
 from ..row_maths import differentiable_unit
-from ..precision import at_least_fp32
 from .base import Judgement, Objective, Outcome, Task
 
 RIDGE = 1e-5  # keeps the determinant of aligned gradients above 0

@@ -10,9 +10,9 @@ from ..config.objectives import SelfieKeys
 from ..errors import UserError
 from ..images import Images, alone
 from ..models import Backbone
+from ..precision import at_least_fp32
 from ..rng import Rng
 from .attention_pooling import AttentionPooling
-from ..precision import at_least_fp32
 from .base import Judgement, Objective, Task, patches
 
 

@@ -12,8 +12,7 @@ from dist_advss.config.backbones import BACKBONES
 from dist_advss.config.schema import Data, Model
 from dist_advss.errors import UserError
 from dist_advss.models import Backbone, build
-from dist_advss.models.backbone import Normalise
-from dist_advss.models.backbone import count_parameters
+from dist_advss.models.backbone import Normalise, count_parameters
 from tests.flops import flops_per_image
 
 SMALL_IMAGES = [name for name in BACKBONES if not name.startswith("tv_")]

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import pytest
 import torch
 
-from dist_advss import objectives
 from dist_advss.config.compose import compose
 from dist_advss.tracking import Tracker, hardware, read
-from tests.flops import flops_per_image
 
 
 def test_utilisation_is_the_time_at_the_peak_over_the_time_it_took(tmp_path: Path) -> None:
