@@ -33,8 +33,9 @@ import yaml
 from dist_advss.config.backbones import ENSEMBLE
 from dist_advss.config.commands import COMMANDS, trains
 from dist_advss.config.compose import config_dir, options, parse_words, schema_of
+from dist_advss.config.flags import of_any_command
 from dist_advss.config.inherit import configure
-from dist_advss.config.keys import names_with, of_any_command
+from dist_advss.config.keys import names_with
 from dist_advss.errors import UserError, nearest
 
 from .graph import REFERENCE, REPORT, STAGES, Experiment, Stage, build

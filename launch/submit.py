@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from types import FrameType
 
-from dist_advss.config.keys import says_where
+from dist_advss.config.flags import says_where
 from dist_advss.errors import Stopped, UserError, nearest
 from dist_advss.tracking.identity import run_id
 from dist_advss.training.folder import differences

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from dataclasses import field
 from typing import Any
 
 from omegaconf import MISSING
-
-from .commands import COMMANDS
 
 REQUIRED = MISSING  # the default of a key that has to be given
 
@@ -70,15 +67,3 @@ def names_with(schema: type, flag: str) -> list[str]:
         if isinstance(below, type) and dataclasses.is_dataclass(below):
             names += [f"{entry.name}.{name}" for name in names_with(below, flag)]
     return names
-
-
-@functools.cache
-def of_any_command(flag: str) -> tuple[str, ...]:
-    """Dotted names of the keys and groups that have the flag, over all commands."""
-    found = [name for command in COMMANDS.values() for name in names_with(command.schema, flag)]
-    return tuple(dict.fromkeys(found))
-
-
-def says_where(name: str) -> bool:
-    """Whether a key of a command, or its group, says where a run computes and not what."""
-    return any(name == flagged or name.startswith(f"{flagged}.") for flagged in of_any_command("where"))

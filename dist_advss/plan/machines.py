@@ -6,6 +6,8 @@ the shares were held against. The machine that the command runs on is measured i
 
 from __future__ import annotations
 
+import functools
+
 from ..errors import UserError, nearest
 from ..gpus import GB, GBIT, GPU, GPUS, TERA
 from .machine import Machine
@@ -33,9 +35,14 @@ MACHINES = {gpu.name: _machine(gpu) for gpu in sorted(GPUS, key=lambda gpu: gpu.
 def find(name: str) -> Machine:
     """A machine by its name; "here" is measured, which takes a second or two. Raises UserError for an unknown one."""
     if name == "here":
-        from .here import measure
-
-        return measure()
+        return _here()
     if name not in MACHINES:
         raise UserError(f"gpu={name}: not in the table; {nearest(name, [*MACHINES, 'here'])}")
     return MACHINES[name]
+
+
+@functools.cache  # several plans of one command are made for the same speeds
+def _here() -> Machine:
+    from .here import measure
+
+    return measure()

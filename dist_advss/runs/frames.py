@@ -56,8 +56,7 @@ def load_runs(directory: str | Path) -> Runs:
 
     Works while runs are under way and after some have died, as the report does. Raises UserError where there is no run.
     """
-    from ..report.findings.differences import flatten
-    from .read import read
+    from .read import flatten, read
 
     launch = read(Path(directory), time.time())
     runs = list(launch.runs.values())
@@ -78,11 +77,11 @@ def load_runs(directory: str | Path) -> Runs:
 
 def _stage(run: Run, launch: Launch) -> dict[str, Any]:
     from ..config.commands import of_one_model
-    from ..report.findings.cost import processes
     from .folders import lookup
     from .methods import method_of
     from .metrics import number
     from .progress import epochs
+    from .read import processes
 
     method = method_of(run, launch) if of_one_model(run.command) else None
     done, total = epochs(run) or (None, None)

@@ -7,7 +7,7 @@ damaged archive never raises here. It becomes a state or a sentence in `problems
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -165,3 +165,18 @@ def _planned_config(place: Place, configs: Mapping[str, Any]) -> dict[str, Any]:
         return asdict(configure(place.command, [*words, f"out={place.path}"], dict(configs)))
     except (UserError, AttributeError, KeyError, TypeError, ValueError):  # the last four: its source run is damaged
         return {}
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """`{"a": {"b": 1}}` as ("a.b", 1), leaf by leaf."""
+    for name, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def processes(run: Run) -> int:
+    """The number of processes in the run's latest session; 1 where it is not recorded."""
+    sizes = [number(session.get("world_size")) for session in run.metrics.sessions]
+    return max(int(sizes[-1] or 1), 1) if sizes else 1

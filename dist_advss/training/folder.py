@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from ..config.compose import as_yaml
-from ..config.keys import says_where
+from ..config.flags import says_where
 from ..engines import World
 from ..errors import UserError
 from ..files import only_process, write_text

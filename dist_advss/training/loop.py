@@ -19,11 +19,11 @@ from ..engines import Engine, State
 from ..errors import RunError, Stopped
 from ..rng import Rng
 from ..tracking import Silent, Tracker
-from ..tracking.hardware import peak_memory
 from . import checkpoint
 from .interrupt import Interrupt
 from .passes import Passes
 from .schedules import learning_rate
+from .utilisation import peak_memory
 from .validation import validate
 
 

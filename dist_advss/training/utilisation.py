@@ -1,6 +1,8 @@
-"""The share of the device's arithmetic that a run makes use of (MFU), from what a plan counts of its step."""
+"""How much of its hardware a run uses: memory, and the share of the device's arithmetic (MFU) by what a plan counts."""
 
 from __future__ import annotations
+
+import resource
 
 import torch
 
@@ -27,3 +29,10 @@ def seconds_at(peak: float, config: TrainConfig, world_size: int) -> float | Non
     except (NotImplementedError, RuntimeError):  # an operator without a fake form, in an objective of the user's
         return None
     return config.train.accumulate * (step.attack_flops + step.update_flops) / peak
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most memory that was in use at once, in MiB: of the GPU's tensors, or of this process where there is no GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dist_advss.config.commands import trains
+from dist_advss.config.compose import as_yaml
 from dist_advss.config.engines import SPREAD
-from dist_advss.config.schema import TrainConfig
+from dist_advss.config.schema import Tracking, TrainConfig
 from dist_advss.errors import UserError
 
 from ..graph import Stage
@@ -28,12 +29,20 @@ def forecast(configs: Mapping[str, Any], stages: Sequence[Stage], settings: Slur
     The GPU is the one that gpu_type, constraint or partition of the profile names, if `plan` knows it. Otherwise, and for
     jobs without GPUs, the estimate uses the speed of this machine, and the line states it.
     """
-    told: dict[str, list[str]] = {}
+    # An estimate takes seconds, and most stages of an experiment differ in seed and source only.
+    groups: dict[str, list[Stage]] = {}
     for stage in stages:
         if trains(stage.command):
-            told.setdefault(_line(configs[stage.name], stage, settings), []).append(stage.name)
-    for line, names in told.items():
-        yield f"{', '.join(names)}: {line}"
+            groups.setdefault(_what_counts(configs[stage.name], stage), []).append(stage)
+    for group in groups.values():
+        names = ", ".join(stage.name for stage in group)
+        yield f"{names}: {_line(configs[group[0].name], group[0], settings)}"
+
+
+def _what_counts(config: TrainConfig, stage: Stage) -> str:
+    """All that an estimate depends on, as text."""
+    alike = dataclasses.replace(config, out="", init=None, seed=0, tracking=Tracking())
+    return f"{stage.command}\n{as_yaml(alike)}"
 
 
 def _line(config: TrainConfig, stage: Stage, settings: Slurm) -> str:

@@ -14,8 +14,9 @@ from dist_advss.config.backbones import BACKBONES, MODELS
 from dist_advss.config.commands import COMMANDS, command_of, trains
 from dist_advss.config.compose import compose, config_dir, options
 from dist_advss.config.engines import ENGINES, SHARDED, SPREAD
+from dist_advss.config.flags import of_any_command, says_where
 from dist_advss.config.implementation import implementation
-from dist_advss.config.keys import names_with, of_any_command, says_where
+from dist_advss.config.keys import names_with
 from dist_advss.config.objectives import OBJECTIVES, TASKS, Joint
 from dist_advss.config.schema import EvaluateConfig, TrainConfig, TransferConfig
 from dist_advss.config.sets import SETS

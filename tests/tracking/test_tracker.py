@@ -50,3 +50,17 @@ def test_events_go_to_the_file_and_the_terminal(tmp_path: Path, capsys: pytest.C
     (line,) = read(tmp_path / "metrics.jsonl")
     assert (line["kind"], line["event"], line["text"]) == ("event", "transfer", "54 of 54 tensors of theta_p")
     assert capsys.readouterr().out == "finetune classify  54 of 54 tensors of theta_p\n"
+
+
+def test_utilisation_is_the_ideal_time_over_the_time_it_took(tmp_path: Path) -> None:
+    config = compose("pretrain", ["train.batch_size=50", "model.width=8", f"out={tmp_path}"])
+    clock = iter([0.0, 0.0, 2.0, 2.0]).__next__
+    with Tracker(tmp_path, config, "pretrain", 10, clock, ideal_step=0.1) as tracker:
+        tracker.start(0)
+        for _ in range(4):
+            tracker.advance(50)
+            tracker.meter.add({"loss": 1.0, "attack_loss.0": 1.0, "attack_loss.1": 2.0})
+        tracker.train_line(4, 0, 0.1, waited=0.5, memory=1234.56)
+    line = read(tmp_path / "metrics.jsonl")[-1]
+    assert (line["mfu"], line["data_wait"], line["memory"]) == (0.2, 0.25, 1234.6)
+    assert line["attack_loss"] == [1.0, 2.0]

@@ -63,3 +63,9 @@ def test_a_driver_s_name_leads_to_its_own_line_of_the_table() -> None:
         (gpu,) = [gpu for gpu in GPUS if gpu.name == name]
         assert peak_flops(driver) == gpu.half * 1e12
     assert peak_flops("another") is None
+
+
+def test_memory_of_a_process_grows_with_what_it_holds() -> None:
+    before = utilisation.peak_memory(torch.device("cpu"))
+    held = torch.ones(64 * 2**20 // 4 + int(before) * 2**20 // 4)
+    assert utilisation.peak_memory(torch.device("cpu")) >= max(before, held.nbytes / 2**20)

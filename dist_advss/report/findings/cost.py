@@ -9,7 +9,7 @@ import numpy as np
 
 from ...runs.folders import lookup
 from ...runs.methods import finetune_of, follow, members_of
-from ...runs.read import Launch, Run, number
+from ...runs.read import Launch, Run, number, processes
 from ...runs.table import Row
 
 
@@ -125,12 +125,6 @@ def device_seconds(run: Run) -> float | None:
     """The run's seconds times its processes, each of which has one device."""
     seconds = run.seconds()
     return None if seconds is None else seconds * processes(run)
-
-
-def processes(run: Run) -> int:
-    """The number of processes in the run's latest session; 1 where it is not recorded."""
-    sizes = [number(session.get("world_size")) for session in run.metrics.sessions]
-    return max(int(sizes[-1] or 1), 1) if sizes else 1
 
 
 def on_gpu(run: Run) -> bool:

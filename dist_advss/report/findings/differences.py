@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from ...runs.methods import follow
-from ...runs.read import Launch, Run
+from ...runs.read import Launch, Run, flatten
 
 OWN = ("out", "checkpoint")  # differ in every run; the stage names already tell the runs apart
 
@@ -45,15 +44,6 @@ def _texts(run: Run, launch: Launch) -> dict[str, str]:
         if name not in OWN:
             texts[name] = _text(value)
     return texts
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """`{"a": {"b": 1}}` as ("a.b", 1), leaf by leaf."""
-    for name, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _text(value: Any) -> str:
