@@ -10,6 +10,8 @@ import pytest
 from dist_advss.config.compose import options
 from launch.experiment import compositions, load
 from launch.graph import Experiment
+from launch.profile import Slurm, choose
+from launch.queue import submission
 
 DIRECTORY = Path("/nowhere/launch")
 
@@ -93,3 +95,19 @@ def test_the_twin_of_the_paper_has_its_stages_on_the_embedded_images() -> None:
     for config in kinds:  # nothing else sets them apart
         config.pop("out"), config["objective"].pop("diversity")
     assert kinds[0] == kinds[1] == kinds[2]
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_every_stage_gets_a_job_script_of_its_own_resources(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Transfer stages among them. The estimates, which take seconds, are tested elsewhere."""
+    monkeypatch.setattr(submission, "forecast", lambda *_: iter(()))
+    graph = shipped(name)
+    settings = choose("slurm")
+    assert isinstance(settings, Slurm)
+    submission.dry_run(DIRECTORY, graph, set(graph.stages), settings)
+    shown = capsys.readouterr().out
+    headings = [line.strip("= ").partition(": ")[2] for line in shown.splitlines() if line.startswith("==== ID")]
+    assert {stage for heading in headings for stage in heading.split(", ")} == set(graph.stages)
+    assert shown.count("launch.job.task rank") == shown.count("#SBATCH --job-name") == len(headings)
