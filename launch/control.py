@@ -1,4 +1,4 @@
-"""`dist-advss logs`, `cancel` and `attach`: what can be done to a launch from any shell, as its state lives in its folder."""
+"""`dist-advss logs`, `cancel`, `attach` and `shell`. They work from any shell: the state of a launch is in its folder."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from .queue import submission as slurm
 from .status import experiment_of
 from .work import print_results
 
-POLL = 1.0  # seconds between two looks at a log
-LOOK = 5.0  # seconds between two questions to Slurm
+POLL = 1.0  # seconds between two reads of a log
+LOOK = 5.0  # seconds between two queries to Slurm
 
 
 def logs(directory: Path, stage: str, follow: bool, rank: int) -> int:
-    """Prints what a stage's process `rank` has printed so far; with `follow`, what it prints until the stage has ended."""
+    """Prints the log of a stage's process `rank`; with `follow`, continues until the stage has ended."""
     experiment = experiment_of(directory)
     _known(experiment, stage)
     file = log_file(directory, stage, rank)
@@ -53,7 +53,7 @@ def logs(directory: Path, stage: str, follow: bool, rank: int) -> int:
 
 
 def slurm_output(directory: Path, stage: str) -> Path | None:
-    """What the batch shell of a stage's last job has printed, where it has: the set-up, before Python starts."""
+    """The output of the batch shell of a stage's last job, from before Python starts; None if there is none."""
     submission = slurm.Journal(directory).latest().get(stage)
     if submission is None:
         return None
@@ -62,9 +62,9 @@ def slurm_output(directory: Path, stage: str) -> Path | None:
 
 
 def cancel(directory: Path, patterns: Sequence[str]) -> int:
-    """Ends the jobs of the stages that match, and of those that need them; what they saved stays."""
+    """Cancels the jobs of the stages that match, and of the stages that need them. Their checkpoints stay."""
     experiment = experiment_of(directory)
-    with state.owner(directory):  # not while a launch queues more of them
+    with state.owner(directory):  # so that no launch queues more jobs
         chosen = (
             {name for pattern in patterns for name in _matching(experiment, pattern)}
             if patterns
@@ -82,14 +82,14 @@ def cancel(directory: Path, patterns: Sequence[str]) -> int:
     for name, job in live.items():
         print(f"{name}: job {job.id} cancelled")
     for name in stopped:
-        print(f"{name}: asked to save and stop")
+        print(f"{name}: sent SIGTERM, saves and stops")
     if not live and not stopped:
         print("nothing was queued or running")
     return 0
 
 
 def _terminate(directory: Path, stage: str) -> bool:
-    """Asks a stage that is a process of this machine (cluster=local) to save and stop; whether there was one."""
+    """Sends SIGTERM to a stage that runs on this machine (cluster=local), so that it saves and stops. False if none runs."""
     written = read(directory / stage)
     if written.state != "running" or written.job or written.pid is None or not process_lives(written):
         return False
@@ -124,7 +124,7 @@ def attach(directory: Path) -> int:
 
 
 def shell(directory: Path, stage: str, command: Sequence[str] = ("bash",)) -> int:
-    """A shell (or another command) inside a running stage's job, on its first node; gives its exit code."""
+    """Runs a shell (or another command) in a running stage's job, on its first node. Returns the exit code."""
     experiment = experiment_of(directory)
     _known(experiment, stage)
     job = slurm.jobs(directory).get(stage)
@@ -138,12 +138,12 @@ def shell(directory: Path, stage: str, command: Sequence[str] = ("bash",)) -> in
 
 
 def _number(id: str) -> str:
-    """The plain number of a job, which srun wants also for a member of an array."""
+    """The job's own number. srun needs it for a member of a job array too."""
     return id if "_" not in id else queue.ask("squeue", "--noheader", f"--jobs={id}", "--format=%A").strip()
 
 
 def _print_from(file: Path, start: int) -> int:
-    """Prints a file from byte `start` on; how many bytes that were."""
+    """Prints a file from byte `start` and returns the number of bytes."""
     try:
         with file.open("rb") as opened:
             opened.seek(start)

@@ -1,4 +1,4 @@
-"""Who runs stages: this process, or child processes of it. Both write state.json as a stage begins and ends."""
+"""Executors of stages: this process, or its child processes. Both write state.json when a stage starts and ends."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from .stage import run_stage as run_in_process
 RunStage = Callable[[Path, Stage], None]
 CommandLine = Callable[[Path, Stage], Sequence[str]]
 STOP_CODES = {exit_of_signal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
-POLL = 0.05  # seconds between two looks at child processes
+POLL = 0.05  # seconds between two polls of the child processes
 
 
 class Executor(Protocol):
-    """`places` stages at a time. `start` begins one, `ended` gives those that have ended since, without waiting."""
+    """Runs up to `places` stages at a time. `ended` returns the stages that have ended since its last call."""
 
     places: int
 
@@ -37,12 +37,12 @@ class Executor(Protocol):
     def ended(self) -> dict[str, Status]: ...
 
     def stop(self) -> dict[str, Status]:
-        """Asks what runs to save and stop, waits for it, and gives how it ended."""
+        """Signals the running stages to save and stop, waits for them, and returns how they ended."""
         ...
 
 
 class Inline:
-    """One stage after the other in this process. `run_stage` runs one to its end."""
+    """Runs one stage after the other in this process, each with `run_stage`."""
 
     places = 1
 
@@ -51,7 +51,7 @@ class Inline:
         self._ended: dict[str, Status] = {}
 
     def start(self, directory: Path, stage: Stage) -> None:
-        """Runs the stage; a failure is its state, an interruption is passed on once that is written."""
+        """Runs the stage. A failure becomes its state. An interruption is raised again after the state is written."""
         begun = state.running(os.getpid(), time.time())
         state.write(directory / stage.name, begun)
         try:
@@ -61,7 +61,7 @@ class Inline:
         except (KeyboardInterrupt, Stopped) as error:
             self._end(directory, stage, replace(begun, state="stopped", error=str(error) or "interrupted"))
             raise
-        except Exception as error:  # a fault of one stage must not keep independent ones from running
+        except Exception as error:  # independent stages still run
             traceback.print_exc()
             (directory / stage.name / "log.txt").write_text(traceback.format_exc())
             end = replace(begun, state="failed", error=_first_line(f"{type(error).__name__}: {error}"))
@@ -82,10 +82,10 @@ class Inline:
 
 
 class Local:
-    """Stages as child processes, `workers` at a time, each with an equal share of `threads` CPU threads.
+    """Runs stages as child processes, `workers` at a time, each with an equal share of `threads` CPU threads.
 
-    A child writes to STAGE/log.txt. It is in a session of its own, so that Ctrl-C reaches it only through `stop`; if
-    this process is killed it goes on, and the next launch waits for it.
+    A child writes to STAGE/log.txt. It has its own session, so Ctrl-C reaches it only through `stop`. It survives if this
+    process is killed, and the next launch waits for it.
     """
 
     def __init__(self, workers: int, threads: int, command_line: CommandLine = stage_command) -> None:
@@ -133,7 +133,7 @@ class Local:
         while self._children:
             try:
                 ended |= self.ended()
-            except (KeyboardInterrupt, Stopped):  # asked again, so are they; a run ends at once then
+            except (KeyboardInterrupt, Stopped):  # a second signal is passed on and ends a run at once
                 self._terminate()
         return ended
 
@@ -143,7 +143,7 @@ class Local:
 
 
 class Child(NamedTuple):
-    """A stage under way in a process of its own; what it says stands in its log from byte `log_start` on."""
+    """A running stage in a child process. Its output starts at byte `log_start` of its log."""
 
     process: subprocess.Popen[bytes]
     directory: Path
@@ -152,7 +152,7 @@ class Child(NamedTuple):
     log_start: int
 
     def end(self) -> Status:
-        """How it ended, once it has."""
+        """The status of a child that has ended."""
         code, begun = self.process.returncode, self.begun
         if code == 0:
             return _verified(self.directory, self.stage, begun)
@@ -161,20 +161,20 @@ class Child(NamedTuple):
             return replace(begun, state="stopped", error=last)
         if code < 0:
             return replace(
-                begun, state="failed", error=f"killed by {signal.Signals(-code).name}; the last it said: {last}"
+                begun, state="failed", error=f"killed by {signal.Signals(-code).name}; its last line: {last}"
             )
         return replace(begun, state="failed", error=last)
 
 
 def last_line(file: Path, start: int = 0) -> str:
-    """The last line of a log that says anything, from byte `start` on."""
+    """The last line of a log that is not blank, from byte `start`."""
     text = file.read_bytes()[start:].decode(errors="replace")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "no output"
 
 
 def _verified(directory: Path, stage: Stage, begun: Status) -> Status:
-    """Finished only if the result is there."""
+    """Finished if the result exists, else failed."""
     if state.finished(directory, stage):
         return replace(begun, state="finished")
     return replace(begun, state="failed", error=f"ended without {state.product(directory, stage)}")

@@ -1,4 +1,4 @@
-"""One stage, run: in this process, or as the command of a process of its own."""
+"""Runs one stage in this process, or gives its command line for another process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .graph import REPORT, Stage
 
 
 def run_stage(directory: Path, stage: Stage) -> None:
-    """Runs the stage to its end here, going on where an interrupted one left off. Raises what the run raises."""
+    """Runs or resumes the stage in this process. Raises what the run raises."""
     if stage.command == REPORT:
         from dist_advss.report.page import write
 
@@ -27,14 +27,14 @@ def run_stage(directory: Path, stage: Stage) -> None:
 
 
 def shared(stage: Stage, engine: str, ranks: int) -> Stage:
-    """The stage as several processes run it: with engine=ddp (`SPREAD`) where its `engine` is for one. Evaluations need no engine."""
+    """The stage for `ranks` processes: engine=ddp (`SPREAD`) replaces an engine for one process. Evaluations need none."""
     if ranks == 1 or ENGINES[engine].several or not trains(stage.command):
         return stage
     return dataclasses.replace(stage, overrides=(*stage.overrides, f"engine={SPREAD}"))
 
 
 def command_line(directory: Path, stage: Stage) -> list[str]:
-    """The same as a command for a child process, exactly what a user would type."""
+    """The command line of the stage for a child process, as a user would type it."""
     if stage.command == REPORT:
         words = [str(directory), "-o", str(product(directory, stage))]
     else:

@@ -22,7 +22,7 @@ from .queue.slurm import Job
 def look(directory: Path, experiment: Experiment, jobs: Mapping[str, Job] | None = None) -> dict[str, Status]:
     """The status of every stage of a launch folder, in the experiment's order. Reads only.
 
-    `jobs` holds the last job of each stage that was queued at Slurm, as Slurm knows it.
+    `jobs` is the last Slurm job of each stage that was queued.
     """
     statuses: dict[str, Status] = {}
     reader, now = Reader(), time.time()
@@ -31,7 +31,7 @@ def look(directory: Path, experiment: Experiment, jobs: Mapping[str, Job] | None
         job = (jobs or {}).get(stage.name)
         if job is None or finished(directory, stage) or (written.state == "failed" and not job.goes_on):
             status = of_stage(directory, stage, now, reader)
-            # A launch may start what no process holds. A fresh line of metrics alone must not keep it waiting.
+            # A launch may start a stage that no process is running, even if its last line of metrics is recent.
             if status.state == "running" and not status.job and not alive(directory / stage.name, status):
                 status = Status("waiting")
         else:
@@ -40,7 +40,7 @@ def look(directory: Path, experiment: Experiment, jobs: Mapping[str, Job] | None
         if status.state == "waiting":
             skip = skipped(stage.needs, statuses)
         elif job and written.state == "waiting" and status.state in ("stopped", "died"):
-            # Slurm removed the job before it started, because a job that it depends on was stopped or broke
+            # Slurm removed the job before it started because a job that it depends on was stopped or failed.
             skip = skipped(stage.needs, statuses, (*BROKEN, "stopped"))
         statuses[stage.name] = replace(skip, job=status.job, nodes=status.nodes) if skip else status
     return statuses
@@ -61,9 +61,9 @@ def _of_job(written: Status, job: Job) -> Status:
 
 @contextlib.contextmanager
 def owner(directory: Path) -> Iterator[TextIO]:
-    """The launch folder for this process alone. Raises UserError when it is not writable or another launch uses it.
+    """Locks the launch folder for this process. Raises UserError if it is not writable or another launch uses it.
 
-    Yields the lock, which is held until the last process that inherited it has ended. The pid inside is for messages.
+    Yields the lock file. The lock is held until the last process that inherited it has ended. The file's pid is for messages.
     """
 
     def in_use(process: str) -> str:

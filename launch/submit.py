@@ -1,4 +1,4 @@
-"""`dist-advss launch`: a graph of stages, run to its end on this machine or wherever the cluster says."""
+"""`dist-advss launch`: runs a graph of stages on this machine, or queues it on Slurm."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def launch(
     dry_run: bool = False,
     run_stage: RunStage = run_in_process,
 ) -> int:
-    """Runs what is not finished of an experiment in the folder `out`; 0 when all that was asked for is, else 1.
+    """Runs the unfinished stages of an experiment in the folder `out`. Returns 0 if every wanted stage finished, else 1.
 
-    On Slurm it is queued instead, and 0 means that every stage is finished, under way or in the queue. `dry_run` prints
-    what would be run, and the job scripts, and does nothing.
+    On Slurm it queues them, and 0 means that every stage is finished, running or queued. `dry_run` only prints the
+    experiment and the job scripts.
 
-    `words` (`key=value`) go to every stage that has their key; `cluster.…` words to the cluster. `only` names stages (or
-    patterns such as p3_*), which are run with all they need. A stage that failed in an earlier launch is tried again
-    with `retry_failed` only; one that was stopped or killed goes on by itself. Raises UserError before anything is written.
+    `words` (`key=value`) apply to every stage that has their key, `cluster.…` words to the cluster. `only` selects stages
+    by name or pattern (p3_*), together with the stages they need. A stage that was stopped or killed resumes. A stage that
+    failed in an earlier launch runs again only with `retry_failed`. Raises UserError before it writes anything.
     """
     directory = Path(out).absolute()
     settings, planned = plan(experiment, cluster, directory, words)
@@ -60,7 +60,7 @@ def launch(
             if config.get("tracking", {}).get("wandb", "disabled") != "disabled":  # a transfer has none
                 run_id(directory / name)  # before any job: a stage is one wandb run, however often it is requeued
         if isinstance(settings, profile.Local):
-            print(f"each stage writes to {directory}/STAGE/log.txt; how far they are: dist-advss status {directory}")
+            print(f"each stage writes to {directory}/STAGE/log.txt; for the progress: dist-advss status {directory}")
         with _signals():
             work = Work(directory, planned, wanted, retry_failed)
             work.run(_executor(settings, run_stage))
@@ -84,7 +84,7 @@ def _launch_on_slurm(
 
 
 def _refuse_jobs(directory: Path) -> None:
-    """Raises UserError when stages of this folder stand in Slurm's queue: they would be run twice."""
+    """Raises UserError if stages of this folder are in Slurm's queue, as they would run twice."""
     if not (directory / FOLDER).is_dir():
         return
     from .queue import submission
@@ -97,7 +97,7 @@ def _refuse_jobs(directory: Path) -> None:
 
 
 def plan(experiment: str, cluster: str, directory: Path, words: Sequence[str]) -> tuple[profile.Settings, Experiment]:
-    """The cluster's settings and the experiment as it would run in `directory`; writes nothing. Raises UserError."""
+    """The cluster's settings and the experiment as planned in `directory`. Writes nothing. Raises UserError."""
     settings = profile.choose(cluster, [word for word in words if word.startswith("cluster.")])
     return settings, load(experiment, directory, [word for word in words if not word.startswith("cluster.")])
 
@@ -109,7 +109,7 @@ def _executor(settings: profile.Inline | profile.Local, run_stage: RunStage) -> 
 
 
 def chosen(experiment: Experiment, only: Sequence[str] | None) -> set[str]:
-    """The stages that `only` names, and what they need; all of them without it. Raises UserError."""
+    """The stages that `only` names and those they need, or all stages if it is empty. Raises UserError."""
     if not only:
         return set(experiment.stages)
     names: set[str] = set()
@@ -124,7 +124,7 @@ def chosen(experiment: Experiment, only: Sequence[str] | None) -> set[str]:
 
 
 def refuse_changes(directory: Path, new: Experiment) -> None:
-    """Raises UserError when a stage that was begun in this folder would now be configured differently, naming it and the key."""
+    """Raises UserError, with the stage and the key, if a stage that started in this folder would change its configuration."""
     old = graph.stored(directory)
     if old is None or old.stages == new.stages:
         return
@@ -155,12 +155,12 @@ def refuse_changes(directory: Path, new: Experiment) -> None:
 @contextmanager
 def _signals() -> Iterator[None]:
     """SIGTERM and a closed terminal stop a launch as Ctrl-C does, so that runs are saved."""
-    if threading.current_thread() is not threading.main_thread():  # Python lets no other thread set handlers
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
         return
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        if signum == signal.SIGHUP:  # a run in this process knows how to save on SIGTERM
+        if signum == signal.SIGHUP:  # a run in this process saves on SIGTERM
             signal.raise_signal(signal.SIGTERM)
         else:
             raise Stopped(signum, "stopped by SIGTERM")

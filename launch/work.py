@@ -1,4 +1,4 @@
-"""The loop over the stages of a launch on this machine: what to start, what to skip, and the summary at the end."""
+"""The loop over the stages of a launch on this machine. It starts and skips stages and prints the summary at the end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .local import Executor
 
 @dataclass
 class Work:
-    """The stages of a launch: the `wanted` ones, and the status of each."""
+    """The stages of a launch, the names of the `wanted` ones, and the status of each."""
 
     directory: Path
     experiment: Experiment
@@ -33,7 +33,7 @@ class Work:
                 self.states[name] = Status("waiting")
 
     def run(self, executor: Executor) -> None:
-        """Runs every wanted stage whose needs finish; raises KeyboardInterrupt or Stopped after stopping what runs."""
+        """Runs every wanted stage whose needs finish. On KeyboardInterrupt or Stopped it stops all stages, then raises."""
         self._announce_finished()
         under_way: set[str] = set()
         try:
@@ -50,18 +50,18 @@ class Work:
                     time.sleep(0.5)
         except (KeyboardInterrupt, Stopped):
             self._note(executor.stop(), under_way)
-            print(f"stopped; the same command goes on from here ({self._counts()})", flush=True)
+            print(f"stopped ({self._counts()}). Run the same command again to resume.", flush=True)
             raise
 
     def summarise(self) -> int:
-        """Prints how the launch ended, its table and its report; the exit code."""
+        """Prints how the launch ended, its table and the path of its report. Returns the exit code."""
         print(f"\n{self.experiment.name} in {self.directory}: {self._counts()}")
         for name in self._wanted():
             current = self.states[name]
             if current.state != "finished":
                 print(f"  {name}  {current.state}{f': {current.error}' if current.error else ''}")
         if any(self.states[name].state == "failed" for name in self.wanted):
-            print("mend the cause, then launch again with --retry-failed")
+            print("fix the cause, then launch again with --retry-failed")
         print_results(self.directory, self.experiment)
         return 0 if all(self.states[name].state == "finished" for name in self.wanted) else 1
 
@@ -76,7 +76,7 @@ class Work:
         return [n for n in self._waiting() if all(self.states[need].state == "finished" for need in stages[n].needs)]
 
     def _left_running(self) -> list[str]:
-        """Stages that this launch did not start and that still run."""
+        """Stages that an earlier launch started and that still run."""
         return [n for n in self._wanted() if n in self.earlier and self.states[n].state == "running"]
 
     def _gone(self) -> dict[str, Status]:
@@ -118,7 +118,7 @@ class Work:
 
 
 def print_results(directory: Path, experiment: Experiment) -> None:
-    """The P x F table of what is evaluated so far, and the path of the report."""
+    """Prints the P x F table of the finished evaluations, and the path of the report."""
     from rich.console import Console
 
     from dist_advss.runs.table import as_table, as_text, summary_rows

@@ -1,11 +1,12 @@
 """Run folders as small dataclasses, in whatever state they are.
 
-A report is often wanted while runs are under way, or after some have died. So a missing file, a half-written line or a
-damaged archive never raises here. It becomes a state or a sentence in `problems`.
+A missing file, a half-written line or a damaged archive never raises here. It becomes a state or a sentence in `problems`,
+because you may want a report while runs are under way, or after some have died.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -28,8 +29,8 @@ class Run:
 
     status:    its state, and what the launcher or Slurm wrote about it
     config:    {} where there is none; `planned` where it was derived from the experiment, before the run has started
-    started:   the first moment that its metrics name, unix seconds; last_sign: the last one
-    problems:  sentences about damaged files and about why it ended without a result
+    started:   time of the first line of metrics, unix seconds; last_sign: of the last line
+    problems:  sentences about damaged files and about why the run ended without a result
     requeues:  how often Slurm has restarted its job
     """
 
@@ -52,14 +53,14 @@ class Run:
         return self.status.state
 
     def seconds(self) -> float | None:
-        """Run time: as the result has it, else from the first to the last sign of life."""
+        """The run time in seconds: from result.json, else the time between the first and the last line of metrics."""
         measured = number(self.result.get("seconds"))
         if measured is not None or self.started is None or self.last_sign is None:
             return measured
         return max(0.0, self.last_sign - self.started)
 
     def with_status(self, status: Status, requeues: int = 0) -> Run:
-        """The same run in another state, such as that of its Slurm job."""
+        """A copy of this run in another state, such as that of its Slurm job."""
         others = tuple(problem for problem in self.problems if problem != self.status.error)
         problems = (*others, status.error) if status.state in (*ENDED, *BROKEN) and status.error else others
         return replace(self, status=status, problems=problems, requeues=requeues)
@@ -75,11 +76,11 @@ class Launch:
 
     @cached_property
     def by_path(self) -> dict[Path, Run]:
-        """The same by folder."""
+        """The runs by folder."""
         return {run.path: run for run in self.runs.values()}
 
     def with_statuses(self, statuses: Mapping[str, Status], requeues: Mapping[str, int]) -> Launch:
-        """The same launch with other states, by stage."""
+        """A copy of this launch with these states and numbers of requeues, both by stage."""
         runs = {
             stage: run.with_status(statuses[stage], requeues.get(stage, 0)) if stage in statuses else run
             for stage, run in self.runs.items()
@@ -90,8 +91,8 @@ class Launch:
 def read(directory: Path, now: float, reader: Reader | None = None) -> Launch:
     """The runs of a launch folder, of a folder of run (or launch) folders, or of a single run folder.
 
-    `now`, unix seconds, decides whether a silent run counts as dead. A `reader` that you pass again spares parsing the
-    metrics that have not changed. Raises UserError where there is no folder or no run in it.
+    `now`, unix seconds, decides whether a silent run counts as dead. Pass the same `reader` again to parse only the
+    metrics that have changed. Raises UserError if there is no folder, or no run in it.
     """
     reader = reader or Reader()
     if not directory.is_dir():
@@ -144,13 +145,14 @@ def _run_of(place: Place, now: float, reader: Reader, configs: Mapping[str, Any]
 
 def _status_of(place: Place, run: Run, now: float, reader: Reader) -> Status:
     if not place.command:
-        status = Status("finished") if (run.path / "result.json").is_file() else of_unfinished(run.path, now, reader)
+        done = os.path.isfile(run.path / "result.json")  # unlike Path.is_file, never raises
+        status = Status("finished") if done else of_unfinished(run.path, now, reader)
     else:
         needs = tuple(need.rpartition("/")[2] for need in place.needs)  # without the launch's name
         stage = replace(place, name=place.path.name, needs=needs)
         status = of_stage(place.path.parent, stage, now, reader)
     if status.state == "finished" and not run.result and place.command != "report":
-        return replace(status, state="failed", error=None)  # result.json is damaged, which `problems` tells
+        return replace(status, state="failed", error=None)  # result.json is damaged; see `problems`
     return status
 
 

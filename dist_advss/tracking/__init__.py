@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl is the truth; the terminal and wandb show it."""
+"""Tracking of a run. metrics.jsonl is the record; the terminal and wandb show it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["Log", "Meter", "MetricsFile", "Silent", "Tracker", "read"]
 
 
 class Tracker:
-    """Takes what the training loop reports and hands it to the record and the terminal.
+    """Writes what the training loop reports to metrics.jsonl and shows it on the terminal.
 
-    `seconds` is a monotonic clock, for rates; the time of a line comes from the metrics file. `ideal_step` is how many
-    seconds a step would take at the device's peak, where that is known.
+    `seconds` is a monotonic clock for rates. `ideal_step` is the duration of a step at the device's peak speed, in
+    seconds, or None if the peak is unknown.
     """
 
     def __init__(
@@ -53,18 +53,18 @@ class Tracker:
         self._log.__exit__(kind, error, trace)
 
     def start(self, step: int) -> None:
-        """Training begins, or goes on, at this step."""
+        """Starts or resumes the record at this step."""
         self._log.begin(step, self._command, self._world_size)
         self._progress.start(step)
         self._since = self._seconds()
 
     def advance(self, images: int) -> None:
-        """One step done with so many images."""
+        """Counts one step and its `images`."""
         self._images += images
         self._progress.advance()
 
     def train_line(self, step: int, epoch: int, lr: float, waited: float, memory: float) -> None:
-        """The means since the last such line, the learning rate, the speed, the seconds `waited` for data, MiB in use."""
+        """Writes a "train" line: the means since the last one, learning rate, speed, data wait (s) and memory (MiB)."""
         elapsed = max(self._seconds() - self._since, 1e-9)
         speed = self._images / elapsed
         means = self.meter.take()
@@ -79,13 +79,13 @@ class Tracker:
         self._since, self._images = self._seconds(), 0
 
     def validation_line(self, step: int, epoch: int, values: dict[str, Any]) -> None:
-        """TA and RA after `epoch` whole epochs."""
+        """Writes a "validation" line: TA and RA after `epoch` completed epochs."""
         self._write("validation", step, epoch=epoch, **values)
         self._progress.validation(epoch, values)
         self._since = self._seconds()
 
     def event(self, name: str, step: int, text: str) -> None:
-        """Something that happened once, in words."""
+        """Writes an event: its name, the step and a sentence."""
         self._log.event(name, step, text)
 
     def _write(self, kind: str, step: int, **values: Any) -> None:
@@ -93,7 +93,7 @@ class Tracker:
 
 
 class Silent(Tracker):
-    """What the processes have that write nothing: all but rank 0. It only keeps the means, which checkpoints hold."""
+    """The tracker of every rank but rank 0. It writes nothing and keeps only the means, which are part of checkpoints."""
 
     def __init__(self) -> None:
         self.meter = Meter()

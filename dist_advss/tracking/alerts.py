@@ -1,21 +1,21 @@
-"""What somebody should be told of at once: RA that collapses, a run that is taken up again and again. (NaN ends a run.)"""
+"""Alerts of a run: RA that collapses, and a run that keeps restarting. (A NaN needs no alert: it ends the run.)"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-COLLAPSE = 0.5  # of the best RA so far
-WORTH = 10.0  # percent; below such an RA there is nothing yet that could collapse
+COLLAPSE = 0.5  # fraction of the best RA so far
+WORTH = 10.0  # percent; a best RA below this cannot collapse
 STORM = 5  # sessions within STORM_SECONDS
 STORM_SECONDS = 3600.0
-STUCK = 3  # sessions in a row that begin where the one before began
+STUCK = 3  # sessions in a row that begin at the same step
 
 
 class Alerts:
-    """Watches the lines of one run in their order; `see` gives the sentence of an alert, or None.
+    """Watches the lines of one run in order. `see` returns the sentence of an alert, or None.
 
-    A collapse is told once, and again only after RA has recovered.
+    A collapse is reported once, and again only after RA has recovered.
     """
 
     def __init__(self, lines: Iterable[dict[str, Any]] = ()) -> None:
@@ -42,8 +42,8 @@ class Alerts:
         self._sessions.append((line["time"], line["step"]))
         recent = [time for time, _ in self._sessions if line["time"] - time < STORM_SECONDS]
         if len(recent) >= STORM:
-            return f"taken up {len(recent)} times within {(line['time'] - recent[0]) / 60:.0f} minutes"
+            return f"started {len(recent)} times within {(line['time'] - recent[0]) / 60:.0f} minutes"
         last = [step for _, step in self._sessions[-STUCK:]]
         if len(last) == STUCK and len(set(last)) == 1:
-            return f"taken up {STUCK} times in a row at step {last[0]}: it ends before its first checkpoint"
+            return f"started {STUCK} times in a row at step {last[0]}: it ends before its next checkpoint"
         return None

@@ -1,4 +1,4 @@
-"""What the process that trains knows of wandb: a child process, started, listened to, and given a moment at the end."""
+"""The training process's side of wandb: it starts the `follow` process, reads its notes, and waits for it at the end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MODULE = "dist_advss.tracking.follow"
 
 
 class Companion:
-    """The `follow` process of a run folder. No call here waits, but for `close`, and that not longer than it is told."""
+    """The `follow` process of a run folder. Only `close` waits, and no longer than its `seconds`."""
 
     def __init__(self, folder: Path, mode: str) -> None:
         top = str(Path(__file__).resolve().parents[2])
@@ -30,33 +30,35 @@ class Companion:
                 start_new_session=True,  # Ctrl-C is for the run, and `close` can end wandb's own processes with it
             )
         except OSError as error:
-            self._heard = f"wandb: {error.strerror}; going on without it\n".encode()
+            self._heard = f"wandb: {error.strerror}; training continues without wandb\n".encode()
             return
         assert self._process.stdout is not None
         os.set_blocking(self._process.stdout.fileno(), False)
 
     def notes(self) -> list[str]:
-        """What it has said since the last call."""
+        """The lines that it has written since the last call."""
         if self._process and self._process.stdout:
             self._heard += self._process.stdout.read() or b""
         *whole, self._heard = self._heard.split(b"\n")
         return [line.decode(errors="replace") for line in whole]
 
     def close(self, seconds: float) -> list[str]:
-        """Lets it send the rest for so many seconds, then ends it; what it said."""
+        """Waits up to `seconds` while it sends the rest, then ends it. Returns its last lines."""
         if self._process is None:
             return self.notes()
         assert self._process.stdin is not None
-        with contextlib.suppress(OSError):  # it may have ended by itself
-            self._process.stdin.write(b"end")  # said as well as closed: a process that was forked may hold a copy open
+        with contextlib.suppress(OSError):  # it may have ended already
+            self._process.stdin.write(b"end")  # closing is not enough: a forked process may hold a copy open
             self._process.stdin.close()
         late = []
         try:
             code = self._process.wait(seconds)
             if code < 0:
-                late = [f"wandb: its process was ended by {signal.Signals(-code).name}; dist-advss sync sends the rest"]
+                late = [
+                    f"wandb: its process was killed by {signal.Signals(-code).name}; dist-advss sync sends the rest"
+                ]
         except subprocess.TimeoutExpired:
-            late = [f"wandb: not all had arrived after {seconds:g} s; dist-advss sync sends the rest"]
+            late = [f"wandb: upload not complete after {seconds:g} s; dist-advss sync sends the rest"]
             with contextlib.suppress(OSError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()

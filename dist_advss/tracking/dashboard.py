@@ -1,4 +1,4 @@
-"""`dist-advss dashboard DIR`: a wandb workspace laid out for robust accuracy, kept as a file and saved where there is a server."""
+"""`dist-advss dashboard DIR`: a wandb workspace laid out for robust accuracy, written to a file and saved in wandb."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .wandb_run import api_key, server
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
-ATTACK_STEPS = 20  # curves of the attack's loss: those of so many steps are asked for
+ATTACK_STEPS = 20  # the panel of the attack's loss shows this many steps
 ROWS = 3
 
 
 def dashboard(directory: Path, file: Path) -> int:
-    """Writes the workspace of the runs in `directory` to `file`, and saves it in wandb where there is a key; the exit code.
+    """Writes the workspace of the runs in `directory` to `file`, saves it in wandb if there is a key, returns the exit code.
 
-    The same file again changes the same workspace. Raises UserError without runs or without wandb-workspaces.
+    A second call with the same file updates the same workspace. Raises UserError without runs or wandb-workspaces.
     """
     folder = next(run_folders(directory), None)
     if folder is None:
@@ -47,7 +47,7 @@ def dashboard(directory: Path, file: Path) -> int:
             workspace.save()
     except ImportError as error:
         raise UserError(f"dashboard: {error}; pip install wandb-workspaces") from error
-    except Exception as error:  # of the network, of the server, of rights in the project
+    except Exception as error:  # network, server, or permissions in the project
         trouble = reason(error)
         workspace = build(entity, project, group)
     saved = {"entity": entity, "project": project, "id": workspace._internal_id, "name": workspace._internal_name}
@@ -60,7 +60,7 @@ def dashboard(directory: Path, file: Path) -> int:
 
 
 def build(entity: str, project: str, group: str | None) -> Workspace:
-    """The workspace: five sections, of the runs of one launch where `group` names one. Asks nobody."""
+    """The workspace in five sections, for the runs of one launch if `group` names one. Needs no network."""
     import wandb_workspaces.reports.v2 as panels
     import wandb_workspaces.workspaces as spaces
 

@@ -1,8 +1,8 @@
 """The process that shows a run in wandb while another one trains: `python -m dist_advss.tracking.follow RUN online`.
 
-It reads the run folder and sends what is new, so whatever wandb does (hang, crash, fill the memory) happens here. The
-process that trains holds the other end of stdin: when that closes, or the process is gone, the rest is sent and this one
-ends. What somebody should know goes to stdout, a line each.
+It reads the run folder and sends new lines. If wandb hangs, crashes or fills the memory, training is not affected. The
+training process holds the other end of stdin. When it closes stdin or exits, this process sends the rest and exits.
+Messages for the user go to stdout, one a line.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from .companion import MODULE
 from .wandb_run import Mode, WandbRun, api_key
 
 POLL_SECONDS = 2.0
-ORPHAN_SECONDS = 600  # for sending the rest after the process that trained was killed; one that ends waits less itself
+ORPHAN_SECONDS = 600  # to send the rest after the training process was killed; `tracking.wait` limits it otherwise
 NICENESS = 5
-# a job that is cancelled or preempted signals all its processes; this one ends when the one that trains has ended
+# Slurm signals every process of a job that it cancels or preempts. This one ends after the training process.
 SPARED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def main(words: list[str]) -> None:
     folder, mode = Path(words[0]), words[1]
     parent = os.getppid()
-    os.environ.pop("WANDB_SERVICE", None)  # one of wandb's own processes, and another run's
+    os.environ.pop("WANDB_SERVICE", None)  # a wandb service process of another run
     for number in SPARED:
         signal.signal(number, signal.SIG_IGN)
     os.nice(NICENESS)
     notes = int(words[2]) if len(words) > 2 else os.dup(1)
-    os.dup2(2, 1)  # nothing that wandb prints gets among the notes
+    os.dup2(2, 1)  # keeps wandb's own output out of the notes
 
     def say(text: str) -> None:
-        with contextlib.suppress(OSError):  # nobody listens any more
+        with contextlib.suppress(OSError):  # the training process is gone
             os.write(notes, " ".join(text.split()).encode() + b"\n")
 
     try:
@@ -51,19 +51,19 @@ def main(words: list[str]) -> None:
         os.set_inheritable(notes, True)
         os.execv(sys.executable, [sys.executable, "-m", MODULE, str(folder), "offline", str(notes)])
     except Exception as error:
-        say(f"wandb: {reason(error)}; going on without it, dist-advss sync {folder} sends what is missing")
+        say(f"wandb: {reason(error)}; training continues without wandb, dist-advss sync {folder} sends what is missing")
         end_children()
-        os._exit(1)  # without wandb's own clean-up, which may wait for what has just failed
+        os._exit(1)  # skips wandb's clean-up, which may wait for what has just failed
 
 
 class Restart(Exception):
-    """Start again offline, in a process that wandb has not touched yet."""
+    """Asks `main` to start again offline, in a process that wandb has not touched."""
 
 
 def _open(folder: Path, wanted: str, parent: int, say: Callable[[str], None]) -> WandbRun:
     mode: Mode = "online" if wanted == "online" else "offline"
     if mode == "online" and not api_key():
-        say(f"wandb: no API key here, so the run is kept offline; wandb login, then dist-advss sync {folder}")
+        say(f"wandb: no API key, the run is kept offline; wandb login, then dist-advss sync {folder}")
         mode = "offline"
     try:
         return WandbRun(folder, mode, live=parent)
@@ -76,13 +76,13 @@ def _open(folder: Path, wanted: str, parent: int, say: Callable[[str], None]) ->
 
 
 def reason(error: BaseException) -> str:
-    """The first line of what went wrong."""
+    """The first line of an error's message, or its type."""
     text = str(error).strip()
     return text.splitlines()[0].rstrip(".") if text else type(error).__name__
 
 
 def _ended(parent: int) -> bool:
-    """Waits a moment; whether the process that trains has said that it ends, or is gone."""
+    """Waits up to POLL_SECONDS. True once the training process has closed stdin or exited."""
     ready, _, _ = select.select([0], [], [], POLL_SECONDS)
     return bool(ready) or os.getppid() != parent
 
@@ -103,7 +103,7 @@ def _alone(folder: Path, parent: int) -> Iterator[None]:
 
 
 def end_children() -> None:
-    """Ends what this process has started, which is wandb's own."""
+    """Kills every child of this process; they are wandb's."""
     import psutil
 
     for child in psutil.Process().children(recursive=True):

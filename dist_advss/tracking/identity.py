@@ -1,4 +1,4 @@
-"""What a run folder is called in wandb: the same for whoever asks, however often its job was requeued."""
+"""The id, group and method label of a run folder in wandb. They stay the same when the job is requeued."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 
 def run_id(folder: Path) -> str:
-    """The id of the folder's run, made by whoever asks first and the same ever after."""
+    """The wandb id of the folder's run. The first process that needs it writes it to `wandb_id`."""
     path = folder / "wandb_id"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         fresh = folder / f".wandb_id.{secrets.token_hex(8)}.tmp"
         fresh.write_text(secrets.token_hex(6))
         try:
-            os.link(fresh, path)  # unlike a rename, it fails where somebody else was faster
+            os.link(fresh, path)  # unlike a rename, it fails if another process was faster
         except FileExistsError:
             pass
         finally:
@@ -25,16 +25,19 @@ def run_id(folder: Path) -> str:
 
 
 def group_of(folder: Path, tracking: dict[str, Any]) -> str | None:
-    """As configured, else the launch folder that the run folder lies in."""
+    """`tracking.group`, else the name of the launch folder that contains the run; None outside of a launch."""
     group: str | None = tracking.get("group")
     in_a_launch = (folder.absolute().parent / "experiment.yaml").is_file()
     return group or (folder.absolute().parent.name if in_a_launch else None)
 
 
 def method_label(folder: Path) -> str:
-    """What the run is in the paper's terms, such as "P3→F4 rotation"; it is what wandb's bars are grouped by."""
+    """The run's method in the paper's terms, such as "P3→F4 rotation", or "transfer". wandb groups bars by it."""
+    from ..config.commands import of_one_model
     from ..runs.methods import method_of
     from ..runs.read import Launch, read_run
 
     run = read_run(folder, now=0.0)
+    if run.command and not of_one_model(run.command):
+        return run.command
     return method_of(run, Launch(folder.parent, folder.parent.name, {})).full

@@ -1,4 +1,4 @@
-"""What a run puts on record: its metrics file, the alerts that follow from it, and wandb beside it."""
+"""The record of a run: its metrics file, the alerts that follow from it, and the wandb process."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ STOPPED_SECONDS = 5.0
 
 
 class Log:
-    """The record of one run folder; `tell` is given the sentence of every event, for the terminal.
+    """The record of one run folder. It calls `tell` with the sentence of every event, for the terminal.
 
-    Use it as a context, which ends what `begin` has started.
+    A context manager: leaving it ends the wandb process that `begin` started.
     """
 
     def __init__(self, folder: Path, config: Tracking, tell: Callable[[str], None]) -> None:
@@ -37,15 +37,15 @@ class Log:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
-        stopped = kind is not None and issubclass(kind, Stopped)  # soon somebody will lose patience, and use SIGKILL
+        stopped = kind is not None and issubclass(kind, Stopped)  # SIGKILL follows soon
         if self._companion:
             for note in self._companion.close(
                 min(self._config.wait, STOPPED_SECONDS) if stopped else self._config.wait
             ):
-                self._tell(note)  # to the terminal only: nothing follows the end of the record
+                self._tell(note)  # to the terminal only: the metrics file is closed
 
     def begin(self, step: int, command: str, world_size: int = 1) -> None:
-        """This process takes the run up at `step`: says on record who and where it is, and starts showing it in wandb."""
+        """Writes the "session" line of this process, which starts or resumes at `step`, and starts the wandb process."""
         changes = session.patch()
         if changes:
             write_whole(self._folder / "code.patch", lambda file: file.write(changes))
@@ -54,7 +54,7 @@ class Log:
             self._companion = Companion(self._folder, self._config.wandb)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        """One line, and an event where it gives cause for alarm. Raises RunError when the disk does not take it."""
+        """Writes one line, and an alert event if one is due. Raises RunError if the disk is full."""
         line = self._file.write(kind, step, **values)
         alert = self._alerts.see(line) if line else None
         if alert:
@@ -64,6 +64,6 @@ class Log:
                 self.event("wandb", step, note)
 
     def event(self, name: str, step: int, text: str) -> None:
-        """Something that happened once, in words."""
+        """Writes an event and shows its sentence on the terminal."""
         self._file.write("event", step, event=name, text=text)
         self._tell(text)

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line, only ever appended to; the truth that dashboards and reports are made from."""
+"""metrics.jsonl: one JSON object a line, append-only. Dashboards and reports are made from it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ..errors import RunError
 
 
 class MetricsFile:
-    """Appends lines, each written at once. After a crash a half-written last line is cut off.
+    """Appends lines, each with one unbuffered write. After a crash it cuts off a half-written last line.
 
-    A resumed run computes some steps again and gets the same numbers, so a "train" or "validation" line whose step is
-    already on file is not written twice. `now` gives the time of a line (seconds since 1970).
+    A resumed run repeats some steps with the same numbers. A "train" or "validation" line whose step is already in the
+    file is not written again. `now` returns the time of a line (unix seconds).
     """
 
     def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
@@ -30,13 +30,13 @@ class MetricsFile:
                 self._written[line["kind"]] = max(self._written[line["kind"]], line["step"])
 
     def write(self, kind: str, step: int, **values: Any) -> dict[str, Any] | None:
-        """Writes one line and returns its content; None where it is on file already. Raises RunError on a full disk."""
+        """Writes one line and returns its content; None if it is in the file already. Raises RunError on a full disk."""
         if step <= self._written.get(kind, -1):
             return None
         content = {"kind": kind, "step": step, **values, "time": round(self._now(), 3)}
         line = json.dumps(content).encode() + b"\n"
         try:
-            while line:  # a disk that is filling up takes a part, and refuses the next one
+            while line:  # a disk that is nearly full accepts a part, then raises
                 line = line[self._file.write(line) :]
         except OSError as error:
             _cut_half_line(self.path)
@@ -52,18 +52,18 @@ class MetricsFile:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics file; none when there is no file."""
+    """The complete lines of a metrics file; [] if there is no file."""
     return Tail(path).new()
 
 
 class Tail:
-    """Reads a metrics file that another process appends to, which may be on another machine."""
+    """Reads a metrics file while another process, perhaps on another machine, appends to it."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._offset = path, 0
 
     def new(self) -> list[dict[str, Any]]:
-        """The whole lines since the last call; a line that is only half written waits for a later one."""
+        """The complete lines since the last call. A half-written line is left for a later call."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self._offset)
@@ -83,7 +83,7 @@ def _cut_half_line(path: Path) -> None:
 
 
 class Meter:
-    """Means of scalars since it was last emptied; its state is part of a checkpoint, so a resume logs the same means."""
+    """Means of scalars since the last `take`. Its state is part of a checkpoint, so a resumed run logs the same means."""
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = {}
@@ -95,7 +95,7 @@ class Meter:
         self.count += 1
 
     def take(self) -> dict[str, float]:
-        """The means, and an empty meter."""
+        """Returns the means and empties the meter."""
         means = {name: total / self.count for name, total in self.sums.items()}
         self.sums, self.count = {}, 0
         return means

@@ -1,4 +1,4 @@
-"""What wandb shows of an evaluation beside its numbers: a grid of images, and the verdict on every image."""
+"""Images and tables of an evaluation for wandb: a grid of samples, and the verdict on every image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-HEIGHT = 96  # pixels that a small image is enlarged to, whole-numbered
+HEIGHT = 96  # pixels; small images are enlarged by an integer factor up to it
 
 
 def grid(samples: Path, eps: float) -> Iterator[tuple[np.ndarray, str]]:
@@ -31,7 +31,7 @@ def grid(samples: Path, eps: float) -> Iterator[tuple[np.ndarray, str]]:
 
 
 def verdict_rows(verdicts: Path, classes: list[str]) -> tuple[list[str], list[list[Any]]]:
-    """Column names, and one row an image: its position, label, both predictions and what that means."""
+    """Column names, and one row an image: position, label, both predictions, and "wrong", "robust" or "fooled"."""
     with np.load(verdicts) as archive:
         columns = [archive[name] for name in ("index", "label", "clean_prediction", "adversarial_prediction")]
     rows = []

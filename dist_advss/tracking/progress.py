@@ -1,4 +1,4 @@
-"""What a run shows: a live line on a terminal, plain lines anywhere else."""
+"""Progress of a run: a live line on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Progress:
             self.console.print(f"{self.title}  " + "  ".join(part for part in parts if part))
 
     def note(self, text: str) -> None:
-        """A sentence of its own, above the live line."""
+        """Prints a sentence above the live line."""
         self.console.print(f"{self.title}  {text}", style="dim")
 
     def close(self) -> None:

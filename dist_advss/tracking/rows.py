@@ -1,4 +1,4 @@
-"""From a line of metrics.jsonl to a row in wandb: the names, and the axis that each is drawn against."""
+"""Turns a line of metrics.jsonl into a row in wandb: the names, and the x axis of each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 AXES = ("step", "epoch", "images")
 PERFORMANCE = ("images_per_s", "data_wait", "memory", "mfu")
-# what a family of names is drawn against unless a panel says otherwise
+# the default x axis of each family of names
 AXIS_OF = {"train/*": "step", "attack/*": "step", "perf/*": "step", "val/*": "epoch", "val_attack/*": "epoch"}
 PREFIXES = {"train": ("train", "attack"), "validation": ("val", "val_attack")}
 

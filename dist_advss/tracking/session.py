@@ -1,4 +1,4 @@
-"""Which process on which machine with which code takes a run up: one "session" line in metrics.jsonl each time."""
+"""The "session" line of metrics.jsonl: process, machine, Slurm job and code. Each start or resume of a run writes one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("torch", "torchvision", "numpy", "deepspeed", "ffcv")
-LARGEST_PATCH = 1_000_000  # bytes; a larger one is somebody's data set
+LARGEST_PATCH = 1_000_000  # bytes; a larger diff is probably a data set
 GIT_SECONDS = 5.0
 SLURM = {
     "job": "SLURM_JOB_ID",
@@ -27,7 +27,7 @@ SLURM = {
 
 
 def describe(command: str, world_size: int, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """The values of a "session" line. Takes nothing from the environment but Slurm's own variables."""
+    """The values of a "session" line. From the environment it reads Slurm's variables only."""
     found: dict[str, Any] = {
         "command": command,
         "host": socket.gethostname(),
@@ -49,7 +49,7 @@ def describe(command: str, world_size: int, environ: Mapping[str, str] = os.envi
 
 
 def patch() -> bytes:
-    """What the code in use differs by from its revision, as `git diff` shows it; empty where it does not."""
+    """`git diff HEAD` of the code in use; empty if there are no changes, or more than LARGEST_PATCH bytes."""
     found = _git("diff", "HEAD", "--no-ext-diff") or b""
     return found if len(found) <= LARGEST_PATCH else b""
 
@@ -65,7 +65,7 @@ def _versions() -> dict[str, str]:
 
 
 def _git(*words: str) -> bytes | None:
-    """What git says of the clone that this code was imported from; None outside of one, or without git."""
+    """The output of a git command in the clone that this code was imported from; None without a clone or without git."""
     top = Path(__file__).resolve().parents[2]
     if not (top / ".git").exists():
         return None

@@ -1,4 +1,4 @@
-"""`dist-advss sync DIR`: shows in wandb what runs have recorded, from a machine that has a network."""
+"""`dist-advss sync DIR`: sends recorded runs to wandb from a machine that has a network."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from ..errors import RunError, UserError, exit_of_signal
 from ..files import locked
 from ..runs.folders import walk
+from ..text import plural
 from .follow import end_children, reason
 from .metrics import read
 from .wandb_run import WandbRun, api_key, sent, server
@@ -22,17 +23,17 @@ FINISH_SECONDS = 600.0
 
 
 def sync(directory: Path, watch: float | None = None, sleep: Callable[[float], None] = time.sleep) -> int:
-    """Sends what wandb has not got yet of every run folder in `directory`, one wandb run each; the exit code.
+    """Sends the new lines of every run folder in `directory` to wandb, one wandb run each. Returns the exit code.
 
-    Safe to repeat and to interrupt. With `watch` it looks again every so many seconds until nothing is running and all
-    has arrived. Raises UserError without runs or key, RunError when the server cannot be reached or does not take all.
+    Safe to repeat and to interrupt. With `watch` it repeats every `watch` seconds until no run is active and all has
+    arrived. Raises UserError without runs or an API key, and RunError if a run could not be sent.
     """
     if not list(run_folders(directory)):
         raise UserError(
             f"{directory}: holds no run folder (one with config.yaml); give a launch folder, or one run folder"
         )
     if not api_key():
-        raise UserError(f"sync: no API key for {server()} here; wandb login, or set WANDB_API_KEY")
+        raise UserError(f"sync: no API key for {server()}; run wandb login, or set WANDB_API_KEY")
     try:
         while True:
             failed = [folder for folder in run_folders(directory) if not _send(folder, directory)]
@@ -42,21 +43,21 @@ def sync(directory: Path, watch: float | None = None, sleep: Callable[[float], N
             sleep(watch)
     except KeyboardInterrupt:
         end_children()
-        print("sync: interrupted; the same command goes on from there", file=sys.stderr)
-        # without wandb's own clean-up, which waits for a server that may not answer
+        print("sync: interrupted. Run the same command again to resume.", file=sys.stderr)
+        # Skips wandb's clean-up, which waits for a server that may not answer.
         os._exit(exit_of_signal(signal.SIGINT))
     if failed:
-        raise RunError(f"{len(failed)} not sent to {server()}; the same command goes on from there")
+        raise RunError(f"{plural(len(failed), 'run')} not sent to {server()}. Run the same command again to resume.")
     return 0
 
 
 def run_folders(directory: Path) -> Iterator[Path]:
-    """The folders of the runs in `directory` that have started."""
+    """The run folders in `directory` that have a config.yaml."""
     return (place.path for place in walk(directory) if (place.path / "config.yaml").is_file())
 
 
 def _send(folder: Path, directory: Path) -> bool:
-    """Sends what is new of one run and says so; False when that did not work."""
+    """Sends the new lines of one run and prints how many. False if that failed."""
     name = str(folder.relative_to(directory)) if folder != directory else folder.name
     before = sent(folder)
     finished = (folder / "result.json").is_file()
@@ -74,7 +75,7 @@ def _send(folder: Path, directory: Path) -> bool:
             over = not locked(folder / ".lock")
             run = WandbRun(folder, "online", over=over, scratch=Path(scratch), finish_seconds=FINISH_SECONDS)
             run.close()
-        except Exception as error:  # of one run: another may well go through
+        except Exception as error:  # the other runs may still succeed
             print(f"{name}: {reason(error)}", flush=True)
             return False
     print(f"{name}: {run.new} new lines{', finished' if finished else ''}  {run.url}", flush=True)

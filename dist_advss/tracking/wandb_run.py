@@ -1,11 +1,11 @@
-"""A run folder as a run in wandb: a view that is brought up to date from the folder alone, as often as one likes.
+"""A run folder as a run in wandb, updated from the folder alone.
 
-The row that a line of metrics.jsonl becomes has the line's number as wandb's own step, so wandb can be asked how far it is
-and goes on from there: nothing is sent twice and nothing is left out, whoever sends and however often it was interrupted.
-What curves are drawn against are the axes `step`, `epoch` and `images`, which stand in every row.
+Every line is sent exactly once, no matter which process sends it or how often it is interrupted. The number of a line in
+metrics.jsonl is wandb's own step, so wandb knows which line is next. Curves are drawn against the axes `step`, `epoch` and
+`images`, which are part of every row.
 
-wandb may block, fail or hang in any of these calls. So they are made by a process of their own (`follow`) or from a login
-node (`sync`), never by one that trains.
+wandb may block, fail or hang in any of these calls. So only a separate process (`follow`) or a login node (`sync`) makes
+them, never the training process.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ Mode = Literal["online", "offline"]
 
 
 class WandbRun:
-    """The wandb run of one run folder. `pump` sends what is new, `close` the rest, and waits until it has arrived.
+    """The wandb run of one run folder. `pump` sends new lines. `close` sends the rest and waits until it has arrived.
 
-    `live` is the process that trains, when that is on this machine: its use of CPU and GPU is shown. `over` says that
-    nobody works on the run any more, so that an end without a result is a failure. wandb's own files go to `scratch`, or
-    to the run folder. Every call may raise, or take long; `finish_seconds` limits `close` (0: no limit).
+    `live` is the pid of the training process if it is on this machine; wandb then shows its use of CPU and GPU. `over`
+    means that no process works on the run, so an end without a result is a failure. wandb's own files go to `scratch`, or
+    to the run folder. Every call may raise or take long. `finish_seconds` limits `close` (0: no limit).
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class WandbRun:
         for family, axis in AXIS_OF.items():
             self._run.define_metric(family, step_metric=axis)
         self._first = self._run.starting_step if mode == "online" else 0
-        self.new = 0  # lines that wandb had not got yet
+        self.new = 0  # number of lines sent by this object
         self._alerted = max(self._first, sent(folder)["lines"] if mode == "online" else 0)
 
     @property
@@ -88,7 +88,7 @@ class WandbRun:
         return self._run.url or ""
 
     def pump(self) -> None:
-        """Sends the lines that are new since the last call and that wandb has not got yet."""
+        """Sends the lines since the last call that wandb does not have yet."""
         for line in self._tail.new():
             values = row(line)
             if values and self.lines >= self._first:
@@ -103,7 +103,7 @@ class WandbRun:
             self.lines += 1
 
     def close(self) -> None:
-        """Sends all the rest, the result and what belongs to it where there is one, and how the run ended."""
+        """Sends the remaining lines, the result with its images and checkpoints if there is one, and how the run ended."""
         self.pump()
         result = _json(self.folder / "result.json")
         if result and self._first <= self.lines:
@@ -114,14 +114,14 @@ class WandbRun:
             self._run.save(self.folder / "code.patch", base_path=self.folder, policy="now")
         last = read(self.folder / "metrics.jsonl")[-1:]
         if not result and last and last[0].get("event") == "stop":
-            self._run.mark_preempting()  # saved, and to be taken up again
+            self._run.mark_preempting()  # saved; a later session resumes it
         self._run.finish(exit_code=0 if result else 1)
         if self.mode == "online":
             path = self.folder / "wandb" / "sent.json"
             write_json(path, {"lines": self.lines, "result": bool(result), "url": self.url})
 
     def _facts(self) -> dict[str, Any]:
-        """Of the sessions: the last one, and every Slurm job and node there was."""
+        """The last session, the number of sessions, and every Slurm job and node of the run."""
         if not self._sessions:
             return {}
         slurm = [session["slurm"] for session in self._sessions if "slurm" in session]
@@ -141,7 +141,7 @@ class WandbRun:
             "finish_timeout": finish_seconds,
             "finish_timeout_raises": True,
             "x_update_finish_state": over,
-            "disable_git": True,  # it would look at the current folder; the revision is in the session
+            "disable_git": True,  # wandb would read the current folder; the revision is in the session
             "git_commit": session.get("git"),
             "git_remote_url": session.get("git_remote"),
             "host": session.get("host"),
@@ -175,13 +175,13 @@ class WandbRun:
 
 
 def sent(folder: Path) -> dict[str, Any]:
-    """What is known to have arrived: so many lines of metrics.jsonl, and whether the result has."""
+    """What has arrived in wandb: the number of lines of metrics.jsonl, and whether the result is among them."""
     return {"lines": 0, "result": False, **_json(folder / "wandb" / "sent.json")}
 
 
 def api_key() -> bool:
-    """Whether there is a key, in the environment or from `wandb login`, for the server in use. Asks nobody."""
-    os.environ["WANDB_SILENT"] = "true"  # what there is to say, is said in one line elsewhere
+    """Whether the environment or `wandb login` has a key for the server in use. Never prompts."""
+    os.environ["WANDB_SILENT"] = "true"  # the callers print one line instead
     import wandb
 
     return wandb.login(prompt=False, verify=False)
@@ -195,7 +195,7 @@ def server() -> str:
 
 
 def _remove_offline(folder: Path) -> None:
-    """What earlier sessions left for `wandb sync`: this one writes it again as a whole, so that one run is one file."""
+    """Removes the offline files of earlier sessions. This session writes the whole run again, so one run is one file."""
     for earlier in (folder / "wandb").glob(f"offline-run-*-{run_id(folder)}"):
         shutil.rmtree(earlier, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""What becomes of a stage once all its ranks have ended: done, failed for good, or back into the queue."""
+"""Decides about a stage when all its ranks have ended: finished, failed, or requeued."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .sessions import End, Session, ends, ends_folder, progress_of, record, sess
 
 
 def end_of_job(place: Allocation, code: int) -> int:
-    """Writes how the stage ended, and queues the job again where it shall go on; gives the job's exit code.
+    """Writes how the stage ended and requeues the job if the stage should resume. Returns the job's exit code.
 
-    `code` is srun's, the highest of any rank.
+    `code` is srun's exit code, the highest of any rank.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a requeue tells this shell to end; it has a word left to say
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a requeue terminates this shell before it has finished
     if place.submission.void:
         return 0
     directory, name = place.directory, place.stage.name
@@ -41,35 +41,35 @@ def end_of_job(place: Allocation, code: int) -> int:
 
 
 def failure(said: dict[int, End], ranks: int) -> str | None:
-    """Why the stage failed for good: what the rank says that failed first; None when none says so."""
+    """Why the stage failed: the error of the rank that failed first; None if no rank reported a failure."""
     failed = sorted((end for end in said.values() if end.kind == "failed"), key=lambda end: end.time)
     if failed:
         first = failed[0]
-        return f"rank {first.rank} on {first.node}: {first.error}" if ranks > 1 else first.error or "it said nothing"
+        return f"rank {first.rank} on {first.node}: {first.error}" if ranks > 1 else first.error or "no message"
     if said.get(0) and said[0].kind == "finished":
         return "ended without a result"
     return None
 
 
 def _reason(place: Allocation, said: dict[int, End], code: int) -> str:
-    """Why the stage did not end, though no rank says that it failed."""
+    """Why the stage did not finish, if no rank reported a failure."""
     unhealthy = [end for end in said.values() if end.kind == "unhealthy"]
     if unhealthy:
-        return f"{unhealthy[0].node} is not fit: {unhealthy[0].error}"
+        return f"{unhealthy[0].node} failed its preflight: {unhealthy[0].error}"
     stopped = [end for end in said.values() if end.kind == "stopped" and end.error]
     if stopped:
         return str(stopped[0].error)
     if code == EXIT_HANG:
-        return "it hung (guard.hang_s)"
+        return "no progress within guard.hang_s"
     gone = [rank for rank in range(place.ranks) if rank not in said]
     if gone:
         who = "its process" if place.ranks == 1 else f"rank {', '.join(map(str, gone))} of {place.ranks}"
-        return f"{who} was gone without a word (srun gave {code})"
-    return next((end.error for end in said.values() if end.error), "it was interrupted")
+        return f"{who} exited without a message (srun exit code {code})"
+    return next((end.error for end in said.values() if end.error), "interrupted")
 
 
 def _back_to_the_queue(place: Allocation, why: str, said: dict[int, End], now: Status) -> str | None:
-    """Queues the job again because of `why`; what keeps it from that, else None."""
+    """Requeues the job because of `why`. Returns None, or the error if it cannot be requeued."""
     directory, name = place.directory, place.stage.name
     settings = place.submission.settings
     bad = sorted({end.node for end in said.values() if end.kind == "unhealthy"})
@@ -85,12 +85,12 @@ def _back_to_the_queue(place: Allocation, why: str, said: dict[int, End], now: S
     state.write(directory / name, replace(now, state="stopped", error=why))
     try:
         listed = slurm.in_queue().get(place.job)
-        if listed is not None and listed.state != "RUNNING":  # cancelled, or Slurm queues it again itself
+        if listed is not None and listed.state != "RUNNING":  # cancelled, or Slurm requeues it itself
             return None
-        print(f"{name}: {why}; queued again", flush=True)
+        print(f"{name}: {why}; requeued", flush=True)
         slurm.requeue(place.job, ",".join(bad) or None)
     except slurm.NoAnswer as error:
-        return f"{why}; could not be queued again ({error}); launch again to go on"
+        return f"{why}; could not be requeued ({error}); launch again to resume"
     return None
 
 

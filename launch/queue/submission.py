@@ -1,4 +1,4 @@
-"""A launch on Slurm: what is not finished, queued or running is submitted, once, and the launcher goes home."""
+"""A launch on Slurm: submits each stage that is not finished, queued or running exactly once, then returns."""
 
 from __future__ import annotations
 
@@ -27,28 +27,24 @@ from .forecast import as_job, forecast
 from .journal import FOLDER, Journal
 from .slurm import Job, Partition
 
-IN_FLIGHT = 5.0  # seconds in which an sbatch whose launcher was killed may still reach the queue
+IN_FLIGHT = 5.0  # seconds until an sbatch whose launcher was killed has reached the queue, or never will
 
 
 def refuse_impossible(directory: Path, experiment: Experiment, wanted: set[str], settings: Slurm) -> None:
-    """Raises UserError when Slurm could not run these stages as `settings` say, or the folder's name is not fit for a script.
+    """Raises UserError if Slurm cannot run these stages with these settings, or if a script cannot contain the folder's name.
 
-    Nothing is queued: the last word has `sbatch --test-only`, which knows accounts, QOS and features.
+    It queues nothing. `sbatch --test-only` is the last check; it covers accounts, QOS and features.
     """
     unfit = [c for c in str(directory) if c in "%\\'\"`$;&|<>*?()[]{}!#" or not c.isprintable()]
     if unfit:
-        raise UserError(
-            f"out={directory}: {unfit[0]!r} in a path is more than job scripts can bear; choose another folder"
-        )
+        raise UserError(f"out={directory}: a job script cannot contain {unfit[0]!r} in a path; choose another folder")
     if settings.source and not Path(settings.source).expanduser().is_file():
         raise UserError(f"cluster.source={settings.source}: no such file")
     known = slurm.partitions()
     chosen = settings.partition.split(",") if settings.partition else [p.name for p in known if p.default]
     for name in chosen:
         if name not in {p.name for p in known}:
-            raise UserError(
-                f"cluster.partition={name}: this cluster has no such; {nearest(name, {p.name for p in known})}"
-            )
+            raise UserError(f"cluster.partition={name}: unknown partition; {nearest(name, {p.name for p in known})}")
     there = [p for p in known if p.name in chosen]
     stages = [stage for stage in experiment.stages.values() if stage.name in wanted]
     for command in dict.fromkeys(stage.command for stage in stages):
@@ -59,7 +55,7 @@ def refuse_impossible(directory: Path, experiment: Experiment, wanted: set[str],
 
 
 def _refuse_too_much(settings: Slurm, command: str, there: Sequence[Partition]) -> None:
-    """Raises UserError when a command's jobs take more than any of these partitions has."""
+    """Raises UserError if a command's jobs need more than each of these partitions has."""
     needs = settings.resources(command)
     assert needs.nodes and needs.tasks_per_node and needs.cpus_per_task and needs.minutes
     cpus = needs.tasks_per_node * needs.cpus_per_task
@@ -67,11 +63,11 @@ def _refuse_too_much(settings: Slurm, command: str, there: Sequence[Partition]) 
     limits = (
         ("gpus_per_node", needs.gpus_per_node or 0, max(p.gpus for p in there), "GPUs a node"),
         ("nodes", needs.nodes, sum(p.nodes for p in there), "nodes"),
-        ("cpus_per_task", cpus, max(p.cpus for p in there), f"CPUs a node, and {command} takes {needs.tasks_per_node} tasks of them"),
+        ("cpus_per_task", cpus, max(p.cpus for p in there), f"CPUs a node, and {command} runs {needs.tasks_per_node} tasks a node"),
         ("mem_gb", needs.mem_gb or 0, max(p.mem_gb for p in there), "GB a node"),
     )  # fmt: skip
-    for name, asked, has, what in limits:
-        if asked > has:
+    for name, needed, has, what in limits:
+        if needed > has:
             value = getattr(needs, name)
             own = getattr(getattr(settings, command), name) is not None
             key = f"cluster.{command}.{name}" if own else f"cluster.{name}"
@@ -80,12 +76,12 @@ def _refuse_too_much(settings: Slurm, command: str, there: Sequence[Partition]) 
     if all(longest) and needs.minutes > max(p or 0 for p in longest):
         raise UserError(
             f"cluster.minutes={needs.minutes}: {where} lets a job run for {max(p or 0 for p in longest)} minutes; "
-            "lower it, a stage that needs longer is requeued and goes on"
+            "lower it, a stage that needs longer is requeued and resumes"
         )
 
 
 def _refuse_unshared_batches(directory: Path, experiment: Experiment, stages: Sequence[Stage], settings: Slurm) -> None:
-    """Raises UserError when the processes of a training cannot share its batches evenly."""
+    """Raises UserError if the processes of a training cannot share its batches evenly."""
     shared = [s for s in stages if trains(s.command) and _ranks(settings, s) > 1]
     configs = configurations(experiment, directory) if shared else {}
     for stage in shared:
@@ -98,7 +94,7 @@ def _refuse_unshared_batches(directory: Path, experiment: Experiment, stages: Se
 
 
 def _ranks(settings: Slurm, stage: Stage) -> int:
-    """Processes of this stage's job."""
+    """The number of processes of this stage's job."""
     needs = settings.resources(stage.command)
     assert needs.nodes and needs.tasks_per_node
     return needs.nodes * needs.tasks_per_node
@@ -110,7 +106,7 @@ def look(directory: Path, experiment: Experiment) -> dict[str, Status]:
 
 
 def jobs(directory: Path) -> dict[str, Job]:
-    """The job of each stage that was ever queued here, as far as Slurm still knows it. Raises NoAnswer."""
+    """The last job of each stage that was queued from this folder; FORGOTTEN if Slurm does not list it. Raises NoAnswer."""
     latest = Journal(directory).latest()
     ids = {stage: submission.job(stage) for stage, submission in latest.items()}
     known = slurm.jobs(ids.values())
@@ -120,13 +116,13 @@ def jobs(directory: Path) -> dict[str, Job]:
 def submit(
     directory: Path, experiment: Experiment, wanted: set[str], settings: Slurm, retry_failed: bool, lock: TextIO
 ) -> int:
-    """Queues every wanted stage that is not finished, queued or running; gives 1 when some of them cannot be, else 0.
+    """Queues every wanted stage that is not finished, queued or running. Returns 1 if some cannot be queued, else 0.
 
-    `lock` is the launch folder's; sbatch holds it too, so that nobody looks while one is under way. Raises RunError when
-    Slurm refuses, with what is queued by then left in the queue.
+    `lock` is the launch folder's. sbatch inherits it, so no other launcher reads the queue during a submission. Raises
+    RunError if Slurm refuses a job; the jobs before it stay queued.
     """
     journal = Journal(directory)
-    settle(journal)
+    recover_intents(journal)
     states = look(directory, experiment)
     todo = to_do(experiment, states, wanted, retry_failed)
     latest = journal.latest()
@@ -153,15 +149,15 @@ def submit(
         except slurm.NoAnswer as error:
             journal.void(batch.name)
             raise RunError(
-                f"{', '.join(batch.stages.values())}: not queued: {error}; the same command goes on from here"
+                f"{', '.join(batch.stages.values())}: not queued: {error}. Run the same command again to resume."
             ) from error
         journal.queued(batch.name, ids[batch.name])
         _say(batch, ids)
     return _summarise(directory, experiment, wanted, states, todo, planned)
 
 
-def settle(journal: Journal) -> None:
-    """Finds out what came of the intents of a launcher that was killed. Raises NoAnswer."""
+def recover_intents(journal: Journal) -> None:
+    """Completes or voids the intents of a launcher that was killed, by the job's name in the queue. Raises NoAnswer."""
     for submission in journal.open():
         time.sleep(max(0.0, IN_FLIGHT - max(0.0, time.time() - submission.time)))
         id = slurm.named(submission.name)
@@ -173,7 +169,7 @@ def settle(journal: Journal) -> None:
 
 
 def to_do(experiment: Experiment, states: Mapping[str, Status], wanted: set[str], retry_failed: bool) -> list[Stage]:
-    """The wanted stages to queue, each behind what it needs; not those behind a failure that is not retried."""
+    """The wanted stages to queue, each after those it needs. Stages that need a failed one are left out unless it is retried."""
     chosen: dict[str, Stage] = {}
     for stage in experiment.stages.values():
         current = states[stage.name].state
@@ -185,12 +181,12 @@ def to_do(experiment: Experiment, states: Mapping[str, Status], wanted: set[str]
 
 
 def clear(directory: Path, stage: str) -> None:
-    """Forgets how the stage ended last time, as it is about to be tried again."""
+    """Removes the stage's last state before it runs again."""
     (directory / stage / "state.json").unlink(missing_ok=True)
 
 
 def sbatch(file: Path, lock: TextIO | None = None) -> str:
-    """Slurm's id of the job that was made of a script. Raises NoAnswer with what sbatch complains of."""
+    """Submits a script and returns the job's id. Raises NoAnswer with sbatch's message."""
     try:
         done = subprocess.run(
             ["sbatch", "--parsable", str(file)], capture_output=True, text=True, timeout=300, check=False,
@@ -204,7 +200,7 @@ def sbatch(file: Path, lock: TextIO | None = None) -> str:
 
 
 def _try(directory: Path, planned: Sequence[Batch], settings: Slurm) -> None:
-    """Asks Slurm whether it would take each kind of job. Raises UserError."""
+    """Checks one job of each command with `sbatch --test-only`. Raises UserError."""
     kinds = {batch.command: batch for batch in planned}
     with tempfile.TemporaryDirectory() as folder:
         for batch in kinds.values():
@@ -213,11 +209,11 @@ def _try(directory: Path, planned: Sequence[Batch], settings: Slurm) -> None:
             file.write_text(script.text(directory, alone, settings, Path(folder), {}))
             done = subprocess.run(["sbatch", "--test-only", str(file)], capture_output=True, text=True, check=False)
             if done.returncode:
-                raise UserError(f"cluster: Slurm would not take a {batch.command} job: {slurm.complaint(done.stderr)}")
+                raise UserError(f"cluster: Slurm rejects a {batch.command} job: {slurm.complaint(done.stderr)}")
 
 
 def dry_run(directory: Path, experiment: Experiment, wanted: set[str], settings: Slurm) -> None:
-    """Prints every script that a launch into an empty folder would submit, and what its trainings will take; writes nothing."""
+    """Prints every script that a launch into an empty folder would submit, and its estimates. Writes nothing."""
     planned = batches.plan([s for s in experiment.stages.values() if s.name in wanted], settings, {})
     code = snapshot.describe(directory)
     ids = {batch.name: f"ID{number}" for number, batch in enumerate(planned, 1)}
@@ -231,7 +227,7 @@ def dry_run(directory: Path, experiment: Experiment, wanted: set[str], settings:
 
 
 def _for_jobs(settings: Slurm) -> dict[str, Any]:
-    """What the jobs themselves need to know of the profile."""
+    """The settings of the profile that the jobs read."""
     return {name: getattr(settings, name) for name in ("max_requeues", "avoid_bad_nodes", "check_gpus")}
 
 
@@ -245,7 +241,7 @@ def _say(batch: Batch, ids: Mapping[str, str]) -> None:
 def _summarise(
     directory: Path, experiment: Experiment, wanted: set[str], states: Mapping[str, Status], todo: Sequence[Stage], planned: Sequence[Batch]
 ) -> int:  # fmt: skip
-    """Prints what became of the wanted stages."""
+    """Prints the wanted stages that were not queued, the number of those that were, and the next commands."""
     queued = {stage.name for stage in todo}
     left = 0
     for stage in experiment.stages.values():
@@ -257,7 +253,7 @@ def _summarise(
             print(f"{stage.name}: {current.state} already{f' (job {current.job})' if current.job else ''}")
         elif current.state == "failed":
             left += 1
-            print(f"{stage.name}: failed: {current.error}; mend the cause, then launch again with --retry-failed")
+            print(f"{stage.name}: failed: {current.error}; fix the cause, then launch again with --retry-failed")
         else:
             left += 1
             print(f"{stage.name}: not queued: {why_skipped(broken[0], states[broken[0]]) if broken else current.state}")

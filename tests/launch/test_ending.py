@@ -95,7 +95,7 @@ def test_a_node_that_is_not_fit_is_named_and_left_out(place: Allocation, fake_sl
     said(place, "stopped", "unhealthy", error="GPU 1 computes wrong products")
     assert end_of_job(place, 0) == 0
     assert fake_slurm.jobs[JOB]["without"] == "n2"
-    assert state.read(place.directory / "s").error == "n2 is not fit: GPU 1 computes wrong products"
+    assert state.read(place.directory / "s").error == "n2 failed its preflight: GPU 1 computes wrong products"
 
 
 def test_a_job_that_slurm_has_cancelled_or_requeued_itself_is_left_alone(place: Allocation, fake_slurm: Any) -> None:
@@ -134,7 +134,7 @@ def test_a_requeue_that_slurm_refuses_is_the_reason_shown(place: Allocation, fak
     fake_slurm.breaks("scontrol")
     said(place, "stopped", "stopped", error="stopped at step 5, saved")
     assert end_of_job(place, 0) == 1
-    assert "stopped at step 5, saved; could not be queued again" in (state.read(place.directory / "s").error or "")
+    assert "stopped at step 5, saved; could not be requeued" in (state.read(place.directory / "s").error or "")
 
 
 def test_a_superseded_job_does_nothing(place: Allocation, fake_slurm: Any) -> None:

@@ -122,7 +122,7 @@ def test_a_killed_child_is_reported_with_the_signal(tmp_path: Path) -> None:
 
 def test_a_child_that_fails_in_silence_is_reported_as_silent(tmp_path: Path) -> None:
     work = run(tmp_path, graph(a=()), Local(1, 1, python("sys.exit(1)")))
-    assert work.states["a"].error == "it said nothing"
+    assert work.states["a"].error == "no output"
 
 
 def test_a_child_that_ends_well_without_a_result_has_failed(tmp_path: Path) -> None:

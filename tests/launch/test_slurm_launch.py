@@ -74,7 +74,7 @@ def test_a_failed_stage_is_queued_again_only_when_asked(
     capsys.readouterr()
     assert on_slurm(chain, tmp_path) == 1
     said = capsys.readouterr().out
-    assert "p3_pretrain: failed: loss is nan; mend the cause, then launch again with --retry-failed" in said
+    assert "p3_pretrain: failed: loss is nan; fix the cause, then launch again with --retry-failed" in said
     assert "p3_finetune: not queued: needs p3_pretrain, which failed" in said
     assert len(fake_slurm.jobs) == 5
     assert on_slurm(chain, tmp_path, retry_failed=True) == 0
@@ -99,7 +99,7 @@ def test_a_refusal_half_way_keeps_what_is_queued_and_the_next_launch_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(slurm, "sbatch", refuses)
-        with pytest.raises(RunError, match=r"p3_finetune: not queued: QOSMax.*the same command goes on"):
+        with pytest.raises(RunError, match=r"p3_finetune: not queued: QOSMax.*Run the same command again"):
             on_slurm(chain, tmp_path)
     assert len(fake_slurm.jobs) == 2
     assert on_slurm(chain, tmp_path) == 0
@@ -133,7 +133,7 @@ def test_slurm_that_does_not_answer_is_one_line_and_nothing_is_written(
 
 
 def test_an_account_that_slurm_does_not_know_is_one_line(chain: str, tmp_path: Path, fake_slurm: Any) -> None:
-    with pytest.raises(UserError, match=r"Slurm would not take a finetune job: Invalid account"):
+    with pytest.raises(UserError, match=r"Slurm rejects a finetune job: Invalid account"):
         on_slurm(chain, tmp_path, "cluster.account=nobody")
     assert fake_slurm.jobs == {}
     assert not (tmp_path / "out").exists()

@@ -292,5 +292,5 @@ launch(sys.argv[1], "inline", sys.argv[2], run_stage=run_stage)
         assert process.poll() is None
     process.send_signal(number)
     said, _ = process.communicate(timeout=30)
-    assert "the same command goes on from here" in said
+    assert "Run the same command again to resume." in said
     assert states(out)["p1_finetune"] == "stopped"

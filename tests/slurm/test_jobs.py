@@ -99,7 +99,7 @@ def test_the_plain_script_trains_on_two_nodes_and_queues_itself_again(
 
 
 def test_a_node_that_fails_the_preflight_is_named_and_left_out(launch: Callable[..., Launch], tmp_path: Path) -> None:
-    """The data of a stage cannot be read on the node where it begins; it is there when the stage is queued again."""
+    """The data of a stage cannot be read on the node where it begins; it is there when the stage is requeued."""
     root = tmp_path / "images"
     text = f"""
 stages:
@@ -113,5 +113,5 @@ stages:
         json.loads(line) for line in (launched.directory / "_slurm" / "sessions" / "s.jsonl").read_text().splitlines()
     ]
     assert len({session["nodes"] for session in sessions}) == 3
-    assert "is not fit: data.root=" in (states["s"].error or "")
+    assert "failed its preflight: data.root=" in (states["s"].error or "")
     assert "the preflight failed 3 times in a row" in (states["s"].error or "")

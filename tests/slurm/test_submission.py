@@ -128,7 +128,7 @@ def test_cancelled_stages_take_their_dependants_along_and_can_be_launched_again(
         (["cluster.mem_gb=64"], r"cluster\.mem_gb=64\.0: .* GB a node"),
         (["cluster.account=$(reboot)"], r"cluster\.account='\$\(reboot\)': not fit for a job script"),
         (['cluster.environment=["A=1\\nreboot"]'], r"cluster\.environment="),
-        (["cluster.constraint=a100"], r"Slurm would not take a pretrain job: .*"),
+        (["cluster.constraint=a100"], r"Slurm rejects a pretrain job: .*"),
         (["train.batch_size=126"], r"stage a: train\.batch_size=126: cannot be shared evenly by 4 processes"),
     ],
 )

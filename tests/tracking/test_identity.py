@@ -52,9 +52,15 @@ def test_a_method_is_named_as_in_the_paper(tmp_path: Path) -> None:
         "p3": "objective: {name: rotation}\nattack: {steps: 10}\nfreeze: none\n",
         "p3_f4": f"objective: {{name: classify}}\nattack: {{steps: 10}}\nfreeze: none\ninit: {tmp_path}/p3\n",
         "p3_f4_eval": f"checkpoint: {tmp_path}/p3_f4\n",
+        "transfer": f"sources: [{tmp_path}/p3_f4]\ntargets: null\npick: best_ra\n",
     }
     for name, text in configs.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").write_text(text)
     labels = {name: method_label(tmp_path / name) for name in configs}
-    assert labels == {"p3": "P3 rotation", "p3_f4": "P3→F4 rotation", "p3_f4_eval": "P3→F4 rotation"}
+    assert labels == {
+        "p3": "P3 rotation",
+        "p3_f4": "P3→F4 rotation",
+        "p3_f4_eval": "P3→F4 rotation",
+        "transfer": "transfer",
+    }

@@ -107,7 +107,7 @@ def write(path, tell):
         os.write(tell, step.to_bytes(8, "big"))
 
 for kill in range(50):
-    path = Path(sys.argv[1]) / f"{kill // 5}.jsonl"  # each file is taken up again four times
+    path = Path(sys.argv[1]) / f"{kill // 5}.jsonl"  # each file is reopened four times
     told, tell = os.pipe()
     writer = os.fork()
     if writer == 0:

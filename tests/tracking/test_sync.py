@@ -64,7 +64,7 @@ def test_one_run_that_does_not_go_through_does_not_keep_back_the_others(
     for name in ("run/a", "run/b", "run/c"):
         recorder.session(range(1, 5), name=name)
     (recorder.folder("run/b") / "config.yaml").write_text("tracking: [")
-    with pytest.raises(RunError, match=f"1 not sent to {server.url}"):
+    with pytest.raises(RunError, match=f"1 run not sent to {server.url}"):
         sync(recorder.folder())
     assert {run.bucket["displayName"] for run in server.runs.values()} == {"a", "c"}
     assert "\nb: " in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The real SDK without a network: its file holds what metrics.jsonl holds; without wandb or a key the run goes on."""
+"""The real SDK without a network: its file holds what metrics.jsonl holds; without wandb or a key the run continues."""
 
 from __future__ import annotations
 
@@ -82,9 +82,7 @@ def test_checkpoints_go_along_where_they_are_asked_for(recorder: Recorder) -> No
 
 def test_without_a_key_an_online_run_is_kept_offline_and_says_so_once(recorder: Recorder) -> None:
     folder = recorder.session(range(1, 9), "tracking.wandb=online")
-    assert recorder.said == [
-        f"wandb: no API key here, so the run is kept offline; wandb login, then dist-advss sync {folder}"
-    ]
+    assert recorder.said == [f"wandb: no API key, the run is kept offline; wandb login, then dist-advss sync {folder}"]
     wanted = expected(recorder.lines())
     assert curves(file_of(folder), set(wanted)) == wanted
 
@@ -94,8 +92,8 @@ def test_without_a_key_an_online_run_is_kept_offline_and_says_so_once(recorder: 
     [
         ("raise ImportError('no wandb here')", "no wandb here"),
         ("def init(**settings): raise RuntimeError('broken\\nat length')\nSettings = dict", "broken"),
-        ("import os; os.kill(os.getpid(), 9)", "its process was ended by SIGKILL"),
-        ("import time; time.sleep(600)", "not all had arrived after 1 s"),
+        ("import os; os.kill(os.getpid(), 9)", "its process was killed by SIGKILL"),
+        ("import time; time.sleep(600)", "upload not complete after 1 s"),
     ],
     ids=["missing", "raises", "dies", "hangs"],
 )
@@ -118,7 +116,7 @@ def test_a_folder_that_wandb_cannot_write_to_stops_nothing(recorder: Recorder) -
     assert [line["step"] for line in recorder.lines() if line["kind"] == "train"] == list(range(1, 9))
     (told,) = recorder.said
     assert told.startswith("wandb: ")
-    assert told.endswith(f"going on without it, dist-advss sync {recorder.folder()} sends what is missing")
+    assert told.endswith(f"training continues without wandb, dist-advss sync {recorder.folder()} sends what is missing")
 
 
 def test_disabled_it_leaves_nothing(recorder: Recorder) -> None:

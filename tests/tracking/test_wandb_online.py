@@ -99,7 +99,7 @@ def test_a_server_that_does_not_answer_costs_the_run_no_more_than_the_wait_at_it
     recorder.session(range(1, 500), ONLINE, "tracking.wait=1", between=hang)
     steps = [line["step"] for line in recorder.lines() if line["kind"] == "train"]
     assert steps == list(range(1, 500))
-    assert recorder.said == ["wandb: not all had arrived after 1 s; dist-advss sync sends the rest"]
+    assert recorder.said == ["wandb: upload not complete after 1 s; dist-advss sync sends the rest"]
     server.release()
     ran = dist_advss("sync", str(recorder.folder()))
     assert ran.returncode == 0, ran.stderr
