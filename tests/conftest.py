@@ -1,10 +1,10 @@
-"""What every test may rely on: one thread, a home of its own, no network, examples that are the same each time."""
+"""Fixtures of every test: one thread, a private home folder, no network, and fixed hypothesis examples."""
 
 from __future__ import annotations
 
 import os
 
-# torch and its libraries read these once, when they are first imported; child processes inherit them.
+# torch and its libraries read these at their first import. Child processes inherit them.
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", HF_HUB_OFFLINE="1")
 
 import ipaddress
@@ -27,7 +27,7 @@ hypothesis.settings.load_profile("fixed")
 
 @pytest.fixture(scope="session", autouse=True)
 def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home folder for the session: no login, cache or setting of the person who runs the tests reaches them."""
+    """A home folder for the session, so that your logins, caches and settings do not affect the tests."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("WANDB_")]:
@@ -42,7 +42,7 @@ def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_network() -> Iterator[None]:
-    """Sockets of this process reach this machine only."""
+    """Sockets of this process connect to this machine only."""
     connect = socket.socket.connect
 
     def local_connect(self: socket.socket, address: Any) -> None:
@@ -64,7 +64,7 @@ def _is_here(host: str) -> bool:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """A test starts with one torch thread, whatever the one before it has set."""
+    """Every test starts with one torch thread, even if an earlier test has changed it."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
 
@@ -77,7 +77,7 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def own_task(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """mine.py with the objective `Colorize` of docs/methods.md, as a reader would paste it."""
+    """mine.py with the objective `Colorize`, copied from docs/methods.md."""
     blocks = re.findall(r"```python\n(.*?)```", (repository / "docs" / "methods.md").read_text(), re.S)
     (code,) = [block for block in blocks if "(Objective)" in block]
     assert len(code.splitlines()) <= 32
@@ -88,7 +88,7 @@ def own_task(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="session")
 def colours(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The words for a tree of images, each of one strong colour in each quarter."""
+    """The `key=value` words for a folder of images whose quarters each have one strong colour."""
     root, draw = tmp_path_factory.mktemp("colours"), np.random.default_rng(0)
     for label in ("a", "b"):
         for split, count in (("train", 40), ("test", 4)):
@@ -102,7 +102,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def dist_advss(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`dist_advss("pretrain", "seed=1", cwd=…)` runs the front door in a process of its own, by default in tmp_path."""
+    """`dist_advss("pretrain", "seed=1", cwd=…)` runs the command line in a child process, by default in tmp_path."""
 
     def run(*words: str, cwd: Path = tmp_path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "dist_advss", *words]
@@ -113,7 +113,7 @@ def dist_advss(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """`disk(200)` is a folder on a file system of 200 KiB; called again, the same one at another size."""
+    """`disk(200)` returns a folder on a file system of 200 KiB. A second call resizes the file system."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = False

@@ -1,1 +1,1 @@
-"""Checkpoints of other projects."""
+"""Converts checkpoints of other projects into run folders."""

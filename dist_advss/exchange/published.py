@@ -1,18 +1,18 @@
-"""The published ensemble's checkpoint (RobustBench: Chen2020Adversarial) as run folders of ours.
+"""Converts the published ensemble's checkpoint (RobustBench: Chen2020Adversarial) into run folders.
 
     python -m dist_advss.exchange.published Chen2020Adversarial.pt DIR data.root=FOLDER
     dist-advss evaluate model=ensemble "model.members=[DIR/branch1,DIR/branch2,DIR/branch3]" attack=pgd20 out=RUN
     dist-advss evaluate checkpoint=DIR/branch1 attack=pgd20 out=RUN2
 
-Its layout: three ResNet-50v2 `branch1`, `branch2`, `branch3` on images normalised by the buffers `mu` and `sigma`
-(1, 3, 1, 1), their softmax outputs averaged. Its names and ours:
+The checkpoint has three ResNet-50v2 `branch1`, `branch2`, `branch3`, on images normalised by the buffers `mu` and `sigma`
+(1, 3, 1, 1). The names of its tensors and of ours:
 
     mu, sigma                                       encoder.normalise.mean, encoder.normalise.std (C, 1, 1), in each branch
     branchK.conv1, .bn1, .layer1, .layer2, .layer3  encoder.<the same>
     branchK.layer4, .linear                         top.<the same>
-    models.K.<…>                                    left out: the same branches once more
+    models.K.<…>                                    ignored: a second copy of the branches
 
-What it gives are averaged probabilities; our ensemble gives their logs.
+The published ensemble returns the mean of the branches' softmax outputs. Ours returns the log of that mean.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ TOP = ("layer4", "linear")
 
 
 def branch_state(published: dict[str, Tensor], branch: str) -> dict[str, Tensor]:
-    """One branch of the published state dict under our names. Raises UserError when it is not there."""
+    """One branch of the published state dict under our names. Raises UserError if it is missing."""
     inside = {n.removeprefix(f"{branch}."): t for n, t in published.items() if n.startswith(f"{branch}.")}
     if not inside or not {"mu", "sigma"} <= published.keys():
         raise UserError(
-            f"{branch}: not in this file; expected mu, sigma and {', '.join(BRANCHES)}, as RobustBench has them"
+            f"{branch}: not in this file; expected mu, sigma and {', '.join(BRANCHES)}, as in RobustBench's checkpoint"
         )
     renamed = {f"{'top' if name.split('.')[0] in TOP else 'encoder'}.{name}": t for name, t in inside.items()}
     normalise = {"mean": published["mu"], "std": published["sigma"]}
@@ -46,9 +46,9 @@ def branch_state(published: dict[str, Tensor], branch: str) -> dict[str, Tensor]
 
 
 def convert(file: Path, out: Path, words: list[str]) -> list[Path]:
-    """Writes each branch as the run folder of a finished fine-tuning; `words` are further `key=value` of its configuration.
+    """Writes each branch as the run folder of a finished fine-tuning, configured by the `key=value` `words`.
 
-    Raises UserError when the file is not laid out like this.
+    Returns the folders. Raises UserError if the file does not have this layout.
     """
     content = torch.load(file, map_location="cpu", weights_only=True)
     published = content.get("state_dict", content)
@@ -61,7 +61,7 @@ def convert(file: Path, out: Path, words: list[str]) -> list[Path]:
         wrong += [n for n in expected.keys() & state.keys() if expected[n].shape != state[n].shape]
         if wrong:
             raise UserError(
-                f"{file}: {folder.name} is no ResNet-50v2 ({len(wrong)} tensors differ, such as {wrong[0]})"
+                f"{file}: {folder.name} is not a ResNet-50v2 ({len(wrong)} tensors differ, such as {wrong[0]})"
             )
         checkpoint.save(folder / "checkpoints" / "best_ra.pt", {"model": {**expected, **state}})
         write_text(folder / "config.yaml", as_yaml(config))

@@ -1,1 +1,1 @@
-"""Run folders, read in whatever state they are: one reader for reports, launches, live views and tracking."""
+"""Reads run folders in any state. Reports, launches, live views and tracking share this reader."""

@@ -1,4 +1,4 @@
-"""Which folders are runs, and what their small files hold. Nothing here raises for a damaged file."""
+"""Finds run folders and reads their small files. Nothing here raises for a damaged file."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ NOT_RUNS = {"checkpoints", "samples", "wandb", "logs"}
 
 @dataclass(frozen=True)
 class Place:
-    """A run folder, which may not exist yet where an experiment plans it.
+    """A run folder. It may not exist yet if an experiment plans it.
 
-    name:      of the stage; in a folder of launches LAUNCH/STAGE
-    command:   as planned; "" where no experiment names the run
-    overrides: the planned `key=value` words, in which @STAGE means a run folder beside this one; None without a plan
-    needs:     names of stages
+    name:      the stage's name; LAUNCH/STAGE in a folder of launches
+    command:   the planned command; "" if no experiment names the run
+    overrides: the planned `key=value` words, in which @STAGE is a run folder of the same launch; None without a plan
+    needs:     the names of the stages that it needs
     """
 
     name: str
@@ -33,12 +33,15 @@ class Place:
 
 
 def is_run(path: Path) -> bool:
-    """Whether this folder holds a file that only runs write."""
+    """Whether this folder has a file that only runs write."""
     return any(os.path.isfile(path / name) for name in OF_A_RUN)  # unlike Path.is_file, never raises
 
 
 def walk(directory: Path) -> Iterator[Place]:
-    """The run folder at `directory`, or those in it: a launch's stages in order, then others, then those one level down."""
+    """Yields `directory` if it is a run folder, else the runs in it: planned stages in order, then others, by name.
+
+    A folder in it that is not a run is searched too, one level deep.
+    """
     if is_run(directory):
         yield Place(directory.name, directory)
     elif directory.is_dir():
@@ -46,7 +49,7 @@ def walk(directory: Path) -> Iterator[Place]:
 
 
 def experiment(directory: Path) -> dict[str, Any]:
-    """The content of a launch folder's experiment.yaml; {} where there is none."""
+    """The content of a launch folder's experiment.yaml; {} if there is none."""
     return mapping(directory / "experiment.yaml", [])
 
 
@@ -72,7 +75,7 @@ def _inside(directory: Path, prefix: str) -> Iterator[Place]:
 
 
 def mapping(file: Path, problems: list[str]) -> dict[str, Any]:
-    """The mapping in a YAML or JSON file; {} where it is missing or damaged, the latter with a line in `problems`."""
+    """The mapping in a YAML or JSON file; {} if it is missing or damaged. A damaged file adds a line to `problems`."""
     try:
         text = file.read_text(encoding="utf-8")
         content = json.loads(text) if file.suffix == ".json" else yaml.load(text, Loader=_YamlLoader)
@@ -88,7 +91,7 @@ def mapping(file: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def last_writes(path: Path) -> list[float]:
-    """When the files of a run folder were last written, unix seconds."""
+    """The modification times of the files of a run folder, unix seconds."""
     times = []
     for name in (*OF_A_RUN, "verdicts.npz", "checkpoints/last.pt"):
         try:
@@ -108,7 +111,7 @@ def lookup(tree: Any, name: str, default: Any = None) -> Any:
 
 
 class _YamlLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML without dates: `seed: 2020-01-01` stays text, so that every value can be shown as it was written."""
+    """YAML without dates: `seed: 2020-01-01` stays text, so that every value is shown as written."""
 
 
 _YamlLoader.yaml_implicit_resolvers = {

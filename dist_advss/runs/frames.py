@@ -1,4 +1,4 @@
-"""`dist_advss.load_runs(DIR)`: run folders as pandas DataFrames, for plots and tables of one's own."""
+"""`dist_advss.load_runs(DIR)`: run folders as pandas DataFrames, for your own plots and tables."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Runs:
-    """A launch folder as tables; rates are in percent, times in seconds, moments in UTC. What is not there is NaN or None.
+    """A launch folder as tables. Rates are in percent, durations in seconds, times in UTC. Missing values are NaN or None.
 
     stages       one row a stage, indexed by its name: command, state, the paper's labels (pretrain P1 to P3, task, finetune
                  F1 to F4, loss), seed, epochs, started, seconds, processes, needs, problems, path
-    train        one row a line of training, by stage and step: epoch, time, and every number that was logged
-    validation   the same of validations: ta, ra and what else was measured
+    train        one row a "train" line, by stage and step: epoch, time, and every logged number
+    validation   one row a "validation" line, by stage and step: ta, ra and every other logged number
     events       one row an event: stage, event, step, time, text
-    evaluations  one row a finished evaluation: labels, TA and RA with their intervals, n, its attack, the fine-tuning judged
+    evaluations  one row a finished evaluation: labels, TA and RA with intervals, n, attack, the evaluated fine-tuning
     per_class    TA and RA by evaluation and class
     config       every key of the configuration (columns) of every stage
     """
@@ -37,9 +37,9 @@ class Runs:
     config: pd.DataFrame
 
     def verdicts(self, evaluation: str) -> pd.DataFrame:
-        """What one evaluation says of every image, by its position in the set: label, both predictions, and whether right.
+        """One row an image of an evaluation, by its position in the set: label, both predictions, and whether each is right.
 
-        Raises KeyError for a stage that is not there and FileNotFoundError for one without verdicts.
+        Raises KeyError for an unknown stage and FileNotFoundError for a stage without verdicts.
         """
         import numpy as np
         import pandas as pd
@@ -52,9 +52,9 @@ class Runs:
 
 
 def load_runs(directory: str | Path) -> Runs:
-    """Everything that the runs of a launch folder, of a folder of run folders, or of one run folder wrote down.
+    """All records of the runs in a launch folder, a folder of run folders, or one run folder.
 
-    Works while runs are under way and after some have died, as the report does. Raises UserError where there is no run.
+    It works while runs are active and after some have died, as the report does. Raises UserError if there is no run.
     """
     from .read import flatten, read
 
@@ -106,7 +106,7 @@ def _stage(run: Run, launch: Launch) -> dict[str, Any]:
 
 
 def _lines(runs: list[Run], kind: str) -> pd.DataFrame:
-    """The lines of one kind of all runs, one below the other, indexed by stage and step."""
+    """The lines of one kind of all runs, concatenated and indexed by stage and step."""
     import pandas as pd
 
     frames = {}

@@ -1,7 +1,7 @@
-"""What a run is in the paper's terms, derived from configurations: P1 to P3, the pretext task, F1 to F4.
+"""The method of a run in the paper's terms, from its configuration: P1 to P3, the pretext task, F1 to F4.
 
 An evaluation names a checkpoint, its fine-tuning names an `init`, and that pre-training names its objective and attack.
-The chain is followed through folders that may have been moved or copied since (`follow`).
+`follow` finds each of these folders, also after a move or a copy.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ UNKNOWN = "?"
 
 @dataclass(frozen=True)
 class Method:
-    """The paper's labels of one run; "?" where the chain is broken, None where the label does not apply.
+    """The paper's labels of one run; "?" if the chain is broken, None if the label does not apply.
 
     pretrain: P1 no pre-training, P2 standard, P3 adversarial
-    task:     the pretext task of P2 and P3, in words where it is more than one
+    task:     the pretext task of P2 and P3; a phrase if there are several
     finetune: F1 frozen and standard, F2 frozen and adversarial, F3 full and standard, F4 full and adversarial
     loss:     the fine-tuning objective, "classify" or "trades"
     joint:    whether several tasks were pre-trained together
@@ -41,7 +41,7 @@ class Method:
 
     @property
     def label(self) -> str:
-        """ "P3→F4", "P3" for a pre-training alone, "P1→F4 (trades)" where the loss is not cross-entropy."""
+        """ "P3→F4", "P3" for a pre-training alone, "P1→F4 (trades)" if the loss is not cross-entropy."""
         arrow = f"→{self.finetune}" if self.finetune else ""
         return f"{self.pretrain}{arrow}" + (f" ({self.loss})" if self.loss not in (None, "classify") else "")
 
@@ -52,13 +52,13 @@ class Method:
 
     @property
     def order(self) -> tuple[bool, bool, str, str, str, str]:
-        """Sorts P1 first, then task by task, P2 before P3, F1 to F4; tasks together and ensembles last."""
+        """The sort key: P1 first, then task by task, P2 before P3, F1 to F4; joint tasks and ensembles last."""
         return (bool(self.members), self.joint, self.task or "", self.pretrain, self.finetune or "", self.loss or "")
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model that a result names: what to call it, and where the link leads to a run, its method and seed."""
+    """A model that a result names: its display name, and its method and seed if its run was found."""
 
     name: str
     method: Method | None = None
@@ -66,7 +66,7 @@ class Model:
 
 
 def model_of(run: Run, link: Any, launch: Launch) -> Model:
-    """The model that `run` has a link to, called by its method, with the seed if it is not 0; else by the link's last part."""
+    """The model that `link` of `run` leads to. Its name is its method, with a seed other than 0, or the link's last part."""
     found = follow(run, link, launch) if isinstance(link, str) else None
     if found is None or not trains(found.command):
         return Model(PurePath(str(link)).name or run.stage)
@@ -86,7 +86,7 @@ def method_of(run: Run, launch: Launch) -> Method:
     kind = _kind(tuned)
     loss = str(lookup(tuned.config, "objective.name", "classify"))
     if not lookup(tuned.config, "init"):
-        unknown = not tuned.config  # a folder without its config.yaml may well have had an init
+        unknown = not tuned.config  # a run that has lost its config.yaml may have had an init
         return Method(UNKNOWN if unknown else "P1", None, UNKNOWN if unknown else kind, loss)
     origin = follow(tuned, str(tuned.config["init"]), launch)
     before = _pretraining(origin) if origin else Method(UNKNOWN)
@@ -94,9 +94,9 @@ def method_of(run: Run, launch: Launch) -> Method:
 
 
 def finetune_of(run: Run, launch: Launch) -> Run | None:
-    """The run whose weights are looked at: of an evaluation its checkpoint's, of a fine-tuning itself.
+    """The fine-tuning whose weights a run is about: that of an evaluation's checkpoint, or the fine-tuning itself.
 
-    Of an ensemble of runs it is the first one, which stands for what all have in common, such as data and seed.
+    For an ensemble it is the first member, which represents what all share, such as data and seed. None if not found.
     """
     if run.command == "finetune":
         return run
@@ -109,7 +109,7 @@ def finetune_of(run: Run, launch: Launch) -> Run | None:
 
 
 def members_of(run: Run, launch: Launch) -> list[Run]:
-    """The runs of which an ensemble is made; none of them where one cannot be found."""
+    """The member runs of an ensemble; [] if one of them cannot be found."""
     links = lookup(run.config, "model.members")
     found = [follow(run, str(link), launch) for link in links] if isinstance(links, list) else []
     there = [member for member in found if member is not None]
@@ -117,10 +117,12 @@ def members_of(run: Run, launch: Launch) -> list[Run]:
 
 
 def follow(run: Run, link: str, launch: Launch) -> Run | None:
-    """The run that `link` (a run folder, or a checkpoint file in one) means; None where it cannot be found.
+    """The run that `link` (a run folder, or a checkpoint file in one) leads to; None if it cannot be found.
 
-    Tried in this order: the same place relative to the run as when it ran, which holds after a move or a copy of the whole
-    folder; the path as it stands, absolute or relative to the launch folder or the working directory; a stage of that name.
+    It tries, in this order:
+    1. the link relative to the run's `out`, which works after a move or a copy of the whole folder
+    2. the link itself, absolute or relative to the launch folder or the working directory
+    3. a stage of that name
     """
     if "\0" in link:  # no path
         return None
@@ -137,7 +139,7 @@ def follow(run: Run, link: str, launch: Launch) -> Run | None:
 
 
 def _at(path: Path, launch: Launch) -> Run | None:
-    """The run folder at this path, or that the file at this path lies in; runs of the launch first."""
+    """The run at this path, or the run that contains the file at this path. The launch's own runs come first."""
     path = Path(os.path.normpath(path))
     folders = [path, path.parent, path.parent.parent][: 3 if path.suffix == ".pt" else 1]
     for folder in folders:
@@ -145,14 +147,14 @@ def _at(path: Path, launch: Launch) -> Run | None:
         if inside:
             return inside
     for folder in folders:
-        outside = read_run(folder, now=0.0)  # only its configuration and curves are asked for
+        outside = read_run(folder, now=0.0)  # its state is not used
         if outside.config:
             return outside
     return None
 
 
 def _named(path: PurePath, run: Run, launch: Launch) -> Run | None:
-    """The stage named by a part of the path, the last part first; in a folder of launches, from the run's own launch."""
+    """The stage named by a part of the path, last part first. In a folder of launches, the run's own launch comes first."""
     own = run.stage.rpartition("/")[0]
     for part in reversed(path.parts):
         for name in (f"{own}/{part}" if own else part, part):
@@ -164,8 +166,8 @@ def _named(path: PurePath, run: Run, launch: Launch) -> Run | None:
 def _pretraining(run: Run) -> Method:
     if not run.config:
         return Method(UNKNOWN)
-    task = str(lookup(run.config, "objective.name", UNKNOWN)).rpartition(":")[2]  # of FILE.py:CLASS, the class
-    joint = task == "joint"  # alone, it is as published: all three tasks
+    task = str(lookup(run.config, "objective.name", UNKNOWN)).rpartition(":")[2]  # the class in FILE.py:CLASS
+    joint = task == "joint"  # with the default tasks it is the published joint of three
     parts = lookup(run.config, "objective.tasks")
     if joint and isinstance(parts, list) and set(parts) != set(Joint().tasks):
         task = "joint of " + " & ".join(sorted(map(str, parts)))
@@ -177,7 +179,7 @@ def _pretraining(run: Run) -> Method:
 
 
 def _ensemble(run: Run, launch: Launch) -> Method:
-    """What its members have in common, and their tasks together: P3→F4 jigsaw & rotation & selfie."""
+    """The labels that all members share, and the union of their tasks: P3→F4 ensemble of jigsaw & rotation & selfie."""
     methods = [method_of(member, launch) for member in members_of(run, launch)]
     if not methods:
         return Method(UNKNOWN, "ensemble", UNKNOWN)

@@ -1,4 +1,4 @@
-"""metrics.jsonl as columns: a hundred runs of ten thousand lines fit into memory, and are read at the speed of the JSON parser."""
+"""Reads metrics.jsonl into columns at the speed of the JSON parser. A hundred runs of ten thousand lines fit into memory."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 
 from ..text import plural
 
-LONGEST = 1000  # entries of a list in a line
-LARGEST = 1e15  # of any number in a run folder; what is above (or infinite) is taken for damage
+LONGEST = 1000  # entries read of a list in a line
+LARGEST = 1e15  # a number above it, or infinite, counts as damage
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Record:
-    """One line of metrics: after how many steps, when (unix seconds), and its numbers by name."""
+    """One line of metrics: its step, its time (unix seconds), and its numbers by name."""
 
     step: int
     time: float | None
@@ -30,7 +30,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a run: start, resume, stop, transfer, …"""
+    """An event of a run: start, resume, stop, transfer, …"""
 
     event: str
     text: str
@@ -40,11 +40,11 @@ class Event:
 
 @dataclass(frozen=True, eq=False)
 class Lines(Sequence[Record]):
-    """The lines of one kind in the order of steps, a sequence of records kept by column.
+    """The lines of one kind in the order of steps: a sequence of records, stored by column.
 
-    `columns` holds a float64 (N,) for each name that was ever a number, NaN where a line has none; a list such as the
-    attack's loss at each of its steps makes the columns `attack_loss_00`, `attack_loss_01`, … Of a step that was repeated
-    after a resume the later line counts.
+    `columns` has a float64 (N,) for each name that has a number in any line, NaN where a line has none. A list, such as
+    the attack's loss at each of its steps, becomes the columns `attack_loss_00`, `attack_loss_01`, … If a step was
+    repeated after a resume, the later line counts.
     """
 
     step: NDArray[np.int64]
@@ -68,7 +68,7 @@ class Lines(Sequence[Record]):
         return (self[i] for i in range(len(self)))
 
     def column(self, name: str) -> Floats:
-        """The values of `name`, NaN where there are none."""
+        """The values of `name`, float64 (N,), NaN where a line has none."""
         return self.columns.get(name, np.full(len(self), np.nan))
 
 
@@ -78,7 +78,7 @@ def no_lines() -> Lines:
 
 @dataclass(frozen=True)
 class Metrics:
-    """metrics.jsonl, sorted by kind; a session is what a process said as it took the run up. `unreadable` lines were skipped."""
+    """metrics.jsonl by kind of line. Each start or resume wrote a session. `unreadable` is the number of skipped lines."""
 
     train: Lines = field(default_factory=no_lines)
     validation: Lines = field(default_factory=no_lines)
@@ -87,7 +87,7 @@ class Metrics:
     unreadable: int = 0
 
     def times(self) -> Floats:
-        """Every moment that the file speaks of, unix seconds, in order."""
+        """The times of all lines and events, unix seconds, sorted."""
         said = [lines.column("time") for lines in (self.train, self.validation)]
         said.append(np.array([event.time for event in self.events if event.time is not None], np.float64))
         times = np.concatenate(said)
@@ -95,7 +95,7 @@ class Metrics:
 
 
 def parse(content: bytes) -> Metrics:
-    """The metrics of a file's content; a line that is no JSON object is counted and skipped."""
+    """The metrics in a file's content. A line that is not a JSON object is counted and skipped."""
     found, unreadable = _objects(content)
     of: dict[str, list[dict[str, Any]]] = {"train": [], "validation": [], "event": [], "session": []}
     for line in found:
@@ -115,13 +115,13 @@ def parse(content: bytes) -> Metrics:
 
 
 def _objects(content: bytes) -> tuple[list[dict[str, Any]], int]:
-    """The JSON objects of the lines, and how many lines were something else. A whole file is parsed at one go."""
+    """The JSON objects of the lines, and the number of other lines. It parses an undamaged file in one call."""
     lines = [line for line in content.splitlines() if line.strip()]
     try:
         parsed = json.loads(b"[" + b",".join(lines) + b"]")
     except (ValueError, RecursionError):
         parsed = []
-    if len(parsed) != len(lines):  # damage somewhere: line by line
+    if len(parsed) != len(lines):  # the file is damaged: parse line by line
         parsed = [_parsed(line) for line in lines]
     objects = [line for line in parsed if isinstance(line, dict)]
     return objects, len(lines) - len(objects)
@@ -165,20 +165,20 @@ def _column(values: list[Any]) -> Floats:
 
 
 def number(value: Any) -> float | None:
-    """A number of sensible size, else None."""
+    """`value` as a float if it is a number below LARGEST in magnitude, else None."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LARGEST:  # NaN is not below
         return None
     return float(value)
 
 
 class Reader:
-    """Reads metrics files, each again only when it has changed: what is looked at every few seconds stays cheap."""
+    """Reads metrics files, and parses a file again only after it has changed, so that frequent polling stays cheap."""
 
     def __init__(self) -> None:
         self._known: dict[Path, tuple[tuple[int, int], Metrics]] = {}
 
     def read(self, file: Path, problems: list[str]) -> Metrics:
-        """The file's metrics, none where there is none; what is wrong with it is appended to `problems`."""
+        """The file's metrics, empty if there is no file. Damage is reported as a sentence in `problems`."""
         try:
             told = file.stat()
             version = (told.st_mtime_ns, told.st_size)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rate:
-    """A rate in percent with its 95% interval; the interval is None where the result has none."""
+    """A rate in percent with its 95% interval, or None if the result has no interval."""
 
     value: float
     interval: tuple[float, float] | None
@@ -34,7 +34,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Setting:
-    """Under what a model was tuned and judged; rows are compared only within one setting."""
+    """The conditions of a fine-tuning and its evaluation. Rows are compared only within one setting."""
 
     data: str
     model: str
@@ -51,9 +51,9 @@ class Setting:
 class Row:
     """One evaluation. TA, RA and n are None until it has finished.
 
-    epochs_to_best_ra: epochs of fine-tuning completed when validation RA was highest (so far, if it is still going)
+    epochs_to_best_ra: epochs of fine-tuning completed when validation RA was highest (so far, if it is still running)
     folder:            of the evaluation
-    tuned:             the fine-tuned run that was judged, by stage or path; None where it cannot be found
+    tuned:             the fine-tuned run that was evaluated, by stage or path; None if it cannot be found
     family:            the attack without its radius
     eps, trained_eps:  radius of the attack, and of the one in fine-tuning
     """
@@ -80,18 +80,18 @@ def summary_rows(directory: Path) -> list[Row]:
 
 
 def rows_of(launch: Launch) -> list[Row]:
-    """The same, of a launch that was read already."""
+    """The rows of a launch that is already read."""
     rows = [_row(run, launch) for run in launch.runs.values() if run.command == "evaluate"]
     return sorted(rows, key=lambda row: (str(row.setting), row.method.order, row.seed or 0, row.evaluation))
 
 
 def as_text(rows: list[Row]) -> str:
-    """Aligned lines, one a row, for a terminal without rich or a log file."""
+    """The rows as aligned lines, for log files."""
     return aligned(_cells(row, rows) for row in rows)
 
 
 def as_table(rows: list[Row]) -> Table:
-    """The same as a rich table."""
+    """The rows as a rich table, for a terminal."""
     from rich.table import Table
     from rich.text import Text
 
@@ -99,12 +99,12 @@ def as_table(rows: list[Row]) -> Table:
     for row in rows:
         method, ta, ra, epochs = _cells(row, rows)
         plain = (method, ta.removeprefix("TA "), ra.removeprefix("RA "), epochs.partition(": ")[2])
-        table.add_row(*map(Text, plain))  # Text: names of stages are not markup
+        table.add_row(*map(Text, plain))  # Text, because a stage's name is not markup
     return table
 
 
 def _cells(row: Row, rows: list[Row]) -> tuple[str, str, str, str]:
-    """Texts of one of several rows; the attack is named where it is not the same for all."""
+    """The texts of one of `rows`. The attack is part of the name if the rows differ in it."""
     name = row.method.full if row.method.finetune != "?" else row.evaluation
     name += f" seed {row.seed}" if row.seed else ""
     name += f", {row.setting.attack}" if len({other.setting.attack for other in rows}) > 1 else ""
@@ -165,7 +165,7 @@ def _rate(run: Run, name: str) -> Rate | None:
 
 
 def best_ra_epoch(run: Run) -> int | None:
-    """Epochs completed when validation RA was highest, the earliest of equals; None before the first validation."""
+    """Epochs completed when validation RA was highest, the first of equals; None before the first validation."""
     said = number(lookup(run.result, "best_ra.epoch"))
     if said is not None:
         return int(said)
