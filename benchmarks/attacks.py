@@ -1,4 +1,4 @@
-"""PGD on the small network: ours beside torchattacks and beside the loop that everybody writes.
+"""PGD on the small network: ours, torchattacks' and the usual hand-written loop.
 
 python -m benchmarks.attacks --json attacks.json
 """
@@ -19,7 +19,7 @@ EPS, STEPS, BATCH = 8 / 255, 10, 128
 
 
 class Logits(nn.Module):
-    """The classifier as peers take it: images to logits."""
+    """The classifier as other libraries expect it: images to logits."""
 
     def __init__(self, objective: Classify) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ def main() -> None:
     try:
         import torchattacks
     except ImportError:
-        print("torchattacks is not here (make setup installs it); left out")
+        print("torchattacks is not installed and is skipped; make setup installs it")
     else:
         contenders["torchattacks"] = lambda: torchattacks.PGD(theirs, EPS, EPS / 4, STEPS)(images, labels)
     seconds = seconds_in_turn(contenders, args.rounds)

@@ -1,8 +1,7 @@
-"""What the engines cost: DDP on two processes beside two processes that know nothing of each other, and `single` beside a bare
-loop of the same calls.
+"""The overhead of the engines: DDP on two processes against two independent processes, and `single` against a bare loop.
 
-Each process computes on one thread, on cores of its own where there are two. The contenders take turns in every process, step
-by step, and what is compared are the medians of one run.
+Each process uses one thread, on a separate core if there are two. The contenders take turns in every process, step by
+step. The medians of one run are compared.
 
     python -m benchmarks.engines --json engines.json
 """
@@ -49,7 +48,7 @@ def stepper(config: Any, world: World) -> Callable[[], None]:
 
 
 def bare_loop(config: Any) -> Callable[[], None]:
-    """The same calls without an engine."""
+    """The calls of a step without an engine."""
     module = objectives.build(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9, weight_decay=3e-4)
     attack = attacks.build(config.attack, module)
@@ -71,7 +70,7 @@ def settings(engine: str, batch: int) -> Any:
 
 
 def process(rank: int, port: int, rounds: int, results: Connection) -> None:
-    """One of the two: alone and together in turn; sends the seconds of each step."""
+    """One of the two processes. It alternates independent and DDP steps and sends the seconds of each."""
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[rank % len(cores)]})
     torch.set_num_threads(1)

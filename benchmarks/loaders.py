@@ -1,11 +1,11 @@
-"""Loaders beside each other: images a second, time to the first batch, memory of the process and its workers.
+"""Compares loaders: images per second, time to the first batch, and memory of the process and its workers.
 
-Every contender gives shuffled, mirrored and cropped float batches of the same images: small ones (32x32, padded by 4 and
-cropped) from memory or raw files, large ones (JPEG of 500x375, RandomResizedCrop to 224). Each runs in a process of its
-own, in turn; `memory` cannot crop large images at random and shows their centre.
+Every contender yields shuffled, mirrored and cropped float batches of the same images: small ones (32x32, padded by 4 and
+cropped) from memory or raw files, large ones (JPEG of 500x375, RandomResizedCrop to 224). Each runs in a separate process,
+in turn. `memory` cannot crop large images at random and crops their centre.
 
     python -m benchmarks.loaders --json loaders.json
-    python -m benchmarks.loaders --million      # writes and reads 1,000,000 small images, and how much memory that took
+    python -m benchmarks.loaders --million      # writes and reads 1,000,000 small images and measures the memory
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def small_images(count: int) -> np.ndarray:
 
 
 def photograph(number: int) -> np.ndarray:
-    """An image (375, 500, 3) uint8 with detail of every size, which JPEG packs as tightly as a photograph."""
+    """An image (375, 500, 3) uint8 with detail at every scale, which JPEG compresses about as well as a photograph."""
     from PIL import Image
 
     draw = np.random.default_rng(number)
@@ -132,7 +132,7 @@ def ours(case: str, folder: Path, data: Data, contender: str) -> Callable[[int],
 
 
 def stock(case: str, folder: Path, data: Data) -> Callable[[int], Iterable[Any]]:
-    """FFCV's Loader with FFCV's augmentations, as its documentation has it."""
+    """FFCV's Loader with FFCV's augmentations, as in its documentation."""
     from ffcv.fields.basics import IntDecoder
     from ffcv.fields.decoders import RandomResizedCropRGBImageDecoder, SimpleRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
@@ -149,7 +149,7 @@ def stock(case: str, folder: Path, data: Data) -> Callable[[int], Iterable[Any]]
 
 
 def own_memory(pid: int) -> int:
-    """Bytes that are this process's own and its children's: shared pages in proportion, mapped files left out."""
+    """Memory of this process and its children in bytes: shared pages in proportion, without mapped files."""
     import psutil
 
     total = 0
@@ -197,7 +197,7 @@ def one(case: str, contender: str, folder: Path, data: Data) -> dict[str, float]
 
 
 def million(folder: Path) -> list[Figure]:
-    """Writes 1,000,000 raw images of 32x32, reads them for two epochs; growth of this process's own memory."""
+    """Writes 1,000,000 raw images of 32x32, reads them for two epochs, and measures how much this process grows."""
     import os
 
     count, pattern, names = 1_000_000, small_images(1000), [str(k) for k in range(10)]

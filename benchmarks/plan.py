@@ -1,6 +1,6 @@
-"""The plan against what happens: predicted and measured seconds of real training steps here, and gloo between processes.
+"""Predicted and measured seconds of training steps on this machine, and of gloo all-reduces between processes.
 
-Speeds of this machine are measured first, as `dist-advss plan gpu=here` does; the steps are then predicted and run.
+It first measures the speeds of this machine, as `dist-advss plan gpu=here` does. Then it predicts the steps and runs them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def predicted(config: Any, images: int) -> tuple[float, float]:
 
 
 def measured(config: Any, images: int, repeat: int) -> float:
-    """Median seconds of a step, after one that does not count."""
+    """Median seconds of a step, after one warm-up step."""
     objective = objectives.build(config)
     objective.to(memory_format=torch.channels_last)
     objective.train()
@@ -67,7 +67,7 @@ def measured(config: Any, images: int, repeat: int) -> float:
 
 
 def all_reduce(rank: int, port: int, seconds: Any) -> None:
-    """One of two processes: the seconds of an all-reduce of each size, into `seconds` by rank 0."""
+    """One of two processes. Rank 0 puts the seconds of an all-reduce of each size into `seconds`."""
     torch.set_num_threads(1)
     store = dist.TCPStore("127.0.0.1", port, 2, rank == 0, timeout=timedelta(seconds=60))
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)

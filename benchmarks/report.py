@@ -1,7 +1,7 @@
-"""The report of a large launch: how long it takes, beside what any reader needs to parse the same lines, and how large it is.
+"""The report of a large launch: its duration, against parsers of the same lines, and its size.
 
-A hundred runs (half of them pre-trainings, half fine-tunings, with an evaluation each) of 10,000 lines of training and 100
-validations, made up from a seed. The JSON parser alone is the floor; pandas.read_json is what a notebook would do.
+The launch has a hundred generated runs (half pre-trainings, half fine-tunings, each with an evaluation) of 10,000 "train"
+and 100 "validation" lines. The JSON parser alone is the lower bound. pandas.read_json is what a notebook would use.
 
     python -m benchmarks.report --json report.json
 """
@@ -100,7 +100,7 @@ def _run(folder: Path, config: dict[str, object], lines: list[dict[str, object]]
 
 
 def parse_only(root: Path) -> None:
-    """The floor: every line through the JSON parser, nothing kept."""
+    """The lower bound: parses every line as JSON and discards it."""
     for file in root.glob("*/metrics.jsonl"):
         with file.open("rb") as lines:
             for line in lines:

@@ -1,4 +1,4 @@
-"""How long the front door takes to answer, beside an interpreter that does nothing and one that imports torch.
+"""Start-up time of the command line, against an interpreter that does nothing and one that imports torch.
 
 python -m benchmarks.startup --json startup.json
 """

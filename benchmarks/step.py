@@ -1,7 +1,7 @@
-"""Where an adversarial pre-training step spends its time.
+"""Profiles an adversarial pre-training step by kind of operator.
 
-One Rotation step (PGD, then the clean and adversarial update) is profiled; each operator's own time is put down to
-convolution, matrix product, batch norm or something else.
+It profiles one Rotation step (PGD, then the clean and adversarial update) and attributes each operator's own time to
+convolution, matrix product, batch norm or the rest.
 
     python -m benchmarks.step --json step.json
 """
@@ -36,7 +36,7 @@ def kind_of(operator: str) -> str:
 
 
 def shares(model: str, batch: int, steps: int, repeat: int) -> dict[str, float]:
-    """Seconds of one step by kind, over `repeat` profiled steps after one that does not count."""
+    """Seconds of one step by kind, over `repeat` profiled steps after one warm-up step."""
     data = "fashion_mini" if model == "preact_small" else "cifar10"
     words = [
         f"model={model}",

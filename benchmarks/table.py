@@ -1,4 +1,4 @@
-"""What every benchmark does with its figures: print them, and write them where --json says."""
+"""The options, timing and output that all benchmarks share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured value: of which case, for which contender."""
+    """One measured value of a case and a contender."""
 
     case: str
     contender: str
@@ -22,15 +22,15 @@ class Figure:
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
-    """A parser with what all benchmarks take: --json FILE and --threads N."""
+    """A parser with the options of all benchmarks: --json FILE and --threads N."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as a list of objects")
+    made.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE as a list of objects")
     made.add_argument("--threads", type=int, default=2, help="CPU threads of the process")
     return made
 
 
 def publish(figures: list[Figure], file: Path | None) -> None:
-    """Prints a line a figure, and writes them as JSON where asked."""
+    """Prints one line a figure. Writes the figures as JSON to `file`, if given."""
     for figure in figures:
         print(f"{figure.case:<36}{figure.contender:<28}{figure.value:>12,.3f} {figure.unit}")
     if file is not None:
@@ -38,9 +38,9 @@ def publish(figures: list[Figure], file: Path | None) -> None:
 
 
 def seconds_in_turn(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each contender, called in turn `rounds` times after one call that does not count.
+    """Median seconds of each contender, called in turn `rounds` times after one warm-up call.
 
-    Taking turns spreads a slow moment of the machine over all of them.
+    Taking turns spreads a slow moment of the machine over all contenders.
     """
     taken: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds + 1):

@@ -1,9 +1,9 @@
-"""What tracking costs a step of training: time that the training process spends in it, as a share of the step.
+"""The overhead of tracking: time that the training process spends on it, as a share of a training step.
 
-The step is one of quickstart's (preact_small, 128 images, PGD-3), timed in this run. `tracker` is everything a step does for
-the record: counting, the means of log_every steps, a line of JSON written and flushed. Beside it, with the same tracker, a
-wandb process that shows the run offline, and one whose server does not answer. Then the same calls to wandb's own SDK made in
-the training process, which is what the separate process saves; and what that process takes of a core for itself.
+The step is one of quickstart's (preact_small, 128 images, PGD-3), timed in this run. `tracker` is all the tracking of a
+step: counting, the means of log_every steps, a line of JSON. It is also timed with a wandb process that records offline,
+and with one whose server does not answer. For comparison, the same calls go to wandb's SDK in the training process. The share
+of a core that the wandb process uses is measured too.
 
     python -m benchmarks.tracking --json tracking.json
 """
@@ -45,7 +45,7 @@ def config_for(folder: Path, wandb: str) -> TrainConfig:
 
 
 def seconds_of_a_step(config: TrainConfig, repeat: int) -> float:
-    """Median of `repeat` steps after one that does not count."""
+    """Median seconds of `repeat` steps after one warm-up step."""
     objective = objectives.build(config)
     engine = engines.build(config, objective, World(torch.device("cpu")))
     attack = attacks.build(config.attack, objective)
@@ -63,7 +63,7 @@ def seconds_of_a_step(config: TrainConfig, repeat: int) -> float:
 
 
 def seconds_of_tracking(folder: Path, wandb: str, steps: int, settle: bool) -> tuple[float, float]:
-    """Seconds a step that a training process spends on its record, and of a core that its wandb process takes meanwhile."""
+    """Seconds per step that a training process spends on tracking, and the share of a core that its wandb process uses."""
     folder.mkdir()
     config = config_for(folder, wandb)
     every = config.train.log_every
@@ -86,7 +86,7 @@ def seconds_of_tracking(folder: Path, wandb: str, steps: int, settle: bool) -> t
 
 
 def seconds_of_sdk(folder: Path, steps: int, every: int) -> float:
-    """The same numbers handed to wandb.log in this process, offline."""
+    """Seconds per step of wandb.log with the same numbers in this process, offline."""
     import wandb
 
     run = wandb.init(mode="offline", dir=folder, settings=wandb.Settings(silent=True, console="off"))
@@ -117,7 +117,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     figures = []
     with tempfile.TemporaryDirectory() as scratch, socket.create_server(("127.0.0.1", 0)) as silent:
-        root = Path(scratch)  # `silent` takes connections and never answers
+        root = Path(scratch)  # `silent` accepts connections and never answers
         os.environ.update(HOME=scratch, WANDB_API_KEY=KEY, WANDB_BASE_URL=f"http://127.0.0.1:{silent.getsockname()[1]}")
         os.environ.update(WANDB_ERROR_REPORTING="false", WANDB_SILENT="true")
         (root / "step").mkdir()

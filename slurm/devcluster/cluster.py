@@ -1,4 +1,4 @@
-"""Starts and stops the devcluster's daemons. What a crashed one left behind is ended by the next start."""
+"""Starts and stops the devcluster's daemons. A start first ends the processes that an earlier devcluster left behind."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ PATIENCE = 60.0  # seconds that each daemon has to answer
 
 
 class CannotRun(Exception):
-    """Why there can be no devcluster here, as one line."""
+    """The devcluster cannot run on this machine; the message is one line."""
 
 
 class DevCluster:
-    """The devcluster in `folder`, running or not. `tied`: its daemons end when the process that started them does."""
+    """The devcluster in `folder`, running or not. With `tied`, its daemons end with the process that started them."""
 
     def __init__(self, folder: Path, tied: bool = False) -> None:
         self.folder = folder.absolute()
@@ -39,7 +39,7 @@ class DevCluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a shell needs for sbatch, squeue and the others to talk to this cluster."""
+        """The environment variables with which sbatch, squeue and the others reach this cluster."""
         return {"SLURM_CONF": str(self.folder / "etc" / "slurm.conf")}
 
     def start(self) -> None:
@@ -53,7 +53,7 @@ class DevCluster:
             self._start_munge(place)
             self._start_accounting(place)
             self._start_slurm(place)
-        except OSError as error:  # a container without the right to make devices, say
+        except OSError as error:  # for example a container that may not create devices
             self.stop()
             raise CannotRun(f"{error.filename or self.folder}: {error.strerror}") from error
         except BaseException:
@@ -73,7 +73,7 @@ class DevCluster:
         raise CannotRun(f"{self.folder}: processes {self._processes()} of an earlier devcluster cannot be ended")
 
     def kill_node(self, node: str) -> None:
-        """As if the machine lost power: its slurmd and every job process on it are gone at once."""
+        """Simulates a power loss: kills the node's slurmd and every job process on it."""
         daemon = self._pid(f"slurmd-{node}")
         jobs = [p for p in self._processes() if _environment(p).get("SLURMD_NODENAME") == node or _stepd_of(p, node)]
         for process in filter(None, [daemon, *jobs]):
@@ -81,7 +81,7 @@ class DevCluster:
                 os.kill(process, signal.SIGKILL)
 
     def start_node(self, node: str) -> None:
-        """Its slurmd again, after `kill_node`."""
+        """Starts the node's slurmd again after `kill_node`."""
         self._spawn(f"slurmd-{node}", ["slurmd", "-D", "-N", node, "-f", self.environment["SLURM_CONF"]])
 
     def _write(self, place: Place) -> None:
@@ -145,7 +145,7 @@ class DevCluster:
         self._expect(f"slurmd-{NODES[0]}", lambda: self.idle_nodes() == list(NODES))
 
     def idle_nodes(self) -> list[str]:
-        """The nodes that wait for jobs."""
+        """The idle nodes."""
         listed = self._slurm(
             "sinfo", "--noheader", "--Node", "--partition=main", "--states=idle", "--format=%N %T", check=False
         )
@@ -160,17 +160,17 @@ class DevCluster:
                 env=_clean_environment(self.environment | {"DIST_ADVSS_DEVCLUSTER": str(self.folder)}),
             )  # fmt: skip
         (self.folder / "run" / f"{name}.pid").write_text(str(process.pid))
-        process.returncode = 0  # it outlives this process on purpose: no warning that it was not waited for
+        process.returncode = 0  # it outlives this process on purpose; this avoids Popen's warning
 
     def _expect(self, name: str, there: Callable[[], bool]) -> None:
-        """Waits until `there()`; raises CannotRun with the last lines of the daemon's log when it ends or takes too long."""
+        """Waits until `there()`. Raises CannotRun, with the last lines of the daemon's log, if it ends or takes too long."""
         process = self._pid(name)
         if self._wait(lambda: there() or not _alive(process), PATIENCE) and there():
             return
         logs = [self.folder / "log" / f"{name}.{end}" for end in ("out", "log")]
         said = [line for log in logs if log.exists() for line in log.read_text(errors="replace").splitlines()[-3:]]
         raise CannotRun(
-            f"{name} {'does not answer' if _alive(process) else 'has ended'}: {' | '.join(said) or 'it said nothing'}"
+            f"{name} {'does not answer' if _alive(process) else 'has ended'}: {' | '.join(said) or 'no output'}"
         )
 
     def _wait(self, there: Callable[[], bool], seconds: float) -> bool:
@@ -188,7 +188,7 @@ class DevCluster:
             return None
 
     def _processes(self) -> list[int]:
-        """Every living process of this cluster: the daemons by a mark in their environment, jobs by their slurm.conf."""
+        """The live processes of this cluster. Daemons have a mark in their environment, jobs the cluster's slurm.conf."""
         found = []
         for entry in os.listdir("/proc"):
             if not entry.isdigit() or int(entry) == os.getpid() or not _alive(int(entry)):
@@ -220,9 +220,9 @@ class DevCluster:
 
 
 def refuse_where_impossible() -> None:
-    """Raises CannotRun without root or without the programs, after trying to install them."""
+    """Raises CannotRun without root, or if the programs are missing and cannot be installed."""
     if os.geteuid() != 0:
-        raise CannotRun("a devcluster needs root: its nodes start jobs as other users would")
+        raise CannotRun("a devcluster needs root: slurmd starts jobs as their users")
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     if missing and shutil.which("apt-get"):
         install()
@@ -236,14 +236,14 @@ def packages() -> list[str]:
 
 
 def install() -> None:
-    """Debian's packages, none of whose services is started (RUNLEVEL=1 is what invoke-rc.d listens to)."""
+    """Installs Debian's packages without starting their services (invoke-rc.d reads RUNLEVEL=1)."""
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *packages()]):
         subprocess.run(["apt-get", *command], env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
 
 
 def _end_with_parent() -> None:
-    """Asks the kernel for a SIGTERM when the parent of this process is gone, however it ended."""
+    """Makes the kernel send this process a SIGTERM when its parent exits for any reason."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
@@ -264,7 +264,7 @@ def free_ports(names: Sequence[str]) -> dict[str, int]:
 
 
 def _clean_environment(extra: dict[str, str]) -> dict[str, str]:
-    """This process's environment without the settings of another Slurm or of a job that it may run in."""
+    """This process's environment without the variables of another Slurm or of a surrounding job."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH_", "SRUN_", "SUBMITIT_"))}
     return {**kept, **extra}
 
@@ -280,7 +280,7 @@ def _answers(port: int) -> bool:
 
 
 def _alive(process: int | None) -> bool:
-    """Whether a process runs; one that has ended and was not waited for does not."""
+    """Whether a process is running. A zombie is not."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
     except (OSError, IndexError):

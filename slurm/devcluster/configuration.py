@@ -1,4 +1,4 @@
-"""The configuration files of the devcluster, as texts. Every path is inside its folder, every port was free a moment ago."""
+"""The texts of the devcluster's configuration files. Every path is inside its folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PORTS = ("controller", "accounting", "database", *NODES)
 
 @dataclass(frozen=True)
 class Place:
-    """Where the devcluster lives: its folder, this host's short name, and a port for each of `PORTS`."""
+    """The devcluster's folder, this host's short name, and a port for each of `PORTS`."""
 
     folder: Path
     host: str
@@ -30,7 +30,7 @@ class Place:
 
 
 def slurm_conf(place: Place) -> str:
-    """`cred_expire` is also how long a requeued job is held back (120 s where a site leaves it alone)."""
+    """The text of slurm.conf. `cred_expire`, in seconds, is also the delay of a requeued job (Slurm's default is 120)."""
     nodes = "\n".join(
         f"NodeName={node} NodeHostname={place.host} NodeAddr=127.0.0.1 Port={place.ports[node]} "
         f"CPUs={CPUS} RealMemory={MEMORY} Gres=gpu:{GPUS} State=UNKNOWN"
