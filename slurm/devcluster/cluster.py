@@ -145,7 +145,7 @@ class DevCluster:
         self._expect(f"slurmd-{NODES[0]}", lambda: self.idle_nodes() == list(NODES))
 
     def idle_nodes(self) -> list[str]:
-        """The idle nodes."""
+        """The names of the nodes that Slurm reports as idle."""
         listed = self._slurm(
             "sinfo", "--noheader", "--Node", "--partition=main", "--states=idle", "--format=%N %T", check=False
         )
