@@ -1,4 +1,4 @@
-"""`dist-advss doctor`: what this machine has, what is missing, and how to get it."""
+"""`dist-advss doctor` checks this machine: what is installed, what is missing, how to get it."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ FFCV_NEEDS = {  # a compiler, Python's headers, pkg-config, OpenCV, libjpeg-turb
     "dnf": "dnf install gcc-c++ python3-devel pkgconf opencv-devel turbojpeg-devel (EPEL and CRB enabled)",
     "conda": "conda install -c conda-forge cxx-compiler pkg-config opencv libjpeg-turbo",
 }
-ROOM = 2e9  # bytes; checkpoints of a large model and its images take about this much
+ROOM = 2e9  # bytes; about the size of a large model's checkpoints and its images
 COLOURS = {"ok": "green", "missing": "red", "optional": "yellow"}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: `verdict` is ok, missing (nothing works without) or optional (something does not); `fix` says what to do."""
+    """One line. `verdict` is ok, missing (required) or optional (some features need it); `fix` is a command or an instruction."""
 
     what: str
     verdict: Verdict
@@ -59,7 +59,7 @@ class Finding:
 
 
 def doctor() -> int:
-    """Prints the findings, a table or plain lines; 1 when something required is missing, else 0."""
+    """Prints the findings as a table or plain lines. Returns 1 if a requirement is missing, else 0."""
     findings = list(examine())
     if sys.stdout.isatty() and importlib.util.find_spec("rich"):
         from rich.console import Console
@@ -68,7 +68,7 @@ def doctor() -> int:
     else:
         print(as_text(findings))
     missing = [f.what for f in findings if f.verdict == "missing"]
-    print(f"\n{'missing: ' + ', '.join(missing) if missing else 'everything required is here'}")
+    print(f"\n{'missing: ' + ', '.join(missing) if missing else 'all requirements are installed'}")
     return 1 if missing else 0
 
 
@@ -94,7 +94,7 @@ def as_text(findings: list[Finding]) -> str:
 
 
 def torch_and_gpu() -> Iterator[Finding]:
-    """torch, and the GPUs that it sees; torchvision is imported beside it, as a mismatch of the two shows only then."""
+    """torch, torchvision and the GPUs. It imports both packages, because a version mismatch appears only on import."""
     try:
         import torch
     except Exception as error:  # an installation can be broken in many ways; each is a finding
@@ -104,7 +104,7 @@ def torch_and_gpu() -> Iterator[Finding]:
     try:
         import torchvision  # noqa: F401
     except Exception as error:
-        yield Finding("torchvision", "missing", f"does not fit this torch: {_reason(error)}", INSTALL)
+        yield Finding("torchvision", "missing", f"incompatible with this torch: {_reason(error)}", INSTALL)
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(index)
@@ -115,23 +115,23 @@ def torch_and_gpu() -> Iterator[Finding]:
             )
     elif torch.version.cuda is None:
         yield Finding(
-            "GPU", "optional", "this torch is built for CPUs only", "install a CUDA build of torch to use one"
+            "GPU", "optional", "this torch build supports CPUs only", "install a CUDA build of torch to use one"
         )
     elif shutil.which("nvidia-smi"):
-        fix = f"its driver must support CUDA {torch.version.cuda}; see nvidia-smi"
-        yield Finding("GPU", "optional", "nvidia-smi is here, but torch sees no GPU", fix)
+        fix = f"install a driver that supports CUDA {torch.version.cuda}; see nvidia-smi"
+        yield Finding("GPU", "optional", "nvidia-smi is installed, but torch finds no GPU", fix)
     else:
         yield Finding("GPU", "optional", "none; training runs on the CPU")
 
 
 def package(name: str) -> Finding:
-    """A package that the program needs, by its installed version."""
+    """The installed version of a required package."""
     version = _version(name)
     return Finding(name, "ok", version) if version else Finding(name, "missing", "not installed", INSTALL)
 
 
 def extra(name: str, purpose: str, fix: str) -> Finding:
-    """A package that some features need. It is imported in a process of its own: compiled ones may break, or talk a lot."""
+    """A package that some features need. A separate process imports it, because compiled packages may crash or print."""
     if importlib.util.find_spec(name) is None:
         return Finding(name, "optional", f"not installed ({purpose})", fix)
     tried = subprocess.run([sys.executable, "-c", f"import {name}"], capture_output=True, text=True, check=False)
@@ -142,30 +142,30 @@ def extra(name: str, purpose: str, fix: str) -> Finding:
 
 
 def ffcv(which: Callable[[str], str | None], environment: Mapping[str, str]) -> Finding:
-    """FFCV, by loading its library and the code that calls it; where that fails, what this system lacks for it."""
+    """Whether FFCV decodes .beton files here; if not, the missing system packages."""
     check = [sys.executable, "-c", "import dist_advss.data.betons.decode"]
     tried = subprocess.run(check, capture_output=True, text=True, check=False)
     if not tried.returncode:
         return Finding("ffcv", "ok", f"{_version('ffcv') or 'installed'}, decodes .beton files")
     last = (tried.stderr.strip().splitlines() or [f"exit code {tried.returncode}"])[-1]
     absent = [] if which("pkg-config") is None else [name for name in ("opencv4", "libturbojpeg") if not _library(name)]
-    found = f"{last.partition(': ')[2] or last} (large sets are read faster with it)"
+    found = f"{last.partition(': ')[2] or last} (reads large sets faster)"
     found += f"; pkg-config does not find {', '.join(absent)}" if absent else ""
     system = "conda" if environment.get("CONDA_PREFIX") else next(filter(which, ("apt-get", "dnf")), "conda")
     return Finding("ffcv", "optional", found, f"{FFCV_NEEDS[system]}, then make setup, or pip install ffcv numba")
 
 
 def _library(name: str) -> bool:
-    """Whether pkg-config knows a library."""
+    """Whether pkg-config finds a library."""
     return subprocess.run(["pkg-config", "--exists", name], check=False).returncode == 0
 
 
 def slurm(which: Callable[[str], str | None]) -> Finding:
-    """Slurm, by its commands and by whether its controller answers."""
+    """Whether Slurm's commands are installed and its controller responds."""
     absent = [command for command in ("sbatch", "sinfo", "squeue") if which(command) is None]
     if absent:
         return Finding(
-            "Slurm", "optional", f"no {', '.join(absent)} here", "log in to a node of the cluster to submit jobs"
+            "Slurm", "optional", f"{', '.join(absent)} not installed", "log in to a node of the cluster to submit jobs"
         )
     try:
         answer = subprocess.run(
@@ -176,8 +176,8 @@ def slurm(which: Callable[[str], str | None]) -> Finding:
         return Finding(
             "Slurm",
             "optional",
-            f"its controller does not answer ({' '.join(str(said).split())})",
-            "start slurmctld, or ask its administrator",
+            f"its controller does not respond ({' '.join(str(said).split())})",
+            "start slurmctld, or contact the cluster's administrator",
         )
     partitions = [line.split() for line in answer.stdout.splitlines() if line.strip()]
     shown = ", ".join(f"{name.rstrip('*')} ({nodes} nodes, {gres})" for name, nodes, gres in partitions)
@@ -185,7 +185,7 @@ def slurm(which: Callable[[str], str | None]) -> Finding:
 
 
 def wandb_login(environment: Mapping[str, str], home: Path) -> Finding:
-    """Whether wandb has a key, in the environment or in netrc. The key itself is never shown."""
+    """Whether a wandb key is set, in the environment or in netrc. Never shows the key."""
     host = urlparse(environment.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or "api.wandb.ai"
     if environment.get("WANDB_API_KEY"):
         return Finding("wandb login", "ok", "key in WANDB_API_KEY")
@@ -197,7 +197,10 @@ def wandb_login(environment: Mapping[str, str], home: Path) -> Finding:
     if known:
         return Finding("wandb login", "ok", f"key for {host} in {file}")
     return Finding(
-        "wandb login", "optional", f"no key for {host}", "wandb login, or tracking.wandb=offline, which needs none"
+        "wandb login",
+        "optional",
+        f"no key for {host}",
+        "run wandb login, or set tracking.wandb=offline, which needs no key",
     )
 
 
@@ -216,7 +219,7 @@ def memory() -> Finding:
 
 
 def disk(folder: Path) -> Finding:
-    """Room where runs would be written."""
+    """Free disk space in the folder for runs."""
     free = shutil.disk_usage(folder).free
     if free >= ROOM:
         return Finding("disk", "ok", f"{free / 1e9:.0f} GB free in {folder}")
@@ -224,12 +227,12 @@ def disk(folder: Path) -> Finding:
         "disk",
         "optional",
         f"{free / 1e9:.1f} GB free in {folder}",
-        "may be too little for checkpoints; give an out=… elsewhere",
+        "may be too little for checkpoints; set out=… on another disk",
     )
 
 
 def data_sets() -> Iterator[Finding]:
-    """The sets that need no data.root: the embedded one, which must be whole, and Debian's."""
+    """The sets that need no data.root: the included one, whose checksum must match, and Debian's."""
     try:
         from .config.compose import compose_data
         from .data import load_data

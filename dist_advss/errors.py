@@ -1,4 +1,4 @@
-"""How a run can end other than with a result, and the exit code of each way.
+"""The ways a run ends without a result, and their exit codes.
 
 `UserError` is a user's mistake and `RunError` a run that cannot continue (a NaN, a damaged checkpoint without an older
 one). The command line prints both as one line. `Stopped` is a run that saved its state after a signal. Any other
@@ -17,7 +17,7 @@ EXIT_HANG = 75  # EX_TEMPFAIL of sysexits.h: another try may succeed
 
 
 def exit_of_signal(signum: int) -> int:
-    """The exit code of a process that a signal ended, as shells report it: 128 + its number."""
+    """The exit code that shells report for a process ended by a signal: 128 + the signal's number."""
     return 128 + signum
 
 
@@ -31,15 +31,15 @@ def exit_code(error: BaseException) -> int:
 
 
 class UserError(Exception):
-    """A mistake in what the user asked for; its text is one line that names the key, the value and the fix."""
+    """A user's mistake. Its text is one line that names the key, the value and the fix."""
 
 
 class RunError(Exception):
-    """A run that cannot go on; its text is one line that says what happened, where, and what is left on disk."""
+    """A run that cannot continue. Its text is one line with the event, the place and the files left on disk."""
 
 
 def nearest(name: str, accepted: Iterable[str]) -> str:
-    """A clause that names the accepted values, led by the one closest to `name` when one is close.
+    """A clause with the accepted values, after the closest one to `name` if one is close.
 
     `nearest("rotatoin", ["jigsaw", "rotation"])` is "did you mean 'rotation'? Accepted: jigsaw, rotation".
     """
@@ -50,7 +50,7 @@ def nearest(name: str, accepted: Iterable[str]) -> str:
 
 
 class Stopped(Exception):
-    """A run that was asked to stop by a signal and has saved its state; `signum` says which signal."""
+    """A run that saved its state and stopped after the signal `signum`."""
 
     def __init__(self, signum: int, text: str) -> None:
         super().__init__(text)

@@ -66,7 +66,7 @@ def fake(folder: Path, name: str, text: str) -> None:
 def test_slurm_is_told_by_its_commands_and_by_whether_it_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "no sbatch, sinfo, squeue here" in slurm(lambda name: None).found
+    assert "sbatch, sinfo, squeue not installed" in slurm(lambda name: None).found
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     fake(tmp_path, "sinfo", "echo 'gpu* 4 gpu:4'; echo 'cpu 2 (null)'")
     answering = slurm(lambda name: f"/usr/bin/{name}")
@@ -103,7 +103,7 @@ def test_a_missing_wandb_key_is_no_obstacle(tmp_path: Path) -> None:
 def test_little_room_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert disk(tmp_path).verdict == "ok"
     monkeypatch.setattr(room, "ROOM", float("inf"))
-    assert "elsewhere" in disk(tmp_path).fix
+    assert "another disk" in disk(tmp_path).fix
 
 
 def test_the_embedded_images_are_found_and_their_damage_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -147,4 +147,4 @@ def test_the_doctor_examines_this_machine_in_plain_lines() -> None:
         "memory",
     ):
         assert f"  {what}" in ran.stdout
-    assert "everything required is here" in ran.stdout
+    assert "all requirements are installed" in ran.stdout

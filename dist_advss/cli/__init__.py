@@ -1,6 +1,6 @@
-"""The front door: `dist-advss COMMAND …`. One command, one call.
+"""The entry point: `dist-advss COMMAND …` calls one function.
 
-Only the standard library is imported in this room, so that `--help` answers at once; a command imports what it runs.
+This package imports the standard library only, so that `--help` prints at once. Each command imports its implementation.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ COMMANDS: Commands = runs.COMMANDS | launches.COMMANDS | files.COMMANDS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0 done, 1 a run that could not go on, 2 a user's mistake.
+    """Runs one command and returns its exit code: 0 success, 1 a run that cannot continue, 2 a user's mistake.
 
-    A run that a signal stopped gives 128 + its number. A fault of the program keeps its traceback.
+    A run that a signal stopped returns 128 + the signal's number. A bug keeps its traceback.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         code = _dispatch(words)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # whoever read the output, such as head, has gone
+    except BrokenPipeError:  # the reader of the output, such as head, has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (UserError, RunError, Stopped) as error:
@@ -66,7 +66,7 @@ def _overview() -> str:
             "",
             *lines,
             "",
-            "dist-advss COMMAND --help explains a command; the first thing to try:",
+            "Run dist-advss COMMAND --help for the options of a command. To start:",
             "  dist-advss launch experiment=quickstart out=runs/quickstart",
         ]
     )

@@ -1,4 +1,4 @@
-"""Commands on what lies on disk: reports and dashboards of runs, sets of images, this machine."""
+"""Commands on files and on this machine: report, sync, dashboard, data, doctor."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ from .parser import Commands, parser_of
 def _report(rest: list[str]) -> int:
     parser = parser_of(COMMANDS, "report")
     parser.add_argument("directory", metavar="DIR", type=Path, help="a launch folder, or one run folder")
-    parser.add_argument("-o", metavar="FILE", dest="file", type=Path, help="the page (default DIR/report.html)")
-    parser.add_argument(
-        "--watch", action="store_true", help="write it again while the launch is under way, until it is over"
-    )
+    parser.add_argument("-o", metavar="FILE", dest="file", type=Path, help="file to write (default DIR/report.html)")
+    parser.add_argument("--watch", action="store_true", help="rewrite the page until the launch ends")
     given = parser.parse_args(rest)
     file = given.file or given.directory / "report.html"
     from ..report.page import keep_writing, write
@@ -24,7 +22,7 @@ def _report(rest: list[str]) -> int:
         keep_writing(
             given.directory,
             file,
-            on_first=lambda file: print(f"report: {file}, rewritten until the launch is over", flush=True),
+            on_first=lambda file: print(f"report: {file}, rewritten until the launch ends", flush=True),
         )
     else:
         print(f"report: {write(given.directory, file)}")
@@ -40,7 +38,7 @@ def _sync(rest: list[str]) -> int:
         nargs="?",
         type=float,
         const=60.0,
-        help="look again every so often (60 s) until nothing runs and all has arrived",
+        help="repeat every SECONDS (60) until all runs have ended and are sent",
     )
     given = parser.parse_args(rest)
     from ..tracking.sync import sync
@@ -51,7 +49,9 @@ def _sync(rest: list[str]) -> int:
 def _dashboard(rest: list[str]) -> int:
     parser = parser_of(COMMANDS, "dashboard")
     parser.add_argument("directory", metavar="DIR", type=Path, help="a launch folder, or one run folder")
-    parser.add_argument("-o", metavar="FILE", dest="file", type=Path, help="its layout (default DIR/dashboard.json)")
+    parser.add_argument(
+        "-o", metavar="FILE", dest="file", type=Path, help="layout to write (default DIR/dashboard.json)"
+    )
     given = parser.parse_args(rest)
     from ..tracking.dashboard import dashboard
 
@@ -62,16 +62,18 @@ def _data(rest: list[str]) -> int:
     parser = parser_of(COMMANDS, "data")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
-        "show   counts per split and class and what the images look like, of a set (data=NAME data.root=FOLDER …)\n"
-        "       or of a .beton file (FILE), which is read as a whole and held against its checksum\n"
-        "write  the set as train.beton and test.beton in out=FOLDER, or its part=train|test as out=FILE.beton;\n"
-        "       data.jpeg, data.quality and data.max_side say how images are stored"
+        "show   print counts per split and class and image statistics of a set (data=NAME data.root=FOLDER …) or of\n"
+        "       a .beton file (FILE); a .beton file is read in full and its checksum verified\n"
+        "write  write the set as train.beton and test.beton in out=FOLDER, or one part=train|test as out=FILE.beton;\n"
+        "       data.jpeg, data.quality and data.max_side set how images are stored"
     )
     parser.add_argument("action", choices=("show", "write"))
     parser.add_argument(
         "words", nargs="*", metavar="key=value|FILE", help="data=NAME data.key=value …, as for pretrain"
     )
-    parser.add_argument("--png", metavar="FILE", type=Path, help="show: write a sheet of images of every class")
+    parser.add_argument(
+        "--png", metavar="FILE", type=Path, help="show: write a contact sheet with images of every class"
+    )
     given = parser.parse_intermixed_args(rest)
     if given.action == "write":
         return _write_betons(given.words)
@@ -118,12 +120,12 @@ def _doctor(rest: list[str]) -> int:
 
 
 COMMANDS: Commands = {
-    "report": ("one self-contained HTML page of a launch or a run", _report),
-    "sync": ("show in wandb what runs have recorded: one wandb run each, safe to repeat and to interrupt", _sync),
+    "report": ("write a self-contained HTML page of a launch or a run", _report),
+    "sync": ("send recorded runs to wandb, one wandb run each; safe to repeat and to interrupt", _sync),
     "dashboard": (
-        "the wandb workspace of a launch: robust accuracy, methods, diversity, throughput, images",
+        "create the wandb workspace of a launch: robust accuracy, methods, diversity, throughput, images",
         _dashboard,
     ),
-    "data": ("what a set of images or a .beton file holds; write a set as .beton files", _data),
-    "doctor": ("what this machine has, what is missing, and how to get it", _doctor),
+    "data": ("show an image set or a .beton file; write a set as .beton files", _data),
+    "doctor": ("check this machine: what is installed, what is missing, how to get it", _doctor),
 }

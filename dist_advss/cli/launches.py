@@ -1,4 +1,4 @@
-"""Commands on a whole launch: start it, and see, follow and end what it runs."""
+"""Commands on a launch: start, show, follow and cancel its stages."""
 
 from __future__ import annotations
 
@@ -16,19 +16,23 @@ def _launch(rest: list[str]) -> int:
         "words", nargs="*", metavar="key=value", help="experiment=NAME|FILE.yaml out=DIR cluster=inline, see below"
     )
     parser.add_argument(
-        "--only", metavar="STAGES", help="names or patterns (p3_*), comma-separated: these and what they need"
+        "--only",
+        metavar="STAGES",
+        help="run only these stages and the stages they need; names or patterns (p3_*), comma-separated",
     )
-    parser.add_argument("--retry-failed", action="store_true", help="try stages again that failed in an earlier launch")
-    parser.add_argument("--print", action="store_true", help="show the stages, spelled out, and do nothing")
-    parser.add_argument("--dry-run", action="store_true", help="the same, and the job scripts of a Slurm cluster")
+    parser.add_argument("--retry-failed", action="store_true", help="run stages again that failed in an earlier launch")
+    parser.add_argument("--print", action="store_true", help="print all stages with their settings, and run nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the plan and the Slurm job scripts, and run nothing"
+    )
     if {"-h", "--help"} & set(rest):
         from ..config.compose import options
 
         parser.epilog = (
             f"experiment=  {'|'.join(options('experiment'))}, or the path of your own YAML file\n"
             f"cluster=     {'|'.join(options('cluster'))} (default inline); cluster.KEY=value sets one of its keys\n"
-            "out=         launch folder; the same command again goes on, and skips what is finished\n"
-            "other words  such as seed=1 or data.root=FOLDER go to every stage that has the key"
+            "out=         launch folder; rerun the same command to resume, finished stages are skipped\n"
+            "other words  such as seed=1 or data.root=FOLDER apply to every stage that has the key"
         )
     given = parser.parse_intermixed_args(rest)
     from ..config.compose import options, parse_words
@@ -56,7 +60,9 @@ def _launch(rest: list[str]) -> int:
 def _status(rest: list[str]) -> int:
     parser = parser_of(COMMANDS, "status")
     parser.add_argument("directory", metavar="DIR", type=Path, help="a launch folder")
-    parser.add_argument("--watch", action="store_true", help="keep showing it until nothing is under way; Ctrl-C ends")
+    parser.add_argument(
+        "--watch", action="store_true", help="refresh until all stages have ended; Ctrl-C stops watching"
+    )
     given = parser.parse_args(rest)
     from launch.status import status, watch
 
@@ -66,13 +72,9 @@ def _status(rest: list[str]) -> int:
 def _logs(rest: list[str]) -> int:
     parser = parser_of(COMMANDS, "logs")
     parser.add_argument("directory", metavar="DIR", type=Path, help="a launch folder")
-    parser.add_argument("stage", metavar="STAGE", help="one of its stages")
-    parser.add_argument(
-        "--follow", "-f", action="store_true", help="keep printing until the stage is no longer under way"
-    )
-    parser.add_argument(
-        "--rank", metavar="N", type=int, default=0, help="which process of a distributed stage (default 0)"
-    )
+    parser.add_argument("stage", metavar="STAGE", help="name of a stage")
+    parser.add_argument("--follow", "-f", action="store_true", help="print new lines until the stage ends")
+    parser.add_argument("--rank", metavar="N", type=int, default=0, help="rank of the process to show (default 0)")
     given = parser.parse_args(rest)
     from launch.control import logs
 
@@ -83,7 +85,7 @@ def _attach(rest: list[str]) -> int:
     parser = parser_of(COMMANDS, "attach")
     parser.add_argument("directory", metavar="DIR", type=Path, help="a launch folder")
     parser.add_argument(
-        "stage", metavar="STAGE", nargs="?", help="a running stage: open a shell on its first node instead"
+        "stage", metavar="STAGE", nargs="?", help="open a shell on the first node of this running stage instead"
     )
     given = parser.parse_args(rest)
     from launch.control import attach, shell
@@ -94,9 +96,7 @@ def _attach(rest: list[str]) -> int:
 def _cancel(rest: list[str]) -> int:
     parser = parser_of(COMMANDS, "cancel")
     parser.add_argument("directory", metavar="DIR", type=Path, help="a launch folder")
-    parser.add_argument(
-        "stages", metavar="STAGE", nargs="*", help="names or patterns (p3_*); all of them when none is given"
-    )
+    parser.add_argument("stages", metavar="STAGE", nargs="*", help="names or patterns (p3_*); default: all stages")
     given = parser.parse_args(rest)
     from launch.control import cancel
 
@@ -114,9 +114,9 @@ def _watch(rest: list[str]) -> int:
 
 COMMANDS: Commands = {
     "launch": ("run a whole experiment: stages of pre-training, fine-tuning and evaluation, and a report", _launch),
-    "status": ("how far each stage of a launch is", _status),
-    "logs": ("what a stage of a launch has printed", _logs),
+    "status": ("show the progress of each stage of a launch", _status),
+    "logs": ("print the log of a stage", _logs),
     "attach": ("follow a launch to its end, or open a shell where a stage runs", _attach),
-    "cancel": ("stop stages of a launch; the same launch goes on from there", _cancel),
-    "watch": ("the stages of a launch, live, until it is over", _watch),
+    "cancel": ("stop stages of a launch; rerun the launch to resume them", _cancel),
+    "watch": ("show the stages of a launch live until it ends", _watch),
 }

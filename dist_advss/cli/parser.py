@@ -1,4 +1,4 @@
-"""What commands share: how their words are parsed, and how they are listed."""
+"""The table type and the argument parser that all commands share."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import NoReturn
 
 from ..errors import UserError
 
-Commands = dict[str, tuple[str, Callable[[list[str]], int]]]  # by name: a sentence, and what takes the words behind it
+Commands = dict[
+    str, tuple[str, Callable[[list[str]], int]]
+]  # by name: a sentence, and the function that takes the remaining words
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose complaints are one line, as all others are."""
+    """argparse with one-line errors."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see {self.prog} --help")

@@ -1,4 +1,4 @@
-"""Commands that are one run, configured by `key=value` words; and what such a run would take."""
+"""Commands that execute one run, configured by `key=value` words, and `plan`, which estimates one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _run(command: str, rest: list[str]) -> int:
 
         print(f"usage: dist-advss {command} key=value … [--print]\n\n{facts.sentence}")
         print(f"example: dist-advss {command} {facts.example}")
-        print(f"--print shows the whole configuration as YAML and does nothing\n\n{explain(command)}")
+        print(f"--print prints the whole configuration as YAML and runs nothing\n\n{explain(command)}")
         return 0
     from ..config.compose import as_yaml
     from ..config.inherit import configure
@@ -42,18 +42,18 @@ def _run(command: str, rest: list[str]) -> int:
 def _plan(rest: list[str]) -> int:
     parser = parser_of(COMMANDS, "plan")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("action", choices=[name for name in RUNS if trains(name)], help="which command is planned")
-    parser.add_argument("words", nargs="*", metavar="key=value", help="as for that command, and those below")
-    parser.add_argument("--json", action="store_true", help="print numbers for machines: bytes, seconds, FLOPs")
+    parser.add_argument("action", choices=[name for name in RUNS if trains(name)], help="command to plan")
+    parser.add_argument("words", nargs="*", metavar="key=value", help="words of that command, and those below")
+    parser.add_argument("--json", action="store_true", help="print JSON in bytes, seconds and FLOPs")
     parser.epilog = (
-        "gpu=            h100, a100, rtx4090 …: by data sheet, nothing of it needs to be here (a wrong name is answered\n"
-        "                with all of them); here (the default): this machine's GPU or CPU, measured in a second or two\n"
-        "nodes=          how many; a list such as 1,2,4 gives a table\n"
-        "gpus_per_node=  default: as many as such a node has, or 1 with engine=single on one node\n"
-        "network=        Gbit/s of a node, where it is not that of the GPU's reference system\n"
-        "images=         training images of a set that has no size of its own, such as data=folder\n\n"
+        "gpu=            h100, a100, rtx4090 …: use its data sheet, you do not need the GPU (an unknown name lists them\n"
+        "                all); here (the default): measure this machine's GPU or CPU, in a second or two\n"
+        "nodes=          number of nodes; a list such as 1,2,4 prints a table\n"
+        "gpus_per_node=  default: all GPUs of such a node, or 1 with engine=single on one node\n"
+        "network=        Gbit/s of a node; default: that of the GPU's reference system\n"
+        "images=         number of training images of a set without a fixed size, such as data=folder\n\n"
         f"example: dist-advss plan {PLAN_EXAMPLE}\n\n"
-        "exit code 1 when it does not fit in memory"
+        "exit code 1: the run does not fit in memory"
     )
     given = parser.parse_intermixed_args(rest)
     from ..plan.command import plan
@@ -63,5 +63,5 @@ def _plan(rest: list[str]) -> int:
 
 COMMANDS: Commands = {
     **{name: (command.sentence, partial(_run, name)) for name, command in RUNS.items()},
-    "plan": ("what a run will take: memory, time, traffic, on GPUs that need not be here", _plan),
+    "plan": ("estimate memory, time and traffic of a run, also for GPUs you do not have yet", _plan),
 }

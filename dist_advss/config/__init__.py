@@ -1,4 +1,4 @@
-"""One typed, checked configuration: the tables of names, the keys, their composition and the checks. No torch here.
+"""The typed, checked configuration: tables of names, keys, composition and checks. No torch here.
 
-Nothing is imported in this file, so that `dist-advss --help` can read the table of commands with the standard library alone.
+This file imports nothing, so that `dist-advss --help` can read the table of commands with the standard library alone.
 """

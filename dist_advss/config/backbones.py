@@ -1,4 +1,4 @@
-"""The table of backbones. `model.name` accepts its names; the checks ask it which images a backbone takes.
+"""The table of backbones. `model.name` accepts its names. The checks read the accepted image sizes here.
 
 A new backbone is a function that returns a `Backbone`, one entry in BACKBONES and `configs/model/NAME.yaml`.
 """
@@ -15,9 +15,9 @@ class Network:
     """One backbone.
 
     build      "module:function", called as build(normalise, channels, **arguments)
-    arguments  what tells networks of one family apart
-    smallest   side of the smallest images it takes, in pixels
-    largest    side of the largest ones; None: no limit
+    arguments  the arguments that distinguish networks of one family
+    smallest   side of the smallest accepted images, in pixels
+    largest    side of the largest accepted images; None: no limit
     free_width whether model.width sets the argument `width`
     """
 

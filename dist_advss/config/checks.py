@@ -1,4 +1,4 @@
-"""What a configuration of the right types may still not say."""
+"""The checks of a configuration whose types are right: ranges, combinations of keys, numbers of processes."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ def check_value(name: str, value: Any, metadata: Any) -> None:
 
 
 def check(command: str, config: Any) -> None:
-    """Combinations that cannot work, before anything is written. Raises UserError."""
-    # What holds for every command that has these groups of keys.
+    """Refuses combinations that cannot work, before the run writes anything. Raises UserError."""
+    # Several commands share these groups of keys.
     check_data(config.data)
     if hasattr(config, "attack"):
         _check_attack(config)
     if hasattr(config, "model"):
         _check_model(command, config)
-    # What one command adds.
+    # A command may add checks.
     own = COMMANDS[command].check
     if own is not None:
         implementation(own)(command, config)
 
 
 def check_training(command: str, config: Any) -> None:
-    """What `pretrain` and `finetune` add. Raises UserError."""
+    """The checks of `pretrain` and `finetune`. Raises UserError."""
     _check_objective(command, config)
     _check_batch(config)
     _check_schedule(config.schedule)
@@ -52,27 +52,27 @@ def check_training(command: str, config: Any) -> None:
 
 
 def check_evaluation(command: str, config: Any) -> None:
-    """What `evaluate` adds. Raises UserError."""
+    """The checks of `evaluate`. Raises UserError."""
     if config.checkpoint is None and config.model.name != ENSEMBLE:
         raise UserError(
-            "checkpoint: missing; give checkpoint=… (run folder of a fine-tuning), or model=ensemble model.members=[RUN,RUN]"
+            "checkpoint: missing; give checkpoint=… (a fine-tuned run folder), or model=ensemble model.members=[RUN,RUN]"
         )
     if config.attack.steps == 0 and config.attack.keep == "any":
         raise UserError("attack.keep=any: needs an attack; set attack.steps or choose attack=pgd20_any")
 
 
 def check_transfer(command: str, config: Any) -> None:
-    """What `transfer` adds. Raises UserError."""
+    """The checks of `transfer`. Raises UserError."""
     if config.attack.steps == 0:
-        raise UserError("attack=none: nothing would be transferred; choose attack=pgd20")
+        raise UserError("attack=none: transfer needs adversarial images; choose attack=pgd20")
 
 
 def check_world(config: Any, world_size: int) -> None:
-    """Whether so many processes can run this configuration. Raises UserError, naming the nearest numbers that can."""
+    """Refuses a number of processes that cannot run this configuration. Raises UserError with the nearest numbers that can."""
     name, batch, accumulate = config.engine.name, config.train.batch_size, config.train.accumulate
     if not config.engine.kind.several and world_size > 1:
         others = ", ".join(f"engine={other}" for other, kind in ENGINES.items() if kind.several)
-        raise UserError(f"engine={name}: {world_size} processes were started, and it is for one; choose {others}")
+        raise UserError(f"engine={name}: supports one process, not {world_size}; choose {others}")
     if batch % (world_size * accumulate) == 0:
         return
     whole = [n for n in range(1, batch + 1) if batch % (n * accumulate) == 0]
@@ -82,7 +82,7 @@ def check_world(config: Any, world_size: int) -> None:
     below, above = batch // step * step, (batch // step + 1) * step
     sizes = f"{below} or {above}" if below else f"{above}"
     raise UserError(
-        f"train.batch_size={batch}: cannot be shared evenly by {world_size} processes{parts}; "
+        f"train.batch_size={batch}: does not divide evenly over {world_size} processes{parts}; "
         f"start {' or '.join(map(str, near))}, or set train.batch_size={sizes}"
     )
 
@@ -91,11 +91,11 @@ def check_data(data: Any) -> None:
     """The node `data` by itself. Raises UserError."""
     check_shape(data)
     if SETS[data.name].needs_root and data.root is None and data.beton is None:
-        raise UserError(f"data.root: missing; {data.name} lies in a folder of yours, give data.root=FOLDER")
+        raise UserError(f"data.root: missing; give data.root=FOLDER, the folder that contains {data.name}")
     if data.crop == "random" and data.loader == "memory":
-        raise UserError("data.crop=random: the memory loader shows centres only; set data.loader=ffcv")
+        raise UserError("data.crop=random: data.loader=memory supports data.crop=centre only; set data.loader=ffcv")
     if data.max_side < data.size and data.size > 96:
-        raise UserError(f"data.max_side={data.max_side}: below data.size={data.size}; set it to {2 * data.size} or so")
+        raise UserError(f"data.max_side={data.max_side}: below data.size={data.size}; set it to about {2 * data.size}")
     if data.labels is not None and data.labels < data.classes:
         raise UserError(f"data.labels={data.labels}: fewer than one label for each of the {data.classes} classes")
     if data.labels is not None and data.limit is not None and data.labels > data.limit:
@@ -103,7 +103,7 @@ def check_data(data: Any) -> None:
 
 
 def check_shape(data: Any) -> None:
-    """A set that comes in one shape only is asked for in that shape. Raises UserError."""
+    """Refuses a shape that the image set does not have. Raises UserError."""
     facts = SETS[data.name]
     for key in ("size", "channels", "classes"):
         given, has = getattr(data, key), getattr(facts, key)
@@ -117,7 +117,7 @@ def _check_model(command: str, config: Any) -> None:
         _check_ensemble(command, config)
         return
     if model.members is not None:
-        raise UserError("model.members: only model=ensemble has members; drop it or choose model=ensemble")
+        raise UserError("model.members: only model=ensemble takes members; drop it or choose model=ensemble")
     for key in ("mean", "std"):
         values = getattr(model, key)
         if values is not None and len(values) != data.channels:
@@ -140,26 +140,28 @@ def _check_model(command: str, config: Any) -> None:
 def _check_ensemble(command: str, config: Any) -> None:
     model = config.model
     if "model.members" not in COMMANDS[command].lists:
-        raise UserError("model=ensemble: pre-training makes one encoder; pre-train each member in a run of its own")
+        raise UserError("model=ensemble: pre-training trains one encoder; pre-train each member in a separate run")
     if not model.members or len(model.members) < 2:
-        raise UserError("model.members: needs two members or more; give model.members=[RUN,RUN,RUN]")
+        raise UserError("model.members: an ensemble needs at least two members; give model.members=[RUN,RUN,RUN]")
     if getattr(config, "init", None) is not None:
-        raise UserError(f"init={config.init}: an ensemble starts from its members; drop init")
+        raise UserError(f"init={config.init}: an ensemble starts from model.members; drop init")
     for name in names_with(Model, "per_member"):
         if getattr(model, name) is not None:
-            raise UserError(f"model.{name}={getattr(model, name)}: each member has its own; drop it")
+            raise UserError(f"model.{name}={getattr(model, name)}: each member keeps its own value; drop it")
 
 
 def _check_attack(config: Any) -> None:
     attack = config.attack
     if attack.steps > 0 and attack.eps == 0:
-        raise UserError("attack.eps=0: an attack of no radius; give a radius such as 8/255, or attack=none")
+        raise UserError(
+            "attack.eps=0: an attack needs a radius above 0; set it to 8/255 for example, or choose attack=none"
+        )
     if attack.norm == "linf" and attack.eps > 1:
         raise UserError(
             f"attack.eps={attack.eps:g}: images are in [0,1]; for 8 of 255 grey levels write attack.eps=8/255"
         )
     if attack.steps > 0 and attack.step_size == 0:
-        raise UserError("attack.step_size=0: the attack would not move; null gives eps/4 or more")
+        raise UserError("attack.step_size=0: the attack would not move; set it above 0, or to null for the default")
     if attack.restarts > 1 and not attack.random_start:
         raise UserError(
             f"attack.restarts={attack.restarts}: without a random start all restarts are the same; set attack.random_start=true"
@@ -172,23 +174,23 @@ def _check_objective(command: str, config: Any) -> None:
     if labelled != objective.labelled:
         others = [name for name, keys in OBJECTIVES.items() if keys.labelled == labelled]
         other = next(name for name, kind in COMMANDS.items() if kind.labelled == objective.labelled)
-        what = "learns from labels" if objective.labelled else "a pretext task"
+        what = "learns from labels" if objective.labelled else "is a pretext task"
         raise UserError(
             f"objective={objective.name}: {what}; {command} takes {_either(others)}, use dist-advss {other}"
         )
     for key in names_with(type(data), "needs_labels"):
         if not labelled and getattr(data, key) is not None:
             raise UserError(
-                f"data.{key}={getattr(data, key)}: {command} uses no labels; data.limit takes the first N images"
+                f"data.{key}={getattr(data, key)}: {command} uses no labels; drop it, or set data.limit=N for the first N images"
             )
     if config.freeze == "encoder" and config.init is None:
-        raise UserError("freeze=encoder: there is nothing to keep without init; give init=RUN or freeze=none")
+        raise UserError("freeze=encoder: needs a trained encoder; give init=RUN, or freeze=none")
     if attack.keep == "any":
-        raise UserError("attack.keep=any: for evaluation only; training needs attack.keep=last")
+        raise UserError("attack.keep=any: not available in training; set attack.keep=last")
     if objective.couples_rows and config.train.accumulate > 1:
         raise UserError(
-            f"train.accumulate={config.train.accumulate}: objective={objective.name} compares the images of a batch, which "
-            "must not be cut into parts; set it to 1 and start more processes"
+            f"train.accumulate={config.train.accumulate}: objective={objective.name} compares all images of a batch, so "
+            "a batch cannot be split into parts; set it to 1 and start more processes"
         )
     _check_tasks(config)
     if objective.needs_attack and attack.steps == 0:
@@ -197,10 +199,10 @@ def _check_objective(command: str, config: Any) -> None:
         )
     if objective.needs_random_start and not attack.random_start:
         raise UserError(
-            f"attack.random_start=false: {objective.name} ascends a divergence whose gradient is zero at the clean image; set it to true"
+            f"attack.random_start=false: {objective.name} attacks a divergence whose gradient is zero at the clean image; set it to true"
         )
     if objective.pad >= data.size:
-        raise UserError(f"objective.pad={objective.pad}: as large as the image (data.size={data.size})")
+        raise UserError(f"objective.pad={objective.pad}: must be below data.size={data.size}; lower it")
     if config.validation.limit is not None and config.validation.limit < data.classes and objective.labelled:
         raise UserError(
             f"validation.limit={config.validation.limit}: fewer than one image for each of {data.classes} classes"
@@ -208,7 +210,7 @@ def _check_objective(command: str, config: Any) -> None:
 
 
 def _check_tasks(config: Any) -> None:
-    """Jigsaw's and Selfie's keys, alone and in joint pre-training, and what is learned together."""
+    """Checks Jigsaw's and Selfie's keys, alone and in joint pre-training, and the tasks to learn together."""
     objective, size = config.objective, config.data.size
     parts = {"objective": objective}
     if isinstance(objective, Joint):
@@ -219,11 +221,13 @@ def _check_tasks(config: Any) -> None:
         if grid is not None and size % grid:
             raise UserError(f"{node}.grid={grid}: does not divide data.size={size}; choose one that does")
         if isinstance(keys, SelfieKeys) and keys.masked >= keys.grid**2:
-            raise UserError(f"{node}.masked={keys.masked}: of {keys.grid**2} patches at least one must stay visible")
+            raise UserError(
+                f"{node}.masked={keys.masked}: at least one of {keys.grid**2} patches must stay visible; lower it"
+            )
         if isinstance(keys, JigsawKeys) and keys.permutations >= math.factorial(keys.grid**2):
             raise UserError(
                 f"{node}.permutations={keys.permutations}: {keys.grid}x{keys.grid} tiles have "
-                f"{math.factorial(keys.grid**2) - 1} orders besides 'untouched'; choose fewer, or a larger {node}.grid"
+                f"{math.factorial(keys.grid**2) - 1} orders other than 'untouched'; choose fewer, or a larger {node}.grid"
             )
 
 
@@ -232,26 +236,28 @@ def _check_joint(objective: Joint, config: Any) -> None:
     shown = f"objective.tasks=[{','.join(tasks)}]"
     for task in tasks:
         if task not in TASKS:
-            raise UserError(f"{shown}: {task}: not a task that can be learned together; {nearest(task, TASKS)}")
+            raise UserError(f"{shown}: {task}: joint pre-training does not accept this task; {nearest(task, TASKS)}")
     if len(set(tasks)) < len(tasks):
-        raise UserError(f"{shown}: a task stands twice; name each once")
+        raise UserError(f"{shown}: lists a task twice; list each once")
     if len(tasks) < 2:
-        raise UserError(f"{shown}: needs two tasks or more; for one choose objective={tasks[0] if tasks else TASKS[0]}")
+        raise UserError(
+            f"{shown}: joint pre-training needs at least two tasks; for one choose objective={tasks[0] if tasks else TASKS[0]}"
+        )
     if config.attack.steps == 0 and objective.diversity.weight > 0:
         raise UserError(
-            "objective.diversity.weight: compares gradients of adversarial losses, and attack=none has none; "
+            "objective.diversity.weight: the diversity term compares adversarial gradients, and attack=none computes none; "
             "set it to 0, or choose attack=pgd10"
         )
     patches = [name for name in TASKS if OBJECTIVES[name].looks_at_patches]
     if objective.patch_bn and not set(patches) & set(tasks):
         raise UserError(
-            f"objective.patch_bn=true: only {' and '.join(patches)} looks at patches, and {shown}; drop it or add {patches[0]}"
+            f"objective.patch_bn=true: only {' and '.join(patches)} uses patches, and {shown}; drop it or add {patches[0]}"
         )
     for node in (config.train, config.attack):
         if node.precision == "fp16" and objective.diversity.weight > 0:
             name = "train" if node is config.train else "attack"
             raise UserError(
-                f"{name}.precision=fp16: gradients that are differentiated again vanish in it; choose bf16 or fp32, "
+                f"{name}.precision=fp16: the second derivatives of objective.diversity underflow; choose bf16 or fp32, "
                 "or objective.diversity.weight=0"
             )
 
@@ -261,22 +267,22 @@ def _check_batch(config: Any) -> None:
     for key in ("limit", "labels"):
         images = getattr(data, key)
         if images is not None and size > images:
-            raise UserError(f"train.batch_size={size}: more than the data.{key}={images} training images; lower it")
+            raise UserError(f"train.batch_size={size}: above data.{key}={images} training images; lower it")
 
 
 def _check_engine(config: Any) -> None:
     engine, train = config.engine, config.train
     if config.objective.double_backward and "weights" in engine.shards:
         raise UserError(
-            f"engine={engine.name}: objective={config.objective.name} differentiates a gradient, for which sharded weights "
-            f"are gone too early; choose {_engines('weights')}"
+            f"engine={engine.name}: objective={config.objective.name} differentiates twice, which does not work "
+            f"with sharded weights; choose {_engines('weights')}"
         )
     if not engine.kind.zero and engine.zero != Engine().zero:
         staged = " or ".join(f"engine={name}" for name, kind in ENGINES.items() if kind.zero)
-        raise UserError(f"engine.zero={engine.zero}: only {staged} has stages; drop it or choose {staged}")
+        raise UserError(f"engine.zero={engine.zero}: only {staged} uses ZeRO stages; drop it or choose {staged}")
     if config.schedule.optimizer == "lars" and engine.shards:
         raise UserError(
-            f"schedule.optimizer=lars: needs each layer's weights whole, and engine={engine.name} shares them out; "
+            f"schedule.optimizer=lars: needs the full weights of each layer, and engine={engine.name} shards training state; "
             "choose engine=ddp, or another optimizer"
         )
     if train.precision not in engine.kind.precisions:
@@ -295,12 +301,10 @@ def _check_schedule(schedule: Any) -> None:
     if schedule.lr <= 0:
         raise UserError(f"schedule.lr={schedule.lr:g}: must be above 0")
     if schedule.final_lr > schedule.lr:
-        raise UserError(
-            f"schedule.final_lr={schedule.final_lr:g}: above schedule.lr={schedule.lr:g}; it is where the rate ends"
-        )
+        raise UserError(f"schedule.final_lr={schedule.final_lr:g}: above schedule.lr={schedule.lr:g}; lower it")
     if any(not 0 < m < 1 for m in schedule.milestones) or sorted(set(schedule.milestones)) != schedule.milestones:
         raise UserError(
-            f"schedule.milestones={schedule.milestones}: rising shares of the run, each above 0 and below 1"
+            f"schedule.milestones={schedule.milestones}: must be rising fractions of the run, each above 0 and below 1"
         )
     if schedule.nesterov and (schedule.optimizer != "sgd" or schedule.momentum == 0):
         raise UserError(
@@ -313,7 +317,7 @@ def _check_schedule(schedule: Any) -> None:
 
 
 def _engines(part: str) -> str:
-    """The engines that leave `part` ("weights", "gradients" or "optimizer") whole, as words to choose from."""
+    """The engines that do not shard `part` ("weights", "gradients" or "optimizer"), as words to choose from."""
     whole = [f"engine={name}" for name, kind in ENGINES.items() if not kind.zero and part not in kind.shards]
     for name, kind in ENGINES.items():
         stages = [stage for stage, shards in ZERO.items() if part not in shards]

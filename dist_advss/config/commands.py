@@ -1,7 +1,7 @@
-"""The table of commands that are one run: `dist-advss NAME key=value …`, and the stages of an experiment.
+"""The table of commands that execute one run: `dist-advss NAME key=value …`, and the stages of an experiment.
 
-A new command is a dataclass of its keys, a function that runs it, one entry in COMMANDS and `configs/NAME.yaml`. The
-standard library alone is imported here, so that `dist-advss --help` is immediate.
+A new command is a dataclass of its keys, a function that runs it, one entry in COMMANDS and `configs/NAME.yaml`. This
+module imports the standard library only, so that `dist-advss --help` prints at once.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from .implementation import implementation
 class Command:
     """One command.
 
-    sentence    what `dist-advss --help` says about it
-    example     words for its own --help
+    sentence    its line in `dist-advss --help`
+    example     words for its --help
     config      "module:class" of its keys
     run         "module:function" that every process of a run calls with the configuration
     check       "module:function", called with the command's name and its configuration; raises UserError
-    source      key that names the run from which it inherits
+    source      key that names the run to inherit from
     lists       keys that name several runs, which must fit together
     classifiers whether those runs must be fine-tuned ones
-    labelled    of a training: whether its objectives learn from labels; None: it trains nothing
+    labelled    whether its objectives learn from labels; None: it does not train
     """
 
     sentence: str
@@ -41,7 +41,7 @@ class Command:
 
     @property
     def trains(self) -> bool:
-        """Whether its run folder holds weights from which another run can start."""
+        """Whether its run folder contains weights that another run can start from."""
         return self.labelled is not None
 
     @property
@@ -62,7 +62,7 @@ COMMANDS: dict[str, Command] = {
         labelled=False,
     ),
     "finetune": Command(
-        sentence="learn to classify, from a pre-trained encoder or from nothing",
+        sentence="train a classifier from a pre-trained encoder or from random weights",
         example="init=RUN freeze=none attack=pgd10 attack.eps=0.1 data.labels=1000 schedule.epochs=12 out=RUN2",
         config="dist_advss.config.schema:TrainConfig",
         run="dist_advss.training.run:finetune",
@@ -72,7 +72,7 @@ COMMANDS: dict[str, Command] = {
         labelled=True,
     ),
     "evaluate": Command(
-        sentence="standard and robust accuracy (TA, RA) of a fine-tuned model",
+        sentence="measure the standard and robust accuracy (TA, RA) of a fine-tuned model",
         example="checkpoint=RUN2 attack=pgd20 attack.eps=0.1 data.limit=1000 out=RUN3",
         config="dist_advss.config.schema:EvaluateConfig",
         run="dist_advss.evaluation.run:evaluate",
@@ -82,7 +82,7 @@ COMMANDS: dict[str, Command] = {
         classifiers=True,
     ),
     "transfer": Command(
-        sentence="what fools one model, tried on the others: a matrix of robust accuracies",
+        sentence="attack each model and test the adversarial images on the others: a matrix of robust accuracies",
         example="sources=[RUN2,RUN5] attack=pgd20 attack.eps=0.1 data.limit=1000 out=RUN6",
         config="dist_advss.config.schema:TransferConfig",
         run="dist_advss.evaluation.transfer:transfer",
@@ -93,20 +93,20 @@ COMMANDS: dict[str, Command] = {
 
 
 def trains(command: str) -> bool:
-    """Whether a stage of this command leaves weights; False for "report" and for names that are no command."""
+    """Whether a stage of this command writes weights; False for "report" and for unknown names."""
     return command in COMMANDS and COMMANDS[command].trains
 
 
 def of_one_model(command: str) -> bool:
-    """Whether a run of this command is about one model, which then has a method (P1 to P3, F1 to F4)."""
+    """Whether a run of this command uses one model, and so one method (P1 to P3, F1 to F4)."""
     return command in COMMANDS and "model" in _keys(COMMANDS[command])
 
 
 def command_of(config: Mapping[str, Any]) -> str:
-    """The command that a configuration, such as the content of a config.yaml, belongs to; "" where it has none of its keys.
+    """The command that wrote a configuration, such as a config.yaml; "" if no command has any of its keys.
 
-    It is the command whose keys are most like those of the configuration. Of two trainings, which have the same keys, it is
-    the one that takes the configuration's objective.
+    It is the command whose keys are closest to those of the configuration. `pretrain` and `finetune` have the same keys, so
+    the objective decides between them.
     """
     from .objectives import is_pretext
 

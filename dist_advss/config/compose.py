@@ -1,8 +1,8 @@
 """From YAML groups and `key=value` words to one typed, checked configuration.
 
-`compose("pretrain", ["objective=jigsaw", "attack.eps=8/255", "out=RUN"])` picks YAML files with Hydra, merges them into the
-dataclasses of `schema`, then the single values, then refuses what cannot work (`checks`). A mistake is a `UserError` that
-names the key, the value, what is accepted and the nearest valid name; nothing has been written by then.
+`compose("pretrain", ["objective=jigsaw", "attack.eps=8/255", "out=RUN"])` reads YAML files with Hydra and merges them into the
+dataclasses of `schema`. It then sets the single values and runs `checks`. A mistake raises a `UserError` that names the key,
+the value, the accepted values and the nearest valid name. Nothing has been written by then.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def options(group: str) -> list[str]:
 def compose(command: str, words: Sequence[str], inherited: dict[str, Any] | None = None) -> Any:
     """A checked `TrainConfig` or `EvaluateConfig`.
 
-    `words` are `key=value`; `inherited` holds whole nodes of another run (`{"data": …, "model": …}`), which stand where
-    the words choose no group of their own. Raises UserError.
+    `words` are `key=value`. `inherited` holds whole nodes of another run (`{"data": …, "model": …}`). They apply unless the
+    words choose that group. Raises UserError.
     """
     schema = COMMANDS[command].schema
     groups, values = _split(words, schema)
@@ -60,17 +60,17 @@ def compose(command: str, words: Sequence[str], inherited: dict[str, Any] | None
 
 
 def schema_of(command: str, words: Sequence[str]) -> Any:
-    """The dataclass tree that these words are held against: its `objective` node has the keys of the one they choose."""
+    """The dataclass tree of these words. Its `objective` node is of the class that they choose."""
     schema = COMMANDS[command].schema
     groups, _ = _split(words, schema)
     return _tree(schema, _raw(command, groups))
 
 
 def restore(raw: dict[str, Any]) -> TrainConfig:
-    """The configuration that a run's config.yaml holds. Raises UserError when it is another version's."""
+    """The configuration in a run's config.yaml. Raises UserError if another version wrote it."""
     name = raw.get("objective", {}).get("name", "")
     if name not in OBJECTIVES and not is_plugin(name):
-        raise UserError(f"objective.name={name}: a config.yaml of another version; {nearest(name, OBJECTIVES)}")
+        raise UserError(f"objective.name={name}: unknown to this version; {nearest(name, OBJECTIVES)}")
     config: TrainConfig = _fill(_tree(TrainConfig, raw), raw, [])
     return config
 
@@ -108,8 +108,8 @@ def compose_node(node: str, tree: Any, raw: dict[str, Any], words: Sequence[str]
 def _fill(tree: Any, raw: dict[str, Any], values: Sequence[tuple[str, str]], prefix: str = "") -> Any:
     """A dataclass of the type of `tree`: its values, then the leaves of `raw`, then the named texts `values`.
 
-    Each value is converted and held against its field's `choices`, `low` and `high`. `prefix` is put before the names in
-    messages. Raises UserError.
+    Converts each value and checks it against its field's `choices`, `low` and `high`. Messages show `prefix` before names.
+    Raises UserError.
     """
     config = OmegaConf.structured(tree)
     for name, value in [*_leaves(raw, tree), *values]:
@@ -119,12 +119,12 @@ def _fill(tree: Any, raw: dict[str, Any], values: Sequence[tuple[str, str]], pre
 
 
 def as_yaml(config: Any) -> str:
-    """The configuration as YAML text, every key written out; what `--print` shows and config.yaml holds."""
+    """The configuration as YAML text, with every key, for `--print` and config.yaml."""
     return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
 
 
 def parse_words(words: Sequence[str]) -> list[tuple[str, str]]:
-    """`["a.b=c"]` as `[("a.b", "c")]`; the last of several values for one key stands."""
+    """`["a.b=c"]` as `[("a.b", "c")]`; the last of several values for one key counts."""
     pairs: dict[str, str] = {}
     for word in words:
         match = WORD.match(word)
@@ -136,7 +136,7 @@ def parse_words(words: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _tree(schema: type, raw: dict[str, Any]) -> Any:
-    """An instance of the schema, its `objective` node of the class that `raw` chooses."""
+    """An instance of the schema, with its `objective` node of the class that `raw` chooses."""
     tree = schema()
     if "objective" in raw:
         tree.objective = keys_of(raw["objective"]["name"])()
@@ -144,7 +144,7 @@ def _tree(schema: type, raw: dict[str, Any]) -> Any:
 
 
 def _raw(command: str, groups: dict[str, str]) -> dict[str, Any]:
-    """What the YAML files of these choices say; of an objective of the user's own, its name."""
+    """The content of the YAML files of these choices. An objective from a user's file gives its name only."""
     own = plugins.resolve(groups["objective"]) if is_plugin(groups.get("objective", "")) else None
     files = {group: name for group, name in groups.items() if own is None or group != "objective"}
     raw = dict(_compose_groups(command, tuple(sorted(files.items()))))
@@ -177,7 +177,7 @@ def _compose_groups(command: str, groups: tuple[tuple[str, str], ...]) -> dict[s
 
 
 def _leaves(raw: dict[str, Any], tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of everything that the YAML files say, so that a wrong value is named in full."""
+    """(dotted name, value) of every value in the YAML files, so that an error gives the full name."""
     for name, value in raw.items():
         inner = getattr(tree, name, None)
         if isinstance(value, dict) and dataclasses.is_dataclass(inner):
@@ -191,7 +191,7 @@ def _set(config: Any, tree: Any, name: str, value: Any, prefix: str) -> None:
     field, kind = _field(tree, name, prefix)
     try:
         OmegaConf.update(config, name, _convert(value, kind))
-        held = OmegaConf.select(config, name)  # fails on an interpolation that leads nowhere
+        held = OmegaConf.select(config, name)  # raises for an interpolation of an unknown key
     except (OmegaConfBaseException, ArithmeticError, TypeError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{prefix}{name}={value}: not {_describe(kind)}; {field.metadata['help']}") from error
     checks.check_value(f"{prefix}{name}", held, field.metadata)
@@ -214,13 +214,13 @@ def _field(tree: Any, name: str, prefix: str) -> tuple[Any, Any]:
             field = next(f for f in dataclasses.fields(node) if f.name == part)
             return field, typing.get_type_hints(type(node))[part]
         if not dataclasses.is_dataclass(inner):
-            raise UserError(f"{full}: {seen}{part} is a value and has no keys of its own; set {seen}{part}=…")
+            raise UserError(f"{full}: {seen}{part} is a value, not a group of keys; set {seen}{part}=…")
         node, seen = inner, f"{seen}{part}."
     raise AssertionError("a name has at least one part")
 
 
 def _convert(value: Any, kind: Any) -> Any:
-    """Text as the command line gives it, made fit for OmegaConf: null, lists, fractions."""
+    """Converts text from the command line for OmegaConf: null, lists, fractions."""
     inner = [t for t in typing.get_args(kind) if t is not type(None)]
     optional = isinstance(kind, types.UnionType)
     base = inner[0] if optional else kind

@@ -1,4 +1,4 @@
-"""The table of engines. `engine.name` accepts its names; checks, `plan` and the launcher ask it what an engine does.
+"""The table of engines. `engine.name` accepts its names. The checks, `plan` and the launcher read an engine's properties here.
 
 A new engine is a subclass of `dist_advss.engines.base.Engine`, one entry in ENGINES and `configs/engine/NAME.yaml`.
 """
@@ -23,12 +23,12 @@ class EngineKind:
     """One engine.
 
     build       "module:class", called as build(objective, config, world)
-    several     whether it runs on more than one process
+    several     whether it supports more than one process
     needs_group whether it needs a process group even for one process
-    shards      which of "weights", "gradients" and "optimizer" are split over the processes
-    zero        whether engine.zero says that instead (`ZERO`)
-    by_layer    whether sharded weights are gathered a layer at a time, not a parameter at a time
-    bucket      bytes of the buffer into which gradients are copied to be averaged; 0: they are averaged in place
+    shards      the parts among "weights", "gradients" and "optimizer" that the processes shard
+    zero        whether engine.zero chooses those parts instead (`ZERO`)
+    by_layer    whether it gathers sharded weights by layer; otherwise by parameter
+    bucket      bytes of the buffer in which it averages gradients; 0: it averages them in place
     precisions  values of train.precision that it accepts
     """
 
@@ -51,4 +51,4 @@ ENGINES: dict[str, EngineKind] = {
                             bucket=DEEPSPEED_BUCKET, precisions=("fp32", "bf16")),
 }
 # fmt: on
-SPREAD = "ddp"  # what the launcher takes for several processes where the configuration says engine=single
+SPREAD = "ddp"  # the launcher uses it for several processes instead of engine=single

@@ -1,4 +1,4 @@
-"""What `dist-advss pretrain --help` says of its words: every group with its choices, every key with its sentence."""
+"""The text of `dist-advss pretrain --help`: each group with its choices, each key with its sentence."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ def explain(command: str) -> str:
     for group, name in chosen.items():
         accepted = _objectives(command) if group == "objective" else options(group)
         lines += _entry(f"{group}=", f"{' '.join(accepted)} (default {name})")
-    lines += ["", "keys: what a group sets, a word for one of its keys changes; --print shows what holds in the end"]
+    lines += [
+        "",
+        "keys: a key=value word overrides the value that a group sets; --print shows the resulting configuration",
+    ]
     files = {
         group: yaml.safe_load((config_dir() / group / f"{name}.yaml").read_text()) for group, name in chosen.items()
     }
@@ -49,7 +52,7 @@ def _objectives(command: str) -> list[str]:
 
 
 def _keys(node: Any, says: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """(dotted name, sentence) of every key but those of the objective; `says` is what the default YAML files set."""
+    """(dotted name, sentence) of every key but those of the objective; `says` holds the values of the default YAML files."""
     for field in dataclasses.fields(node):
         value = getattr(node, field.name)
         if isinstance(value, Objective):
@@ -61,7 +64,7 @@ def _keys(node: Any, says: dict[str, Any], prefix: str = "") -> Iterator[tuple[s
 
 
 def _objective_keys(command: str) -> Iterator[tuple[str, str]]:
-    """Keys that all objectives of the command share, then those of one, or with a default of its own, led by its name."""
+    """Keys that all objectives of the command share, then `[NAME]` and the keys or defaults that one objective adds."""
     base = Objective()
     shared = {field.name: getattr(base, field.name) for field in dataclasses.fields(base) if field.name != "name"}
     for field in dataclasses.fields(base):
@@ -91,7 +94,7 @@ def _entry(name: str, text: str) -> list[str]:
 
 
 def help_of(f: Any, default: Any) -> str:
-    """The sentence of a dataclass field, with what it accepts and the default that holds where it is shown."""
+    """The sentence of a dataclass field, with its accepted values and the default of this command."""
     m = f.metadata
     accepted = ""
     if m.get("choices"):

@@ -1,6 +1,6 @@
-"""From the name in a table to the class or function behind it, imported when it is needed.
+"""Imports the class or function that a table names, when it is needed.
 
-The tables of this room (`COMMANDS`, `SETS`, `BACKBONES`, `ENGINES`, `OBJECTIVES`) hold texts such as
+The tables of this package (`COMMANDS`, `SETS`, `BACKBONES`, `ENGINES`, `OBJECTIVES`) hold texts such as
 "dist_advss.engines.ddp:DDPEngine", so that reading a table imports no torch. A test imports every one of them.
 """
 

@@ -1,8 +1,8 @@
-"""What a run takes over from the run that it starts from.
+"""Inherits `data` and `model` from the run that another run starts from.
 
-A fine-tuning looks at the same images through the same backbone as the pre-training that `init` names, and an evaluation
-as the fine-tuning that `checkpoint` names. So the nodes `data` and `model` come from that run's config.yaml, except how
-many images it used (`data.limit`, `data.labels`), unless the user chooses these groups. No torch here.
+A fine-tuning uses the images and the backbone of the pre-training that `init` names. An evaluation uses those of the
+fine-tuning that `checkpoint` names. The nodes `data` and `model` therefore come from that run's config.yaml, without
+`data.limit` and `data.labels`. A group that the user chooses is not inherited. No torch here.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ NOTHING = ("", "null", "none", "None")
 def configure(command: str, words: Sequence[str], planned: Mapping[str, Any] | None = None) -> Any:
     """The checked configuration of `pretrain`, `finetune` or `evaluate`, with what it inherits.
 
-    `planned` holds, by run folder as the words write it, the configurations (nested mappings) of runs that are yet to
-    come; they count before what is on disk. Raises UserError.
+    `planned` holds, by run folder as the words write it, the configurations (nested mappings) of runs that have not
+    started. They take precedence over runs on disk. Raises UserError.
     """
     return compose(command, words, inherited(command, words, planned))
 
@@ -37,7 +37,7 @@ def inherited(
     chosen = dict(parse_words(words))
     key = COMMANDS[command].source
     source = chosen.get(key, "") if key else ""
-    # Several runs at once give the images that they all see.
+    # Several runs must agree on the images, so the first one provides them.
     if key is None or (chosen.get("model") == ENSEMBLE and source in NOTHING):
         return data_of(command, chosen, planned)
     if source in NOTHING:
@@ -54,6 +54,6 @@ def inherited(
     objective = config["objective"].get("name")
     if COMMANDS[command].classifiers and is_pretext(str(objective)):
         raise UserError(
-            f"{key}={source}: pre-trained on {objective}, it has no classes to tell; fine-tune it first, with init={folder}"
+            f"{key}={source}: pre-trained on {objective} and has no classifier; fine-tune it first, with init={folder}"
         )
     return {node: passed_on(node, config[node]) for node in wanted}

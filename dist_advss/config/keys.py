@@ -1,4 +1,4 @@
-"""What a key of the configuration is made of: its sentence, what it accepts, and flags that other rooms ask for."""
+"""Declares a key of the configuration: its sentence, its accepted values and its flags."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-REQUIRED = MISSING  # the default of a key that has to be given
+REQUIRED = MISSING  # the default of a required key
 
 
 def key(
@@ -26,10 +26,10 @@ def key(
 ) -> Any:
     """A field with its sentence and its accepted values (`choices`, or a closed range `low`..`high`).
 
-    where         the key says where or how comfortably a run computes, not what: a rerun in its folder may change it
-    inherited     False: a run does not take it from the run it starts from, although it takes the key's group
-    per_run       the key differs from run to run: it cannot be given to all stages of an experiment at once
-    per_member    each member of an ensemble has its own value: the ensemble has none
+    where         the key changes where a run computes, not its result; a rerun in the same folder may change it
+    inherited     False: a run does not inherit it, although it inherits the key's group
+    per_run       the key differs between runs; an experiment cannot set it for all stages
+    per_member    each member of an ensemble keeps its value; the ensemble has none
     needs_labels  a training without labels refuses the key
     """
     metadata = {
@@ -52,7 +52,7 @@ def group(schema: type, *, where: bool = False, inherited: bool = False) -> Any:
     """A field that holds the keys of the dataclass `schema`.
 
     where      as of a key, for all of them
-    inherited  a run takes the group from the run it starts from, except for keys with inherited=False
+    inherited  a run inherits the group from the run it starts from, except for keys with inherited=False
     """
     return field(default_factory=schema, metadata={"where": where, "inherited": inherited})
 

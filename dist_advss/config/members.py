@@ -1,4 +1,4 @@
-"""Several runs named at once: an ensemble's members, a transfer's sources and targets. Do they fit together? No torch here."""
+"""Checks that the runs in a list fit together: an ensemble's members, a transfer's sources and targets. No torch here."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .source_run import config_of, passed_on
 def data_of(
     command: str, chosen: Mapping[str, str], planned: Mapping[str, Any] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """The node `data` of the first run that the words `chosen` list, once all were found to fit; {} where it is chosen.
+    """The node `data` of the first run that the words `chosen` list, after checking that all fit; {} if the words choose data.
 
-    `planned` as in `inherit.inherited`. Raises UserError for a run that is not there, has no weights, sees other images, or
-    tells other classes.
+    `planned` as in `inherit.inherited`. Raises UserError for a run that does not exist, has no weights, or differs in image
+    size, channels or number of classes.
     """
     first: dict[str, Any] | None = None
     classes: dict[str, int] = {}
@@ -33,17 +33,17 @@ def data_of(
             for name in ("size", "channels"):
                 if data[name] != first[name]:
                     raise UserError(
-                        f"{key}: {source} has data.{name}={data[name]}, the first one {first[name]}; all must see alike"
+                        f"{key}: {source} has data.{name}={data[name]}, the first run {first[name]}; all must match"
                     )
             if not is_pretext(config["objective"]["name"]):
                 classes[source] = data["classes"]
                 if len(set(classes.values())) > 1:
-                    raise UserError(f"{key}: {_counts(classes)}; all must tell the same classes")
+                    raise UserError(f"{key}: {_counts(classes)}; all must use the same classes")
     return {} if first is None or "data" in chosen else {"data": passed_on("data", first)}
 
 
 def listed(text: str) -> list[str]:
-    """`[a,b]` as it is written on the command line; what is no list is left to composition to refuse."""
+    """`[a,b]` from the command line, as a list; [] for any other text, which composition refuses."""
     try:
         found = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -54,10 +54,10 @@ def listed(text: str) -> list[str]:
 def _check(command: str, key: str, source: str, config: Mapping[str, Any]) -> None:
     if COMMANDS[command].classifiers and is_pretext(config["objective"]["name"]):
         raise UserError(
-            f"{key}: {source} was pre-trained on {config['objective']['name']}, it has no classes to tell; fine-tune it first"
+            f"{key}: {source} was pre-trained on {config['objective']['name']} and has no classifier; fine-tune it first"
         )
     if key == "model.members" and config["model"]["name"] == ENSEMBLE:
-        raise UserError(f"{key}: {source} is an ensemble itself; name its members instead")
+        raise UserError(f"{key}: {source} is an ensemble; list its members instead")
 
 
 def _counts(classes: Mapping[str, int]) -> str:

@@ -1,7 +1,7 @@
 """The table of objectives, and the keys of each. `objective.name` accepts its names.
 
 A new objective is a subclass of `dist_advss.objectives.Objective`, a dataclass of its keys here with an entry in OBJECTIVES,
-and `configs/objective/NAME.yaml`. What other rooms need to know of it is said by the class variables below.
+and `configs/objective/NAME.yaml`. Its class variables hold the facts that checks, `plan` and engines need.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from .keys import REQUIRED, key
 
 @dataclass
 class Objective:
-    """What every objective has.
+    """The keys and facts of every objective.
 
     build               "module:class", called as build(keys, backbone), or build(keys, backbone, classes) when labelled
-    labelled            learns from labels: for `finetune`; otherwise a pretext task, for `pretrain`
+    labelled            learns from labels, in `finetune`; otherwise a pretext task, in `pretrain`
     joinable            can be learned together with other pretext tasks (objective=joint)
-    looks_at_patches    its encoder sees patches of an image, which can have batch norms apart (objective.patch_bn)
+    looks_at_patches    its encoder sees patches of an image, which can use separate batch norms (objective.patch_bn)
     needs_attack        has no loss without adversarial examples
     needs_random_start  the gradient of its attack's loss is zero at the clean image
-    double_backward     its loss holds gradients, which are then differentiated again
+    double_backward     its loss contains gradients, so training differentiates twice
     couples_rows        the loss of an image depends on the other images of the batch
-    views               how many versions of each image `prepare` gets, augmented independently
+    views               number of independently augmented versions of each image that `prepare` gets
     """
 
     build: ClassVar[str] = ""
@@ -50,11 +50,11 @@ class Rotation(Objective):
 
 @dataclass
 class JigsawKeys:
-    """What Jigsaw has of its own, alone and in joint pre-training."""
+    """Jigsaw's keys, alone and in joint pre-training."""
 
-    grid: int = key(4, "tiles per side", low=2, high=8)
+    grid: int = key(4, "tiles per side; must divide data.size", low=2, high=8)
     permutations: int = key(30, "fixed random permutations to tell apart (the answer 0 is 'untouched')", low=1)
-    untouched: float = key(0.1, "probability of forcing 'untouched', besides its own share of the draw", low=0, high=1)
+    untouched: float = key(0.1, "probability of forcing 'untouched', in addition to drawing it", low=0, high=1)
 
 
 @dataclass
@@ -66,15 +66,15 @@ class Jigsaw(JigsawKeys, Objective):
 
 @dataclass
 class SelfieKeys:
-    """What Selfie has of its own, alone and in joint pre-training."""
+    """Selfie's keys, alone and in joint pre-training."""
 
-    grid: int = key(4, "patches per side", low=2, high=8)
-    masked: int = key(4, "patches that are masked, the same ones for the whole batch", low=2, high=32)
+    grid: int = key(4, "patches per side; must divide data.size", low=2, high=8)
+    masked: int = key(4, "patches to mask, the same for the whole batch; fewer than grid*grid", low=2, high=32)
     layers: int = key(13, "transformer layers of the attention pooling", low=1, high=48)
     heads: int = key(16, "attention heads; must divide the width of theta_p's output", low=1, high=64)
     ffn: int = key(2048, "width inside the feed-forward parts", low=8)
     dropout: float = key(0.1, "dropout in the attention pooling", low=0.0, high=0.9)
-    double_softmax: bool = key(False, "feed probabilities to the cross-entropy, as the published code does (a fault)")
+    double_softmax: bool = key(False, "feed probabilities to the cross-entropy, as the published code does by mistake")
 
 
 @dataclass
@@ -89,16 +89,16 @@ class Selfie(SelfieKeys, Objective):
 
 @dataclass
 class Diversity:
-    """h, the mean log-determinant of the tasks' input gradients: 0 where they are orthogonal, lower as they align."""
+    """h, the mean log-determinant of the tasks' input gradients. It is 0 for orthogonal gradients and falls as they align."""
 
-    weight: float = key(0.1, "weight of h; 0: it is not computed", low=0.0)
+    weight: float = key(0.1, "weight of the diversity term h; 0: do not compute it", low=0.0)
     sign: str = key(
         "published",
         "published: the weights descend loss + weight*h, which aligns gradients (a fault); reward: loss - weight*h",
         choices=("published", "reward"),
     )
     in_attack: bool = key(
-        True, "the attack ascends the losses + weight*h; false: the losses alone, for a third less time"
+        True, "true: the attack ascends the losses + weight*h; false: the losses alone, in a third less time"
     )
 
 
@@ -107,9 +107,11 @@ class Joint(Objective):
     build: ClassVar[str] = "dist_advss.objectives.joint:Joint"
     double_backward: ClassVar[bool] = True
     name: str = key("joint", "what to learn", choices=("joint",))
-    tasks: list[str] = key(["selfie", "jigsaw", "rotation"], "two or more of selfie, jigsaw, rotation")
+    tasks: list[str] = key(
+        ["selfie", "jigsaw", "rotation"], "tasks to learn together: two or more of selfie, jigsaw, rotation"
+    )
     patch_bn: bool = key(
-        False, "Selfie's patches have batch norms of their own; false: those of whole images (published)"
+        False, "true: separate batch norms for Selfie's patches; false: the same as for whole images (published)"
     )
     diversity: Diversity = field(default_factory=Diversity)
     jigsaw: JigsawKeys = field(default_factory=JigsawKeys)
@@ -118,7 +120,7 @@ class Joint(Objective):
 
 @dataclass
 class Plugin(Objective):
-    """A pretext task of the user's own, in a file of theirs; `config/plugins.py`."""
+    """A pretext task from the user's file; see `config/plugins.py`."""
 
     name: str = key(REQUIRED, "FILE.py:CLASS")
 
@@ -154,7 +156,7 @@ TASKS = tuple(name for name, keys in OBJECTIVES.items() if keys.joinable)
 
 
 def is_plugin(objective: str) -> bool:
-    """Whether an objective's name says FILE.py:CLASS."""
+    """Whether an objective's name is a FILE.py:CLASS."""
     return ".py:" in objective
 
 

@@ -1,4 +1,4 @@
-"""An objective of the user's own, named as FILE.py:CLASS: found and looked at without running it. No torch here."""
+"""Resolves an objective in a user's file, FILE.py:CLASS, without running the file. No torch here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..errors import UserError, nearest
 
 
 def resolve(objective: str) -> str:
-    """`FILE.py:CLASS` with the file's whole path, so that a run finds it from wherever it goes on. Raises UserError."""
+    """`FILE.py:CLASS` with the file's absolute path, so that a run resumes from any folder. Raises UserError."""
     path, _, name = objective.rpartition(":")
     file = Path(path).expanduser().absolute()
     if not file.is_file():

@@ -1,4 +1,4 @@
-"""The table of image sets. `data.name` accepts its names; what is known of a set before it is read is here.
+"""The table of image sets. `data.name` accepts its names. It holds the facts of a set that are known before reading it.
 
 A new set is a reader `(data, part) -> Source`, one entry in SETS and `configs/data/NAME.yaml`.
 """
@@ -14,12 +14,12 @@ class Set:
 
     read       "module:function" of its reader
     files      folders below the root from which it is read, as patterns; their listing is the fingerprint of a .beton file
-    size       height and width in pixels, channels and classes; None where the files decide
-    images     training images with a label, the held-out ones included; None where the files decide
+    size       height and width in pixels, channels and classes; None: the files decide
+    images     training images with a label, held-out ones included; None: the files decide
     unlabelled training images without a label; pre-training uses them too
-    root       folder that is used without data.root
-    sha256     of the file in this package that holds the set; such a set has no root
-    encoded    whether each image is a file of its own, which a .beton file can store as it is
+    root       default of data.root
+    sha256     of the file in this package that contains the set; such a set needs no root
+    encoded    whether each image is a separate file, which a .beton file can store unchanged
     """
 
     read: str
@@ -35,7 +35,7 @@ class Set:
 
     @property
     def needs_root(self) -> bool:
-        """Whether data.root has to be given."""
+        """Whether data.root is required."""
         return self.root is None and self.sha256 is None
 
 

@@ -1,4 +1,4 @@
-"""The run that another run starts from: where its folder is, and what its config.yaml holds. No torch here."""
+"""The run that another run starts from: its folder and its config.yaml. No torch here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import UserError
 from .keys import names_with
 from .schema import TrainConfig
 
-NODES = tuple(names_with(TrainConfig, "inherited"))  # the groups that a run takes over: data and model
+NODES = tuple(names_with(TrainConfig, "inherited"))  # the groups that a run inherits: data and model
 
 
 def run_folder(source: str) -> Path:
@@ -30,7 +30,7 @@ def passed_on(node: str, content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read(key: str, source: str, wanted: Sequence[str]) -> dict[str, Any] | None:
-    """The config.yaml of a run on disk; None for a lone checkpoint when the words already choose all that it would give."""
+    """The config.yaml of a run on disk; None for a checkpoint without one if the words choose every group."""
     path, folder = Path(source), run_folder(source)
     if not path.exists():
         raise UserError(f"{key}={source}: no such {'checkpoint' if path.suffix == '.pt' else 'run folder'}")
@@ -40,13 +40,11 @@ def read(key: str, source: str, wanted: Sequence[str]) -> dict[str, Any] | None:
             return None
         if path.is_file():
             missing = " ".join(f"{node}=…" for node in wanted)
-            raise UserError(
-                f"{key}={source}: no config.yaml beside this checkpoint says what it was made from; add {missing}"
-            )
+            raise UserError(f"{key}={source}: no config.yaml next to this checkpoint; add {missing}")
         raise UserError(f"{key}={source}: not a run folder (no config.yaml in it); give the out=… of an earlier run")
     if path.is_dir() and not (folder / "result.json").is_file():
         raise UserError(
-            f"{key}={source}: not finished (no result.json); end that run first, or name one of its files, "
+            f"{key}={source}: not finished (no result.json); finish that run first, or name one of its checkpoints, "
             f"{key}={folder / 'checkpoints' / 'best_ra.pt'}"
         )
     try:
@@ -55,7 +53,9 @@ def read(key: str, source: str, wanted: Sequence[str]) -> dict[str, Any] | None:
         raise UserError(f"{key}={source}: its config.yaml cannot be read ({str(error).splitlines()[0]})") from error
     config = config if isinstance(config, dict) else {}
     if not all(isinstance(node, dict) for node in (*map(config.get, NODES), config.get("objective", {}))):
-        raise UserError(f"{key}={source}: its config.yaml is not one of dist-advss (no data and model in it)")
+        raise UserError(
+            f"{key}={source}: its config.yaml is not from dist-advss (no data and model in it); give a run folder"
+        )
     return config
 
 

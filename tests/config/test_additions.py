@@ -105,7 +105,7 @@ def test_help_shows_every_addition(clone: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("pretrain data=toys out=x", "data.root: missing; toys"),
+        ("pretrain data=toys out=x", "data.root: missing; give data.root=FOLDER, the folder that contains toys"),
         ("pretrain data=toys data.root=. data.size=32 out=x", "toys has 28"),
         ("pretrain model=toynet model.width=8 out=x --print", "width: 8"),
         ("pretrain engine=toyengine objective=joint out=x", "engine=toyengine: objective=joint differentiates"),

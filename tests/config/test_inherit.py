@@ -103,7 +103,7 @@ def test_what_is_no_finished_run_is_refused_in_one_line(run: Make, tmp_path: Pat
 
 def test_a_pre_training_cannot_be_evaluated(run: Make) -> None:
     folder = run("pretrain", "objective=jigsaw")
-    assert f"pre-trained on jigsaw, it has no classes to tell; fine-tune it first, with init={folder}" in refusal(
+    assert f"pre-trained on jigsaw and has no classifier; fine-tune it first, with init={folder}" in refusal(
         "evaluate", f"checkpoint={folder}"
     )
 

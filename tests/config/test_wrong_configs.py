@@ -81,7 +81,7 @@ OUT_OF_RANGE = [
 IMPOSSIBLE_ATTACK = [
     ("pretrain", "attack.eps=8", "attack.eps=8", "8/255"),
     ("pretrain", "attack.eps=0", "attack.eps=0", "attack=none"),
-    ("pretrain", "attack.step_size=0", "attack.step_size=0", "null gives eps/4 or more"),
+    ("pretrain", "attack.step_size=0", "attack.step_size=0", "to null for the default"),
     ("pretrain", "attack.restarts=2 attack.random_start=false", "attack.restarts=2", "attack.random_start=true"),
     ("pretrain", "attack=pgd20_any", "attack.keep=any", "attack.keep=last"),
     ("finetune", "objective=trades attack=none", "objective=trades", "attack=pgd10"),
@@ -140,8 +140,8 @@ IMPOSSIBLE_ENGINE = [
 ]
 JOINT = "objective=joint objective.tasks="
 IMPOSSIBLE_TOGETHER = [
-    ("pretrain", f"{JOINT}[rotation]", "objective.tasks=[rotation]", "two tasks or more", "objective=rotation"),
-    ("pretrain", f"{JOINT}[]", "objective.tasks=[]", "two tasks or more"),
+    ("pretrain", f"{JOINT}[rotation]", "objective.tasks=[rotation]", "at least two tasks", "objective=rotation"),
+    ("pretrain", f"{JOINT}[]", "objective.tasks=[]", "at least two tasks"),
     ("pretrain", f"{JOINT}[rotation,jigsaw,rotation]", "[rotation,jigsaw,rotation]", "twice"),
     ("pretrain", f"{JOINT}[rotation,jigsw]", "jigsw", "did you mean 'jigsaw'?"),
     ("pretrain", f"{JOINT}[rotation,joint]", "joint", "Accepted: jigsaw, rotation, selfie"),

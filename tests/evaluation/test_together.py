@@ -117,10 +117,10 @@ def test_what_does_not_fit_together_is_refused_in_one_line(
 
     hundred, large, empty = copy("hundred", name="folder", classes=100), copy("large", size=32), copy("empty")
     for run, said in (
-        (hundred, "has data.classes=100; all must tell the same classes"),
-        (large, "has data.size=32, the first one 28"),
+        (hundred, "has data.classes=100; all must use the same classes"),
+        (large, "has data.size=32, the first run 28"),
         (tmp_path / "nowhere", "no such run folder"),
-        (pretrained["rotation"], "pre-trained on rotation, it has no classes to tell"),
+        (pretrained["rotation"], "pre-trained on rotation and has no classifier"),
         (empty, "no such checkpoint"),
     ):
         with pytest.raises(UserError) as caught:

@@ -312,7 +312,7 @@ def test_a_list_of_references_is_resolved_and_needed(write: Write) -> None:
     ("stages", "said"),
     [
         ("both: {command: evaluate, overrides: [model=ensemble, 'model.members=[@a,@p]']}", "pre-trained on rotation"),
-        ("both: {command: evaluate, overrides: [model=ensemble, 'model.members=[@a]']}", "two members or more"),
+        ("both: {command: evaluate, overrides: [model=ensemble, 'model.members=[@a]']}", "at least two members"),
         ("both: {command: evaluate, overrides: [model=ensemble, 'model.members=[@a,@c]']}", "leaves no weights"),
         ("both: {command: transfer, overrides: ['sources=[@a,@nobody]']}", "nobody"),
         ("both: {command: transfer, overrides: ['sources=[@a,@x]']}", "has data.size=32"),

@@ -172,13 +172,13 @@ def _yaml(folder: Path) -> dict:
 
 def test_the_ensemble_needs_members_and_only_it_has_them() -> None:
     for words, said in (
-        (["model=ensemble"], "two members or more"),
-        (["model=ensemble", "model.members=[]"], "two members or more"),
+        (["model=ensemble"], "at least two members"),
+        (["model=ensemble", "model.members=[]"], "at least two members"),
         (["model.members=[a,b]"], "only model=ensemble"),
         (["model=ensemble", "model.members=[a,b]", "init=RUN"], "drop init"),
-        (["model=ensemble", "model.members=[a,b]", "model.width=8"], "each member has its own"),
+        (["model=ensemble", "model.members=[a,b]", "model.width=8"], "each member keeps its own value"),
     ):
         with pytest.raises(UserError, match=said):
             compose("finetune", [*words, "out=RUN"])
-    with pytest.raises(UserError, match="pre-training makes one encoder"):
+    with pytest.raises(UserError, match="pre-training trains one encoder"):
         compose("pretrain", ["model=ensemble", "model.members=[a,b]", "out=RUN"])

@@ -109,8 +109,8 @@ def test_what_is_said_to_fit_fits(config: Config) -> None:
     ("words", "cluster", "images", "expected"),
     [
         (DDP, Cluster("h10"), None, "gpu=h10: not in the table; did you mean 'h100'?"),
-        (DDP, Cluster("a100", 3), None, "train.batch_size=256: cannot be shared evenly by 24 processes"),
-        ((), Cluster("a100", 2), None, "engine=single: 16 processes"),
+        (DDP, Cluster("a100", 3), None, "train.batch_size=256: does not divide evenly over 24 processes"),
+        ((), Cluster("a100", 2), None, "engine=single: supports one process, not 16"),
         (("data=folder", "data.root=."), Cluster("a100"), None, "images: missing; data=folder"),
         (
             ("data=folder", "data.root=."),

@@ -81,7 +81,7 @@ def test_a_fine_tuning_is_planned_as_well(capsys: pytest.CaptureFixture[str]) ->
         ("plan pretrain gpu=a100 nodes=1,,2", "nodes=: not a whole number above 0"),
         ("plan pretrain gpu=a100 gpus_per_node=0", "gpus_per_node=0: not a whole number above 0"),
         ("plan pretrain gpu=a100 network=fast", "network=fast: not a speed in Gbit/s"),
-        ("plan pretrain gpu=a100 engine=ddp nodes=5", "cannot be shared evenly by 40 processes"),
+        ("plan pretrain gpu=a100 engine=ddp nodes=5", "does not divide evenly over 40 processes"),
         ("plan pretrain gpu=a100 model=resnet", "model=resnet"),
     ],
 )

@@ -129,7 +129,7 @@ def test_cancelled_stages_take_their_dependants_along_and_can_be_launched_again(
         (["cluster.account=$(reboot)"], r"cluster\.account='\$\(reboot\)': not fit for a job script"),
         (['cluster.environment=["A=1\\nreboot"]'], r"cluster\.environment="),
         (["cluster.constraint=a100"], r"Slurm rejects a pretrain job: .*"),
-        (["train.batch_size=126"], r"stage a: train\.batch_size=126: cannot be shared evenly by 4 processes"),
+        (["train.batch_size=126"], r"stage a: train\.batch_size=126: does not divide evenly over 4 processes"),
     ],
 )
 def test_what_cannot_run_is_one_line_and_queues_nothing(
