@@ -16,5 +16,5 @@ def of_any_command(flag: str) -> tuple[str, ...]:
 
 
 def says_where(name: str) -> bool:
-    """Whether a key of a command, or its group, says where a run computes and not what."""
+    """Whether a key of a command, or its group, changes where a run computes, not its result."""
     return any(name == flagged or name.startswith(f"{flagged}.") for flagged in of_any_command("where"))
