@@ -96,9 +96,13 @@ class Slurm:
     # By command, the keys of `Resources`: cluster.pretrain.minutes=600. `choose` fills it, as its names are those of a table.
     by_command: dict[str, Resources] = field(default_factory=dict)
 
+    def own_resources(self, command: str) -> Resources:
+        """The keys that are set for this command alone; the others are None."""
+        return self.by_command.get(command, DEFAULTS.get(command, Resources()))
+
     def resources(self, command: str) -> Resources:
         """What a job of this command takes; nothing but `mem_gb` is None."""
-        own = self.by_command.get(command, DEFAULTS.get(command, Resources()))
+        own = self.own_resources(command)
         chosen = {
             f.name: getattr(self, f.name) if getattr(own, f.name) is None else getattr(own, f.name)
             for f in dataclasses.fields(Resources)

@@ -69,7 +69,7 @@ def _refuse_too_much(settings: Slurm, command: str, there: Sequence[Partition]) 
     for name, needed, has, what in limits:
         if needed > has:
             value = getattr(needs, name)
-            own = getattr(getattr(settings, command), name) is not None
+            own = getattr(settings.own_resources(command), name) is not None
             key = f"cluster.{command}.{name}" if own else f"cluster.{name}"
             raise UserError(f"{key}={value}: {where} has {has:g} {what}; lower it")
     longest = [p.minutes for p in there]

@@ -108,7 +108,7 @@ def test_the_front_door_writes_and_shows_betons(
         (("show", "t.beton"), "t.beton: damaged beton (its images fail their checksum)"),
         (("show", "nothing.beton"), "nothing.beton: cannot be read (No such file or directory)"),
         (("write", "data=fashion_mini"), "out: missing"),
-        (("write", "data=fashion_mini", "part=best", "out=x"), "part=best: no such part"),
+        (("write", "data=fashion_mini", "part=best", "out=x"), "part=best: unknown part"),
         (("write", "data=cifar10", "data.root=nowhere", "out=x"), "data.root=nowhere: no nowhere/cifar-10-batches-py"),
     ):
         out, error = said(*words, code=2)
