@@ -1,4 +1,4 @@
-"""`dist-advss logs`, `cancel`, `attach` and `shell`. They work from any shell: the state of a launch is in its folder."""
+"""`dist-advss logs`, `cancel` and `attach DIR STAGE`. They work from any shell: the state of a launch is in its folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from .job.task import log_file
 from .queue import slurm as queue
 from .queue import submission as slurm
 from .status import experiment_of
-from .work import print_results
 
 POLL = 1.0  # seconds between two reads of a log
 LOOK = 5.0  # seconds between two queries to Slurm
@@ -95,32 +94,6 @@ def _terminate(directory: Path, stage: str) -> bool:
         return False
     os.kill(written.pid, signal.SIGTERM)
     return True
-
-
-def attach(directory: Path) -> int:
-    """Says what changes until nothing of the launch is under way, then its results; 0 when every stage is finished.
-
-    Ctrl-C leaves the jobs as they are.
-    """
-    experiment = experiment_of(directory)
-    before: dict[str, str] = {}
-    while True:
-        states = slurm.look(directory, experiment)
-        for number, (name, current) in enumerate(states.items(), 1):
-            told = (
-                current.state
-                if current.state in UNDER_WAY
-                else f"{current.state}{f': {current.error}' if current.error else ''}"
-            )
-            if before.get(name) != told:
-                where = f" on {current.nodes}" if current.state == "running" and current.nodes else ""
-                print(f"[{number}/{len(states)}] {name}: {told}{where}", flush=True)
-                before[name] = told
-        if not any(current.state in UNDER_WAY for current in states.values()):
-            break
-        time.sleep(LOOK)
-    print_results(directory, experiment)
-    return 0 if all(current.state == "finished" for current in states.values()) else 1
 
 
 def shell(directory: Path, stage: str, command: Sequence[str] = ("bash",)) -> int:

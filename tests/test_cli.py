@@ -40,7 +40,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         "dist_advss.evaluation.run.evaluate": Path("RUN"),
         "dist_advss.report.page.write": Path("FILE"),
         "dist_advss.report.page.keep_writing": Path("FILE"),
-        "dist_advss.live.watch.watch": 1,
+        "launch.status.watch": 1,
         "dist_advss.data.show.summary": "what there is\n",
         "dist_advss.data.show.contact_sheet": None,
         "dist_advss.doctor.doctor": 1,

@@ -88,9 +88,11 @@ def _attach(rest: list[str]) -> int:
         "stage", metavar="STAGE", nargs="?", help="open a shell on the first node of this running stage instead"
     )
     given = parser.parse_args(rest)
-    from launch.control import attach, shell
+    from launch import control, status
 
-    return shell(given.directory, given.stage) if given.stage else attach(given.directory)
+    if given.stage:
+        return control.shell(given.directory, given.stage)
+    return status.watch(given.directory)
 
 
 def _cancel(rest: list[str]) -> int:
@@ -107,7 +109,7 @@ def _watch(rest: list[str]) -> int:
     parser = parser_of(COMMANDS, "watch")
     parser.add_argument("directory", metavar="DIR", type=Path, help="a launch folder, or one run folder")
     directory = parser.parse_args(rest).directory
-    from ..live.watch import watch
+    from launch.status import watch
 
     return watch(directory)
 
@@ -116,7 +118,7 @@ COMMANDS: Commands = {
     "launch": ("run a whole experiment: stages of pre-training, fine-tuning and evaluation, and a report", _launch),
     "status": ("show the progress of each stage of a launch", _status),
     "logs": ("print the log of a stage", _logs),
-    "attach": ("follow a launch to its end, or open a shell where a stage runs", _attach),
+    "attach": ("show a launch live as watch does, or open a shell where a stage runs", _attach),
     "cancel": ("stop stages of a launch; rerun the launch to resume them", _cancel),
     "watch": ("show the stages of a launch live until it ends", _watch),
 }

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..runs.metrics import Floats
-from ..runs.progress import elapsed, epochs, images_per_second, progress, rate
+from ..runs.progress import elapsed, epochs, images_per_second, progress, rate, remaining
 from ..runs.read import Launch, Run
-from ..text import clock, number_text
+from ..runs.state import ENDED, UNDER_WAY, State
+from ..text import aligned, clock, number_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -51,60 +51,117 @@ SHORTEST, NARROWEST, WIDEST = 12, 8, 32  # letters of a name at least; of a curv
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column of short texts."""
+class Row:
+    """One stage as texts, "" where there is nothing to show. `note` is its last error, or why its job waits."""
 
-    title: str
-    text: Callable[[Run, float], str]
+    stage: str
+    state: State
+    job: str
+    nodes: str
+    epoch: str
+    ta: str
+    ra: str
+    speed: str
+    time: str
+    left: str
+    requeues: str
+    note: str
 
 
-COLUMNS = [  # the first ones are the last to be left out
-    Column("epoch", lambda run, now: _epoch(run)),
-    Column("RA %", lambda run, now: number_text(rate(run, "ra"), ".1f")),
-    Column("TA %", lambda run, now: number_text(rate(run, "ta"), ".1f")),
-    Column("time", lambda run, now: clock(elapsed(run, now))),
-    Column("images/s", lambda run, now: number_text(images_per_second(run), ",.0f")),
-    Column("state", lambda run, now: run.state),
-]
+# fmt: off
+TITLES = {
+    "stage": "stage", "state": "state", "job": "job", "nodes": "nodes", "epoch": "epoch", "ta": "TA %", "ra": "RA %",
+    "speed": "images/s", "time": "time", "left": "left", "requeues": "requeues", "note": "",
+}
+# fmt: on
+OPTIONAL = ("job", "nodes", "left", "requeues")  # not shown where no stage has any
+KEPT = ("epoch", "ra", "ta", "time", "speed", "state", "left", "job", "nodes", "requeues")  # the last is dropped first
+LEFT_ALIGNED = ("state", "job", "nodes")
 CURVES = [("RA", "validation", "ra"), ("loss", "train", "loss")]
 
 
+def stages(launch: Launch) -> list[Run]:
+    """The runs that have a line: all of them, and the report only while it runs or waits for Slurm, or after it failed."""
+    return [run for run in launch.runs.values() if run.command != "report" or run.state in (*UNDER_WAY, *ENDED)]
+
+
+def row(run: Run, now: float) -> Row:
+    """The texts of one stage at `now` (unix seconds)."""
+    done = epochs(run)
+    reason = run.problems[-1] if run.state in ("failed", "died") and run.problems else ""
+    return Row(
+        stage=run.stage,
+        state=run.state,
+        job=run.status.job or "",
+        nodes=run.status.nodes or "",
+        epoch="{:.0f}/{:.0f}".format(*done) if done else "",
+        ta=number_text(rate(run, "ta"), ".1f"),
+        ra=number_text(rate(run, "ra"), ".1f"),
+        speed=number_text(images_per_second(run), ",.0f"),
+        time=clock(elapsed(run, now)),
+        left=clock(remaining(run)),
+        requeues=str(run.requeues) if run.requeues else "",
+        note=run.status.error or reason,
+    )
+
+
+def as_text(rows: list[Row]) -> str:
+    """Aligned lines of any width, one a stage, under a header."""
+    names = [name for name in TITLES if name not in OPTIONAL or any(getattr(row, name) for row in rows)]
+    lines = [[getattr(row, name) for name in names] for row in rows]
+    return aligned([[TITLES[name] for name in names], *lines])
+
+
 def view(launch: Launch, now: float, width: int, height: int | None = None) -> RenderableType:
-    """What `watch` shows at `now` (unix seconds) on `width` columns and, where it matters, `height` lines."""
+    """The stages at `now` (unix seconds) on `width` columns of a terminal and, unless it is None, `height` lines."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    every = [run for run in launch.runs.values() if run.command != "report"]
-    problems = [f"{run.stage}: {run.problems[-1]}" for run in every if run.state in ("failed", "died") and run.problems]
-    room = len(every) if height is None else max(3, height - 4 - len(problems))
-    runs = _most_urgent(every, room)
-    columns, curves, name_width = _fitting(runs, now, width)
+    # Reasons come below the table. Where lines are few, they and the most urgent stages stay.
+    every = stages(launch)
+    notes = _notes([row(run, now) for run in every])
+    runs = _most_urgent(every, len(every) if height is None else max(3, height - 4 - len(notes)))
+    rows = [row(run, now) for run in runs]
+    columns, curves, name_width = _fitting(runs, rows, width)
 
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold", show_header=True)
     table.add_column("stage", no_wrap=True, width=name_width + 2)
-    for column in columns:
-        table.add_column(column.title, justify="left" if column.title == "state" else "right", no_wrap=True)
+    for name in columns:
+        table.add_column(TITLES[name], justify="left" if name in LEFT_ALIGNED else "right", no_wrap=True)
     for title, _, _ in curves[0]:
         table.add_column(title, no_wrap=True, width=curves[1])
+
+    # RA compares between runs, so its curves share a scale. The loss does not.
     rated = [_values(run, "validation", "ra") for run in runs]
     highest = max((float(values.max()) for values in rated if len(values)), default=0.0)
-    scales = {
-        curve: (0.0, highest) if curve[2] == "ra" else None for curve in CURVES
-    }  # RA compares between runs, loss not
-    for run in runs:
+    scales = {curve: (0.0, highest) if curve[2] == "ra" else None for curve in CURVES}
+    for run, texts in zip(runs, rows, strict=True):
         style = COLOURS.get(run.state, "dim")
-        name = Text(f"{MARKS[run.state]} {_cut(run.stage, name_width)}", style)
-        texts = [Text(column.text(run, now), style if column.title == "state" else "") for column in columns]
+        stage = Text(f"{MARKS[run.state]} {_cut(run.stage, name_width)}", style)
+        cells = [Text(getattr(texts, name), style if name == "state" else "") for name in columns]
         lines = [Text(sparkline(_values(run, *curve[1:]), curves[1], scales[curve]), style) for curve in curves[0]]
-        table.add_row(name, *texts, *lines)
+        table.add_row(stage, *cells, *lines)
+
     parts: list[RenderableType] = [Text(f"{launch.name}: {progress(launch)}", "bold", overflow="fold"), table]
     if len(runs) < len(every):
         left = Counter(run.state for run in every if run not in runs)
         more = ", ".join(f"{n} {state}" for state, n in left.items())
         parts.append(Text(f"and {len(every) - len(runs)} more: {more}", "dim"))
-    parts += [Text(problem, "red", no_wrap=True, overflow="ellipsis") for problem in problems]
+    parts += [Text(note, style, no_wrap=True, overflow="ellipsis") for note, style in notes.items()]
     return Group(*parts)
+
+
+def _notes(rows: list[Row]) -> dict[str, str]:
+    """A line for each error and each reason to wait, with its colour. Skipped stages follow from these."""
+    by_note: dict[str, list[Row]] = {}
+    for texts in rows:
+        if texts.note and texts.state != "skipped":
+            by_note.setdefault(texts.note, []).append(texts)
+    return {
+        f"{same[0].stage if len(same) == 1 else f'{len(same)} stages'}: {note}": COLOURS.get(same[0].state, "dim")
+        for note, same in by_note.items()
+    }
 
 
 def _most_urgent(runs: list[Run], room: int) -> list[Run]:
@@ -117,24 +174,24 @@ def _most_urgent(runs: list[Run], room: int) -> list[Run]:
 
 
 def _fitting(
-    runs: list[Run], now: float, width: int
-) -> tuple[list[Column], tuple[list[tuple[str, str, str]], int], int]:
+    runs: list[Run], rows: list[Row], width: int
+) -> tuple[list[str], tuple[list[tuple[str, str, str]], int], int]:
     """The columns and curves for which there is room, how wide a curve is, and how many letters a name gets."""
     longest = max((len(run.stage) for run in runs), default=SHORTEST)
     left = width - 2 - GAP  # the mark before a name
-    taken: list[Column] = []
-    for column in COLUMNS:
-        wide = max([len(column.title), *(len(column.text(run, now)) for run in runs)]) + GAP
-        has_any = any(column.text(run, now) for run in runs)
-        if has_any and left - wide >= (SHORTEST if len(taken) < 2 else min(longest, 24)):
-            taken.append(column)
+    taken: list[str] = []
+    for name in KEPT:
+        texts = [getattr(texts, name) for texts in rows]
+        wide = max([len(TITLES[name]), *map(len, texts)]) + GAP
+        if any(texts) and left - wide >= (SHORTEST if len(taken) < 2 else min(longest, 24)):
+            taken.append(name)
             left -= wide
-    name = max(min(longest, left), 1)
-    left -= name
+    name_width = max(min(longest, left), 1)
+    left -= name_width
     drawn = [curve for curve in CURVES if any(len(_values(run, *curve[1:])) for run in runs)]
     drawn = drawn[: left // (NARROWEST + GAP)] if left > 0 else []
     wide = min(left // len(drawn) - GAP, WIDEST) if drawn else 0
-    return taken, (drawn, wide), name
+    return [name for name in TITLES if name in taken], (drawn, wide), name_width
 
 
 def sparkline(values: Floats, width: int, scale: tuple[float, float] | None = None) -> str:
@@ -162,8 +219,3 @@ def _cut(name: str, width: int) -> str:
         return name
     head = (width - 1) // 2
     return f"{name[:head]}…{name[len(name) - (width - 1 - head) :]}"
-
-
-def _epoch(run: Run) -> str:
-    done = epochs(run)
-    return "{:.0f}/{:.0f}".format(*done) if done else ""

@@ -1,56 +1,68 @@
-"""`dist-advss watch DIR`: how the stages of a launch are getting on, until it is over. It reads, and nothing else."""
+"""The stages of a launch, live, until it is over. It only reads."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..runs.metrics import Reader
-from ..runs.progress import over
-from ..runs.read import Launch, State, read
-from .glance import view
+from ..runs.progress import over, progress
+from ..runs.read import Launch, State
+from .glance import as_text, row, stages, view
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+Look = Callable[[], Launch]
 EVERY = 2.0  # seconds between two looks
 
 
-def watch(directory: Path, sleep: Callable[[float], None] = time.sleep, console: Console | None = None) -> int:
+def watch(
+    look: Look, every: float = EVERY, sleep: Callable[[float], None] = time.sleep, console: Console | None = None
+) -> int:
     """Shows the stages until the launch is over; 0 when all of them have finished by then, else 1.
 
-    A terminal shows one table, drawn again in place; elsewhere the table is printed when a stage has changed its state.
-    Raises UserError where there is no run.
+    `look` reads the launch, and is called again after `every` seconds. A terminal shows one table, drawn again in place.
+    A pipe gets the table at the start and at the end, and in between a line for each stage that changes its state.
     """
     from rich.console import Console
     from rich.live import Live
 
     console = console or Console(highlight=False)
-    launch = None
     if console.is_terminal:
         with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
-            for launch in _looks(directory, sleep):
+            for launch in _looks(look, every, sleep):
                 height = None if over(launch) else console.height  # at the end all of it, to stay on the screen
                 live.update(view(launch, time.time(), console.width, height), refresh=True)
     else:
-        shown: list[State] = []
-        for launch in _looks(directory, sleep):
-            states = [run.state for run in launch.runs.values()]
-            if states != shown:
-                console.print(view(launch, time.time(), console.width))
-            shown = states
-    done = launch is not None and all(r.state == "finished" for r in launch.runs.values() if r.command != "report")
-    return 0 if done else 1
+        states: dict[str, State] = {}
+        for launch in _looks(look, every, sleep):
+            for run in stages(launch) if states else ():
+                if states.get(run.stage) != run.state:
+                    where = f" on {run.status.nodes}" if run.state == "running" and run.status.nodes else ""
+                    why = f": {run.status.error}" if run.status.error else ""
+                    console.out(f"{run.stage}: {run.state}{where}{why}", highlight=False)
+            if not states or over(launch):
+                show(launch, console)
+            states = {run.stage: run.state for run in launch.runs.values()}
+            console.file.flush()
+    return 0 if all(run.state == "finished" for run in stages(launch)) else 1
 
 
-def _looks(directory: Path, sleep: Callable[[float], None]) -> Iterator[Launch]:
+def show(launch: Launch, console: Console) -> None:
+    """Prints the stages once: on a terminal as `watch` shows them, else as lines of any width."""
+    if console.is_terminal:
+        console.print(view(launch, time.time(), console.width))
+    else:
+        rows = [row(run, time.time()) for run in stages(launch)]
+        console.out(f"{as_text(rows)}\n{launch.name}: {progress(launch)}", highlight=False)
+
+
+def _looks(look: Look, every: float, sleep: Callable[[float], None]) -> Iterator[Launch]:
     """The launch now, and again every few seconds, until it is over."""
-    reader = Reader()
     while True:
-        launch = read(directory, time.time(), reader)
+        launch = look()
         yield launch
         if over(launch):
             return
-        sleep(EVERY)
+        sleep(every)

@@ -10,6 +10,7 @@ import pytest
 
 from dist_advss.cli import main
 from dist_advss.errors import RunError, UserError
+from dist_advss.live.glance import row
 from dist_advss.runs import state
 from dist_advss.runs.state import Status
 from launch.graph import stored
@@ -159,16 +160,16 @@ def test_without_accounting_what_has_ended_is_asked_of_the_controller(
     on_slurm(chain, tmp_path)
     fake_slurm.end("1", state="TIMEOUT", nodes="node3")
     fake_slurm.breaks("sacct")
-    row = next(row for row in read(tmp_path / "out", 0.0) if row.stage == "p1_finetune")
-    assert (row.state, row.job, row.nodes) == ("died", "1", "node3")
-    assert row.note == "job 1 ended as TIMEOUT and left no result"
+    stage = row(read(tmp_path / "out", 0.0).runs["p1_finetune"], 0.0)
+    assert (stage.state, stage.job, stage.nodes) == ("died", "1", "node3")
+    assert stage.note == "job 1 ended as TIMEOUT and left no result"
 
 
 def test_status_without_slurm_says_what_the_folder_says(chain: str, tmp_path: Path, fake_slurm: Any) -> None:
     on_slurm(chain, tmp_path)
     state.write(tmp_path / "out" / "p1_finetune", Status("failed", error="no"))
     fake_slurm.breaks("squeue")
-    rows = {row.stage: row for row in read(tmp_path / "out", 0.0)}
+    rows = {name: row(run, 0.0) for name, run in read(tmp_path / "out", 0.0).runs.items()}
     assert (rows["p1_finetune"].state, rows["p1_finetune"].note) == ("failed", "no")
     assert rows["p3_pretrain"].state == "waiting"
 
@@ -215,7 +216,7 @@ def test_attach_follows_to_the_end(chain: str, tmp_path: Path, fake_slurm: Any, 
     monkeypatch.setattr(control.time, "sleep", pass_time)
     assert main(["attach", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
-    assert said.index("p1_finetune: finished") < said.index("p3_evaluate: finished")
+    assert said.index("p1_finetune") < said.index("p3_evaluate: finished") < said.index("all 5 stages finished"), said
 
 
 def test_the_code_that_jobs_run_is_a_copy(chain: str, tmp_path: Path, fake_slurm: Any, repository: Path) -> None:

@@ -12,11 +12,12 @@ import pytest
 import yaml
 
 from dist_advss.errors import UserError
+from dist_advss.live.glance import Row, as_text, row
 from dist_advss.runs import state
 from dist_advss.runs.state import Status
 from launch.experiment import load
 from launch.graph import store
-from launch.status import as_text, read, status
+from launch.status import read, status
 
 NOW = 1_800_000_000.0
 
@@ -35,12 +36,12 @@ def lines_of(folder: Path, *lines: dict[str, Any]) -> None:
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def rows(directory: Path) -> dict[str, Any]:
-    return {row.stage: row for row in read(directory, NOW)}
+def rows(directory: Path) -> dict[str, Row]:
+    return {stage: row(run, NOW) for stage, run in read(directory, NOW).runs.items()}
 
 
 def test_stages_that_have_not_begun_are_waiting(directory: Path) -> None:
-    assert {row.state for row in read(directory, NOW)} == {"waiting"}
+    assert {row.state for row in rows(directory).values()} == {"waiting"}
 
 
 def test_a_running_stage_shows_epoch_rates_speed_and_time(directory: Path) -> None:
@@ -53,8 +54,8 @@ def test_a_running_stage_shows_epoch_rates_speed_and_time(directory: Path) -> No
         {"kind": "validation", "epoch": 1, "step": 70, "ta": 61.25, "ra": 43.0, "time": NOW - 60},
         {"kind": "train", "epoch": 1, "step": 80, "images_per_s": 1234.4, "time": NOW - 50},
     )
-    row = rows(directory)["p3_pretrain"]
-    assert (row.state, row.epoch, row.ta, row.ra, row.speed, row.time) == (
+    shown = rows(directory)["p3_pretrain"]
+    assert (shown.state, shown.epoch, shown.ta, shown.ra, shown.speed, shown.time) == (
         "running",
         "1/12",
         "61.2",
@@ -122,8 +123,8 @@ def test_the_plain_table_has_a_header_and_one_line_a_stage(directory: Path, caps
     assert status(directory) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:3] == ["stage", "state", "epoch"]
-    assert [line.split()[0] for line in lines[1:]] == [row.stage for row in read(directory, NOW)]
-    assert len(as_text(read(directory, NOW)).splitlines()) == 6
+    assert [line.split()[0] for line in lines[1:-1]] == list(rows(directory))
+    assert len(as_text(list(rows(directory).values())).splitlines()) == 6
 
 
 def test_a_folder_without_a_launch_is_one_line(tmp_path: Path) -> None:
