@@ -11,6 +11,8 @@ from PIL import Image
 from dist_advss.config.schema import Data
 from dist_advss.data import load_data
 from dist_advss.data.make import ffcv_missing
+from dist_advss.data.sets.sources import read
+from dist_advss.errors import UserError
 
 MINI = Data(name="fashion_mini", size=28, channels=1, loader="ffcv")
 
@@ -48,3 +50,12 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Data:
 def noise(count: int, size: int, channels: int = 3) -> np.ndarray:
     """Images (count, size, size, channels) in which every byte is drawn."""
     return np.random.default_rng(0).integers(0, 256, (count, size, size, channels), np.uint8)
+
+
+def message(data: Data, part: str = "train") -> str:
+    """The one line by which a set is refused."""
+    with pytest.raises(UserError) as caught:
+        read(data, part)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text

@@ -13,6 +13,7 @@ from dist_advss.data import load_data
 from dist_advss.data.image_files import decode
 from dist_advss.data.sets.sources import read
 from dist_advss.errors import UserError
+from tests.data.conftest import message
 
 CLASSES = ["ant", "bee", "cow"]
 
@@ -41,14 +42,6 @@ def tree(tmp_path: Path) -> Data:
 def root(tree: Data) -> Path:
     assert tree.root is not None
     return Path(tree.root)
-
-
-def message(data: Data, part: str = "train") -> str:
-    with pytest.raises(UserError) as caught:
-        read(data, part)
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
 
 
 def test_images_stand_in_turns_one_of_each_class_after_the_other(tree: Data) -> None:

@@ -27,7 +27,7 @@ from dist_advss.config.sets import SETS
 from dist_advss.data.image_set import Source
 from dist_advss.data.sets import fashion
 from dist_advss.data.sets.sources import read
-from dist_advss.errors import UserError
+from tests.data.conftest import message
 
 SHAPES = {name: (s.size, s.channels, s.classes) for name, s in SETS.items() if s.size and s.channels and s.classes}
 
@@ -44,14 +44,6 @@ def pixels(*shape: int) -> np.ndarray:
 
 def everything(source: Source) -> np.ndarray:
     return source.pixels(np.arange(len(source.labels)))
-
-
-def message(data: Data, part: str = "train") -> str:
-    with pytest.raises(UserError) as caught:
-        read(data, part)
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
 
 
 def cifar(root: Path, patch: pytest.MonkeyPatch, kind: Any, names: dict[str, list[int]], meta: str, key: str) -> dict:

@@ -11,20 +11,9 @@ from dist_advss.tracking import read
 from dist_advss.training.run import train
 from tests.tracking.conftest import Recorder, expected
 from tests.tracking.wandb_file import history, records
+from tests.training.conftest import TINY
 
 OFFLINE = "tracking.wandb=offline"
-TINY = [
-    "data.limit=64",
-    "train.batch_size=16",
-    "train.threads=1",
-    "train.log_every=1",
-    "model.width=4",
-    "attack.steps=1",
-    "schedule.epochs=2",
-    "validation.limit=20",
-    "validation.steps=1",
-    "device=cpu",
-]
 
 
 def file_of(folder: Path) -> Path:
