@@ -1,4 +1,4 @@
-"""How one training step is spread over processes. `build` makes the engine that a configuration names."""
+"""Engines spread one training step over processes. `build` makes the engine that a configuration names."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ def describe(config: TrainConfig, world: World) -> str:
 
 
 def build(config: TrainConfig, objective: Objective, world: World) -> Engine:
-    """The engine around a fresh objective, in every process of the world."""
+    """Wraps a new objective in the engine of `config`. Every process of the world calls it."""
     engine: Engine = implementation(config.engine.kind.build)(objective, config, world)
     return engine

@@ -1,7 +1,7 @@
-"""What every engine is: the bare module for attacks, one wrapped forward a step, an update, whole plain states.
+"""The protocol of every engine, and the engine of a single process.
 
-An engine differs from the others in how it wraps the module, in where gradients are averaged, and in how a whole state is
-put together and taken apart; the same steps give the same weights on each, within rounding.
+The same steps give the same weights on every engine, within rounding. Engines differ in how they wrap the module, where
+they average gradients, and how they assemble and split a whole state.
 """
 
 from __future__ import annotations
@@ -57,21 +57,20 @@ class LossScale:
     def load(self, state: State) -> None:
         if self.enabled and state["value"] > 1:
             self.value = state["value"]
-            self.finite_updates = state.get(
-                "finite_updates", 0
-            )  # other versions name it otherwise; the count starts again
+            # A checkpoint of another version may lack the count, which then starts at 0.
+            self.finite_updates = state.get("finite_updates", 0)
 
 
 class Engine:
-    """The engine's protocol, and all of it for one process on one device.
+    """One process on one device, and the protocol that the other engines share.
 
     module      the bare objective, for attacks and validation
     (task, x)   the one wrapped forward of a step, under train.precision
     backward    adds the gradient of one of train.accumulate parts of a batch
-    update()    the optimizer's step with what was added, clipped to train.clip; `set_lr` comes before it
+    update()    the optimizer's step with the added gradients, clipped to train.clip; call `set_lr` before it
     step(loss)  both: `backward`, and `update` after the last part
     grad_norm   length of the last update's gradient before it was clipped, a scalar on the device
-    reconcile() batch-norm statistics become the same in all processes
+    reconcile() makes batch-norm statistics the same in all processes
     state/load  model and optimizer as whole plain CPU tensors by name, which any engine at any world size loads.
                 All processes call them. Rank 0 gets the state, the others an empty one
     """
@@ -92,11 +91,11 @@ class Engine:
         self.wrapped = self.wrap()
 
     def place(self, module: Objective) -> Objective:
-        """The module on the device, laid out as this engine wants it."""
+        """Moves the module to the device, in the memory format of this engine."""
         return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def wrap(self) -> Any:
-        """What a step's forward goes through."""
+        """The callable for the forward pass of an update."""
         return self.module
 
     def __call__(self, task: Task, x_adv: Images | None) -> Outcome:
@@ -114,7 +113,7 @@ class Engine:
 
     @property
     def last_part(self) -> bool:
-        """Whether the forward and backward pass under way are the last before an update."""
+        """Whether the current forward and backward pass are the last before an update."""
         return self.parts_done == self.accumulate - 1
 
     def backward(self, loss: Tensor) -> None:
@@ -136,7 +135,7 @@ class Engine:
         self.optimizer.step()
 
     def gradients(self) -> list[Tensor]:
-        """What this process holds of the averaged gradient, as plain tensors that may be changed in place."""
+        """This process's share of the averaged gradient, as plain tensors that may be changed in place."""
         return [p.grad for p in self.trained().values() if p.grad is not None]
 
     def norm(self, gradients: list[Tensor]) -> Tensor:
@@ -144,7 +143,7 @@ class Engine:
         return nn.utils.get_total_norm(gradients)
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """The parameters that the optimizer has, by name, in its order."""
+        """The trained parameters by name, in the order of the optimizer."""
         return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
 
     def reconcile(self) -> None:
@@ -164,11 +163,11 @@ class Engine:
         return {"model": model, "optimizer": moments, "loss_scale": self.loss_scale.state()}
 
     def to_full(self, value: Any) -> Any:
-        """A value of the state as a whole CPU tensor, or the number that it is; called by all processes."""
+        """A value of the state as a whole CPU tensor; numbers stay numbers. All processes call it."""
         return value.detach().cpu().contiguous() if isinstance(value, Tensor) else value
 
     def load(self, state: State) -> None:
-        """Takes up a whole state, given on every process."""
+        """Loads a whole state, which every process passes."""
         self.load_model(state["model"])
         trained = self.trained()
         moments = {
@@ -188,10 +187,10 @@ class Engine:
 
 
 def refuse_parameters_of_its_own(module: Objective, engine: str) -> None:
-    """Raises UserError for an objective with parameters outside its parts, which are what an engine gathers one by one."""
+    """Raises UserError for an objective with parameters outside its parts: a sharded engine gathers parameters by part."""
     own = [name for name, _ in module.named_parameters(recurse=False)]
     if own:
         raise UserError(
-            f"engine={engine}: {type(module).__name__} has parameters of its own ({', '.join(own)}); put them into a module "
-            "with a forward, or choose engine=ddp"
+            f"engine={engine}: {type(module).__name__} has parameters outside its submodules ({', '.join(own)}); put them into "
+            "a module with a forward, or choose engine=ddp"
         )

@@ -1,4 +1,4 @@
-"""Batch norm over several processes: computed over the global batch, or apart and reconciled."""
+"""Batch norm over several processes: computed over the global batch, or over each share and then reconciled."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from ..collectives import all_reduce
 from ..models.norms import BATCH_NORMS
 from .world import World
 
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)  # those of one process, which `synchronise` replaces
+# Of BATCH_NORMS, the two that see this process's images only. nn.SyncBatchNorm is synchronised already.
+LOCAL_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
     """Batch norm with the statistics of the global batch (Ioffe and Szegedy 2015), on any device and differentiable twice.
 
-    torch's own runs on GPUs only. All processes must hold equally many images. One collective a forward pass: means,
-    their squares and variances travel together, counted from the running mean, which is the same everywhere, so that
-    nothing cancels.
+    nn.SyncBatchNorm runs on GPUs only. All processes must hold equally many images. A forward pass takes one collective:
+    means, their squares and variances travel together. Means are relative to the running mean, which is the same in all
+    processes, so that no digits cancel.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,18 +49,19 @@ class SyncBatchNorm(nn.BatchNorm2d):
 
 
 def synchronise(module: nn.Module, device: torch.device, twice: bool = False) -> nn.Module:
-    """`module` with every batch norm computed over the global batch; same state dict.
+    """Replaces every batch norm of `module` by one over the global batch. The state dict stays the same.
 
-    torch's on GPUs, ours elsewhere and where gradients are differentiated again (`twice`), which torch's cannot be.
+    On GPUs it is nn.SyncBatchNorm. On CPUs, and where gradients are differentiated again (`twice`), it is the class above,
+    because nn.SyncBatchNorm supports neither.
     """
     if device.type == "cuda" and not twice:
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     for name, child in module.named_children():
-        if isinstance(child, NORMS):
+        if isinstance(child, LOCAL_BATCH_NORMS):
             fresh = SyncBatchNorm(child.num_features, child.eps, child.momentum, dtype=child.weight.dtype)
             fresh.load_state_dict(child.state_dict())
-            for ours, theirs in zip(fresh.parameters(), child.parameters(), strict=True):
-                ours.requires_grad_(theirs.requires_grad)
+            for new, old in zip(fresh.parameters(), child.parameters(), strict=True):
+                new.requires_grad_(old.requires_grad)
             setattr(module, name, fresh.train(child.training))
         else:
             synchronise(child, device, twice)
@@ -67,10 +69,10 @@ def synchronise(module: nn.Module, device: torch.device, twice: bool = False) ->
 
 
 def reconcile(module: nn.Module, world: World) -> None:
-    """Running statistics become their means over all processes.
+    """Replaces running statistics by their means over all processes.
 
-    Moving averages are linear, so when and how often this is done does not change their values, and a checkpoint does not
-    depend on which process saved it.
+    A checkpoint therefore does not depend on the process that saved it. Moving averages are linear, so the values do not
+    depend on when or how often this is done.
     """
     norms = [m for m in module.modules() if isinstance(m, BATCH_NORMS) and m.running_mean is not None]
     if world.size == 1 or not norms:

@@ -14,15 +14,17 @@ from .base import Engine
 
 
 class DDPEngine(Engine):
-    """Attacks run on the bare module: forwards through the wrapper would start its bookkeeping, and input gradients do not
-    work through it. Buffers are not broadcast at each forward, which would overwrite statistics that an attack still
-    needs; they are reconciled instead.
+    """Only the update's forward pass goes through DistributedDataParallel. Attacks run on the bare module.
+
+    An attack through the wrapper would start the bookkeeping of its gradients, and input gradients do not work through
+    it. Buffers are not broadcast at each forward pass, as that would overwrite statistics that an attack still needs.
+    `reconcile` averages them instead.
     """
 
     def wrap(self) -> Any:
         if self.world.size == 1:
             return self.module
-        with warnings.catch_warnings():  # the newest torch has another name for broadcast_buffers
+        with warnings.catch_warnings():  # newer versions of torch rename broadcast_buffers
             warnings.simplefilter("ignore", FutureWarning)
             return DistributedDataParallel(
                 self.module,

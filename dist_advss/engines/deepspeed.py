@@ -1,4 +1,4 @@
-"""DeepSpeed (Rajbhandari et al. 2020): ZeRO 0 (all whole), 1 (optimizer state in shares), 2 (and gradients), 3 (and parameters)."""
+"""DeepSpeed (Rajbhandari et al. 2020): ZeRO 0 shards nothing, 1 optimizer state, 2 also gradients, 3 also parameters."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .world import World
 
 
 class DeepSpeedEngine(Engine):
-    """The four stages behind one protocol. The objective keeps fp32 parameters; train.precision is autocast inside it.
+    """All four ZeRO stages. The objective keeps fp32 parameters, and train.precision is autocast inside it.
 
-    Attacks run on the bare module. Under stage 3 DeepSpeed's hooks on its layers gather parameters as a layer is entered
-    and drop them as it is left; nothing is kept for a later use, as there is always one more step of the attack.
+    Attacks run on the bare module. Under stage 3 DeepSpeed's hooks gather the parameters of a layer on entry and drop
+    them on exit. It keeps no layer for reuse, because the next step of the attack needs them all again.
     """
 
     def __init__(self, module: Objective, config: TrainConfig, world: World) -> None:
@@ -55,9 +55,9 @@ class DeepSpeedEngine(Engine):
                 f"engine=deepspeed: cannot be imported ({error}); pip install 'dist-advss[deepspeed]', or choose engine=ddp"
             ) from error
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-        # of names that the newest torch has given to collectives which DeepSpeed calls by their old ones
+        # DeepSpeed calls collectives by names that newer versions of torch deprecate.
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
-        if self.device.type == "cpu":  # or it spends a minute compiling an all-reduce for processes of one machine
+        if self.device.type == "cpu":  # it would compile an all-reduce for processes of one machine for a minute
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         engine, *_ = deepspeed.initialize(
             model=self.module, optimizer=self.optimizer, config=self._config, dist_init_required=False
@@ -67,7 +67,7 @@ class DeepSpeedEngine(Engine):
     def backward(self, loss: Tensor) -> None:
         self.wrapped.backward(loss)
         if not self.last_part:
-            self.wrapped.step()  # which counts the parts, and updates nothing before the last one
+            self.wrapped.step()  # counts the part; DeepSpeed updates nothing before the last one
         self.parts_done += 1
 
     def update(self) -> None:
@@ -107,11 +107,11 @@ class DeepSpeedEngine(Engine):
             return
         self._load_model(state["model"])
         trained = self.trained()
-        given: State = next((moments for moments in state["optimizer"].values() if moments), {})
+        example: State = next((moments for moments in state["optimizer"].values() if moments), {})
         for flat in self._flat_parameters():
             self.optimizer.state[flat] = {
                 key: torch.zeros_like(flat.data) if isinstance(value, Tensor) and value.dim() > 0 else value
-                for key, value in given.items()
+                for key, value in example.items()
             }
         if self.stage < 3:
             self.wrapped.optimizer._lazy_init_hp_params_optimizer_state()
@@ -138,7 +138,7 @@ class DeepSpeedEngine(Engine):
                     self._set(p, weights[name], None)
 
     def _set(self, parameter: nn.Parameter, value: Tensor, key: str | None) -> None:
-        """Writes this process's share of a whole tensor to the optimizer: of its state under `key`, or of its fp32 weights."""
+        """Writes this process's share of a whole tensor into the optimizer: its state `key`, or its fp32 weights for None."""
         from deepspeed.utils import (
             safe_set_full_optimizer_state,
             safe_set_local_fp32_param,
@@ -158,8 +158,8 @@ class DeepSpeedEngine(Engine):
             safe_set_local_optimizer_state(parameter, share, key)
 
     def _flat_parameters(self) -> list[Tensor]:
-        """The tensors that the optimizer really has: this process's share of all weights, end to end."""
-        if self.stage == 3:  # which lends them to the optimizer for an update only
+        """The flat tensors that the optimizer holds: this process's share of all weights, concatenated."""
+        if self.stage == 3:  # the optimizer has them during an update only
             return list(self.wrapped.optimizer.fp32_partitioned_groups_flat)
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 

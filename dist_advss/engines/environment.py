@@ -1,4 +1,4 @@
-"""Which of a job's processes this one is: from torchrun's variables, from srun's, or alone."""
+"""Reads the rank and the world size of this process from torchrun's or srun's variables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HOST = re.compile(r"[\w.-]+(\[[\w,-]+\])?")
 
 @dataclass(frozen=True)
 class Place:
-    """One process among `world_size`, one of `local_world_size` on its machine; where they meet (None: alone)."""
+    """The rank of one process, on its node and in the world, and the address where all meet (None: a single process)."""
 
     rank: int = 0
     world_size: int = 1
@@ -28,11 +28,11 @@ class Place:
 
 
 def find_place(environment: Mapping[str, str] = os.environ) -> Place:
-    """What the environment says.
+    """The place of this process, from its environment variables.
 
-    torchrun's variables come first, so that they may also be set by hand; then those of an srun or submitit task. A
-    batch script or a shell inside an allocation is alone: it has Slurm's variables, but is none of srun's tasks. Raises
-    UserError when some of the variables are missing or are no numbers.
+    torchrun's variables take precedence, so you can set them by hand. Next come those of an srun or submitit task. A
+    batch script or a shell inside an allocation is a single process: it has Slurm's variables, but srun did not start it.
+    Raises UserError when a variable is missing or is not a number.
     """
     try:
         if "RANK" in environment and "WORLD_SIZE" in environment:
@@ -53,42 +53,42 @@ def _torchrun(environment: Mapping[str, str]) -> Place:
     if not 0 <= rank < world_size:
         raise ValueError(f"RANK={rank} is not below WORLD_SIZE={world_size}")
     return Place(
-        rank,
-        world_size,
-        int(environment["LOCAL_RANK"]),
-        int(environment.get("LOCAL_WORLD_SIZE", 1)),
-        environment["MASTER_ADDR"],
-        int(environment["MASTER_PORT"]),
-        "torchrun",
+        rank=rank,
+        world_size=world_size,
+        local_rank=int(environment["LOCAL_RANK"]),
+        local_world_size=int(environment.get("LOCAL_WORLD_SIZE", 1)),
+        address=environment["MASTER_ADDR"],
+        port=int(environment["MASTER_PORT"]),
+        started_by="torchrun",
     )
 
 
 def _is_task(environment: Mapping[str, str]) -> bool:
-    """Slurm numbers its own steps (the batch script, an interactive shell) from the top of 32 bits."""
+    """Whether srun started this process. Slurm numbers batch scripts and interactive shells from the top of 32 bits."""
     return int(environment["SLURM_STEP_ID"]) < 2**32 - 16 and environment.get("SLURM_NTASKS", "1") != ""
 
 
 def _srun(environment: Mapping[str, str]) -> Place:
     world_size = int(environment.get("SLURM_STEP_NUM_TASKS") or environment["SLURM_NTASKS"])
     nodes = environment.get("SLURM_STEP_NODELIST") or environment["SLURM_JOB_NODELIST"]
-    # Ports below 32768 are not handed out to outgoing connections; two jobs on a node differ in their ids.
+    # Linux gives outgoing connections ports from 32768 up. Two jobs on a node have different ids, so different ports.
     job, step = int(environment["SLURM_JOB_ID"]), int(environment["SLURM_STEP_ID"])
     return Place(
-        int(environment["SLURM_PROCID"]),
-        world_size,
-        int(environment["SLURM_LOCALID"]),
-        _tasks_here(environment),
-        environment.get("MASTER_ADDR") or first_host(nodes),
-        int(environment.get("MASTER_PORT") or 12000 + (job * 7 + step) % 20000),
-        "srun",
+        rank=int(environment["SLURM_PROCID"]),
+        world_size=world_size,
+        local_rank=int(environment["SLURM_LOCALID"]),
+        local_world_size=_tasks_here(environment),
+        address=environment.get("MASTER_ADDR") or first_host(nodes),
+        port=int(environment.get("MASTER_PORT") or 12000 + (job * 7 + step) % 20000),
+        started_by="srun",
     )
 
 
 def _tasks_here(environment: Mapping[str, str]) -> int:
-    """Tasks on this node, from a list such as 4(x2),3."""
-    spelled = environment.get("SLURM_STEP_TASKS_PER_NODE") or environment.get("SLURM_TASKS_PER_NODE") or "1"
+    """The number of tasks on this node, from a list such as 4(x2),3."""
+    tasks_per_node = environment.get("SLURM_STEP_TASKS_PER_NODE") or environment.get("SLURM_TASKS_PER_NODE") or "1"
     counts: list[int] = []
-    for part in spelled.split(","):
+    for part in tasks_per_node.split(","):
         count, _, times = part.partition("(x")
         counts += [int(count)] * int(times.rstrip(")") or 1)
     return counts[min(int(environment.get("SLURM_NODEID", 0)), len(counts) - 1)]
@@ -102,9 +102,9 @@ def first_host(nodes: str) -> str:
     name = match[0]
     if "[" not in name:
         return name
-    try:  # Slurm's own reading of its lists, where it is there
-        found = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
-        return found.stdout.split()[0]
+    try:  # scontrol reads every form of the list, but not every machine has it
+        listed = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
+        return listed.stdout.split()[0]
     except (OSError, subprocess.CalledProcessError, IndexError):
         stem, _, inside = name.partition("[")
         return stem + re.split(r"[,\-\]]", inside)[0]

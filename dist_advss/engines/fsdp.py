@@ -1,4 +1,4 @@
-"""FSDP2: parameters, gradients and optimizer state in shares; a layer's parameters are gathered while it is computed."""
+"""FSDP2 shards parameters, gradients and optimizer state, and gathers the parameters of one layer while it computes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .base import Engine, refuse_parameters_of_its_own
 
 
 class FSDPEngine(Engine):
-    """Every part of the objective (encoder, top, …) is sharded by itself, its stages within it.
+    """Attacks and validation may call the parts of the objective (encoder, top, …) in any order.
 
-    So attacks and validation may call the parts in whatever way they like: each gathers its parameters as it is entered
-    and drops them as it is left, forward and backward.
+    Each part is sharded by itself, and so are the stages within it. It gathers its parameters on entry and drops them on
+    exit, in the forward and in the backward pass.
     """
 
     def place(self, module: Objective) -> Objective:
@@ -61,7 +61,7 @@ class FSDPEngine(Engine):
 
 
 def layers(part: nn.Module) -> list[nn.Module]:
-    """The parts of a part that are gathered one at a time: its children, or a list's members, that have parameters."""
+    """The layers of a part that FSDP gathers one at a time: children with parameters, or the members of a child list."""
     found: list[nn.Module] = []
     for child in part.children():
         members = list(child) if isinstance(child, nn.ModuleList) else [child]

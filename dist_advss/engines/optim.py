@@ -1,4 +1,4 @@
-"""The optimizer that a schedule names, over the parameters that are trained."""
+"""Builds the optimizer of a schedule over the trained parameters."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Ends a job that cannot go on: a process that failed, died or hangs must not leave the others waiting.
+"""Ends the whole job when one process fails, dies or hangs. The others never wait for it.
 
-Each process has a thread that looks once a second. What ends one process is told to all through the store that they met
-at: a failure with its traceback (exit code 1), or a hang (exit code EXIT_HANG, after every process has written where each
-of its threads stands), which a launcher may answer with a requeue.
+Each process runs a watchdog thread, which polls once a second. The first process to detect the end writes its reason to
+the store of the process group, and all others read it there. A failure ends the job with exit code 1 and its traceback. A
+hang ends it with exit code EXIT_HANG, after every process has written the stacks of its threads; a launcher may requeue it.
 """
 
 from __future__ import annotations
@@ -21,30 +21,34 @@ from typing import Any
 from ..errors import EXIT_HANG
 
 POLL_S = 1.0
-DEAD_AFTER_S = 45.0  # a process whose thread has not been heard of for so long is taken for dead
-GRACE_S = 3.0  # how long a process that failed stays, so that the others can read why
-END = "end"
+DEAD_AFTER_S = 45.0  # a process whose thread sends no heartbeat for this long counts as dead
+GRACE_S = 3.0  # grace period in which rank 0 keeps the store open, so that the others can read the reason
+END = "end"  # key of the store
 
 
 class Watchdog:
-    """The thread of one process. `heartbeat()` tells it that a step was done, `failed(…)` that there will be none any more.
+    """The watchdog thread of one process. The process calls `heartbeat()` after each step, and `failed(…)` when it ends.
 
-    start_s, hang_s: seconds that the first step may take, and any later one. `store` is None for a process alone.
-    `folder` is where stacks are written when a job hangs; None: to stderr only.
+    start_s, hang_s: seconds that the first step may take, and any later one. `store` is None for a single process. When a
+    job hangs, the stacks go to stderr and, unless `folder` is None, to files in `folder`.
     """
 
     def __init__(
         self, rank: int, world_size: int, store: Any, start_s: float, hang_s: float, folder: Path | None = None
     ) -> None:
-        self.rank, self.hang_s, self.folder = rank, hang_s, folder
-        self._store, self._limit = store, start_s
-        self._last, self._begun = time.monotonic(), False
+        self.rank = rank
+        self.hang_s = hang_s
+        self.folder = folder
+        self._store = store
+        self._limit = start_s
+        self._last_step = time.monotonic()
+        self._begun = False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-        self._heard = dict.fromkeys(range(1, world_size), (0, time.monotonic()))
+        self._heartbeats = dict.fromkeys(range(1, world_size), (0, time.monotonic()))  # rank: (count, since when)
 
     def __enter__(self) -> Watchdog:
-        self._last = time.monotonic()
+        self._last_step = time.monotonic()
         self._thread.start()
         return self
 
@@ -55,15 +59,17 @@ class Watchdog:
         self._thread.join()
 
     def heartbeat(self) -> bool:
-        """A step was done; True at the first one."""
-        first, self._begun = not self._begun, True
-        self._last, self._limit = time.monotonic(), self.hang_s
+        """Records that a step was done. Returns True for the first one."""
+        first = not self._begun
+        self._begun = True
+        self._last_step = time.monotonic()
+        self._limit = self.hang_s
         return first
 
     def failed(self, code: int, text: str) -> None:
-        """This process cannot go on and will exit with `code`: the others are told, and exit with it too.
+        """Ends all other processes with `code`, with which this one is about to exit.
 
-        If one of them failed before, this is what came of it, and the process ends here as the others do.
+        If another process failed first, this failure is its consequence. Then this process exits here, as the others do.
         """
         self._over.set()
         self._thread.join()
@@ -73,75 +79,75 @@ class Watchdog:
             end = self._announce(code, text)
             if end["rank"] != self.rank:
                 self._leave(end)
-            if self.rank == 0:  # the store is here
+            if self.rank == 0:  # the store ends with this process
                 time.sleep(GRACE_S)
 
     def _watch(self) -> None:
         ticks, before = 0, time.monotonic()
         while not self._over.wait(POLL_S):
             now = time.monotonic()
-            if now - before > 10 * POLL_S:  # this process was stopped and woken: it knows nothing of that time
-                self._last += now - before
-                self._heard = {rank: (count, now) for rank, (count, _) in self._heard.items()}
+            if now - before > 10 * POLL_S:  # this process was suspended: no process is charged for that time
+                self._last_step += now - before
+                self._heartbeats = {rank: (count, now) for rank, (count, _) in self._heartbeats.items()}
             before, ticks = now, ticks + 1
-            end = self._hear(ticks)
-            if end is None and now - self._last > self._limit:
-                what = "step" if self._begun else "first step"
-                end = self._announce(EXIT_HANG, f"no {what} for {self._limit:g} s")
+            end = self._poll(ticks)
+            if end is None and now - self._last_step > self._limit:
+                step = "step" if self._begun else "first step"
+                end = self._announce(EXIT_HANG, f"no {step} for {self._limit:g} s")
             if end is not None:
                 self._leave(end)
 
-    def _hear(self, ticks: int) -> dict[str, Any] | None:
-        """Tells that this process is alive and looks whether the job has ended; rank 0 also listens for the others."""
+    def _poll(self, ticks: int) -> dict[str, Any] | None:
+        """Sends a heartbeat and returns how the job ended, if it has. Rank 0 also checks the heartbeats of the others."""
         if self._store is None:
             return None
         try:
             if self._store.check([END]):
-                found: dict[str, Any] = json.loads(self._store.get(END))
-                return found
+                end: dict[str, Any] = json.loads(self._store.get(END))
+                return end
             self._store.add(f"heartbeat/{self.rank}", 1)
             if self.rank == 0 and ticks % 5 == 0:
-                return self._listen()
+                return self._check_heartbeats()
         except Exception as error:
             if self._over.is_set():
                 return None
-            return {"rank": 0, "code": 1, "text": f"rank 0 has gone ({str(error).splitlines()[0]})"}
+            return {"rank": 0, "code": 1, "text": f"rank 0 has exited ({str(error).splitlines()[0]})"}
         return None
 
-    def _listen(self) -> dict[str, Any] | None:
+    def _check_heartbeats(self) -> dict[str, Any] | None:
         now = time.monotonic()
-        for rank, (count, since) in self._heard.items():
-            heard = self._store.add(f"heartbeat/{rank}", 0)
-            if heard != count:
-                self._heard[rank] = (heard, now)
+        for rank, (count, since) in self._heartbeats.items():
+            received = self._store.add(f"heartbeat/{rank}", 0)
+            if received != count:
+                self._heartbeats[rank] = (received, now)
             elif now - since > DEAD_AFTER_S:
-                return self._announce(EXIT_HANG, f"rank {rank} has been silent for {now - since:.0f} s")
+                return self._announce(EXIT_HANG, f"no heartbeat from rank {rank} for {now - since:.0f} s")
         return None
 
     def _announce(self, code: int, text: str) -> dict[str, Any]:
-        """Tells all how the job ended, unless somebody has before; what holds."""
+        """Writes how the job ended, unless another process has. Returns the end that counts: the first one."""
         mine = {"rank": self.rank, "code": code, "text": text}
         if self._store is None:
             return mine
         with contextlib.suppress(Exception):
-            found: dict[str, Any] = json.loads(self._store.compare_set(END, "", json.dumps(mine)))
-            return found
+            first: dict[str, Any] = json.loads(self._store.compare_set(END, "", json.dumps(mine)))
+            return first
         return mine
 
     def _leave(self, end: dict[str, Any]) -> None:
-        """Says why and ends this process without waiting for anything in it."""
+        """Prints the reason and exits at once, without waiting for other threads or collectives."""
         hang = end["code"] == EXIT_HANG
         if self.rank == 0 or hang or end["rank"] == self.rank:
-            who = "the job" if end["rank"] == self.rank else f"the job, as rank {end['rank']} says"
+            who = "the job" if end["rank"] == self.rank else f"the job, reported by rank {end['rank']}"
             print(f"dist-advss: rank {self.rank}: ending {who}: {end['text']}", file=sys.stderr, flush=True)
         if hang:
             self._write_stacks()
         if self.rank == 0 and self._store is not None:
-            time.sleep(GRACE_S)  # the store is here, and others are still to read it
+            time.sleep(GRACE_S)  # the store ends with this process, and the others must read it first
         os._exit(end["code"])
 
     def _write_stacks(self) -> None:
-        """Where each thread of this process stands."""
+        """Writes the stack of each thread of this process."""
         faulthandler.dump_traceback(all_threads=True)
         if self.folder is None:
             return

@@ -1,4 +1,4 @@
-"""The processes of one run: who this one is, what it computes on, and what they say to each other."""
+"""The processes of one run: the rank and device of each, and the collectives between them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ T = TypeVar("T")
 class World:
     """Process `rank` of `size`, on `device`. All processes call every method together.
 
-    Numbers and objects travel between the CPUs over gloo, tensors of the device over its own backend. Without a place it is
-    a process alone.
+    Numbers and objects travel between the CPUs over gloo, tensors of the device over the backend of the device. Without a
+    place the process is alone.
     """
 
     def __init__(self, device: torch.device, place: Place | None = None, watchdog: Watchdog | None = None) -> None:
@@ -36,15 +36,13 @@ class World:
         self.device = device
         self.local_rank = place.local_rank
         self.local_size = place.local_world_size
-        self.shared_error: BaseException | None = (
-            None  # raised by `on_rank_zero`, so that every process has one like it
-        )
+        self.shared_error: BaseException | None = None  # of `on_rank_zero`, which raises it in every process
         self._watchdog = watchdog
         self._cpu_group: Any = dist.new_group(backend="gloo") if self.size > 1 and device.type == "cuda" else None
-        self._pending_stop: tuple[Any, torch.Tensor] | None = None  # a collective under way, and the number it fills
+        self._pending_stop: tuple[Any, torch.Tensor] | None = None  # a running collective, and its result
 
     def heartbeat(self) -> None:
-        """Tells the watchdog that a step was done. After the first one the short timeout holds."""
+        """Reports a finished step to the watchdog. After the first one the shorter timeout applies."""
         if self._watchdog is not None and self._watchdog.heartbeat() and self.size > 1:
             for group in {None, self._cpu_group}:
                 dist.distributed_c10d.set_timeout(_collective_timeout(self._watchdog.hang_s), group)
@@ -70,7 +68,7 @@ class World:
         return shared
 
     def broadcast(self, value: T) -> T:
-        """Rank 0's object, tensors on the CPU included."""
+        """Rank 0's object in every process. It may contain CPU tensors."""
         if self.size == 1:
             return value
         box = [value]
@@ -95,9 +93,9 @@ class World:
         return self.sum(values).div_(self.size)
 
     def stop_requested(self, signum: int) -> int:
-        """The largest signal number of any process, 0 for none: all of them see a signal that one of them got, at one step.
+        """The largest signal number that any process received, 0 for none. All processes get it at the same step.
 
-        With several processes the answer is that of the call before, so that no step waits for a collective.
+        With several processes the result is that of the previous call, so that no step waits for a collective.
         """
         if self.size == 1:
             return signum
@@ -120,11 +118,11 @@ def init(
     grouped: bool = False,
     stacks: Path | None = None,
 ) -> Iterator[World]:
-    """Joins the processes of this run, and always leaves them again; with several, each says in one line what it found.
+    """Joins the processes of this run and leaves them at the end. An exception inside ends every process within seconds.
 
-    `grouped` asks for a process group even when this process is alone; `stacks` is the folder for the stacks of a job that
-    hangs. Raises UserError when the device is not there. An exception inside ends every process within seconds, with the
-    traceback of the one that failed first.
+    All processes then report the traceback of the one that failed first. With several processes, each prints one line with
+    its rank, host, device and backend. `grouped` makes a process group for a single process too. `stacks` is the folder
+    for the stacks of a job that hangs. Raises UserError when there is no such device.
     """
     chosen = choose_device(device, threads, place)
     backend = "nccl" if chosen.type == "cuda" else "gloo"
@@ -137,9 +135,10 @@ def init(
             flush=True,
         )
     elif grouped:
-        os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks for it
+        os.environ["LOCAL_RANK"] = "0"  # DeepSpeed reads it
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     watchdog = Watchdog(place.rank, place.world_size, store, guard.start_s, guard.hang_s, stacks)
+    # A failure of one process ends the others through the watchdog. A stop or an error of all needs no announcement.
     try:
         world = World(chosen, place, watchdog)
         shared: BaseException | None = None
@@ -152,7 +151,7 @@ def init(
                     raise
                 shared = error
         world.barrier()  # rank 0 holds the store, and leaves after the others have read it
-        if shared is not None:  # all end alike, and rank 0 says so
+        if shared is not None:  # all exit with the same code, and rank 0 prints the message
             raise shared if world.rank == 0 else SystemExit(exit_code(shared))
     finally:
         if dist.is_initialized():
@@ -166,9 +165,9 @@ def _text(error: BaseException) -> str:
 
 
 def choose_device(name: str, threads: int | None, place: Place) -> torch.device:
-    """auto, cpu or cuda as a device; on the CPU with this many threads. Raises UserError for a GPU that is not there.
+    """The device for auto, cpu or cuda; also sets the number of CPU threads. Raises UserError when there is no such GPU.
 
-    Processes that share a machine share its cores, unless `threads` or OMP_NUM_THREADS says otherwise.
+    Processes on one machine divide its cores, unless `threads` or OMP_NUM_THREADS sets the number.
     """
     if threads is None and place.local_world_size > 1 and "OMP_NUM_THREADS" not in os.environ:
         threads = max(1, len(os.sched_getaffinity(0)) // place.local_world_size)
@@ -178,21 +177,22 @@ def choose_device(name: str, threads: int | None, place: Place) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise UserError(
-            "device=cuda: torch sees no GPU here; choose device=cpu, or ask dist-advss doctor what is missing"
+            "device=cuda: torch sees no GPU here; choose device=cpu, or run dist-advss doctor to see what is missing"
         )
+    # A launcher may show each task its own GPU only. Then every local rank uses GPU 0.
     count = torch.cuda.device_count()
     if count > 1 and place.local_rank >= count:
         raise UserError(
             f"device={name}: {place.local_world_size} processes on {platform.node()} and {count} GPUs; start one process a GPU"
         )
     torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32; train.precision=bf16 is the fast way
-    chosen = torch.device("cuda", place.local_rank % count)  # a launcher may show each task its own GPU only
+    chosen = torch.device("cuda", place.local_rank % count)
     torch.cuda.set_device(chosen)
     return chosen
 
 
 def _join(place: Place, device: torch.device, backend: str, guard: Guard) -> dist.Store:
-    """The process group, and a connection of our own to the store that it met at."""
+    """Joins the process group. Returns a second connection to its store, for the watchdog."""
     os.environ |= {"RANK": str(place.rank), "WORLD_SIZE": str(place.world_size), "LOCAL_RANK": str(place.local_rank)}
     os.environ |= {"MASTER_ADDR": str(place.address), "MASTER_PORT": str(place.port)}
     meeting = _collective_timeout(guard.start_s)
@@ -202,12 +202,12 @@ def _join(place: Place, device: torch.device, backend: str, guard: Guard) -> dis
         store = dist.TCPStore(str(place.address), place.port, is_master=False, timeout=meeting)
     except (RuntimeError, dist.DistError) as error:
         raise RunError(
-            f"rank {place.rank} of {place.world_size}: could not meet the others at {place.address}:{place.port} "
+            f"rank {place.rank} of {place.world_size}: could not reach the others at {place.address}:{place.port} "
             f"({str(error).splitlines()[0]})"
         ) from error
     return dist.PrefixStore(f"dist_advss/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
 
 
 def _collective_timeout(hang_s: float) -> timedelta:
-    """How long a collective may take: longer than the watchdog waits, which says more about where everybody stands."""
+    """How long a collective may take: longer than the watchdog waits, whose report shows the stacks of all processes."""
     return timedelta(seconds=1.5 * hang_s + 30)

@@ -1,7 +1,7 @@
-"""Checkpoints: plain tensors and numbers, whole or absent, checked before they are believed.
+"""Checkpoints of plain tensors and numbers. A crash never damages one, and damage on the disk is detected on loading.
 
-A run keeps `last` (everything a bit-exact resume needs), `previous` (the one before it), and `best_ra` and `best_ta` (the
-weights with the highest validation RA and TA). `torch.load(path, weights_only=True)["model"]` reads the weights of any.
+A run keeps `last` (all that a bit-exact resume needs), `previous` (the one before it), and `best_ra` and `best_ta` (the
+weights with the highest validation RA and TA). `torch.load(path, weights_only=True)["model"]` reads the weights of each.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ FORMAT = 1
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Writes a checkpoint. Raises RunError when the disk does not take it; the file of before is then untouched."""
+    """Writes a checkpoint. Raises RunError when that fails, and leaves an older file unchanged."""
     write_whole(path, lambda file: torch.save({"format": FORMAT, **content}, file))
 
 
 def save_last(folder: Path, content: dict[str, Any]) -> None:
-    """Writes `last.pt`, and keeps the one before it as `previous.pt`."""
+    """Writes `last.pt`, and keeps the one before it as `previous.pt`. Raises RunError when that fails."""
     last, fresh = folder / "last.pt", folder / "next.pt"
     save(fresh, content)
     if last.exists():
         os.replace(last, folder / "previous.pt")
-    os.replace(fresh, last)  # a crash just before this line leaves previous.pt, which is the same state as last.pt was
+    os.replace(fresh, last)  # a crash just before this line leaves previous.pt, the former last.pt
     sync_folder(folder)
 
 
 def load(path: Path) -> dict[str, Any]:
     """The content of a checkpoint, on the CPU. Raises UserError when it is missing or damaged.
 
-    The archive's checksums are verified first: torch reads flipped bits without a word, and leaves the tensor of an entry
-    that is marked as a folder unfilled.
+    The archive's checksums are verified first. torch itself loads flipped bits without an error, and leaves a tensor
+    uninitialised whose entry is marked as a folder.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
@@ -53,7 +53,7 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path}: not a checkpoint of plain tensors; it was not opened, as loading it could run code"
         ) from error
-    except Exception as error:  # there is no end to the ways in which reading a damaged file fails
+    except Exception as error:  # a damaged file can raise almost any exception
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: damaged checkpoint ({reason}); take another one of its folder") from error
     if not isinstance(content, dict) or "model" not in content:
@@ -62,28 +62,30 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def file_of(source: str | Path, pick: str) -> Path:
-    """The file that a run folder and the name of one of its checkpoints stand for; a file stands for itself."""
+    """The checkpoint `pick` of a run folder. When `source` is a file, it is that file."""
     path = Path(source)
     return path / "checkpoints" / f"{pick}.pt" if path.is_dir() else path
 
 
 def states(folder: Path) -> list[Path]:
-    """The files that a run can be taken up from, newest first."""
+    """The files that a run can resume from, newest first."""
     return [path for path in (folder / "last.pt", folder / "previous.pt") if path.exists()]
 
 
 def load_latest(folder: Path) -> tuple[dict[str, Any], Path, list[str]] | None:
-    """The newest whole state of a run, its file and a line for each damaged file that was passed over; None when new.
+    """The newest undamaged state of a run, its file, and one line for each damaged file skipped. None without checkpoints.
 
-    Raises RunError when there are checkpoints and none is whole.
+    Raises RunError when all checkpoints are damaged.
     """
     complaints: list[str] = []
-    found = states(folder)
-    for path in found:
+    paths = states(folder)
+    for path in paths:
         try:
             return load(path), path, complaints
         except UserError as error:
             complaints.append(str(error))
-    if found:
-        raise RunError(f"{' · '.join(complaints)}; nothing whole to resume from, start again in another folder")
+    if paths:
+        raise RunError(
+            f"{' · '.join(complaints)}; no undamaged checkpoint to resume from, start again in another folder"
+        )
     return None

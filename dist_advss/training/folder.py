@@ -1,4 +1,4 @@
-"""The run folder: who may write in it, and what it was made for."""
+"""The run folder: one process writes in it, for one configuration."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ..files import only_process, write_text
 
 
 def finished(folder: Path) -> bool:
-    """A folder with a result is finished: running it again does nothing."""
+    """Whether the folder has a result. Running it again then does nothing."""
     return (folder / "result.json").is_file()
 
 
 def finished_as_asked(folder: Path, config: Any) -> bool:
-    """Whether the folder holds the result of this very configuration, which is then said.
+    """Whether the folder holds the result of this configuration. If so, prints a line that says it.
 
-    Raises UserError when it holds a run with another one.
+    Raises UserError when it holds a run with another configuration.
     """
     refuse_other_config(folder, config)
     if finished(folder):
@@ -36,16 +36,16 @@ def finished_as_asked(folder: Path, config: Any) -> bool:
 
 @contextlib.contextmanager
 def claim(folder: Path, config: Any) -> Iterator[None]:
-    """The folder for this process alone, its config.yaml written when it is new.
+    """Reserves the folder for this process, and writes config.yaml when the folder is new.
 
-    Raises UserError when the folder holds a run with another configuration, cannot be made, or is in use by another
+    Raises UserError when the folder holds a run with another configuration, cannot be created, or is in use by another
     process.
     """
     in_use = "another process is running in this folder; wait for it or choose another"
     with only_process(folder, ".lock", lambda _: in_use):
-        refuse_other_config(folder, config)  # the process that had the lock until now may have written one
+        refuse_other_config(folder, config)  # the last holder of the lock may have written one
         for place in (folder, folder / "checkpoints", folder / "samples"):
-            for leftover in place.glob(".*.[0-9]*.tmp"):  # of a process that was killed while it wrote
+            for leftover in place.glob(".*.[0-9]*.tmp"):  # left by a process that was killed while writing
                 leftover.unlink(missing_ok=True)
         if not (folder / "config.yaml").exists():
             write_text(folder / "config.yaml", as_yaml(config))
@@ -65,9 +65,9 @@ def claimed(world: World, folder: Path, config: Any) -> Iterator[None]:
 
 
 def refuse_other_config(folder: Path, config: Any) -> None:
-    """Raises UserError when the folder holds a run whose config.yaml says something else, naming the first such key.
+    """Raises UserError, with the first key that differs, when the folder holds a run with another configuration.
 
-    Keys that say where a run computes, not what, may differ.
+    Keys that determine where a run computes, but not what, may differ.
     """
     path = folder / "config.yaml"
     if not path.exists():
@@ -77,7 +77,7 @@ def refuse_other_config(folder: Path, config: Any) -> None:
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         before = None
     if not isinstance(before, dict):
-        raise UserError(f"out={folder}: its config.yaml is not one of dist-advss; choose another folder")
+        raise UserError(f"out={folder}: its config.yaml was not written by dist-advss; choose another folder")
     for name, old, new in differences(before, asdict(config)):
         if not says_where(name):
             raise UserError(f"{name}={new}: {folder} holds a run with {name}={old}; choose another out, or that value")

@@ -1,6 +1,6 @@
-"""Ctrl-C, SIGTERM and SIGUSR2 ask a run to stop; it does so at the next step boundary, after saving.
+"""On Ctrl-C, SIGTERM and SIGUSR2 a run finishes its step, saves and stops.
 
-SIGUSR2 is what Slurm is told to send some time before it ends a job (`sbatch --signal=USR2@120`).
+Slurm sends SIGUSR2 some time before it ends a job (`sbatch --signal=USR2@120`).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
 class Interrupt:
-    """A context in which the first signal sets `signum` and a second one acts as it would without us.
+    """A context in which the first signal sets `signum`. A second one has its usual effect: it ends the process.
 
-    In a Slurm job a second one changes nothing: slurmd and srun both pass each of them on, and a job that takes too long
-    is killed anyway.
+    In a Slurm job a second one has no effect, because slurmd and srun both forward each signal. Slurm kills a job that
+    takes too long anyway.
     """
 
     def __init__(self, in_a_job: bool = "SLURM_JOB_ID" in os.environ) -> None:

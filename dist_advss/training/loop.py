@@ -1,4 +1,4 @@
-"""The training loop: the same few lines for every objective, attack and engine."""
+"""The training loop, which is the same for every objective, attack and engine."""
 
 from __future__ import annotations
 
@@ -28,10 +28,12 @@ from .validation import validate
 
 
 class Trainer:
-    """One run from wherever its checkpoint stands to its last epoch, in every process of it alike.
+    """Trains a run from its last checkpoint to its last epoch. Every process has a trainer and makes the same calls.
 
-    `done` and `step` say where it is: `done` whole epochs and, of the one under way, `step` updates. `best` holds the
-    validation with the highest RA and TA so far. `transferred` says what the run began with; `clock` is monotonic.
+    done         number of finished epochs; `step` is the number of updates in the current one
+    best         the validations with the highest RA and TA so far
+    transferred  how many tensors of theta_p the run began with; None for random weights
+    clock        seconds of a monotonic clock
     """
 
     def __init__(
@@ -46,17 +48,25 @@ class Trainer:
         transferred: dict[str, int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.config, self.engine, self.attack, self.world = config, engine, attack, engine.world
-        self.loader, self.held_out, self.tracker = loader, held_out, tracker
+        self.config = config
+        self.engine = engine
+        self.attack = attack
+        self.world = engine.world
+        self.loader = loader
+        self.held_out = held_out
+        self.tracker = tracker
         self.checkpoints = folder / "checkpoints"
         self.rng = Rng(config.seed, "train")
-        self.done = self.step = 0
+        self.done = 0
+        self.step = 0
         self.best: dict[str, dict[str, Any]] = {}
         self.last: dict[str, Any] = {}
         self.transferred = transferred
-        self._clock, self._started, self._before = clock, clock(), 0.0
         self.passes = Passes(engine.module.encoder)
-        self._window: list[tuple[int, dict[str, torch.Tensor]]] = []
+        self._clock = clock
+        self._started = clock()
+        self._seconds_before = 0.0  # of the processes that this one resumed
+        self._window: list[tuple[int, dict[str, torch.Tensor]]] = []  # (step, values) since the last line of metrics
         self._waited = 0.0
 
     @property
@@ -64,8 +74,8 @@ class Trainer:
         return self.done * len(self.loader) + self.step
 
     def seconds(self) -> float:
-        """Seconds spent on the run, over all its resumptions, as far as they are in a checkpoint."""
-        return self._before + self._clock() - self._started
+        """Seconds of training, over all resumptions; work lost since a checkpoint is not counted."""
+        return self._seconds_before + self._clock() - self._started
 
     def run(self, interrupt: Interrupt) -> None:
         """Trains to the end. Raises Stopped after a signal and RunError when a loss is not finite; both after saving."""
@@ -75,15 +85,19 @@ class Trainer:
             self._end_epoch()
 
     def resume(self) -> bool:
-        """Takes up the newest whole checkpoint of the folder; False when there is none."""
-        found = self.world.on_rank_zero(lambda: checkpoint.load_latest(self.checkpoints))
-        if found is None:
+        """Loads the newest undamaged checkpoint of the folder. Returns False when there is none."""
+        latest = self.world.on_rank_zero(lambda: checkpoint.load_latest(self.checkpoints))
+        if latest is None:
             return False
-        state, path, complaints = found
+        state, path, complaints = latest
         self.engine.load(state)
         progress = state["progress"]
-        self.done, self.step, self.best, self.last = (progress[k] for k in ("done", "step", "best", "last"))
-        self.transferred, self._before = progress["transferred"], progress["seconds"]
+        self.done = progress["done"]
+        self.step = progress["step"]
+        self.best = progress["best"]
+        self.last = progress["last"]
+        self.transferred = progress["transferred"]
+        self._seconds_before = progress["seconds"]
         self.passes.load(progress["passes"])
         self.tracker.meter.load(state["meter"])
         for complaint in complaints:
@@ -97,10 +111,12 @@ class Trainer:
             lr = learning_rate(self.config.schedule, self.global_step, len(self.loader), self.config.train.batch_size)
             engine.set_lr(lr)
             terms = []
+            # Draws are named by epoch, step and row, so a part gets the same ones on any number of processes.
             for part in batch.split(engine.accumulate):
                 rng = self.rng.at(self.done, self.step).rows(part.row)
                 images = training_views(part.images, rng, self.config.objective)
 
+                # The four lines of a step. The attack works on the bare module, the engine wraps the update only.
                 task = objective.prepare(images, part.labels, rng)
                 x_adv = self.attack(objective.attack_loss, task)
                 outcome = engine(task, x_adv)
@@ -108,6 +124,7 @@ class Trainer:
                 ascended = {f"attack_loss.{i}": loss for i, loss in enumerate(self.attack.losses)}
                 terms.append({**outcome.terms(), **ascended})
 
+            # Values stay on the device until the next line of metrics: reading them here would make the GPU wait.
             means = {name: torch.stack([part[name] for part in terms]).mean() for name in terms[0]}
             self._window.append((self.global_step, {**means, "grad_norm": engine.grad_norm}))
             self.step += 1
@@ -117,7 +134,7 @@ class Trainer:
             self._after_step(lr, interrupt)
 
     def _waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches, while the time spent waiting for them is added up."""
+        """The batches. Adds up the time spent waiting for them."""
         while True:
             begin = self._clock()
             batch = next(batches, None)
@@ -138,7 +155,7 @@ class Trainer:
         if signum:
             self.save()
             self.tracker.event("stop", step, f"stopped by signal {signum} at step {step}")
-            raise Stopped(signum, f"stopped at step {step}, saved; the same command goes on from there")
+            raise Stopped(signum, f"stopped at step {step}, saved; rerun the command to resume")
 
     def _empty_window(self) -> None:
         """Moves the steps since last time into the means, over all processes in one collective.
@@ -167,8 +184,8 @@ class Trainer:
     def _whole_state(self) -> State:
         """The engine's state, on rank 0.
 
-        Raises RunError everywhere when an update has left a NaN or an infinity in the model; its loss may still have been
-        finite.
+        Raises RunError in every process when the model contains a NaN or an infinity. The loss of the update that caused it
+        may still have been finite.
         """
         self._empty_window()
         state = self.engine.state()
@@ -183,7 +200,8 @@ class Trainer:
         )
 
     def _end_epoch(self) -> None:
-        self.done, self.step = self.done + 1, 0
+        self.done += 1
+        self.step = 0
         state = self._whole_state()
         if self.done % self.config.validation.every == 0 or self.done == self.config.schedule.epochs:
             share = max(1, self.config.train.batch_size // self.world.size)
@@ -192,6 +210,7 @@ class Trainer:
             self._refuse_non_finite(
                 self.global_step, {f"validation {name}": v for name, v in values.items() if isinstance(v, float)}
             )
+            # best_ra.pt and best_ta.pt keep weights only: they are for transfer and evaluation, not for a resume.
             self.last = {"epoch": self.done, "ta": result.ta, "ra": result.ra}
             self.tracker.validation_line(self.global_step, self.done, values)
             for name, key in (("best_ra", "ra"), ("best_ta", "ta")):
@@ -201,12 +220,12 @@ class Trainer:
         self._write(lambda: checkpoint.save_last(self.checkpoints, {**state, **self._content()}))
 
     def save(self) -> None:
-        """Writes `last.pt`, after making sure that it holds no NaN and nothing that came from one."""
+        """Writes `last.pt`, but raises RunError instead when a loss or the model is not finite."""
         state = self._whole_state()
         self._write(lambda: checkpoint.save_last(self.checkpoints, {**state, **self._content()}))
 
     def _write(self, write: Callable[[], None]) -> None:
-        """Done by rank 0; when its disk is full, all processes know."""
+        """Rank 0 calls `write`. Every process raises the RunError of a full disk."""
         self.world.on_rank_zero(write)
         self.world.heartbeat()
 

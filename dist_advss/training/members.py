@@ -1,4 +1,4 @@
-"""An ensemble's weights, from the runs of its members."""
+"""Loads the weights of an ensemble from the runs of its members."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .checkpoint import file_of, load
 
 
 def load_members(objective: Objective, members: Sequence[str], pick: str) -> int:
-    """Copies each member's weights into `objective`; returns how many tensors.
+    """Copies each member's weights into `objective`. Returns the number of tensors.
 
-    A fine-tuned member brings its encoder and its top, the checkpoint `pick` of its folder; a pre-trained one its encoder,
+    From a fine-tuning run it takes the encoder and the top of the checkpoint `pick`, from a pre-training run the encoder of
     the last checkpoint. Raises UserError when one has no checkpoint or does not fit.
     """
-    taken = 0
+    copied = 0
     for number, member in enumerate(members):
         pretext = is_pretext(config_of("model.members", member)["objective"]["name"])
         path = file_of(member, "last" if pretext else pick)
-        taken += load_member(objective, number, load(path)["model"], str(path), whole=not pretext)
-    return taken
+        copied += load_member(objective, number, load(path)["model"], str(path), whole=not pretext)
+    return copied

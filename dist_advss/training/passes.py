@@ -1,4 +1,4 @@
-"""What a step costs: how often the batch goes through the encoder, forward and backward, counted while it happens."""
+"""Counts the cost of a step: how often the batch passes through the encoder, forward and backward."""
 
 from __future__ import annotations
 
@@ -8,28 +8,29 @@ from torch import Tensor, nn
 
 
 class Passes:
-    """Counts during the first step of this process, attack included, and no more.
+    """Counts during the first step of this process, including the attack.
 
-    counts  forward: looks at a whole batch; backward: gradients that flowed back into the encoder. Where a gradient is
-            differentiated again, the pass through it and back counts as one more. None before the first step.
+    counts  forward: forward passes of the encoder; backward: gradients that reached its output. Where a gradient is
+            differentiated again, that pass counts as one more. None before the end of the first step.
     """
 
     def __init__(self, encoder: nn.Module) -> None:
         self.counts: dict[str, int] | None = None
-        self._forward = self._backward = 0
-        self._handle = encoder.register_forward_hook(self._looked)
+        self._forward = 0
+        self._backward = 0
+        self._handle = encoder.register_forward_hook(self._count_forward)
 
-    def _looked(self, module: nn.Module, arguments: Any, output: Any) -> None:
+    def _count_forward(self, module: nn.Module, arguments: Any, output: Any) -> None:
         self._forward += 1
         first = output[0] if isinstance(output, tuple | list) else output
         if isinstance(first, Tensor) and first.requires_grad:
-            first.register_hook(self._flowed)
+            first.register_hook(self._count_backward)
 
-    def _flowed(self, gradient: Tensor) -> None:
+    def _count_backward(self, gradient: Tensor) -> None:
         self._backward += 1
 
     def load(self, counts: dict[str, int] | None) -> None:
-        """What was counted before the run was interrupted."""
+        """Restores the counts of a run that was interrupted."""
         if counts is not None:
             self._handle.remove()
             self.counts = counts

@@ -38,17 +38,17 @@ def finetune(config: TrainConfig) -> Path:
 
 
 def train(config: TrainConfig, command: str) -> Path:
-    """Runs `command` ("pretrain" or "finetune") to its end, going on from the folder's last checkpoint when there is one.
+    """Runs `command` ("pretrain" or "finetune") to its end. Resumes from the folder's last checkpoint when there is one.
 
-    Called by every process of the run; rank 0 writes. Returns the run folder; one that holds a result already is left
-    as it is. Raises UserError before anything is written, Stopped after a signal, RunError when the run cannot go on.
+    Every process of the run calls it, and rank 0 writes. Returns the run folder. A folder that already has a result stays
+    unchanged. Raises UserError before anything is written, Stopped after a signal, RunError when the run fails.
     """
     out = Path(config.out)
     if folder.finished_as_asked(out, config):
         return out
     place = engines.find_place()
     check_world(config, place.world_size)
-    data = resolve_loader(config.data, "train")  # may write for an hour; no process waits in a collective meanwhile
+    data = resolve_loader(config.data, "train")  # may take an hour, so it comes before any collective
     needs_group = config.engine.kind.needs_group
     with engines.init(config.device, config.train.threads, config.guard, place, needs_group, out / "stacks") as world:
         _train(config, data, command, out, world)
@@ -58,7 +58,7 @@ def train(config: TrainConfig, command: str) -> Path:
 def _train(config: TrainConfig, data: Data, command: str, out: Path, world: World) -> None:
     labelled = COMMANDS[command].labelled
     assert labelled is not None
-    # 1. Everything that can be refused is built first, while nothing is written yet.
+    # 1. Everything that may raise a UserError comes first, before anything is written.
     rng = Rng(config.seed, "train")
     make = partial(make_loader, data, rng=rng, device=world.device, rank=world.rank, world_size=world.size)
     loader = make("train", config.train.batch_size, labelled=labelled)
@@ -71,12 +71,12 @@ def _train(config: TrainConfig, data: Data, command: str, out: Path, world: Worl
     transferred = None if has_checkpoint else _initial_weights(config, objective)
 
     with contextlib.ExitStack() as stack:
-        # 2. The folder is this run's from here on.
+        # 2. From here on no other process may use the folder, and a signal stops the run after a save.
         stack.enter_context(folder.claimed(world, out, config))
         interrupt = stack.enter_context(Interrupt())
         tracker = stack.enter_context(_tracker(config, command, out, steps, world))
 
-        # 3. The engine places the objective on the device, and the attack works on the bare module.
+        # 3. The engine comes before the attack, because it moves the module that the attack works on.
         engine = engines.build(config, objective, world)
         attack = attacks.build(config.attack, engine.module, config.objective.couples_rows)
         trainer = Trainer(config, out, engine, attack, loader, held_out, tracker, transferred)
@@ -104,7 +104,7 @@ def _refuse_few_held_out(config: TrainConfig, held_out: int, processes: int) -> 
 
 
 def _tracker(config: TrainConfig, command: str, out: Path, steps: int, world: World) -> Tracker:
-    """Rank 0 writes the record of the run; the other processes keep only what a checkpoint needs."""
+    """Rank 0 writes metrics and events. The other processes only keep what a checkpoint needs."""
     if world.rank != 0:
         return Silent()
     ideal_step = ideal_seconds(config, world.device, world.size)
@@ -134,9 +134,9 @@ def _result(
 
 
 def _initial_weights(config: TrainConfig, objective: Objective) -> dict[str, int] | None:
-    """Loads theta_p from `init`, or an ensemble's members; how many tensors matched, of how many. None for random weights.
+    """Loads theta_p from `init`, or the members of an ensemble. Returns the number of tensors; None for random weights.
 
-    A run folder stands for its last checkpoint: pre-training ends where it is best used.
+    When `init` is a run folder, it loads the last checkpoint: the best pre-trained encoder is that of the last epoch.
     """
     if config.model.members:
         taken = load_members(objective, config.model.members, "best_ra")

@@ -1,4 +1,4 @@
-"""The learning rate of a step, as a pure function of where the run is."""
+"""The learning rate as a pure function of the step."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from ..config.schema import Schedule
 
 
 def learning_rate(schedule: Schedule, step: int, steps_per_epoch: int, batch_size: int) -> float:
-    """The rate of a step: schedule.lr and its decay, times batch_size / schedule.lr_batch where that is set (Goyal et al.
-    2017, linear scaling). It never depends on the number of processes.
+    """The learning rate of step `step` (counted from 0). It never depends on the number of processes.
+
+    Where schedule.lr_batch is set, it is scaled by batch_size / schedule.lr_batch (Goyal et al. 2017, linear scaling).
     """
     scale = batch_size / schedule.lr_batch if schedule.lr_batch else 1.0
     return scale * _unscaled(schedule, step, steps_per_epoch)

@@ -1,4 +1,4 @@
-"""How much of its hardware a run uses: memory, and the share of the device's arithmetic (MFU) by what a plan counts."""
+"""Peak memory, and model FLOPs utilisation (MFU): the share of the device's peak that a run uses."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ..plan.step import count
 def ideal_seconds(config: TrainConfig, device: torch.device, world_size: int) -> float | None:
     """Seconds that one process would take for its share of a step at the device's half-precision peak.
 
-    None on a processor, on a GPU that is not in the table, and for an objective that torch cannot run on fake tensors: such
-    a run reports no utilisation.
+    None on a CPU, on a GPU that is not in the table, and for an objective that torch cannot run on fake tensors. Such a run
+    reports no utilisation.
     """
     peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     return None if peak is None else seconds_at(peak, config, world_size)
@@ -26,13 +26,13 @@ def seconds_at(peak: float, config: TrainConfig, world_size: int) -> float | Non
     parts = world_size * config.train.accumulate
     try:
         step = count(config, config.train.batch_size // parts)
-    except (NotImplementedError, RuntimeError):  # an operator without a fake form, in an objective of the user's
+    except (NotImplementedError, RuntimeError):  # a plug-in may use an operator that has no fake form
         return None
     return config.train.accumulate * (step.attack_flops + step.update_flops) / peak
 
 
 def peak_memory(device: torch.device) -> float:
-    """The most memory that was in use at once, in MiB: of the GPU's tensors, or of this process where there is no GPU."""
+    """Peak memory in MiB: of tensors on a GPU, of the whole process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

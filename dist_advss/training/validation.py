@@ -1,4 +1,4 @@
-"""TA and RA on held-out images while training, under a small attack."""
+"""TA and RA on held-out images during training, under a small attack."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from ..rng import Rng
 
 @dataclass
 class Validation:
-    """Rates in percent, mean losses; of the pretext task in pre-training, of the classes in fine-tuning.
+    """Rates in percent and mean losses: of the pretext task in pre-training, of the classes in fine-tuning.
 
-    attack_success:     of what is right on clean images, the share that the attack turns wrong, percent
+    attack_success:     percentage of the correct clean predictions that the attack changes to wrong ones
     attack_loss:        mean loss before each step of the attack
     ta_class, ra_class: rates of each class in the order of the labels, None without images of it; empty in pre-training
     """
@@ -38,10 +38,10 @@ class Validation:
 
 
 def validate(objective: Objective, images: Loader, batch_size: int, config: TrainConfig, world: World) -> Validation:
-    """Judges every image clean and under PGD (validation.steps, the training threat), in eval mode, without augmentation.
+    """Evaluates every image clean and under PGD (validation.steps, the training threat), in eval mode, not augmented.
 
-    Each process judges its share, `batch_size` images at a time. Tasks and random starts are named by an image's position
-    in the set, so every call at every world size asks the same questions; Selfie masks the same patches in all of them.
+    Each process evaluates its share, `batch_size` images at a time. Tasks and random starts depend on an image's position
+    in the set only, so they are the same in every call and at every world size. Selfie masks the same patches in all.
     """
     threat = replace(config.attack, steps=config.validation.steps, step_size=None, restarts=1, random_start=True)
     attack = PGD(threat, objective, couples_rows=config.objective.couples_rows)
@@ -53,7 +53,7 @@ def validate(objective: Objective, images: Loader, batch_size: int, config: Trai
         return objective.judge(x, task).loss
 
     objective.eval()
-    # Where rows depend on each other, all processes judge the same global batches, as large as those of training.
+    # Where rows depend on each other, all processes evaluate the same global batches, as large as those of training.
     coupled = config.objective.couples_rows
     batches = _whole(images, config.train.batch_size) if coupled else _in_step(images, batch_size, world)
     for batch, counts in batches:
@@ -70,6 +70,7 @@ def validate(objective: Objective, images: Loader, batch_size: int, config: Trai
             sums += torch.cat([torch.stack(totals), *(row.double() for row in by_class)]).cpu()
         world.heartbeat()
     objective.train()
+    # One collective for all sums, so that TA and RA are those of the whole set in every process.
     whole, attacked, *rest = world.sum(sums).split([6, threat.steps, *[classes] * 3])
     count, right, robust, loss_clean, loss_adversarial, fooled = whole.tolist()
     members, *by_class = (row.tolist() for row in rest)
@@ -92,15 +93,15 @@ def _percent(part: float, whole: float) -> float:
 
 
 def _whole(images: Loader, batch_size: int) -> Iterator[tuple[Batch, bool]]:
-    """Global batches in the set's order, this process's share of each. A last, smaller one is left out."""
+    """This process's share of each global batch, in the order of the set. A smaller last batch is left out."""
     for batch in images.whole_batches(batch_size):
         yield batch, True
 
 
 def _in_step(images: Loader, batch_size: int, world: World) -> Iterator[tuple[Batch, bool]]:
-    """This process's batches and whether they count: as many in every process, since sharded layers are gathered together.
+    """This process's batches, and whether they count. Every process yields equally many, as collectives gather layers.
 
-    A process with fewer looks at its last batch once more, for nothing.
+    A process with fewer batches repeats its last one, which then does not count.
     """
     most = math.ceil(math.ceil(images.count / world.size) / batch_size)
     done = 0

@@ -108,7 +108,7 @@ def test_when_one_fails_all_end_within_thirty_seconds_with_its_traceback(start: 
     assert ranks.wait(30) == [1] * 4
     assert time.monotonic() - begun < 30
     first = ranks.outputs[0].read_text()  # what a user looks at
-    assert "as rank 2 says" in first
+    assert "reported by rank 2" in first
     assert "ZeroDivisionError: a fault of rank 2" in first and "in broken" in first
 
 

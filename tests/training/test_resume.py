@@ -132,7 +132,7 @@ def test_with_every_checkpoint_damaged_a_run_says_so_and_touches_nothing(
     for path in checkpoints.iterdir():
         path.write_bytes(path.read_bytes()[:100])
     before = (runs.folder("run") / "metrics.jsonl").read_bytes()
-    with pytest.raises(RunError, match="nothing whole to resume from"):
+    with pytest.raises(RunError, match="no undamaged checkpoint to resume from"):
         runs.train("train.checkpoint_every=2")
     assert (runs.folder("run") / "metrics.jsonl").read_bytes() == before
     assert all(path.stat().st_size == 100 for path in checkpoints.iterdir())

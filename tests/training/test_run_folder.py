@@ -73,7 +73,7 @@ def test_a_folder_with_somebody_elses_config_is_left_alone(runs: Runs, content: 
     runs.folder("run").mkdir()
     (runs.folder("run") / "config.yaml").write_text(content)
     before = snapshot(runs.root)
-    assert refusal(runs).startswith(f"out={runs.folder('run')}: its config.yaml is not one of dist-advss")
+    assert refusal(runs).startswith(f"out={runs.folder('run')}: its config.yaml was not written by dist-advss")
     assert snapshot(runs.root) == before
 
 
