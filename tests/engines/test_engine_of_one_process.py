@@ -154,3 +154,19 @@ def test_the_state_is_plain_tensors_and_numbers() -> None:
         return node is None or isinstance(node, (int, float, str))
 
     assert plain(runner.state())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_backward_and_update_apart_are_a_step(precision: str) -> None:
+    settings = config("train.accumulate=2", "train.batch_size=24", "train.clip=0.5", f"train.precision={precision}")
+    whole, apart = engine(settings), engine(settings)
+    train(whole, range(4))
+    apart.module.train()
+    for step in range(4):
+        apart.set_lr(0.1 / (step + 1))
+        apart.backward(apart(*task(apart.module, step)).loss)
+        if step % 2 == 1:
+            apart.update()
+    assert equal(weights(apart), weights(whole))
+    assert torch.equal(apart.grad_norm, whole.grad_norm)
+    assert apart.grad_norm > 0

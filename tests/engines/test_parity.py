@@ -179,3 +179,37 @@ def test_every_engine_runs_without_a_launcher_as_well(engine: str, alone: Any, s
     ranks = start(1, alone_on, engine, tmp_path / "run")
     assert ranks.wait() == [0], ranks.said()
     assert largest_difference(last(alone("rotation"))["model"], last(tmp_path / "run")["model"]) < 1e-5
+
+
+def steps_whole_and_apart(out: Path, words: list[str]) -> None:
+    """Saves the state after one accumulated update, by `step` and by `backward` and `update`."""
+    config = compose("pretrain", [*jobs.SMALL, "train.accumulate=2", "train.clip=0.5", *words, "out=RUN"])
+    states = []
+    with jobs.world_of(config) as world:
+        for apart in (False, True):
+            engine = jobs.engine_of(config, world)
+            engine.module.train()
+            engine.set_lr(0.1)
+            for (batch, rng), _ in zip(jobs.batches(config, world), range(2), strict=False):
+                loss = engine(engine.module.prepare(batch.images / 255, batch.labels, rng), None).loss
+                if apart:
+                    engine.backward(loss)
+                else:
+                    engine.step(loss)
+            if apart:
+                engine.update()
+            states.append((engine.state(), float(engine.grad_norm)))
+        if world.rank == 0:
+            jobs.save(out, states)
+        world.barrier()
+
+
+@pytest.mark.parametrize("engine", [name for name in jobs.ENGINES if name != "single"])
+def test_backward_and_update_apart_are_a_step_on_every_engine(engine: str, start: Any, tmp_path: Path) -> None:
+    if engine.startswith("zero"):
+        pytest.importorskip("deepspeed")
+    ranks = start(2, steps_whole_and_apart, tmp_path / "states.pt", jobs.ENGINES[engine])
+    assert ranks.wait() == [0, 0], ranks.said()
+    (whole, norm), (apart, norm_apart) = torch.load(tmp_path / "states.pt", weights_only=False)
+    assert norm == norm_apart > 0
+    assert all(torch.equal(apart["model"][name], tensor) for name, tensor in whole["model"].items())
