@@ -1,4 +1,4 @@
-"""Files that are whole or absent (write to a temporary name, sync, rename), and folders that one process has at a time."""
+"""Atomic writes of files (temporary name, sync, rename), and folders that one process locks at a time."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .errors import RunError, UserError
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """`write(file)` fills the file that then takes the name `path` at once; a crash or a full disk leaves the old one.
+    """Writes `path` atomically: after a crash or on a full disk, the old file is still there. `write(file)` fills the new one.
 
-    Raises RunError in one line when the disk is full or the folder cannot be written.
+    Raises RunError with one line when the disk is full or the folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -29,21 +29,19 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         os.replace(temporary, path)
         sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
-        raise RunError(
-            f"{path}: could not be written ({_reason(error)}); what was there before is untouched"
-        ) from error
+        raise RunError(f"{path}: could not be written ({_reason(error)}); an older file there is unchanged") from error
     finally:
-        with contextlib.suppress(OSError):  # it is there only when something went wrong
+        with contextlib.suppress(OSError):  # it exists only after an error
             temporary.unlink()
 
 
 def _reason(error: BaseException) -> str:
-    """What the system said: torch raises an error of its own while it handles that one."""
-    found: BaseException | None = error
-    while found is not None:
-        if isinstance(found, OSError) and found.strerror:
-            return found.strerror
-        found = found.__context__
+    """The message of the operating system, which torch wraps in another error."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__context__
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
@@ -57,27 +55,30 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """`text` as UTF-8."""
+    """Writes `text` as UTF-8, atomically. Raises RunError as `write_whole` does."""
     write_whole(path, lambda file: file.write(text.encode()))
 
 
 def write_json(path: Path, content: Any) -> None:
-    """`content` as indented JSON."""
+    """Writes `content` as indented JSON, atomically. Raises RunError as `write_whole` does."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 @contextlib.contextmanager
 def only_process(folder: Path, name: str, in_use: Callable[[str], str]) -> Iterator[TextIO]:
-    """`folder`, made where it is missing, for this process alone; yields the lock file `name` in it.
+    """Locks `folder` for this process, and creates it when it is missing. Yields the lock file `name` in it.
 
-    The lock goes with its process, however that ends. Raises UserError when the folder cannot be written or locked, or
-    when another process has it: `in_use` makes that clause from what the other one wrote into the lock file.
+    The operating system releases the lock when the process ends, even when it crashes. Raises UserError when the folder
+    cannot be written or locked, or when another process holds the lock. `in_use` makes the message from the text that the
+    other process wrote into the lock file.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / name).open("a+")
     except OSError as error:
-        raise UserError(f"out={folder}: cannot be written ({error.strerror}); choose a folder of yours") from error
+        raise UserError(
+            f"out={folder}: cannot be written ({error.strerror}); choose a folder that you can write"
+        ) from error
     with lock:
         try:
             _take(lock)
@@ -92,7 +93,7 @@ def only_process(folder: Path, name: str, in_use: Callable[[str], str]) -> Itera
 
 
 def _take(lock: TextIO) -> None:
-    """Locks the file. Raises BlockingIOError when another process has it for longer than a look of `locked` takes."""
+    """Locks the file. Raises BlockingIOError when another process holds it for longer than a call of `locked` takes."""
     for _ in range(10):
         with contextlib.suppress(BlockingIOError):
             return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -104,7 +105,7 @@ def locked(file: Path) -> bool:
     """Whether a process on any machine that shares the disk holds this lock file; False where the disk has no locks."""
     try:
         with file.open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: readers do not disturb one another
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that several readers do not block each other
     except BlockingIOError:
         return True
     except OSError:  # no such file, or a file system without locks

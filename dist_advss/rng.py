@@ -1,9 +1,9 @@
 """Every random draw in the program.
 
-A draw is named, not remembered: (seed, purpose, epoch, step) and the row of the global batch say what comes out, through a
-counter-based generator (SplitMix64's finaliser, Steele et al. 2014, applied twice). So the draws are the same on 1 process
-or 8, on CPU or GPU, and after a resume in mid-epoch; there is no state to save, and each process computes its own rows
-only. Nothing here touches torch's global generator.
+Draws are the same on 1 process or 8, on CPU or GPU, and after a resume in mid-epoch. A draw is a function of its name, of
+(seed, purpose, epoch, step) and of the row of the global batch. The generator is counter-based (SplitMix64's finaliser, Steele
+et al. 2014, applied twice), so there is no state to save, and each process computes its rows only. Draws do not use torch's
+global generator.
 
     rng = Rng(seed).at(epoch, step).rows(torch.arange(128))
     noise = rng.uniform("attack.start.0", (3, 32, 32))      # (128, 3, 32, 32), float32 in [0, 1)
@@ -38,18 +38,18 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def _key(*names: object) -> int:
-    """A signed 64-bit key from a name; stable over processes and versions, unlike hash()."""
+    """A signed 64-bit key from a name. Unlike hash(), it is the same in every process and version."""
     digest = hashlib.blake2b("/".join(map(str, names)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
 
 
 @dataclass(frozen=True)
 class Rng:
-    """The draws of one place in a run.
+    """The draws of one step of a run.
 
-    `row` holds the positions in the global batch (N,) int64 that this process computes; it also says on which device the
-    draws are made. `epoch` and `step` say when. `purpose` prefixes names, so that training, validation and evaluation
-    never share a draw.
+    row      (N,) int64, the positions in the global batch that this process computes, on the device of the draws
+    epoch    `step` is the step within this epoch
+    purpose  is part of every name, so that training, validation and evaluation never share a draw
     """
 
     seed: int
@@ -59,15 +59,15 @@ class Rng:
     row: Tensor | None = None
 
     def at(self, epoch: int, step: int) -> Rng:
-        """The same draws at another place in the run."""
+        """The draws of this epoch and step."""
         return replace(self, epoch=epoch, step=step)
 
     def rows(self, row: Tensor) -> Rng:
-        """For these rows of the global batch, (N,) int64, on their device."""
+        """The draws for these rows of the global batch, (N,) int64, on the device of `row`."""
         return replace(self, row=row)
 
     def select(self, index: Tensor) -> Rng:
-        """For a subset of the rows: `index` is (M,) int64 or a boolean mask (N,)."""
+        """The draws for a subset of the rows: `index` is (M,) int64 or a boolean mask (N,)."""
         return replace(self, row=self._row()[index])
 
     def _row(self) -> Tensor:
@@ -84,7 +84,7 @@ class Rng:
         return _mix(start[:, None] + element[None, :]).view(len(row), *shape)
 
     def uniform(self, name: str, shape: Sequence[int] = (), low: float = 0.0, high: float = 1.0) -> Tensor:
-        """(N, *shape) float32, uniform in [low, high), 2^24 equally likely values; other bounds than 0, 1 round, even to high."""
+        """(N, *shape) float32, uniform in [low, high), 2^24 equally likely values. Bounds other than 0, 1 may round to high."""
         unit = _shift(self._bits(name, shape), 40).to(torch.float32) * 2.0**-24
         return unit if (low, high) == (0.0, 1.0) else low + (high - low) * unit
 
@@ -110,7 +110,7 @@ class Rng:
 
 @contextlib.contextmanager
 def initialisation(seed: int, name: str) -> Iterator[None]:
-    """Weights created inside come from (seed, name); torch's global CPU generator is put back afterwards."""
+    """Weights created inside depend on (seed, name) only. Restores torch's global CPU generator afterwards."""
     state = torch.random.get_rng_state()
     torch.default_generator.manual_seed(_key(seed, "initialisation", name))  # torch.manual_seed reseeds GPUs too
     try:

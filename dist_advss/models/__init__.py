@@ -17,8 +17,8 @@ __all__ = ["Backbone", "Encoder", "build"]
 def build(model: Model, data: Data) -> Backbone:
     """A fresh backbone for images of data.channels channels, on the CPU, with torch's default initialisation.
 
-    Weights come from torch's global generator: call it inside `rng.initialisation`. An ensemble's members are built as
-    their runs' config.yaml say. Raises UserError for an unknown name or a normalisation that does not fit the channels.
+    Weights come from torch's global generator, so call it inside `rng.initialisation`. The members of an ensemble are built
+    from the config.yaml of their runs. Raises UserError for an unknown name or a normalisation that does not fit the channels.
     """
     if model.name == ENSEMBLE:
         runs = [restore(config_of("model.members", member)) for member in model.members or []]

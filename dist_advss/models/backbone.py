@@ -1,10 +1,10 @@
-"""What every backbone is made of: theta_p, the encoder that pre-training shares and transfers, and tops that sit on it.
+"""The parts of a backbone: an encoder (theta_p), which pre-training learns and transfers, and the tops on it.
 
 An encoder is normalisation + stem + all stages but the last; a top is the last stage + pooling + linear layer. Both
 are plain sequences of named parts, so a state dict reads `encoder.layer1.0.conv1.weight`, `top.linear.bias`.
 
-No part assumes a memory format, so channels_last goes in and comes out, and a gradient can be differentiated again. Our
-blocks do nothing in place, so that hooks of distributed engines may sit on any module; torchvision's do.
+Every part accepts channels_last and returns it, and its gradients can be differentiated again. Blocks of this package do
+nothing in place, so distributed engines may put hooks on any module. Blocks of torchvision work in place.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Normalise(nn.Module):
 def normalisation(channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> Normalise:
     """The module for `channels` colour channels.
 
-    None stands for ImageNet's values with 3 channels and for their average with any other number. Raises UserError when
+    None means ImageNet's values with 3 channels, and their average with any other number. Raises UserError when
     the number of values is not the number of channels or a std is not above 0.
     """
     mean = _imagenet(IMAGENET_MEAN, channels) if mean is None else mean
@@ -75,7 +75,7 @@ class Encoder(nn.Sequential):
 
 @dataclass(frozen=True)
 class Backbone:
-    """An encoder, and `top(outputs)`, which makes a new last stage + pooling + linear layer at every call.
+    """An encoder and `top(outputs)`, which makes a new last stage + pooling + linear layer at each call.
 
     A top takes the encoder's (N, out_channels, h, w) to logits (N, outputs).
     """
@@ -90,11 +90,11 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def sequence(**parts: nn.Module) -> nn.Sequential:
-    """Modules one after the other, under these names."""
-    made = nn.Sequential()
+    """An nn.Sequential with these names."""
+    modules = nn.Sequential()
     for name, part in parts.items():
-        made.add_module(name, part)
-    return made
+        modules.add_module(name, part)
+    return modules
 
 
 def classifier(channels: int, outputs: int) -> dict[str, nn.Module]:

@@ -1,7 +1,7 @@
 """Several networks as one: the log of their averaged probabilities (Chen et al. 2020, section 3.3).
 
-The log of a probability is a proper logit: softmax gives the average back. So every loss and every attack treats the ensemble
-like one network. State dicts read `encoder.member0.conv1.weight`, `top.member0.linear.weight`.
+Every loss and every attack treats the ensemble like one network. The log of a probability is a proper logit, as softmax gives
+the probability back. State dicts read `encoder.member0.conv1.weight`, `top.member0.linear.weight`.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ class Average(nn.Module):
 
 
 def ensemble(members: Sequence[Backbone]) -> Backbone:
-    """Backbones, of one architecture or several, as one; `top(outputs)` makes one top for each."""
+    """One backbone from several, of any architectures. `top(outputs)` makes one top for each."""
     return Backbone(Members([m.encoder for m in members]), lambda outputs: Average([m.top(outputs) for m in members]))
 
 
 def load_member(module: nn.Module, number: int, state: dict[str, Tensor], origin: str, whole: bool) -> int:
     """Copies a checkpoint's "model" into member `number` of `module`: its encoder, and its top where `whole`.
 
-    Returns how many tensors that were. Raises UserError, before anything is copied, unless the member takes all of them.
+    Returns the number of tensors copied. Raises UserError, before anything is copied, unless all names and shapes match.
     """
     parts = ("encoder", "top") if whole else ("encoder",)
     ours = module.state_dict()

@@ -1,4 +1,4 @@
-"""Batch norms: which modules they are, and a second set of them for inputs of another kind."""
+"""Batch norms: the classes that count as one, and a second set of them for inputs of another kind."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import copy
 from torch import Tensor, nn
 from torch.func import functional_call
 
+# Every batch norm that a model may contain. engines/batch_norm.py names those that it replaces.
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
@@ -23,12 +24,12 @@ class NormSet(nn.Module):
         self.norms = nn.ModuleList(copy.deepcopy(norm) for norm in norms.values())
 
     def forward(self, network: nn.Module, x: Tensor) -> Tensor:
-        """`network(x)` with this set in the place of its batch norms. In training mode only this set's statistics move."""
+        """`network(x)` with this set instead of its batch norms. In training mode only the statistics of this set change."""
         output: Tensor = functional_call(network, self._tensors(), (x,))
         return output
 
     def _tensors(self) -> dict[str, Tensor]:
-        """Weights and statistics, by the names that the network has for its batch norms."""
+        """Weights and statistics, by the names of the batch norms in the network."""
         return {
             f"{name}.{key}": tensor
             for name, norm in zip(self.names, self.norms, strict=True)

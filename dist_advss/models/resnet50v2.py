@@ -1,8 +1,8 @@
 """ResNet-50v2 for 32x32 images, as published with adversarial self-supervised pre-training (Chen et al., CVPR 2020).
 
-A published state dict maps onto ours by a prefix: `conv1`, `bn1`, `layer1`, `layer2` and `layer3` become
-`encoder.<name>`, `layer4` and `linear` become `top.<name>` (`top` being the objective's attribute); the names below these
-are the same. Our only entries besides are `encoder.normalise.mean` and `encoder.normalise.std`.
+A prefix turns a published state dict into one of this package: `conv1`, `bn1`, `layer1`, `layer2` and `layer3` become
+`encoder.<name>`. `layer4` and `linear` become `top.<name>` (`top` is the objective's attribute). The names below these are
+the same. The only additional entries are `encoder.normalise.mean` and `encoder.normalise.std`.
 """
 
 from __future__ import annotations

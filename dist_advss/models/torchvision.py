@@ -1,6 +1,6 @@
-"""torchvision's ResNet-18 and ResNet-50 for images of about 224 pixels, random weights, cut below the fourth stage.
+"""torchvision's ResNet-18 and ResNet-50 for images of about 224 pixels, with random weights, split before the fourth stage.
 
-The names are torchvision's but for the linear layer, whose `fc` is `linear` here as in every top.
+The names are torchvision's, except for the linear layer: `fc` becomes `linear`, as in every top.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def torchvision_resnet(normalise: Normalise, channels: int, name: Literal["resne
 
     A top: the fourth stage, average pool, linear layer. Initialised as torchvision does.
     """
-    # Imported here: it takes as long as torch itself, and only these two models need it.
+    # Imported here, because it takes as long as torch and only these two models need it.
     from torchvision import models
 
     make = getattr(models, name)
@@ -38,7 +38,7 @@ def torchvision_resnet(normalise: Normalise, channels: int, name: Literal["resne
     )
 
     def top(outputs: int) -> nn.Module:
-        whole = make(weights=None, num_classes=outputs)
-        return sequence(layer4=whole.layer4, pool=whole.avgpool, flatten=nn.Flatten(), linear=whole.fc)
+        fresh = make(weights=None, num_classes=outputs)
+        return sequence(layer4=fresh.layer4, pool=fresh.avgpool, flatten=nn.Flatten(), linear=fresh.fc)
 
     return Backbone(encoder, top)

@@ -1,7 +1,7 @@
-"""Carrying theta_p from a pre-training checkpoint into a fine-tuning, name by name, all of it or nothing.
+"""Copies theta_p from a pre-training checkpoint into a fine-tuning run. It copies every tensor of theta_p or raises an error.
 
-What is transferred: every entry of the state dict under `encoder.`, that is weights, batch-norm statistics and the
-normalisation. What is not: heads, and a pretext task's own last stage (`top.…`).
+It copies every entry of the state dict under `encoder.`: weights, batch-norm statistics and the normalisation. It does not
+copy heads or the last stage of a pretext task (`top.…`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PREFIX = "encoder."
 
 @dataclass(frozen=True)
 class Transfer:
-    """How many tensors (weights and buffers) of theta_p were taken over, of how many, and their names."""
+    """The number of copied tensors (weights and buffers), their number in theta_p, and their names."""
 
     matched: int
     total: int
@@ -26,10 +26,10 @@ class Transfer:
 
 
 def load_encoder(module: nn.Module, state: dict[str, Tensor], origin: str) -> Transfer:
-    """Copies theta_p of `state`, a checkpoint's "model" dict, into `module.encoder`; `origin` says where it came from.
+    """Copies theta_p of `state`, a checkpoint's "model" dict, into `module.encoder`; `origin` names its file.
 
-    Raises UserError, before anything is copied, unless the two encoders have the same entries of the same shapes and
-    normalise alike: half a network, or one trained for other inputs, would train on without a word.
+    Raises UserError, before anything is copied, unless the two encoders have the same names, shapes and normalisation.
+    Otherwise training would continue silently with half a network, or with one trained for other inputs.
     """
     encoder = module.get_submodule(PREFIX.removesuffix("."))
     ours = {PREFIX + name: tensor for name, tensor in encoder.state_dict().items()}
@@ -37,9 +37,9 @@ def load_encoder(module: nn.Module, state: dict[str, Tensor], origin: str) -> Tr
     matched = tuple(name for name in ours if name in theirs and theirs[name].shape == ours[name].shape)
     mismatch = _first_mismatch(ours, theirs)
     if mismatch is not None:
-        same = "use the model, model.width and data.channels it was trained with"
+        same = "use the model, model.width and data.channels that it was trained with"
         fix = same if theirs else "give a run of dist-advss pretrain"
-        count = f"{len(matched)} of {len(ours)} tensors of the encoder match, so none was taken"
+        count = f"{len(matched)} of {len(ours)} tensors of the encoder match, so none was copied"
         raise UserError(f"init={origin}: {count}; {mismatch}; {fix}")
     _check_normalisation(ours, theirs, origin)
     encoder.load_state_dict({name.removeprefix(PREFIX): theirs[name] for name in matched})
@@ -53,7 +53,7 @@ def _first_mismatch(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> str |
         if theirs[name].shape != tensor.shape:
             return f"first, {name} is {_shape(theirs[name])} in it and {_shape(tensor)} here"
     extra = next((name for name in theirs if name not in ours), None)
-    return extra and f"it also holds {extra}, which this model has no place for"
+    return extra and f"it also holds {extra}, which this model does not have"
 
 
 def _shape(tensor: Tensor) -> str:

@@ -1,4 +1,4 @@
-"""What a run will take before it is submitted: memory, time and traffic, for GPUs that need not be here.
+"""Estimates memory, time and traffic of a run before you submit it, for GPUs that you do not have yet.
 
 `estimate(config, Cluster(gpu="h100", nodes=4))` is what `dist-advss plan` prints.
 """

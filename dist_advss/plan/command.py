@@ -1,4 +1,4 @@
-"""`dist-advss plan`: its words, and what it prints."""
+"""The command `dist-advss plan`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ WORDS = ("gpu", "nodes", "gpus_per_node", "network", "images")
 
 
 def plan(command: str, words: Sequence[str], as_json: bool) -> bool:
-    """Prints what `pretrain` or `finetune` would take with these words; whether it fits in memory everywhere.
+    """Prints an estimate for `pretrain` or `finetune` with these words. Returns whether every estimate fits in memory.
 
-    A list of node counts, `nodes=1,2,4`, gives a table. `out` may be missing, as nothing is run. Raises UserError.
+    A list of node counts, `nodes=1,2,4`, gives a table. `out` may be missing, as nothing is run. Raises UserError for an
+    invalid key or value.
     """
     given = dict(parse_words(words))
     own = {name: given.pop(name) for name in WORDS if name in given}

@@ -1,4 +1,4 @@
-"""From a configuration and a cluster to memory, time and traffic, before anything is submitted."""
+"""Estimates memory, time and traffic from a configuration and a cluster."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .traffic import Traffic, traffic
 
 @dataclass(frozen=True)
 class Cluster:
-    """`nodes` nodes of `gpus_per_node` GPUs (None: as many as such a node has), and their network in Gbit/s a node."""
+    """`nodes` nodes of `gpus_per_node` GPUs (None: all of the node), and their network in Gbit/s a node."""
 
     gpu: str = "here"
     nodes: int = 1
@@ -31,7 +31,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Seconds:
-    """One step of one process. `waiting` is what communication takes beyond the computation that it runs beside."""
+    """The seconds of one step of one process. `waiting` is the communication that computation does not hide."""
 
     prepare: float
     attack: float
@@ -51,10 +51,11 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run takes. Times are estimates, counts are counts; docs/performance.md says how each is found.
+    """Memory, time and traffic of a run. Counts are exact, times are estimates; docs/performance.md explains both.
 
-    steps is the number of updates of an epoch; validation the seconds of one validation; would_fit what to change where
-    the memory does not suffice, each by itself.
+    steps       updates of an epoch
+    validation  seconds of one validation
+    would_fit   changes that make the run fit into memory, each by itself; empty when it fits
     """
 
     machine: Machine
@@ -90,7 +91,7 @@ class Estimate:
 
     @property
     def hours(self) -> float:
-        """Of the whole run, without start-up, the loading of data and checkpoints."""
+        """Hours of the whole run, without start-up, data loading and checkpoints."""
         return (self.epochs * self.steps * self.seconds.total + self.validations * self.validation) / 3600
 
     @property
@@ -99,10 +100,10 @@ class Estimate:
 
 
 def estimate(config: TrainConfig, cluster: Cluster, images: int | None = None) -> Estimate:
-    """What `config` takes on `cluster`; `images` is the number of training images of a set that has no known one.
+    """Estimates `config` on `cluster` in seconds, without data, GPU or processes.
 
-    Takes seconds, needs no data, no GPU and no processes. Raises UserError for a world that the batch cannot be shared by,
-    an unknown GPU, or a set of unknown size.
+    `images` is the number of training images, for a data set of unknown size. Raises UserError when the processes cannot
+    share the batch equally, for an unknown GPU, and for a data set of unknown size without `images`.
     """
     machine = find(cluster.gpu)
     if cluster.network is not None:
@@ -115,11 +116,13 @@ def estimate(config: TrainConfig, cluster: Cluster, images: int | None = None) -
         raise UserError(
             f"train.batch_size={config.train.batch_size}: more than the {training} training images; lower it"
         )
+    # Everything below follows from one step, counted at the number of images that a process computes at a time.
     step = count(config, config.train.batch_size // (world * config.train.accumulate))
     sent = traffic(config, step, world)
     needed = memory(config, step, world)
-    looks = config.validation.steps + 1
-    each = (machine.seconds(step.second) - machine.seconds(step.first)) / (step.images * config.attack.restarts)
+    # A validation of k attack steps takes k + 1 passes of each image, at the cost of one more step of the attack.
+    passes = config.validation.steps + 1
+    pass_seconds = (machine.seconds(step.second) - machine.seconds(step.first)) / (step.images * config.attack.restarts)
     return Estimate(
         machine=machine,
         nodes=cluster.nodes,
@@ -131,18 +134,20 @@ def estimate(config: TrainConfig, cluster: Cluster, images: int | None = None) -
         seconds=_seconds(config, machine, step, sent, world, per_node),
         steps=training // config.train.batch_size,
         epochs=config.schedule.epochs,
-        validation=-(-held_out // world) * looks * each,
+        validation=-(-held_out // world) * passes * pass_seconds,
         validations=-(-config.schedule.epochs // config.validation.every),
         would_fit=list(_would_fit(config, machine, step, world)) if needed.total > machine.room else [],
     )
 
 
 def _images(config: TrainConfig, given: int | None) -> tuple[int, int]:
-    """Images that are trained on in an epoch, and held-out ones of a validation."""
+    """The number of training images in an epoch, and of held-out images in a validation."""
     data = config.data
     labelled = SETS[data.name].images if given is None else given
     if labelled is None:
-        raise UserError(f"images: missing; data={data.name} has no size of its own, give images=N, its training images")
+        raise UserError(
+            f"images: missing; the size of data={data.name} is unknown, set images=N, its number of training images"
+        )
     held_out = round(labelled * data.validation)
     training = labelled - held_out
     if is_pretext(config.objective.name) and given is None:
@@ -156,13 +161,14 @@ def _seconds(
     config: TrainConfig, machine: Machine, step: Step, sent: list[Traffic], world: int, per_node: int
 ) -> Seconds:
     parts = config.train.accumulate
+    # Each kind of communication overlaps with one part of the step. Only what exceeds that part is waiting.
     attack = step.over_attack(machine.seconds(step.first), machine.seconds(step.second))
     forward, backward = machine.seconds(step.forward), machine.seconds(step.backward)
     beside = {"attack": parts * attack, "update": parts * (forward + backward), "backward": backward, "": 0.0}
     waiting = 0.0
     for part in sent:
         seconds = machine.transfer_seconds(part.wire(world), part.calls, world, per_node)
-        # the first gather and the last reduction have nothing to run beside
+        # The first gather and the last reduction overlap with nothing.
         waiting += max(seconds / part.calls, seconds - beside[part.behind]) if part.calls else 0.0
     return Seconds(
         prepare=parts * machine.seconds(step.prepare),
@@ -175,7 +181,7 @@ def _seconds(
 
 
 def _would_fit(config: TrainConfig, machine: Machine, step: Step, world: int) -> Iterator[str]:
-    """Single changes that would make the run fit, the cheapest first. Activations are taken as proportional to images."""
+    """Single changes that would make the run fit, the cheapest first. Assumes that activations are proportional to images."""
     train = config.train
     for parts in (n for n in range(2, step.images + 1) if step.images % n == 0):
         less = replace(config, train=replace(train, accumulate=train.accumulate * parts))

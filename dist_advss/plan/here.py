@@ -1,4 +1,4 @@
-"""The machine that the command runs on, measured in a second or two: the same figures as in the table of GPUs."""
+"""Measures this machine in a second or two: the same quantities as in the table of GPUs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ LINK, LATENCY = 0.8e9, 4e-4  # gloo, two processes on one core, as benchmarks/pl
 
 
 def measure(device: torch.device | None = None) -> Machine:
-    """What arithmetic, memory and launches reach on the GPU that torch sees, else on its CPU threads.
+    """Measures arithmetic, memory bandwidth and launches on torch's GPU, or else on its CPU threads.
 
-    The probe is a stack of residual blocks, forward and backward. Its convolutions are timed alone; what the whole takes
-    longer is put down to the bytes of the other operators. So page faults and caches count as they do in training, and no
-    share of a peak is assumed.
+    The probe is a stack of residual blocks, forward and backward. Convolutions are timed alone. The time that the whole
+    stack takes beyond them is divided by the bytes of its other operators. So page faults and caches count as they do in
+    training, and no share of a peak is assumed.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     on_gpu = device.type == "cuda"
@@ -60,7 +60,7 @@ def measure(device: torch.device | None = None) -> Machine:
 
 
 def _convolutions(dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """Those of one block, without what is between them."""
+    """The convolutions of one block, without the layers between them."""
     block = Bottleneck(CHANNELS, CHANNELS, 1)
     alone = nn.Sequential(block.conv1, block.conv2, block.conv3)
     return alone.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -78,7 +78,7 @@ def _many_small(x: Tensor) -> Tensor:
 
 
 def _measured(call: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Work, float]:
-    """The work of `call(x)` and of its gradient to x, and its seconds: the fastest round, as others may use the machine."""
+    """The work of `call(x)` and its gradient to x, and the seconds of the fastest round, as others may use the machine."""
 
     def once() -> None:
         y = call(x)

@@ -1,4 +1,4 @@
-"""What one GPU and the node around it can do, and the shares of that which a training step is assumed to reach."""
+"""The speeds and memory of a GPU and its node, and the assumed shares of them that a training step reaches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from ..gpus import GB
 from .meter import Work
 
-MEMORY_SHARE = 0.9  # what an allocator's gaps leave
+MEMORY_SHARE = 0.9  # the rest is lost to fragmentation
 HALF = (torch.bfloat16, torch.float16)
 
 
@@ -23,11 +23,11 @@ class Machine:
     product      fp32 matrix products
     memory       of one GPU; `bandwidth` is that memory's
     link         from a GPU to the others of its node
-    network      of a whole node to other nodes; a job that takes fewer than `node` GPUs a node gets its part
+    network      of a whole node to other nodes; a job with fewer than `node` GPUs a node gets a proportional part
     *_share      how much of a peak a training step is assumed to reach
     operator_s   shortest time of an operator: Python and the launch
     latency_s    of a collective operation, for each doubling of the processes
-    reserved     bytes for the CUDA context and workspaces; of the rest, MEMORY_SHARE can be handed out
+    reserved     bytes for the CUDA context and workspaces; tensors can use MEMORY_SHARE of the rest
     """
 
     name: str
@@ -51,11 +51,11 @@ class Machine:
 
     @property
     def room(self) -> float:
-        """Bytes of memory that tensors can have."""
+        """Bytes of memory available to tensors."""
         return (self.memory - self.reserved) * MEMORY_SHARE
 
     def seconds(self, work: Work) -> float:
-        """Operators one after the other, each as slow as the slowest of its arithmetic, its memory traffic and its launch."""
+        """The operators in sequence; each takes the longest of its arithmetic, its memory traffic and its launch."""
         bandwidth = self.bandwidth * self.bandwidth_share
         return sum(
             max(op.flops / self._rate(op.name, op.dtype), op.bytes / bandwidth, self.operator_s)
@@ -70,7 +70,7 @@ class Machine:
         return self.product * self.fp32_share
 
     def transfer_seconds(self, wire: float, calls: int, world: int, per_node: int) -> float:
-        """`calls` collective operations in which each process sends `wire` bytes in all, over rings."""
+        """Seconds of `calls` ring collectives in which each process sends `wire` bytes in total."""
         if world == 1 or calls == 0:
             return 0.0
         speed = self.link

@@ -1,7 +1,7 @@
-"""The machines that a plan can be made for: those of the table of GPUs, and the one that the command runs on.
+"""The machines that `plan` knows: the GPUs of the table, and `here`, the machine that the command runs on.
 
-Peaks are published and shares are assumptions: nothing of the table was measured on a GPU. docs/performance.md says what
-the shares were held against. The machine that the command runs on is measured instead (`here`).
+For the table, peaks are published and shares are assumptions. docs/performance.md compares the shares with measurements.
+`here` is measured instead.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What lies in a GPU's memory at a step's fullest moment."""
+"""Peak GPU memory of a training step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .traffic import BUCKET, FLOAT, gathered_bytes
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one process. `gathered` is what sharded weights take while they are whole, and gradients on their way."""
+    """Bytes of one process. `gathered` is for gathered weights of sharded layers and for gradients in communication."""
 
     weights: float
     gradients: float
@@ -25,12 +25,12 @@ class Memory:
 
     @property
     def fixed(self) -> float:
-        """What does not shrink with the batch."""
+        """The part that does not depend on the batch size."""
         return self.weights + self.gradients + self.optimizer + self.gathered
 
 
 def memory(config: TrainConfig, step: Step, world: int) -> Memory:
-    """What one of `world` processes needs."""
+    """The peak memory of one of `world` processes."""
     kind, shards = config.engine.kind, config.engine.shards
     weights, gradients = FLOAT * step.parameters, FLOAT * step.trained
     sharded = "weights" in shards
@@ -38,7 +38,7 @@ def memory(config: TrainConfig, step: Step, world: int) -> Memory:
     held = gradients / world if "gradients" in shards else gradients
     if sharded and kind.by_layer and world > 1:
         units = sorted(gathered_bytes(unit, world) for unit in step.units)
-        gathered = 3 * units[-1]  # the layer under way, the next one, and a gradient on its way to its owners
+        gathered = 3 * units[-1]  # the current layer, the next one, and a gradient in communication
         if config.train.accumulate > 1:
             held += gradients  # whole gradients wait for the last micro-batch
     elif kind.bucket and world > 1:

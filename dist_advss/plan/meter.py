@@ -1,7 +1,7 @@
-"""What operators cost: FLOPs, bytes moved, and the most that is alive at once, read off while they run.
+"""Counts FLOPs, bytes moved and peak memory of operators while they run.
 
-Works on real tensors and on fake ones, which have a shape, a type and a lifetime but no content: so a step of a network
-that needs 80 GB is counted in a second on a laptop, by running the very code that will train it.
+It runs the code that trains, on real or on fake tensors. Fake tensors have a shape, a type and a lifetime but no content, so
+a laptop counts a step that needs 80 GB in a second.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-# Operators that move nothing, though torch does not call them views.
+# Operators that move no data, although torch does not mark them as views.
 FREE = ("_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "_has_compatible_shallow_copy_type")
 
 
 @dataclass(frozen=True)
 class Operator:
-    """One call: its FLOPs (a multiply-add is 2), the bytes that it reads and writes, and the type that it computes in."""
+    """One call of an operator: its FLOPs (a multiply-add is 2), the bytes it reads and writes, and its dtype."""
 
     name: str
     flops: int
@@ -33,7 +33,7 @@ class Operator:
 
 @dataclass
 class Work:
-    """A stretch of operators, in the order in which they ran."""
+    """A sequence of operators, in the order in which they ran."""
 
     operators: list[Operator] = field(default_factory=list)
 
@@ -50,11 +50,11 @@ class Work:
 
 
 class Meter(TorchDispatchMode):
-    """Counts the operators below it.
+    """A context that counts the operators that run inside it.
 
     with Meter() as meter:
         with meter.phase() as attack: …        # attack.flops, attack.bytes, len(attack)
-    meter.peak      bytes of the tensors made inside that were alive at once, at their most
+    meter.peak      bytes at most of the tensors made inside that were alive at the same time
 
     FLOPs are those of convolutions, matrix products and attention, by torch's own formulas (torch.utils.flop_counter);
     normalisation, activations, sums and draws count as bytes. torch's FlopCounterMode itself cannot be used: it fails
@@ -64,11 +64,12 @@ class Meter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.work = Work()
-        self.alive = self.peak = 0
+        self.alive = 0
+        self.peak = 0
         self._known: dict[int, weakref.ref[Any]] = {}
 
     def phase(self) -> Phase:
-        """A context in which operators are counted apart: gives their `Work`."""
+        """A context that counts its operators separately. Yields their `Work`."""
         return Phase(self)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -80,12 +81,12 @@ class Meter(TorchDispatchMode):
         name = func._schema.name.removeprefix("aten::")
         if func.is_view or name in FREE or not made:
             return result
-        given = list(_tensors((args, kwargs)))
+        inputs = list(_tensors((args, kwargs)))
         count = flop_registry.get(func._overloadpacket)
         flops = count(*args, **kwargs, out_val=result) if count else 0
         reads = 2 if "batch_norm" in name else 1  # once for the statistics, once to use them
-        moved = reads * sum(map(_bytes, given)) + sum(map(_bytes, made))
-        self.work.operators.append(Operator(name, int(flops), moved, (given or made)[0].dtype))
+        moved = reads * sum(map(_bytes, inputs)) + sum(map(_bytes, made))
+        self.work.operators.append(Operator(name, int(flops), moved, (inputs or made)[0].dtype))
         return result
 
     def _watch(self, storage: torch.UntypedStorage) -> None:
@@ -104,10 +105,11 @@ class Meter(TorchDispatchMode):
 
 
 class Phase:
-    """Counts into a `Work` of its own while it is open."""
+    """A context that counts into a separate `Work`."""
 
     def __init__(self, meter: Meter) -> None:
-        self.meter, self.work = meter, Work()
+        self.meter = meter
+        self.work = Work()
 
     def __enter__(self) -> Work:
         self.outer, self.meter.work = self.meter.work, self.work
@@ -122,5 +124,5 @@ def _tensors(tree: Any) -> Iterator[Tensor]:
 
 
 def _bytes(tensor: Tensor) -> int:
-    """What reading or writing a tensor moves: an expanded one is read from what it really holds."""
+    """Bytes of reading or writing a tensor. For an expanded tensor, those of its storage."""
     return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())

@@ -1,4 +1,4 @@
-"""An estimate as text for people, as JSON for machines, and several of them as a table."""
+"""Formats an estimate as text or as JSON, and several estimates as a table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UNITS = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
 
 
 def page(config: TrainConfig, e: Estimate) -> str:
-    """A screen's worth: what is counted, then what is estimated from it."""
+    """An estimate as a page of text: first the counts, then the times estimated from them."""
     lines = [*_what(config, e), ("", ""), *_counted(e), ("", ""), *_estimated(e), ("", ""), ("assumed", _assumed(e))]
     return "\n".join(f"{name:<11}{text}".rstrip() for name, text in lines)
 
@@ -59,7 +59,7 @@ def _estimated(e: Estimate) -> Lines:
 
 
 def table(estimates: Sequence[Estimate]) -> str:
-    """Markdown, a row an estimate; the last column is the speed a GPU, held against the first row's."""
+    """A Markdown table, one row an estimate. The last column is the speed a GPU, relative to the first row."""
     rows = ["| nodes | GPUs | images a GPU | seconds a step | waiting | images/s | hours | GPU-hours | speed a GPU |"]
     rows.append("|---:" * 9 + "|")
     first = estimates[0].images_per_s / estimates[0].world
@@ -74,7 +74,7 @@ def table(estimates: Sequence[Estimate]) -> str:
 
 
 def as_dict(e: Estimate) -> dict[str, Any]:
-    """Everything as plain numbers: bytes, seconds, FLOPs; per step and process unless the name says otherwise."""
+    """An estimate in bytes, seconds and FLOPs, per step and process unless the key names another unit."""
     s = e.step
     machine = {k: v for k, v in dataclasses.asdict(e.machine).items() if k in ("name", "title", "source")}
     return {
@@ -102,7 +102,7 @@ def as_dict(e: Estimate) -> dict[str, Any]:
 
 
 def _fit(e: Estimate) -> str:
-    room = f"{_si(e.memory.total)}B of the {_si(e.machine.room)}B that tensors can have on {e.machine.title}"
+    room = f"{_si(e.memory.total)}B of the {_si(e.machine.room)}B available to tensors on {e.machine.title}"
     if e.fits:
         return f"yes, {room}"
     return f"NO, {room}; what would fit: {', or '.join(e.would_fit) or 'nothing in the table'}"
@@ -111,10 +111,10 @@ def _fit(e: Estimate) -> str:
 def _assumed(e: Estimate) -> str:
     m = e.machine
     if m.name == "here":
-        return "nothing of the speeds, which were measured just now; loading of data is not counted"
+        return "no speeds: they were measured just now. Data loading is not counted"
     return (
         f"{m.tensor_share:.0%} of tensor-core peaks, {m.fp32_share:.0%} of other fp32, {m.bandwidth_share:.0%} of memory and "
-        f"{m.link_share:.0%} of link bandwidth, {MEMORY_SHARE:.0%} of memory; not measured. Loading of data is not counted"
+        f"{m.link_share:.0%} of link bandwidth, {MEMORY_SHARE:.0%} of memory; not measured. Data loading is not counted"
     )
 
 

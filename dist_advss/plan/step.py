@@ -1,7 +1,7 @@
-"""One training step of a configuration, run on fake tensors: the loop's own calls, with nothing computed.
+"""Counts one training step of a configuration by running it on fake tensors, which compute nothing.
 
-The same objective, attack and optimizer code runs here as in training, so a new method is counted without a line about it.
-Fake tensors pose as CPU tensors, as torch has no backward pass on a pretended GPU; that changes names of operators only.
+The objective, attack and optimizer code is that of training, so a new method needs no code here. Fake tensors are CPU
+tensors, because torch has no backward pass on a fake GPU. That only changes names of operators.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ Shapes = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class Step:
-    """What one process computes in a step, for `images` images at a time.
+    """The work of one process in a step, for `images` images at a time.
 
     first, second  attacks of one and of two gradient steps; each further step costs what the second added
     forward        the wrapped forward of the update, backward its backward pass, update the optimizer's step
-    attack_looks   how often the attack's gradient steps run the encoder in all; update_looks, the update's forward
-    attack_memory  most bytes alive at once in the attack, besides weights, gradients and optimizer state; update_memory,
-                   in the rest of the step
+    attack_looks   forward passes of the encoder in all gradient steps of the attack; update_looks, in the update
+    attack_memory  peak bytes in the attack, without weights, gradients and optimizer state; update_memory, in the rest of
+                   the step
     units          shapes of the parameters that FSDP gathers together; unsharded, of those that it leaves whole
     norms          channels of each batch norm
     """
@@ -71,12 +71,12 @@ class Step:
         return self.forward.flops + self.backward.flops
 
     def over_attack(self, first: float, second: float) -> float:
-        """What an attack of all its steps takes, from what attacks of one and of two take."""
+        """The cost of the whole attack, from the costs of attacks of one and of two steps."""
         return first + (self.steps - 1) * (second - first) if self.steps else 0.0
 
 
 def count(config: TrainConfig, images: int) -> Step:
-    """One step of `config` for `images` images; a second or two, whatever the network's size. Raises UserError."""
+    """Counts a step of `config` for `images` images, in a second or two for any size of network. Raises UserError."""
     with torch.device("meta"):
         objective = objectives.build(config)
     with FakeTensorMode():
@@ -85,7 +85,7 @@ def count(config: TrainConfig, images: int) -> Step:
 
 
 def measure(config: TrainConfig, objective: Objective, images: int) -> Step:
-    """`count` on an objective that is given, on fake or real tensors; a real one is trained by one step."""
+    """`count` for an existing objective, of fake or real tensors. A real objective is trained by one step."""
     optimizer = build_optimizer(config.schedule, objective)
     for group in optimizer.param_groups:
         group["foreach"] = True  # as on a GPU, where one call updates many weights
@@ -99,7 +99,7 @@ def measure(config: TrainConfig, objective: Objective, images: int) -> Step:
     objective.train()
 
     def attacked(steps: int) -> tuple[Task, Images | None, Work, int]:
-        """A task, adversarial examples for it, what these took, and how often the encoder looked."""
+        """A task, adversarial examples for it, their work, and the number of forward passes of the encoder."""
         task = objective.prepare(pixels, labels, rng)
         attack = attacks.build(replace(config.attack, steps=steps), objective)
         with meter.phase() as work, _looks(objective) as looks:
@@ -108,13 +108,15 @@ def measure(config: TrainConfig, objective: Objective, images: int) -> Step:
 
     with Meter() as meter:
         for p in trained:
-            p.grad = torch.empty_like(p)  # those of the step before, which live until the backward pass
+            p.grad = torch.empty_like(p)  # the gradients of the previous step, which live until the backward pass
         gradients = meter.alive
+        # Every further step of the attack costs the same as the second, so two attacks give the cost of any.
         with meter.phase() as prepare:
             objective.prepare(pixels, labels, rng)
         task, x_adv, first, looks = attacked(1)
         attack_memory = meter.peak - gradients
         _, _, second, more_looks = attacked(2)
+        # The attack's peak must not hide that of the update.
         meter.peak = meter.alive
         with meter.phase() as forward, _looks(objective) as update_looks:
             loss = objective(task, x_adv if config.attack.steps else None).loss
@@ -152,7 +154,7 @@ def measure(config: TrainConfig, objective: Objective, images: int) -> Step:
 
 @contextmanager
 def _looks(objective: Objective) -> Iterator[list[None]]:
-    """A list that gets an entry each time the encoder runs."""
+    """A list with an entry for each forward pass of the encoder."""
     seen: list[None] = []
     handle = objective.encoder.register_forward_hook(lambda *_: seen.append(None))
     try:
@@ -174,7 +176,7 @@ def _units(objective: Objective) -> tuple[tuple[Shapes, ...], Shapes]:
 
 
 def _make_fake(module: nn.Module) -> None:
-    """Puts fake tensors in the place of a module's meta tensors, in the engines' memory format."""
+    """Replaces the meta tensors of a module by fake tensors, in the memory format of the engines."""
     for part in module.modules():
         stores: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
         for store in stores:

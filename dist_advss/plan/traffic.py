@@ -1,8 +1,7 @@
-"""What one process sends in a step: the collective operations of each engine and their bytes.
+"""The collective operations of each engine in a step, and their bytes.
 
 Over a ring of N processes, a process sends (N-1)/N of the whole for a gather or a reduce-scatter, and twice that for an
-all-reduce. What the engines call, and how often, was read off the engines themselves in a pretended world of 1,024
-processes, and tests/plan does that again.
+all-reduce. tests/plan checks the calls and their number against the engines in a simulated world of 1,024 processes.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ class Traffic:
     """One kind of collective operation. `bytes` is the size of what is gathered or averaged, over all `calls` of a step.
 
     `passes` is how often it goes around the ring: 2 for an all-reduce, else 1. `behind` names the part of the step that is
-    computed meanwhile: "attack", "update" (forward and backward), "backward", or "" when nothing is.
+    computed at the same time: "attack", "update" (forward and backward), "backward", or "" for none.
     """
 
     what: str
@@ -38,7 +37,7 @@ class Traffic:
 
 
 def traffic(config: TrainConfig, step: Step, world: int) -> list[Traffic]:
-    """Everything that one step of `world` processes sends, its micro-batches included."""
+    """The traffic of one step of `world` processes, with all micro-batches."""
     if world == 1:
         return []
     shards, parts = config.engine.shards, config.train.accumulate
@@ -65,7 +64,7 @@ def _attack_looks(config: TrainConfig, step: Step) -> int:
 
 
 def _fsdp(step: Step, parts: int, world: int) -> list[Traffic]:
-    """Every look gathers each unit twice, forward and backward; so an attack of k steps gathers all weights 2k times."""
+    """Every pass gathers each unit twice, forward and backward, so an attack of k steps gathers all weights 2k times."""
     units = [unit for unit in step.units if unit]
     whole = sum(gathered_bytes(unit, world) for unit in units)
     attack, update = 2 * step.attack_looks * parts, 2 * step.update_looks * parts
@@ -80,14 +79,14 @@ def _fsdp(step: Step, parts: int, world: int) -> list[Traffic]:
 def gathered_bytes(unit: Shapes, world: int) -> int:
     """Bytes that FSDP2 gathers for parameters of these shapes.
 
-    It cuts each parameter along its first dimension and pads that to a multiple of the world: 64 filters on 1,024
-    processes travel as 1,024.
+    FSDP2 splits each parameter along its first dimension, padded to a multiple of the world size. 64 filters on 1,024
+    processes become 1,024.
     """
     return FLOAT * sum(-(-shape[0] // world) * world * math.prod(shape[1:]) for shape in unit)
 
 
 def _zero3(step: Step, parts: int) -> list[Traffic]:
-    """As FSDP, one parameter at a time; parameters of less than KEPT_WHOLE numbers stay whole between updates."""
+    """As FSDP, but one parameter at a time. Parameters of fewer than KEPT_WHOLE numbers stay whole between updates."""
     sizes = [math.prod(shape) for unit in (*step.units, step.unsharded) for shape in unit]
     large = [size for size in sizes if size >= KEPT_WHOLE]
     attack, update = 2 * step.attack_looks * parts, 2 * step.update_looks * parts

@@ -115,6 +115,9 @@ def test_only_what_is_unsound_is_replaced() -> None:
         assert not is_unsound(layer) and sound(layer) is layer
     assert is_unsound(nn.Conv2d(4, 8, 1, 2)) and is_unsound(nn.Conv2d(16, 8, 1, 2, groups=4))
     assert is_unsound(nn.Conv2d(4, 8, 1, 2, padding="valid"))
+    assert is_unsound(type("Inherits", (nn.Conv2d,), {})(4, 8, 1, 2))
+    assert not is_unsound(SelectingConv2d(4, 8, 1, 2))
+    assert not is_unsound(nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 8, 1, 2)))
     net = nn.Sequential(nn.Sequential(nn.Conv2d(4, 8, 1, 2), nn.ReLU()), nn.Conv2d(8, 8, 1, 2))
     names = list(net.state_dict())
     replace_unsound(net)

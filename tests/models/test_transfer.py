@@ -69,7 +69,7 @@ def test_loaded_weights_do_not_share_memory_with_the_checkpoint(pretrained: dict
 def test_checkpoint_without_an_encoder_is_refused(pretrained: dict[str, Tensor]) -> None:
     outer = {f"model.{name}": tensor for name, tensor in pretrained.items()}
     assert refused(Learner(10, seed=2), outer) == (
-        "init=RUN: 0 of 41 tensors of the encoder match, so none was taken; "
+        "init=RUN: 0 of 41 tensors of the encoder match, so none was copied; "
         "first, encoder.normalise.mean is not in it; give a run of dist-advss pretrain"
     )
 
@@ -83,7 +83,7 @@ def test_part_of_an_encoder_is_refused(pretrained: dict[str, Tensor]) -> None:
 def test_other_width_is_refused_with_both_shapes(pretrained: dict[str, Tensor]) -> None:
     line = refused(Learner(10, seed=2, width=8), pretrained)
     assert "encoder.conv1.weight is 16x1x3x3 in it and 8x1x3x3 here" in line
-    assert line.endswith("use the model, model.width and data.channels it was trained with")
+    assert line.endswith("use the model, model.width and data.channels that it was trained with")
 
 
 def test_other_number_of_channels_is_refused(pretrained: dict[str, Tensor]) -> None:
@@ -95,7 +95,7 @@ def test_deeper_network_is_refused_although_all_of_ours_is_in_it() -> None:
     """ResNet-34 has every name and shape of ResNet-18's encoder, and more blocks."""
     deep = Learner(4, seed=1, name="preact_resnet34").state_dict()
     line = refused(Learner(10, seed=2, name="preact_resnet18"), deep)
-    assert "it also holds encoder.layer1.2." in line and "which this model has no place for" in line
+    assert "it also holds encoder.layer1.2." in line and "which this model does not have" in line
 
 
 def test_other_normalisation_is_refused_with_the_values_to_set(pretrained: dict[str, Tensor]) -> None:

@@ -111,7 +111,12 @@ def test_what_is_said_to_fit_fits(config: Config) -> None:
         (DDP, Cluster("h10"), None, "gpu=h10: not in the table; did you mean 'h100'?"),
         (DDP, Cluster("a100", 3), None, "train.batch_size=256: does not divide evenly over 24 processes"),
         ((), Cluster("a100", 2), None, "engine=single: supports one process, not 16"),
-        (("data=folder", "data.root=."), Cluster("a100"), None, "images: missing; data=folder"),
+        (
+            ("data=folder", "data.root=."),
+            Cluster("a100"),
+            None,
+            "images: missing; the size of data=folder is unknown, set images=N",
+        ),
         (
             ("data=folder", "data.root=."),
             Cluster("a100"),
