@@ -1,6 +1,6 @@
 """Threat models: what an attacker may do to images. `THREATS` names the norm balls that `attack.norm` accepts.
 
-A norm ball lies around the clean image, inside the box [0,1]. eps is in pixel units of [0,1] (l-inf) or the length of the
+A norm ball is centred on the clean image and clipped to the box [0,1]. eps is in pixel units of [0,1] (l-inf) or the length of the
 whole perturbation (l2). Images may have any number of dimensions after the first.
 """
 

@@ -1,4 +1,4 @@
-"""The order of batches, which every loader shares, and the loader of sets that lie in memory as uint8."""
+"""The order of batches, which every loader shares, and the loader of sets in memory as uint8."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..rng import Rng
 from .image_set import ImageSet
 
-RESIDENT_BYTES = 2 * 2**30  # a set up to this size lies on the GPU as a whole; a larger one travels batch by batch
+RESIDENT_BYTES = 2 * 2**30  # up to this size a whole set is kept on the GPU; a larger one is copied batch by batch
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Batch:
     index: Tensor
 
     def split(self, parts: int) -> list[Batch]:
-        """The batch in so many equal parts."""
+        """The batch in `parts` equal parts."""
         fields = [tensor.chunk(parts) for tensor in vars(self).values()]
         return [Batch(*part) for part in zip(*fields, strict=True)]
 

@@ -1,4 +1,4 @@
-"""Results kept image by image, load_partial as they grow, so that an interrupted run goes on where they end."""
+"""Results kept image by image and saved as they grow, so that an interrupted run resumes where they end."""
 
 from __future__ import annotations
 

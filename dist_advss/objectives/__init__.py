@@ -44,7 +44,7 @@ def build(config: TrainConfig) -> Objective:
         backbone = build_backbone(config.model, config.data)
         classes = (config.data.classes,) if config.objective.labelled else ()
         objective: Objective = class_of(name)(config.objective, backbone, *classes)
-    replace_unsound(objective)  # a plug-in brings layers of its own
+    replace_unsound(objective)  # a plug-in may bring its own layers
     if config.freeze == "encoder":
         objective.freeze_encoder()
     return objective

@@ -70,7 +70,7 @@ class Joint(Objective):
         kind = OBJECTIVES[name]
         encode = self._encode_patches if kind.looks_at_patches and self.patches is not None else self._encode
         shared = replace(backbone, encoder=SharedEncoder(encode, backbone.encoder.out_channels))
-        keys = getattr(config, name, config)  # a task without keys of its own has no node in the configuration
+        keys = getattr(config, name, config)  # a task without its own keys has no node in the configuration
         head: Objective = implementation(kind.build)(keys, shared)
         return head
 

@@ -127,7 +127,7 @@ def of_stage(directory: Path, stage: Stage, now: float, reader: Reader) -> Statu
 def of_unfinished(folder: Path, now: float, reader: Reader) -> Status:
     """The status of a run folder without a result, at `now` (unix seconds). Reads only.
 
-    A launcher's word counts unless somebody has restarted the run by hand since. Where no launcher wrote anything, the
+    What a launcher wrote counts unless you have restarted the run by hand since. Where no launcher wrote anything, the
     lock, the last event and the time of the last line decide.
     """
     written = read(folder)

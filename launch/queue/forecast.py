@@ -17,7 +17,7 @@ from ..profile import Slurm
 
 
 def as_job(config: TrainConfig, ranks: int) -> TrainConfig:
-    """The configuration that a job of so many ranks runs: with several, engine=ddp unless another one is chosen."""
+    """The configuration that a job of `ranks` processes runs. With several it is engine=ddp unless another engine is chosen."""
     if ranks == 1 or config.engine.kind.several:
         return config
     return dataclasses.replace(config, engine=dataclasses.replace(config.engine, name=SPREAD))

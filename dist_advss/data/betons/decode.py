@@ -57,7 +57,7 @@ def decode(file, start, size, mode, height, width, box, out):  # type: ignore[no
     """Fills `out` with parts of stored images; returns -1, or the first of them that is damaged.
 
     file:  (B,) uint8, a whole beton
-    start, size, mode, height, width: (n,), where each image lies in it, its kind and its shape
+    start, size, mode, height, width: (n,), where each image starts in it, its kind and its shape
     box:   (n, 4) int64: top, left, height and width of the part of each image that is shown
     out:   (n, H, W, C) uint8; a part of another shape is scaled (by area). C = 1 takes the first of three equal channels
     """
