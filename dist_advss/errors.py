@@ -30,6 +30,10 @@ def exit_code(error: BaseException) -> int:
     return EXIT_USAGE if isinstance(error, UserError) else EXIT_FAILED
 
 
+# In the error of a rank that found no process group. A job queues itself again for it, as another rank may come later.
+UNREACHABLE = "could not reach the others"
+
+
 class UserError(Exception):
     """A user's mistake. Its text is one line that names the key, the value and the fix."""
 

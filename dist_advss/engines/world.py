@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from ..config.schema import Guard
-from ..errors import RunError, Stopped, UserError, exit_code
+from ..errors import UNREACHABLE, RunError, Stopped, UserError, exit_code
 from .environment import Place
 from .watchdog import Watchdog
 
@@ -202,7 +202,7 @@ def _join(place: Place, device: torch.device, backend: str, guard: Guard) -> dis
         store = dist.TCPStore(str(place.address), place.port, is_master=False, timeout=meeting)
     except (RuntimeError, dist.DistError) as error:
         raise RunError(
-            f"rank {place.rank} of {place.world_size}: could not reach the others at {place.address}:{place.port} "
+            f"rank {place.rank} of {place.world_size}: {UNREACHABLE} at {place.address}:{place.port} "
             f"({str(error).splitlines()[0]})"
         ) from error
     return dist.PrefixStore(f"dist_advss/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)

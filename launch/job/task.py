@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 from dist_advss.config.inherit import configure
-from dist_advss.errors import RunError, Stopped, UserError
+from dist_advss.errors import UNREACHABLE, RunError, Stopped, UserError
 from dist_advss.files import locked
 from dist_advss.runs import state
 
@@ -27,7 +27,7 @@ from .sessions import End, Session, ends_folder, progress_of, record, record_end
 # errors of torch.distributed after another rank has exited; a rank with one of these is not the one that failed
 LOST = re.compile(
     r"Connection (closed|reset) by peer|Broken pipe|gloo/transport|NCCL error|ncclRemoteError|ncclSystemError|"
-    r"could not meet the others|has gone|[Tt]imed out|TCPStore|DistStoreError|recvValue failed"
+    rf"{UNREACHABLE}|[Tt]imed out|TCPStore|DistStoreError|recvValue failed"
 )
 STOPPING = (signal.SIGTERM, signal.SIGUSR2)
 LOCK_TIMEOUT_S = 600.0  # for a process on a lost node to release the lock of the run folder

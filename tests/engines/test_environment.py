@@ -85,7 +85,7 @@ def test_half_an_environment_is_refused_in_one_line(change: dict[str, str | None
 @pytest.mark.parametrize(
     ("words", "world_size", "said"),
     [
-        (["engine=single"], 2, ["engine=single", "2 processes", "engine=ddp"]),
+        (["engine=single"], 2, ["engine=single", "one process, not 2", "engine=ddp"]),
         (["engine=ddp", "train.batch_size=128"], 3, ["train.batch_size=128", "start 2 or 4", "126 or 129"]),
         (["engine=ddp", "train.batch_size=4"], 7, ["start 2 or 4", "train.batch_size=7"]),
         (["engine=ddp", "train.batch_size=96", "train.accumulate=4"], 5, ["start 4 or 6", "80 or 100"]),

@@ -107,7 +107,7 @@ def test_a_batch_whose_images_are_compared_is_not_cut_into_parts() -> None:
     config.objective = PairKeys(name="rotation")
     check("pretrain", config)
     config.train.accumulate = 2
-    with pytest.raises(UserError, match=r"train\.accumulate=2: objective=rotation compares the images of a batch"):
+    with pytest.raises(UserError, match=r"train\.accumulate=2: objective=rotation compares all images of a batch"):
         check("pretrain", config)
 
 
