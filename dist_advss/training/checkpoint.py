@@ -6,9 +6,11 @@ weights with the highest validation RA and TA). `torch.load(path, weights_only=T
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,19 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or "model" not in content:
         raise UserError(f"{path}: holds no 'model'; give a checkpoint that dist-advss wrote")
     return content
+
+
+def digest(weights: Mapping[str, torch.Tensor]) -> str:
+    """A hash of a state dict: 16 hexadecimal digits, from the names, types, shapes and bytes of its tensors.
+
+    The same weights have the same digest in every file, on every device and for every number of processes.
+    """
+    content = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        content.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return content.hexdigest()[:16]
 
 
 def file_of(source: str | Path, pick: str) -> Path:

@@ -1,0 +1,99 @@
+"""What a run remembers of its images, and the comparison wherever it meets images again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..config.schema import Data
+from ..config.sets import SETS
+from ..errors import UserError
+from .betons.origin import fingerprint
+from .image_set import Integers
+from .sets.sources import read
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One part of a data set, as it was when a run read it.
+
+    name:        data.name
+    part:        "train" (held-out images included) or "test"
+    root:        the absolute path of the set; None for an included set
+    classes:     the names of the classes: label k is classes[k]; [] for images without labels
+    images:      their number, unlabelled ones included
+    fingerprint: a hash of names and content of the part's own files; equal for a copy elsewhere
+    """
+
+    name: str
+    part: str
+    root: str | None
+    classes: list[str]
+    images: int
+    fingerprint: str
+
+    def as_record(self) -> dict[str, Any]:
+        """Plain values, for JSON and for checkpoints."""
+        return asdict(self)
+
+
+def restore(record: Any) -> Identity | None:
+    """The identity that `as_record` gave; None for anything else, such as a checkpoint of an older version."""
+    try:
+        found = Identity(**record)
+    except TypeError:
+        return None
+    texts = (found.name, found.part, found.fingerprint, *found.classes)
+    return found if all(isinstance(text, str) for text in texts) and isinstance(found.images, int) else None
+
+
+def identify(data: Data, part: str) -> Identity:
+    """The images that `data` names now. `part` is "train" or "test". Raises UserError for files that are missing."""
+    source = read(data, "train+unlabelled" if part == "train" else part)
+    configured = data.root or SETS[data.name].root
+    root = None if configured is None else str(Path(configured).expanduser().resolve())
+    return Identity(data.name, part, root, source.classes, len(source.labels), fingerprint(data) or "")
+
+
+def difference(before: Identity, now: Identity) -> str | None:
+    """How the images differ from those of a record, for a message: "12 images, now 13". None where they are the same.
+
+    The place does not count: a copy elsewhere is the same set.
+    """
+    for text, old, new in (
+        ("set", before.name, now.name),
+        ("part", before.part, now.part),
+        ("classes", _listed(before.classes), _listed(now.classes)),
+        ("images", before.images, now.images),
+        ("fingerprint", before.fingerprint, now.fingerprint),
+    ):
+        if old != new:
+            return f"{text} {old}, now {new}"
+    return None
+
+
+def class_order(key: str, model: Sequence[str], data: Sequence[str]) -> Integers | None:
+    """For each class of `data`, the label that a model with the classes `model` gives it: (len(data),) int64.
+
+    None where the two lists are the same. Raises UserError, with both lists, where they do not hold the same names. The
+    message begins with `key`, such as "checkpoint=RUN".
+    """
+    if list(model) == list(data):
+        return None
+    position: Mapping[str, int] = {name: label for label, name in enumerate(model)}
+    if len(position) != len(model) or sorted(model) != sorted(data):
+        raise UserError(
+            f"{key}: was trained on the classes {_listed(model)}, and these images have {_listed(data)}; "
+            "give a data set with the same classes"
+        )
+    return np.array([position[name] for name in data], np.int64)
+
+
+def _listed(names: Sequence[str], most: int = 20) -> str:
+    """[cat, dog]; of a long list the first names and the number of the rest."""
+    more = f", and {len(names) - most} more" if len(names) > most else ""
+    return f"[{', '.join(names[:most])}{more}]"
