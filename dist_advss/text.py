@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
+
+
+def printable(text: str | os.PathLike[str]) -> str:
+    """A file's name or another text for messages and records: one line of valid Unicode.
+
+    Bytes that are not UTF-8, as in names of older systems, and control characters become escapes: "caf\\xe9.png".
+    """
+    decoded = os.fsencode(text).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in decoded)
 
 
 def clock(seconds: float | None) -> str:

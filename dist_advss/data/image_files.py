@@ -3,26 +3,51 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import UserError
+from ..text import printable
 from .image_set import Bytes
 
 if TYPE_CHECKING:
     from PIL import Image
 
 CHUNK = 64  # files decoded by one task of the thread pool
+NAMED = 10  # unreadable files that a message names
+
+Failure = tuple[Path, str]  # a file that cannot be read, and the reason
+
+
+class Unreadable(UserError):
+    """The files that are not images, all of them in `failures`. The message counts them and names the first ones."""
+
+    def __init__(self, failures: Sequence[Failure]) -> None:
+        self.failures = list(failures)
+        named = [(printable(file), reason) for file, reason in self.failures[:NAMED]]
+        if len(self.failures) == 1:
+            ((file, reason),) = named
+            super().__init__(f"{file}: cannot be read as an image ({reason}); replace or remove the file")
+            return
+        texts = ", ".join(f"{file} ({reason})" for file, reason in named)
+        such_as = ", such as" if len(self.failures) > NAMED else ":"
+        super().__init__(
+            f"{len(self.failures):,} images cannot be read{such_as} {texts}; replace or remove these files"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:  # rank 0 sends it to the other processes
+        return Unreadable, (self.failures,)
 
 
 def decode(files: list[Path], size: int, channels: int) -> Bytes:
     """Images (N, size, size, channels) uint8, decoded by Pillow in parallel threads.
 
     An image of another size is scaled until its short side fits (bilinear, antialiased), then cropped at the centre.
-    Raises UserError for a file that is not an image, and where the images do not fit in memory.
+    Raises Unreadable with all files that are not images, and UserError where the images do not fit in memory.
     """
     try:
         out = np.empty((len(files), size, size, channels), np.uint8)
@@ -32,18 +57,39 @@ def decode(files: list[Path], size: int, channels: int) -> Bytes:
             f"data.loader=memory: {len(files)} images take {gib:.0f} GiB; lower data.size or data.limit"
         ) from error
 
-    def decode_chunk(start: int) -> None:
-        for position in range(start, min(start + CHUNK, len(files))):
-            out[position] = square(files[position], size, channels)
+    def decode_chunk(start: int) -> list[Failure]:
+        chunk = files[start : start + CHUNK]
+        try:
+            out[start : start + len(chunk)] = each(chunk, lambda file: square(file, size, channels))
+        except Unreadable as error:
+            return error.failures
+        return []
 
+    failures: list[Failure] = []
     with ThreadPoolExecutor(usable_cores()) as pool:
         try:
-            for _ in pool.map(decode_chunk, range(0, len(files), CHUNK)):
-                pass
+            for of_chunk in pool.map(decode_chunk, range(0, len(files), CHUNK)):
+                failures += of_chunk
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    if failures:
+        raise Unreadable(failures)
     return out
+
+
+def each(files: Sequence[Path], read: Callable[[Path], Bytes]) -> list[Bytes]:
+    """`read` of each file, `square` or `original`. Raises Unreadable with all files that failed."""
+    images: list[Bytes] = []
+    failures: list[Failure] = []
+    for file in files:
+        try:
+            images.append(read(file))
+        except Unreadable as error:
+            failures += error.failures
+    if failures:
+        raise Unreadable(failures)
+    return images
 
 
 def square(file: Path, size: int, channels: int) -> Bytes:
@@ -74,15 +120,17 @@ def original(file: Path, max_side: int, channels: int) -> Bytes:
 
 
 def _open(file: Path, channels: int) -> Image.Image:
-    """The decoded image, grey or RGB. Raises UserError."""
+    """The decoded image as a viewer shows it, grey or RGB. Raises Unreadable."""
     from PIL import Image
 
+    from .image_modes import formats, shown_as
+
     try:
-        with Image.open(file) as opened:
-            return opened.convert("L" if channels == 1 else "RGB")
+        with Image.open(file, formats=formats()) as opened:
+            return shown_as(opened, channels)
     except Exception as error:  # Pillow's decoders raise many types of errors for damaged bytes
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{file}: cannot be read as an image ({reason}); replace or remove the file") from error
+        reason = printable(" ".join(str(error).split())[:200]) or type(error).__name__
+        raise Unreadable([(file, reason)]) from error
 
 
 def usable_cores() -> int:

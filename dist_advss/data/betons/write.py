@@ -23,7 +23,7 @@ from ...config.sets import SETS
 from ...errors import RunError, UserError
 from ...files import write_whole
 from ...rng import Rng
-from ..image_files import original, square, usable_cores
+from ..image_files import Failure, Unreadable, each, original, square, usable_cores
 from ..image_set import Bytes, Source
 from ..sets.sources import read
 from . import beton
@@ -122,20 +122,26 @@ class _Writer:
         self.file.write(head)
 
     def _encoded(self) -> Iterator[list[Encoded]]:
-        """The encoded images in order, CHUNK at a time, while threads encode the next chunks."""
+        """The encoded images in order, CHUNK at a time, while threads encode the next chunks.
+
+        Raises Unreadable with all files that are not images, after trying the rest.
+        """
         count = len(self.source.labels)
         chunks: deque[Future[list[Encoded]]] = deque()
+        failures: list[Failure] = []
         threads = usable_cores()
         with ThreadPoolExecutor(threads) as pool:
             try:
                 for start in range(0, count, CHUNK):
                     chunks.append(pool.submit(self._encode, np.arange(start, min(start + CHUNK, count))))
                     if len(chunks) > 2 * threads:
-                        yield chunks.popleft().result()
+                        yield _result(chunks.popleft(), failures)
                 while chunks:
-                    yield chunks.popleft().result()
+                    yield _result(chunks.popleft(), failures)
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
+        if failures:
+            raise Unreadable(failures)
 
     def _encode(self, rows: Any) -> list[Encoded]:
         """The images at positions `rows` (n,) int64. Raises UserError where the source has fewer images than labels."""
@@ -148,9 +154,11 @@ class _Writer:
                     f"data.name={about.name}: {len(source.labels)} labels, but fewer images; check its files"
                 )
         elif about.stored == "original":
-            pictures = [original(source.files[row], about.max_side, about.channels) for row in rows]
+            files = [source.files[row] for row in rows]
+            pictures = each(files, lambda file: original(file, about.max_side, about.channels))
         else:
-            pictures = [square(source.files[row], about.size, about.channels) for row in rows]
+            files = [source.files[row] for row in rows]
+            pictures = each(files, lambda file: square(file, about.size, about.channels))
         return [_encode_one(*pair, about.quality) for pair in zip(pictures, as_jpeg, strict=True)]
 
     def _add(self, row: int, mode: int, height: int, width: int, content: bytes | memoryview) -> None:
@@ -167,6 +175,15 @@ class _Writer:
         self.file.write(content)
         self.digest.update(content)
         self.position += len(content)
+
+
+def _result(chunk: Future[list[Encoded]], failures: list[Failure]) -> list[Encoded]:
+    """The encoded images of a chunk; none once a file is unreadable. Adds the unreadable ones to `failures`."""
+    try:
+        encoded = chunk.result()
+    except Unreadable as error:
+        failures += error.failures
+    return [] if failures else encoded
 
 
 def _encode_one(picture: Bytes, as_jpeg: bool, quality: int) -> Encoded:
