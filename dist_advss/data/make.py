@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from ..config.schema import Data
 from ..errors import RunError, UserError
 from ..rng import Rng
 from .betons.beton import Beton
+from .identity import class_order
+from .image_set import Integers
 from .load import load_data, rows_of
 from .loader import Loader, MemoryLoader
 
@@ -29,6 +33,7 @@ def make_loader(
     *,
     labelled: bool,
     first: int | None = None,
+    classes: Sequence[str] | None = None,
     device: torch.device | str = "cpu",
     rank: int = 0,
     world_size: int = 1,
@@ -37,18 +42,32 @@ def make_loader(
 
     auto uses FFCV where it is installed, and main memory where it is not or where the beton cannot be written. All loaders
     return the same batches in the same order, except that a beton may store images as JPEG. Every process of a run calls
-    this. Raises UserError for files that are missing or damaged and for a loader that is not installed, RunError where a
-    beton cannot be written.
+    this. With `classes`, the names in a model's order, labels count through these names; which images a split has does not
+    depend on it. Raises UserError for files that are missing or damaged, for a loader that is not installed and for a set
+    with other classes, RunError where a beton cannot be written.
     """
     data = resolve_loader(data, split)
     place = (batch_size, rng, device, rank, world_size)
     if data.loader == "memory":
-        return MemoryLoader(load_data(data, split, labelled=labelled).first(first), *place)
+        images = load_data(data, split, labelled=labelled).first(first)
+        if classes is not None:
+            labels = _relabelled(images.labels.numpy(), images.classes, classes)
+            images = replace(images, labels=torch.from_numpy(labels), classes=list(classes))
+        return MemoryLoader(images, *place)
     from .betons.ffcv_loader import FfcvLoader, decoding_threads
 
     beton = _beton(data, split)
     rows = rows_of(data, split, labelled, beton.labels)[:first]
+    if classes is not None:
+        about = replace(beton.about, classes=list(classes))
+        beton = replace(beton, about=about, labels=_relabelled(beton.labels, beton.about.classes, classes))
     return FfcvLoader(beton, rows, data.size, data.channels, *place, data.crop, data.crop_area, decoding_threads())
+
+
+def _relabelled(labels: Integers, names: Sequence[str], classes: Sequence[str]) -> Integers:
+    """Labels (N,) int64 that count through `names`, as labels that count through `classes`; -1 stays. Raises UserError."""
+    order = class_order("checkpoint", classes, names)
+    return labels if order is None else np.where(labels < 0, -1, order[labels])
 
 
 def resolve_loader(data: Data, split: str) -> Data:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +25,7 @@ from launch.graph import STAGES
 
 NAMED = [
     *(name for c in COMMANDS.values() for name in (c.config, c.run, c.check) if name),
-    *(facts.read for facts in SETS.values()),
+    *(name for facts in SETS.values() for name in (facts.files, facts.read)),
     *(network.build for network in BACKBONES.values()),
     *(kind.build for kind in ENGINES.values()),
     *(keys.build for keys in OBJECTIVES.values()),
@@ -111,16 +110,3 @@ def test_an_experiment_with_a_transfer_can_be_planned_for_slurm(capsys: pytest.C
     settings = choose("slurm", ["cluster.transfer.minutes=7"])
     assert isinstance(settings, Slurm)
     assert settings.resources("transfer").minutes == 7
-
-
-def test_every_set_has_a_fingerprint_where_its_files_are(tmp_path: Path) -> None:
-    from dist_advss.config.schema import Data
-    from dist_advss.data.betons.origin import fingerprint
-
-    for name, facts in SETS.items():
-        root = tmp_path / name
-        for pattern in facts.files:
-            folder = root / pattern.replace("*", "one")
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "file").write_bytes(b"x")
-        assert fingerprint(Data(name=name, root=str(root))) is not None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dist_advss.config.schema import Data
-from dist_advss.data import load_data
+from dist_advss.data import Batch, load_data
 from dist_advss.data.make import ffcv_missing
 from dist_advss.data.sets.sources import read
 from dist_advss.errors import UserError
@@ -50,6 +52,11 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Data:
 def noise(count: int, size: int, channels: int = 3) -> np.ndarray:
     """Images (count, size, size, channels) in which every byte is drawn."""
     return np.random.default_rng(0).integers(0, 256, (count, size, size, channels), np.uint8)
+
+
+def joined(batches: Iterable[Batch]) -> Batch:
+    parts = list(batches)
+    return Batch(*(torch.cat([getattr(p, name) for p in parts]) for name in ("images", "labels", "row", "index")))
 
 
 def message(data: Data, part: str = "train") -> str:

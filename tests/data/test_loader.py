@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import pytest
 import torch
 from hypothesis import given
@@ -12,6 +10,7 @@ from hypothesis import strategies as st
 from dist_advss.data import Batch, ImageSet, MemoryLoader
 from dist_advss.errors import UserError
 from dist_advss.rng import Rng
+from tests.data.conftest import joined
 
 RNG = Rng(3)
 
@@ -21,11 +20,6 @@ def numbered(n: int, size: int = 4, channels: int = 3) -> ImageSet:
     images = torch.randint(0, 256, (n, size, size, channels), dtype=torch.uint8, generator=torch.manual_seed(0))
     images[:, 0, 0, 0] = torch.arange(n) % 256
     return ImageSet(images, torch.arange(n) % 7, torch.arange(n) * 3 + 1, [str(k) for k in range(7)])
-
-
-def joined(batches: Iterable[Batch]) -> Batch:
-    parts = list(batches)
-    return Batch(*(torch.cat([getattr(p, name) for p in parts]) for name in ("images", "labels", "row", "index")))
 
 
 def equal(a: Batch, b: Batch) -> bool:

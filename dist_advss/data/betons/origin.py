@@ -12,7 +12,7 @@ from pathlib import Path
 from ...config.schema import Data
 from ...config.sets import SETS
 from ...errors import UserError, nearest
-from ..sets.sources import read
+from ..sets.sources import files_of, read
 from .beton import Beton, open_beton
 from .write import OnProgress, describe, quiet, write_beton
 
@@ -81,19 +81,16 @@ def fingerprint(data: Data) -> str | None:
     if facts.sha256 is not None:
         return facts.sha256[:16]
     configured = data.root or facts.root
-    if configured is None:
+    if configured is None or not Path(configured).expanduser().is_dir():
         return None
-    root = Path(configured).expanduser()
-    if not root.is_dir():
-        return None
-    lines = []
-    for place in facts.files:
-        for folder in sorted(root.glob(place)) if "*" in place else [root / place]:
-            if folder.is_dir():
-                lines += [f"{folder.relative_to(root)}/{line}" for line in _listing(folder)]
-    if not lines:
-        return None
-    return hashlib.sha256("\n".join([data.name, *sorted(lines)]).encode()).hexdigest()[:16]
+    lines = [data.name]
+    for part in PARTS:
+        try:
+            files = files_of(data, part)
+        except UserError:  # `read` raises it where the part is needed
+            continue
+        lines += [f"{file} {file.stat().st_size} {int(file.stat().st_mtime)}" for file in files]
+    return None if len(lines) == 1 else hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
 
 
 def refuse_other_source(beton: Beton, data: Data, part: str, fingerprint_now: str | None) -> None:
@@ -119,15 +116,6 @@ def refuse_other_source(beton: Beton, data: Data, part: str, fingerprint_now: st
             f"{path}: made from other files than data.root={data.root} contains now (fingerprint {about.fingerprint}, now "
             f"{fingerprint_now}); write it again with dist-advss data write, or give another data.beton"
         )
-
-
-def _listing(folder: Path) -> Iterator[str]:
-    """Name, size and time of each file in `folder`: they change with the content, and cost no reading."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_file() and not entry.name.startswith("."):
-                facts = entry.stat()
-                yield f"{entry.name} {facts.st_size} {int(facts.st_mtime)}"
 
 
 @contextlib.contextmanager

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ...errors import UserError
 from ..image_set import Bytes, Integers
-from .fashion import CLASSES, DEBIAN, MINI, read_idx
+from .fashion import CLASSES, DEBIAN, MINI, idx_files, read_idx
 
 PER_CLASS = {"train": 1000, "test": 200}
 FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
@@ -32,9 +33,12 @@ def archive(source: Path) -> bytes:
     """An uncompressed npz of {train,test}_{images,labels}, uint8, from the folder of IDX files. Raises UserError."""
     arrays: dict[str, Bytes] = {}
     for part, prefix in (("train", "train"), ("test", "t10k")):
-        labels = read_idx(source, f"{prefix}-labels-idx1-ubyte")
+        files = idx_files(source, f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
+        if files is None:
+            raise UserError(f"--source {source}: has no Fashion-MNIST; give the folder with its IDX files")
+        labels = read_idx(files[1])
         rows = interleaved(labels, PER_CLASS[part])
-        arrays[f"{part}_images"] = read_idx(source, f"{prefix}-images-idx3-ubyte")[rows]
+        arrays[f"{part}_images"] = read_idx(files[0])[rows]
         arrays[f"{part}_labels"] = labels[rows]
     container = io.BytesIO()
     np.savez(container, **arrays)  # type: ignore[arg-type]

@@ -25,34 +25,41 @@ MINI = Path(__file__).parents[1] / "fashion_mini.npz.xz"
 MINI_SHA256 = SETS["fashion_mini"].sha256 or ""
 
 
-def read_mini(data: Data, part: str) -> Source:
+def mini_files(data: Data, part: str) -> list[Path]:
+    """None: the set is in this package, which names its checksum."""
+    return []
+
+
+def full_files(data: Data, part: str) -> list[Path]:
+    """The images and the labels of a part in data.root, data.root/FashionMNIST/raw or Debian's folder. Raises UserError."""
+    name = "t10k" if part == "test" else "train"
+    return _find(data, f"{name}-images-idx3-ubyte", f"{name}-labels-idx1-ubyte")
+
+
+def read_mini(data: Data, part: str, files: list[Path]) -> Source:
     """The included subset: 10,000 + 2,000 images, 28x28 grey, balanced classes. See FASHION_MINI.md."""
     arrays = _mini(MINI)
     name = "test" if part == "test" else "train"
     return _source(arrays[f"{name}_images"], arrays[f"{name}_labels"])
 
 
-def read_full(data: Data, part: str) -> Source:
-    """60,000 + 10,000 images, 28x28 grey, from data.root, data.root/FashionMNIST/raw or Debian's folder."""
-    name = "t10k" if part == "test" else "train"
-    images, labels = f"{name}-images-idx3-ubyte", f"{name}-labels-idx1-ubyte"
-    folder = _folder(data, images, labels)
-    pixels, classes = read_idx(folder, images), read_idx(folder, labels)
+def read_full(data: Data, part: str, files: list[Path]) -> Source:
+    """60,000 + 10,000 images, 28x28 grey, from the `files` of images and labels. Raises UserError."""
+    images, labels = files
+    pixels, classes = read_idx(images), read_idx(labels)
     if pixels.shape[1:] != (28, 28) or classes.shape != (len(pixels),):
         raise UserError(
-            f"{folder}: {images} has shape {pixels.shape} and {labels} {classes.shape}, not (N, 28, 28) and (N,); "
-            "download the files again"
+            f"{images.parent}: {images.name} has shape {pixels.shape} and {labels.name} {classes.shape}, "
+            "not (N, 28, 28) and (N,); download the files again"
         )
     return _source(pixels, classes)
 
 
-def read_idx(folder: Path, name: str) -> Bytes:
-    """The array of unsigned bytes in an IDX file (LeCun's MNIST format), gzipped (`name`.gz) or plain. Raises UserError."""
-    gzipped = folder / f"{name}.gz"
-    file = gzipped if gzipped.exists() else folder / name
+def read_idx(file: Path) -> Bytes:
+    """The array of unsigned bytes in an IDX file (LeCun's MNIST format), gzipped (NAME.gz) or plain. Raises UserError."""
     try:
         content = file.read_bytes()
-        if file == gzipped:
+        if file.suffix == ".gz":
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{file}: cannot be read ({error}); download it again") from error
@@ -65,13 +72,20 @@ def read_idx(folder: Path, name: str) -> Bytes:
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
-def _folder(data: Data, *names: str) -> Path:
-    """The folder with all of the files `names`, gzipped or plain. Downloads them for data.download. Raises UserError."""
+def idx_files(folder: Path, *names: str) -> list[Path] | None:
+    """The files `names` of `folder`, gzipped where both exist; None where one is missing."""
+    found = [next((file for file in (folder / f"{name}.gz", folder / name) if file.exists()), None) for name in names]
+    files = [file for file in found if file is not None]
+    return files if len(files) == len(names) else None
+
+
+def _find(data: Data, *names: str) -> list[Path]:
+    """The files `names` of the first folder that has them all. Downloads them for data.download. Raises UserError."""
     root = None if data.root is None else Path(data.root).expanduser()
     candidates = [DEBIAN] if root is None else [root, root / "FashionMNIST" / "raw"]
     for folder in candidates:
-        if all((folder / f"{name}.gz").exists() or (folder / name).exists() for name in names):
-            return folder
+        if files := idx_files(folder, *names):
+            return files
     if root is None:
         raise UserError(
             f"data.root: missing, and {DEBIAN} has no Fashion-MNIST; install Debian's dataset-fashion-mnist, "
@@ -81,7 +95,8 @@ def _folder(data: Data, *names: str) -> Path:
         from torchvision.datasets import FashionMNIST
 
         fetch(data, FashionMNIST, "FashionMNIST/raw")
-        return candidates[-1]
+        if files := idx_files(candidates[-1], *names):
+            return files
     raise UserError(
         f"data.root={data.root}: no Fashion-MNIST in {root} or {candidates[-1]} (looked for {names[0]}.gz); "
         "data.download=true downloads it"

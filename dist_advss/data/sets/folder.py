@@ -10,15 +10,16 @@ import numpy as np
 from ...config.schema import Data
 from ...errors import UserError
 from ..image_files import decode
-from ..image_set import Integers, Source
+from ..image_set import Source
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
 
 
-def read(data: Data, part: str) -> Source:
-    """The tree at data.root. Classes are the names of the folders, sorted. Images are decoded when their pixels are read.
+def files_of(data: Data, part: str) -> list[Path]:
+    """The image files of a part, "train" or "test", in the order of `read`. Raises UserError.
 
-    Images are interleaved by class, one of each class in turn, so the first N contain every class. Raises UserError.
+    Images are interleaved by class, one of each class in turn, so the first N contain every class. Within a class they are
+    sorted by file name.
     """
     if data.root is None:
         raise UserError("data.root: missing; give data.root=FOLDER, a tree FOLDER/train/<class>/*.jpg")
@@ -36,8 +37,20 @@ def read(data: Data, part: str) -> Source:
             raise UserError(
                 f"{folder}: its classes differ from those of {root / 'train'}, such as {odd!r}; give both the same folders"
             )
-    files, labels = _list(folder, train)
-    return Source(labels, train, lambda rows: decode([files[row] for row in rows], data.size, data.channels), files)
+    return _list(folder, train)
+
+
+def read(data: Data, part: str, files: list[Path]) -> Source:
+    """The images in `files`, which `files_of` found below data.root. They are decoded when their pixels are read.
+
+    The class of a file is the folder that it is in, and classes are sorted by name. No folder is listed.
+    """
+    depth = len(Path(data.root or "").expanduser().parts) + 1  # ROOT/train/<class>/…
+    names = [file.parts[depth] for file in files]
+    classes = sorted(set(names))
+    position = {name: label for label, name in enumerate(classes)}
+    labels = np.array([position[name] for name in names], np.int64)
+    return Source(labels, classes, lambda rows: decode([files[row] for row in rows], data.size, data.channels), files)
 
 
 def _classes(folder: Path) -> list[str]:
@@ -56,8 +69,8 @@ def _classes(folder: Path) -> list[str]:
     return names
 
 
-def _list(folder: Path, classes: list[str]) -> tuple[list[Path], Integers]:
-    """All images and their labels, interleaved by class. Within a class they are sorted by file name."""
+def _list(folder: Path, classes: list[str]) -> list[Path]:
+    """All images, interleaved by class. Within a class they are sorted by file name."""
     files: list[Path] = []
     ranks: list[int] = []
     labels: list[int] = []
@@ -71,4 +84,4 @@ def _list(folder: Path, classes: list[str]) -> tuple[list[Path], Integers]:
         ranks += range(len(entries))
         labels += [label] * len(entries)
     order = np.lexsort((labels, ranks))
-    return [files[position] for position in order], np.asarray(labels, np.int64)[order]
+    return [files[position] for position in order]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -34,28 +35,36 @@ class ArrayUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def read(data: Data, part: str) -> Source:
-    """1,281,167 + 50,000 images, data.size x data.size RGB, in the order of the files. Labels 1..1000 become 0..999.
-
-    The files are in data.root or in a folder of it. Raises UserError.
-    """
+def files_of(data: Data, part: str) -> list[Path]:
+    """The batches of a part, "train" or "test", in data.root or in a folder of it. Raises UserError."""
     if data.root is None:
         raise UserError("data.root: missing; give data.root=FOLDER, the folder with the imagenet32 batches")
+    root = Path(data.root).expanduser()
+    try:
+        inside = sorted(Path(entry.path) for entry in os.scandir(root) if entry.is_dir())
+    except OSError:  # `_find` names the folder in its error
+        inside = []
+    return [_find(root, inside, name) for name in BATCHES[part]]
+
+
+def read(data: Data, part: str, files: list[Path]) -> Source:
+    """1,281,167 + 50,000 images, data.size x data.size RGB, in the order of the files. Labels 1..1000 become 0..999.
+
+    `files` are the batches that `files_of` found. Raises UserError.
+    """
     if data.channels != 3:
         raise UserError(f"data.channels={data.channels}: imagenet32 has 3; set data.channels=3")
-    root = Path(data.root).expanduser()
-    names = BATCHES["test" if part == "test" else "train"]
-    batches = [_load(file, data.size) for file in [_find(root, name) for name in names]]
+    batches = [_load(file, data.size) for file in files]
     labels = np.concatenate([labels for _, labels in batches]) - 1
     pixels = [pixels for pixels, _ in batches]
     return Source(labels, [str(k) for k in range(1, data.classes + 1)], lambda rows: _take(pixels, rows, data.size))
 
 
-def _find(root: Path, name: str) -> Path:
-    for pattern in (name, f"{name}.npz", f"*/{name}", f"*/{name}.npz"):
-        files = sorted(file for file in root.glob(pattern) if file.is_file())
-        if files:
-            return files[0]
+def _find(root: Path, inside: list[Path], name: str) -> Path:
+    """The batch `name` in `root`, or else in one of the folders `inside` it. Raises UserError."""
+    for file in (place / wanted for places in ([root], inside) for wanted in (name, f"{name}.npz") for place in places):
+        if file.is_file():
+            return file
     raise UserError(
         f"data.root={root}: no {name} or {name}.npz in it or one folder below; "
         "download the batches from image-net.org (data.download cannot, since a login is needed)"

@@ -1,10 +1,8 @@
-"""The readers of data sets by `data.name`, and the checks that every set must pass.
-
-A new set is one reader `(data, part) -> Source` and one entry in `config/sets.py`; `part` is "train", "train+unlabelled" or
-"test".
-"""
+"""Finds and reads the files of a data set by `data.name`, with the checks that every set must pass."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 
@@ -17,13 +15,27 @@ from ..image_set import Source
 from .stage import staged
 
 
-def read(data: Data, part: str) -> Source:
-    """The part "train", "train+unlabelled" or "test" of the set that `data` names. Raises UserError.
+def files_of(data: Data, part: str) -> list[Path]:
+    """The files from which `read` gets a part of the set, and no others; [] for an included set. Raises UserError.
 
-    "train+unlabelled" adds the images without a label (label -1) after the labelled ones. Only stl10 has any.
+    `part` is "train" (with the files of unlabelled images) or "test". For data.download, missing files are downloaded.
     """
     check_shape(data)
-    source: Source = implementation(SETS[data.name].read)(staged(data), part)
+    files: list[Path] = implementation(SETS[data.name].files)(data, part)
+    return files
+
+
+def read(data: Data, part: str, files: list[Path] | None = None) -> Source:
+    """The part "train", "train+unlabelled" or "test" of the set that `data` names. Raises UserError.
+
+    "train+unlabelled" adds the images without a label (label -1) after the labelled ones. Only stl10 has any. `files` are
+    those of `files_of`, where they are known.
+    """
+    check_shape(data)
+    data = staged(data)
+    if files is None:
+        files = files_of(data, "test" if part == "test" else "train")
+    source: Source = implementation(SETS[data.name].read)(data, part, files)
     if len(source.labels) == 0:
         raise UserError(f"data.root={data.root}: the {part} part of {data.name} is empty; check the files")
     if len(source.classes) != data.classes:

@@ -1,4 +1,7 @@
-"""Data sets that torchvision downloads, verifies (MD5) and reads: CIFAR-10, CIFAR-100, SVHN, STL-10."""
+"""Data sets that torchvision downloads, verifies (MD5) and reads: CIFAR-10, CIFAR-100, SVHN, STL-10.
+
+The names of their files are fixed, so the readers need no `files`: torchvision opens them below data.root.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,42 @@ from ..image_set import Bytes, Source, take
 STL10_CLASSES = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
 
 
-def read_cifar10(data: Data, part: str) -> Source:
+def cifar10_files(data: Data, part: str) -> list[Path]:
+    """The batches of a part, and the file with the names of the classes."""
+    from torchvision.datasets import CIFAR10
+
+    return _cifar_files(data, part, CIFAR10)
+
+
+def cifar100_files(data: Data, part: str) -> list[Path]:
+    """The batch of a part, and the file with the names of the classes."""
+    from torchvision.datasets import CIFAR100
+
+    return _cifar_files(data, part, CIFAR100)
+
+
+def svhn_files(data: Data, part: str) -> list[Path]:
+    """The one file of a part."""
+    from torchvision.datasets import SVHN
+
+    return located(data, SVHN, ".", [f"{part}_32x32.mat"], split=part)
+
+
+def stl10_files(data: Data, part: str) -> list[Path]:
+    """Images and labels of a part; of "train" the unlabelled images too."""
+    from torchvision.datasets import STL10
+
+    names = [name for name, _ in (STL10.test_list if part == "test" else STL10.train_list)]
+    return located(data, STL10, "stl10_binary", names, split="test" if part == "test" else "train+unlabeled")
+
+
+def _cifar_files(data: Data, part: str, dataset: Any) -> list[Path]:
+    batches = dataset.test_list if part == "test" else dataset.train_list
+    names = [*(name for name, _ in batches), dataset.meta["filename"]]
+    return located(data, dataset, dataset.base_folder, names, train=part != "test")
+
+
+def read_cifar10(data: Data, part: str, files: list[Path]) -> Source:
     """ROOT/cifar-10-batches-py: 50,000 + 10,000 images, 32x32 RGB (Krizhevsky 2009)."""
     from torchvision.datasets import CIFAR10
 
@@ -24,7 +62,7 @@ def read_cifar10(data: Data, part: str) -> Source:
     return _source(loaded.data, loaded.targets, loaded.classes)
 
 
-def read_cifar100(data: Data, part: str) -> Source:
+def read_cifar100(data: Data, part: str, files: list[Path]) -> Source:
     """ROOT/cifar-100-python: 50,000 + 10,000 images, 32x32 RGB, the 100 fine classes (Krizhevsky 2009)."""
     from torchvision.datasets import CIFAR100
 
@@ -32,7 +70,7 @@ def read_cifar100(data: Data, part: str) -> Source:
     return _source(loaded.data, loaded.targets, loaded.classes)
 
 
-def read_svhn(data: Data, part: str) -> Source:
+def read_svhn(data: Data, part: str, files: list[Path]) -> Source:
     """ROOT/{train,test}_32x32.mat: 73,257 + 26,032 digits, 32x32 RGB (Netzer et al. 2011); without the extra part."""
     from torchvision.datasets import SVHN
 
@@ -41,13 +79,21 @@ def read_svhn(data: Data, part: str) -> Source:
     return _source(loaded.data.transpose(0, 2, 3, 1), loaded.labels, [str(digit) for digit in range(10)])
 
 
-def read_stl10(data: Data, part: str) -> Source:
+def read_stl10(data: Data, part: str, files: list[Path]) -> Source:
     """ROOT/stl10_binary: 5,000 labelled, 100,000 unlabelled and 8,000 test images, 96x96 RGB (Coates et al. 2011)."""
     from torchvision.datasets import STL10
 
     split = {"train": "train", "train+unlabelled": "train+unlabeled", "test": "test"}[part]
     loaded = fetch(data, STL10, "stl10_binary", split=split)
     return _source(loaded.data.transpose(0, 2, 3, 1), loaded.labels, STL10_CLASSES)
+
+
+def located(data: Data, dataset: Any, inside: str, names: list[str], **options: Any) -> list[Path]:
+    """The files `names` in the folder `inside` of data.root; where one is missing, `fetch` downloads them or raises."""
+    files = [Path(data.root or "").expanduser() / inside / name for name in names]
+    if data.root is None or not all(file.is_file() for file in files):
+        fetch(data, dataset, inside if inside != "." else names[0], **options)
+    return files
 
 
 def fetch(data: Data, dataset: Any, inside: str, **options: Any) -> Any:
