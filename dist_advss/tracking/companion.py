@@ -10,19 +10,25 @@ import sys
 from pathlib import Path
 
 MODULE = "dist_advss.tracking.follow"
+TOP = str(Path(__file__).resolve().parents[2])
+
+
+def command(*words: str) -> list[str]:
+    """The command line of the `follow` process. It runs this code, where `python -m` would prefer that of the working directory."""
+    start = f"import runpy, sys; sys.path.insert(0, {TOP!r}); runpy.run_module({MODULE!r}, run_name='__main__')"
+    return [sys.executable, "-c", start, *words]
 
 
 class Companion:
     """The `follow` process of a run folder. Only `close` waits, and no longer than its `seconds`."""
 
     def __init__(self, folder: Path, mode: str) -> None:
-        top = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join([top, *filter(None, [os.environ.get("PYTHONPATH")])])
+        path = os.pathsep.join([TOP, *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process: subprocess.Popen[bytes] | None = None
         self._heard = b""
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", MODULE, str(folder.absolute()), mode],
+                command(str(folder.absolute()), mode),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .companion import MODULE
+from .companion import command
 from .wandb_run import Mode, WandbRun, api_key
 
 POLL_SECONDS = 2.0
@@ -49,7 +49,7 @@ def main(words: list[str]) -> None:
             run.close()
     except Restart:
         os.set_inheritable(notes, True)
-        os.execv(sys.executable, [sys.executable, "-m", MODULE, str(folder), "offline", str(notes)])
+        os.execv(sys.executable, command(str(folder), "offline", str(notes)))
     except Exception as error:
         say(f"wandb: {reason(error)}; training continues without wandb, dist-advss sync {folder} sends what is missing")
         end_children()

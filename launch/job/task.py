@@ -1,4 +1,4 @@
-"""The program of a job: `python -m launch.job.task rank DIR NAME` in every task, then `… end DIR NAME CODE` in the batch shell."""
+"""The program of a job: `python SNAPSHOT/launch/job rank DIR NAME` in every task, then `… end DIR NAME CODE` in the batch shell."""
 
 from __future__ import annotations
 
@@ -155,10 +155,3 @@ def log_to(file: Path) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
-
-
-if __name__ == "__main__":
-    code = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # threads of a broken process group must not keep a failed rank alive

@@ -1,7 +1,7 @@
 """The sbatch script of a batch. submitit writes it around our command.
 
-A job resumes from the launch folder after every requeue: `python -m launch.job.task` reads the stage from there, where
-submitit would unpickle a function. One srun starts all ranks of a stage. Then `launch.job.task end` decides in the batch
+A job resumes from the launch folder after every requeue: `python SNAPSHOT/launch/job` reads the stage from there, where
+submitit would unpickle a function. One srun starts all ranks of a stage. Then `launch/job end` decides in the batch
 shell whether the stage has finished, has failed, or is requeued.
 """
 
@@ -44,6 +44,7 @@ def text(directory: Path, batch: Batch, settings: Slurm, code: Path, ids: dict[s
     array = sorted(batch.stages) if -1 not in batch.stages else []
     gpus = f"{settings.gpu_type}:{needs.gpus_per_node}" if settings.gpu_type else needs.gpus_per_node
     python = "python3" if settings.container else shlex.quote(sys.executable)
+    program = shlex.quote(str(code / "launch" / "job"))
     arguments = shlex.join([str(directory), batch.name])
     extra: dict[str, Any] = {"requeue": True, "kill-on-invalid-dep": "yes"}
     if array:
@@ -68,13 +69,13 @@ def text(directory: Path, batch: Batch, settings: Slurm, code: Path, ids: dict[s
         signal_delay_s=settings.signal_seconds,
         dependency=batch.dependency(ids),
         setup=_setup(settings, code),
-        teardown=[f"{shlex.quote(sys.executable)} -u -m launch.job.task end {arguments} $?"],
+        teardown=[f"{shlex.quote(sys.executable)} -u {program} end {arguments} $?"],
         stderr_to_stdout=True,
         wckey=None,
         srun_args=["--kill-on-bad-exit=0", f"--wait={SRUN_WAIT_S}", *_container(settings)],
         additional_parameters=extra,
     )
-    return executor.text(f"{python} -u -m launch.job.task rank {arguments}", len(array) or None)
+    return executor.text(f"{python} -u {program} rank {arguments}", len(array) or None)
 
 
 def _setup(settings: Slurm, code: Path) -> list[str]:

@@ -19,17 +19,23 @@ PACKAGES = ("dist_advss", "launch", "slurm", "configs")
 
 @dataclass(frozen=True)
 class Code:
-    """`path` is the PYTHONPATH of the jobs, `hash` a digest of the files. `revision` and `diff` come from git, None outside a clone."""
+    """`path` is the PYTHONPATH of the jobs, `hash` a digest of the files. The others come from git, None or empty outside a clone.
+
+    `diff` holds the changes of files that git tracks, `untracked` the files of our packages that it does not.
+    """
 
     path: Path
     hash: str
     revision: str | None
     diff: str | None
+    untracked: tuple[str, ...]
 
     def note(self, run_folder: Path) -> None:
         """Writes code.json, and code.diff for uncommitted changes, into a run folder. Raises RunError."""
         run_folder.mkdir(parents=True, exist_ok=True)
-        write_json(run_folder / "code.json", {"hash": self.hash, "revision": self.revision, "changed": bool(self.diff)})
+        changed = bool(self.diff or self.untracked)
+        note = {"hash": self.hash, "revision": self.revision, "changed": changed, "untracked": list(self.untracked)}
+        write_json(run_folder / "code.json", note)
         if self.diff:
             write_text(run_folder / "code.diff", self.diff)
 
@@ -44,7 +50,8 @@ def describe(directory: Path) -> Code:
     name = digest.hexdigest()[:12]
     revision = _git(top, "rev-parse", "HEAD")
     diff = _git(top, "diff", "HEAD", "--", *PACKAGES) if revision else None
-    return Code(directory / FOLDER / "code" / name, name, revision, diff)
+    untracked = _git(top, "ls-files", "--others", "--exclude-standard", "--", *PACKAGES) if revision else None
+    return Code(directory / FOLDER / "code" / name, name, revision, diff, tuple((untracked or "").splitlines()))
 
 
 def take(directory: Path) -> Code:

@@ -89,7 +89,7 @@ def test_set_up_stands_in_front_of_the_run(tmp_path: Path) -> None:
     shown = text(settings)
     order = [
         shown.index(part)
-        for part in ("module load cuda/12.4", "source ", "export PYTHONPATH", "srun ", "launch.job.task end")
+        for part in ("module load cuda/12.4", "source ", "export PYTHONPATH", "srun ", "/launch/job' end")
     ]
     assert order == sorted(order)
     assert "--container-image=img#x:1" in shown and "--container-mounts=/a:/b" in shown

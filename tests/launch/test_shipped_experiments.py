@@ -110,4 +110,4 @@ def test_every_stage_gets_a_job_script_of_its_own_resources(
     shown = capsys.readouterr().out
     headings = [line.strip("= ").partition(": ")[2] for line in shown.splitlines() if line.startswith("==== ID")]
     assert {stage for heading in headings for stage in heading.split(", ")} == set(graph.stages)
-    assert shown.count("launch.job.task rank") == shown.count("#SBATCH --job-name") == len(headings)
+    assert shown.count("/launch/job rank") == shown.count("#SBATCH --job-name") == len(headings)

@@ -16,6 +16,7 @@ from dist_advss.cli import main
 from dist_advss.runs.state import Status
 from launch.graph import stored
 from launch.queue import submission as slurm
+from launch.queue.slurm import in_queue
 from slurm.devcluster.cluster import CannotRun, DevCluster
 
 PATIENCE = 180.0  # seconds that a test waits for jobs
@@ -84,6 +85,17 @@ def launch(devcluster: DevCluster, tmp_path: Path) -> Callable[..., Launch]:
         return Launch(tmp_path / out, [f"experiment={file}", "cluster=devcluster", *words])
 
     return arrange
+
+
+@pytest.fixture
+def closed(devcluster: DevCluster) -> Iterator[None]:
+    """A partition that takes jobs and starts none."""
+    slurm_command("scontrol", "update", "PartitionName=main", "State=DOWN")
+    yield
+    ids = list(in_queue())
+    if ids:
+        slurm_command("scancel", "--user=root")
+    slurm_command("scontrol", "update", "PartitionName=main", "State=UP")
 
 
 def slurm_command(*words: str) -> str:

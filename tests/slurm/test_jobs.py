@@ -65,9 +65,7 @@ def rank_process(launched: Launch, rank: int) -> int:
             variables = Path(f"/proc/{entry}/environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        mine = {b"launch.job.task", b"rank", str(launched.directory).encode()} <= set(words) and not words[0].endswith(
-            b"srun"
-        )
+        mine = {b"rank", str(launched.directory).encode()} <= set(words) and not words[0].endswith(b"srun")
         if mine and f"SLURM_PROCID={rank}".encode() in variables:
             return int(entry)
     raise AssertionError(f"no rank {rank}: {launched.story()}")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,7 @@ import pytest
 from dist_advss.errors import UserError
 from launch.queue.slurm import in_queue
 from launch.submit import launch as launch_directly
-from slurm.devcluster.cluster import DevCluster
-from tests.slurm.conftest import Launch, slurm_command
+from tests.slurm.conftest import Launch
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -33,17 +32,6 @@ stages:
   c: {command: evaluate, overrides: [checkpoint=@b]}
   d: {command: report}
 """
-
-
-@pytest.fixture
-def closed(devcluster: DevCluster) -> Iterator[None]:
-    """A partition that takes jobs and starts none."""
-    slurm_command("scontrol", "update", "PartitionName=main", "State=DOWN")
-    yield
-    ids = list(in_queue())
-    if ids:
-        slurm_command("scancel", "--user=root")
-    slurm_command("scontrol", "update", "PartitionName=main", "State=UP")
 
 
 def live() -> Counter[str]:

@@ -1,0 +1,93 @@
+"""Jobs run the copy of the code in the launch folder, whatever happens to the clone, and the run folder says which code that is."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from dist_advss.tracking import companion
+from launch.graph import Stage, build, store
+from launch.profile import Slurm
+from launch.queue import batches, script, snapshot
+from launch.queue.journal import Journal
+
+IN_A_JOB = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "n1"}
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A launch folder with a copy of the code and a submission that a later launch has superseded."""
+    directory = tmp_path_factory.mktemp("launched")
+    stage = Stage("s", "pretrain", (), ())
+    store(directory, build("e", "", [stage]))
+    (batch,) = batches.plan([stage], Slurm(), {})
+    code = snapshot.take(directory)
+    journal = Journal(directory)
+    journal.intend(batch.name, batch.stages, code.hash, {})
+    journal.void(batch.name)
+    (directory / "job.sh").write_text(script.text(directory, batch, Slurm(), code.path, {}))
+    return directory
+
+
+@pytest.fixture
+def edited(tmp_path: Path) -> Path:
+    """A folder whose packages are not those of the launch: whoever imports one of them exits."""
+    for package in ("launch", "dist_advss"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise SystemExit('the edited clone')\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("safe_path", ["", "1"])  # "1": the user keeps Python from adding the working directory anyway
+@pytest.mark.parametrize("part", [" rank ", " end "])
+def test_a_job_that_starts_in_an_edited_clone_runs_the_snapshot(
+    part: str, safe_path: str, launched: Path, edited: Path
+) -> None:
+    (line,) = [line for line in (launched / "job.sh").read_text().splitlines() if f"/launch/job{part}" in line]
+    command = shlex.split(line.replace("$?", "0"))
+    python = next(number for number, word in enumerate(command) if "python" in Path(word).name)
+    code = str(next((launched / "_slurm" / "code").iterdir()))
+    environment = {**os.environ, **IN_A_JOB, "PYTHONPATH": code, "PYTHONSAFEPATH": safe_path}
+    command.insert(python + 1, "-v")  # Python prints the file of each module
+    done = subprocess.run(command[python:], cwd=edited, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    if part == " rank ":
+        assert "superseded by a later launch" in done.stdout
+    assert f"{code}/launch/job/task.py" in done.stderr and f"{code}/dist_advss/errors.py" in done.stderr
+
+
+def test_wandb_s_process_runs_the_code_of_the_run(edited: Path, repository: Path) -> None:
+    command = companion.command("--")
+    assert command[:2] == [companion.sys.executable, "-c"]
+    program = command[2].replace("runpy.run_module", "print(__import__('dist_advss').__file__) or print")
+    done = subprocess.run([command[0], "-c", program], cwd=edited, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[0] == str(repository / "dist_advss" / "__init__.py"), done.stderr
+
+
+def test_a_new_file_that_git_does_not_track_is_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clone = tmp_path / "clone"
+    for package in snapshot.PACKAGES:
+        (clone / package).mkdir(parents=True)
+        (clone / package / "__init__.py").write_text("")
+    git = ["git", "-C", str(clone), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message=first"]):
+        subprocess.run([*git, *words], check=True)
+    monkeypatch.setattr(snapshot.dist_advss, "__file__", str(clone / "dist_advss" / "__init__.py"))
+
+    def note() -> dict[str, object]:
+        snapshot.describe(tmp_path / "out").note(tmp_path / "run")
+        written: dict[str, object] = json.loads((tmp_path / "run" / "code.json").read_text())
+        return written
+
+    assert (note()["changed"], note()["untracked"]) == (False, [])
+    (clone / "dist_advss" / "mine.py").write_text("")
+    assert (note()["changed"], note()["untracked"]) == (True, ["dist_advss/mine.py"])
+    assert not (tmp_path / "run" / "code.diff").exists()
+    (clone / "notes.txt").write_text("no part of what is copied")
+    (clone / "dist_advss" / "mine.py").unlink()
+    assert note()["changed"] is False
