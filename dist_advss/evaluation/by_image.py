@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,13 +49,16 @@ class ByImage:
             return cls(**{f.name: archive[f.name] for f in fields(cls)})
 
 
-def run_unless_finished(config: Config, work: Callable[[Config, Data, Path, World], None]) -> Path:
+def run_unless_finished(
+    config: Config, files: Sequence[Path], work: Callable[[Config, Data, Path, World], None]
+) -> Path:
     """Calls `work` in every process, unless the folder `config.out` holds its result already. Returns the folder.
 
-    Raises UserError, before anything is written, when the folder holds a result of another configuration.
+    Raises UserError, before anything is written, when the folder holds a result of another configuration, of other images,
+    or of other weights than the checkpoints `files` contain.
     """
     out = Path(config.out)
-    if folder.finished_as_asked(out, config):
+    if folder.finished_as_asked(out, config, config.split, files):
         return out
     data = resolve_loader(config.data, config.split)
     with init(config.device, config.threads, config.guard, find_place(), stacks=out / "stacks") as world:

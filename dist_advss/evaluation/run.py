@@ -25,7 +25,8 @@ from ..objectives.classify import Classify
 from ..rng import Rng
 from ..tracking import Log
 from ..training import checkpoint, folder
-from ..training.members import load_members
+from ..training.made_from import Loaded, MadeFrom, digests, load_weights, survey
+from ..training.members import load_members, member_files
 from .by_image import PARTIAL_FILE, load_partial, remove_partial, run_unless_finished
 from .rates import rates
 from .verdicts import Verdicts, judge_images, samples
@@ -40,20 +41,22 @@ def evaluate(config: EvaluateConfig) -> Path:
     is done. An interrupted evaluation resumes from the saved verdicts, with any number of processes.
     Raises UserError before anything is written.
     """
-    return run_unless_finished(config, _evaluate)
+    return run_unless_finished(config, checkpoint_files(config), _evaluate)
 
 
 def _evaluate(config: EvaluateConfig, data: Data, out: Path, world: World) -> None:
     rng, limit = Rng(config.seed, "evaluation"), data.limit
     loaded = partial(make_loader, data, config.split, 1, rng, labelled=True)
     loader = loaded(first=limit, device=world.device, rank=world.rank, world_size=world.size)
-    path = checkpoint_file(config)
-    model = load_classifier(config, path).to(world.device)
+    model, sources = load_classifier(config)
+    model.to(world.device)
+    images = world.on_rank_zero(lambda: survey(config.data, config.split))
+    now = MadeFrom(images, digests(sources))
     attack = attacks.build(config.attack, model)
     console = Console(highlight=False, soft_wrap=True, quiet=world.rank > 0)
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(folder.claimed(world, out, config))
+        made_from = stack.enter_context(folder.claimed(world, out, config, now, starts_over=True))
         if world.rank == 0:
             log = stack.enter_context(Log(out, config.tracking, lambda text: console.print(text, style="dim")))
             log.begin(0, "evaluate", world.size)
@@ -83,31 +86,35 @@ def _evaluate(config: EvaluateConfig, data: Data, out: Path, world: World) -> No
                 **rates(verdicts, loader.classes),
                 "attack": {**asdict(config.attack), "step_size": step_size(config.attack)},
                 "split": config.split,
-                "checkpoint": None if path is None else str(path),
+                "checkpoint": str(checkpoint_files(config)[0]) if config.checkpoint else None,
                 "members": config.model.members,
                 "seed": config.seed,
                 "processes": world.size,
+                "made_from": made_from.as_record(),
                 "seconds": round(time.monotonic() - started, 1),
             },
         )
         remove_partial(out)
 
 
-def checkpoint_file(config: EvaluateConfig) -> Path | None:
-    """The file that `checkpoint` and `pick` name; None for an ensemble of runs."""
-    return None if config.checkpoint is None else checkpoint.file_of(config.checkpoint, config.pick)
+def checkpoint_files(config: EvaluateConfig) -> list[Path]:
+    """The file that `checkpoint` and `pick` name, or those of an ensemble's members."""
+    if config.checkpoint is None:
+        return member_files(config.model.members or [], config.pick)
+    return [checkpoint.file_of(config.checkpoint, config.pick)]
 
 
-def load_classifier(config: EvaluateConfig, path: Path | None) -> Classify:
-    """The classifier with the checkpoint's weights, or with those of an ensemble's members.
+def load_classifier(config: EvaluateConfig) -> tuple[Classify, list[Loaded]]:
+    """The classifier with the checkpoint's weights, or with those of an ensemble's members, and these checkpoints.
 
     Raises UserError when they belong to another kind of model.
     """
     model = Classify(ClassifyConfig(), build(config.model, config.data), config.data.classes)
-    if path is None:
-        load_members(model, config.model.members or [], config.pick)
-        return model
-    weights = checkpoint.load(path)["model"]
+    if config.checkpoint is None:
+        _, members = load_members(model, config.model.members or [], config.pick)
+        return model, members
+    path = checkpoint.file_of(config.checkpoint, config.pick)
+    weights, source = load_weights(path)
     expected = model.state_dict()
     wrong = [n for n in expected.keys() | weights.keys() if n not in weights or n not in expected]
     wrong += [n for n in expected.keys() & weights.keys() if expected[n].shape != weights[n].shape]
@@ -117,7 +124,7 @@ def load_classifier(config: EvaluateConfig, path: Path | None) -> Classify:
             f"{config.data.classes} classes (such as {min(wrong)}); evaluate takes a fine-tuned classifier"
         )
     model.load_state_dict(weights)
-    return model
+    return model, [source]
 
 
 def _save_samples(

@@ -30,6 +30,7 @@ from ..files import write_json
 from ..objectives.base import Judgement, Objective, Task
 from ..rng import Rng
 from ..training import checkpoint, folder
+from ..training.made_from import Loaded, MadeFrom, digests, load_weights, survey
 from .by_image import PARTIAL_FILE, ByImage, judge_remaining, load_partial, remove_partial, run_unless_finished
 
 
@@ -51,12 +52,18 @@ def transfer(config: TransferConfig) -> Path:
     writes. Returns the folder. If it holds a result already, nothing is done. An interrupted transfer resumes from the
     saved verdicts. Raises UserError before anything is written.
     """
-    return run_unless_finished(config, _transfer)
+    names = dict.fromkeys([*config.sources, *(config.targets or [])])
+    return run_unless_finished(config, [checkpoint.file_of(name, config.pick) for name in names], _transfer)
 
 
 def _transfer(config: TransferConfig, data: Data, out: Path, world: World) -> None:
     names = config.targets or config.sources
-    models = {name: load_model(name, config.pick).to(world.device).eval() for name in {*config.sources, *names}}
+    models, sources = {}, {}
+    for name in dict.fromkeys([*config.sources, *names]):
+        model, sources[name] = load_model(name, config.pick)
+        models[name] = model.to(world.device).eval()
+    images = world.on_rank_zero(lambda: survey(config.data, config.split))
+    now = MadeFrom(images, digests(sources.values()))
     rng = Rng(config.seed, "evaluation")
     loaded = partial(make_loader, data, config.split, 1, rng, labelled=True, first=data.limit)
     loader = loaded(device=world.device, rank=world.rank, world_size=world.size)
@@ -73,7 +80,7 @@ def _transfer(config: TransferConfig, data: Data, out: Path, world: World) -> No
         world.heartbeat()
         console.print(f"transfer  {len(found)}/{loader.count}", end="\r" if console.is_terminal else "\n")
 
-    with folder.claimed(world, out, config):
+    with folder.claimed(world, out, config, now, starts_over=True) as made_from:
         started = time.monotonic()
         empty = Matrix.empty(len(config.sources), len(names))
         known = load_partial(out, empty)
@@ -84,7 +91,8 @@ def _transfer(config: TransferConfig, data: Data, out: Path, world: World) -> No
         found = empty.joined(shares)
         found.save(out / "verdicts.npz")
         rates = [[round(100 * float(rate), 4) for rate in row] for row in found.correct.mean(0, dtype=np.float64)]
-        write_json(out / "result.json", _result(config, names, rates, len(found), time.monotonic() - started))
+        result = _result(config, names, rates, len(found), time.monotonic() - started)
+        write_json(out / "result.json", result | {"made_from": made_from.as_record()})
         remove_partial(out)
 
 
@@ -106,8 +114,11 @@ def _result(
     }
 
 
-def load_model(source: str, pick: str) -> Objective:
-    """A run's objective with the weights of its checkpoint. Raises UserError when they do not fit its config.yaml."""
+def load_model(source: str, pick: str) -> tuple[Objective, Loaded]:
+    """A run's objective with the weights of its checkpoint, and that checkpoint.
+
+    Raises UserError when they do not fit its config.yaml.
+    """
     config = restore(config_of("sources", source))
     keys = config.objective
     if keys.couples_rows or keys.views > 1:
@@ -117,11 +128,12 @@ def load_model(source: str, pick: str) -> Objective:
         )
     objective = objectives.build(config)
     path = checkpoint.file_of(source, pick)
+    weights, loaded = load_weights(path)
     try:
-        objective.load_state_dict(checkpoint.load(path)["model"])
+        objective.load_state_dict(weights)
     except RuntimeError as error:
         raise UserError(f"{path}: its weights do not fit the config.yaml beside it") from error
-    return objective
+    return objective, loaded
 
 
 def judge(model: Objective, x: Tensor, labels: Tensor, rng: Rng) -> Judgement:

@@ -46,5 +46,5 @@ def result_row(result: Mapping[str, Any]) -> dict[str, float]:
         elif key == "per_class":
             found |= {f"eval/{rate}_class/{entry['class']}": entry[rate] for entry in value for rate in ("ta", "ra")}
         elif key in ("best_ra", "best_ta", "last"):
-            found |= {f"{key}/{inner}": number for inner, number in value.items()}
+            found |= {f"{key}/{inner}": number for inner, number in value.items() if isinstance(number, int | float)}
     return found

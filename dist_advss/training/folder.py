@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ import yaml
 
 from ..config.compose import as_yaml
 from ..config.flags import says_where
-from ..engines import World
+from ..engines import World, find_place
 from ..errors import UserError
 from ..files import only_process, write_text
+from .made_from import MadeFrom, recorded, refuse_stale, refuse_to_resume, write
 
 
 def finished(folder: Path) -> bool:
@@ -22,46 +23,58 @@ def finished(folder: Path) -> bool:
     return (folder / "result.json").is_file()
 
 
-def finished_as_asked(folder: Path, config: Any) -> bool:
+def finished_as_asked(folder: Path, config: Any, split: str, files: Sequence[Path]) -> bool:
     """Whether the folder holds the result of this configuration. If so, prints a line that says it.
 
-    Raises UserError when it holds a run with another configuration.
+    Raises UserError when it holds a run with another configuration, or a result from other images of `split` or from
+    other weights than the checkpoints `files` contain. Of several processes, rank 0 alone compares these.
     """
     refuse_other_config(folder, config)
-    if finished(folder):
-        print(f"{folder}: finished already, nothing to do")
-        return True
-    return False
+    if not finished(folder):
+        return False
+    if find_place().rank == 0:
+        refuse_stale(folder, config.data, split, files)
+    print(f"{folder}: finished already, nothing to do")
+    return True
 
 
 @contextlib.contextmanager
-def claim(folder: Path, config: Any) -> Iterator[None]:
-    """Reserves the folder for this process, and writes config.yaml when the folder is new.
+def claim(folder: Path, config: Any, made_from: MadeFrom, *, starts_over: bool = False) -> Iterator[MadeFrom]:
+    """Reserves the folder for this process. Writes made_from.json and config.yaml when the folder is new.
 
-    Raises UserError when the folder holds a run with another configuration, cannot be created, or is in use by another
-    process.
+    Yields the folder's record, which is that of the run's first session. With `starts_over`, a run that began with other
+    images or weights begins again. Raises UserError when it would continue instead, when the folder holds a run with
+    another configuration, cannot be created, or is in use by another process.
     """
     in_use = "another process is running in this folder; wait for it or choose another"
     with only_process(folder, ".lock", lambda _: in_use):
         refuse_other_config(folder, config)  # the last holder of the lock may have written one
+        before = recorded(folder)
+        if before is not None and not starts_over:
+            refuse_to_resume(folder, before, made_from)
         for place in (folder, folder / "checkpoints", folder / "samples"):
             for leftover in place.glob(".*.[0-9]*.tmp"):  # left by a process that was killed while writing
                 leftover.unlink(missing_ok=True)
+        # A folder of an earlier version has no record, and gets one now.
+        if before is None or (starts_over and (before.data, before.weights) != (made_from.data, made_from.weights)):
+            before = made_from
+            write(folder, made_from)
         if not (folder / "config.yaml").exists():
             write_text(folder / "config.yaml", as_yaml(config))
-        yield
+        yield before
 
 
 @contextlib.contextmanager
-def claimed(world: World, folder: Path, config: Any) -> Iterator[None]:
+def claimed(
+    world: World, folder: Path, config: Any, made_from: MadeFrom, *, starts_over: bool = False
+) -> Iterator[MadeFrom]:
     """`claim` by rank 0 for all processes of a run, which enter and leave together. A UserError is raised in each."""
     with contextlib.ExitStack() as held_by_rank_zero:
 
-        def enter() -> None:
-            held_by_rank_zero.enter_context(claim(folder, config))
+        def enter() -> MadeFrom:
+            return held_by_rank_zero.enter_context(claim(folder, config, made_from, starts_over=starts_over))
 
-        world.on_rank_zero(enter)
-        yield
+        yield world.on_rank_zero(enter)
 
 
 def refuse_other_config(folder: Path, config: Any) -> None:

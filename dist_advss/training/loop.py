@@ -15,6 +15,7 @@ import torch
 from ..attacks import Attack
 from ..config.schema import TrainConfig
 from ..data import Batch, Loader, training_views
+from ..data.identity import Identity
 from ..engines import Engine, State
 from ..errors import RunError, Stopped
 from ..rng import Rng
@@ -31,7 +32,8 @@ class Trainer:
     """Trains a run from its last checkpoint to its last epoch. Every process has a trainer and makes the same calls.
 
     done         number of finished epochs; `step` is the number of updates in the current one
-    best         the validations with the highest RA and TA so far
+    best         the validations with the highest RA and TA so far, each with the digest of its weights
+    images       the images that the run trains on, kept in every checkpoint
     transferred  how many tensors of theta_p the run began with; None for random weights
     clock        seconds of a monotonic clock
     """
@@ -45,6 +47,7 @@ class Trainer:
         loader: Loader,
         held_out: Loader,
         tracker: Tracker | Silent,
+        images: Identity,
         transferred: dict[str, int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -61,6 +64,7 @@ class Trainer:
         self.step = 0
         self.best: dict[str, dict[str, Any]] = {}
         self.last: dict[str, Any] = {}
+        self.images = images
         self.transferred = transferred
         self.passes = Passes(engine.module.encoder)
         self._clock = clock
@@ -211,7 +215,8 @@ class Trainer:
                 self.global_step, {f"validation {name}": v for name, v in values.items() if isinstance(v, float)}
             )
             # best_ra.pt and best_ta.pt keep weights only: they are for transfer and evaluation, not for a resume.
-            self.last = {"epoch": self.done, "ta": result.ta, "ra": result.ra}
+            weights = self.world.on_rank_zero(lambda: checkpoint.digest(state["model"]))
+            self.last = {"epoch": self.done, "ta": result.ta, "ra": result.ra, "weights": weights}
             self.tracker.validation_line(self.global_step, self.done, values)
             for name, key in (("best_ra", "ra"), ("best_ta", "ta")):
                 if name not in self.best or self.last[key] > self.best[name][key]:
@@ -235,4 +240,5 @@ class Trainer:
     def _content(self) -> State:
         progress = {"done": self.done, "step": self.step, "best": self.best, "last": self.last}
         progress |= {"transferred": self.transferred, "seconds": self.seconds(), "passes": self.passes.counts}
-        return {"progress": progress, "config": asdict(self.config), "meter": self.tracker.meter.state()}
+        about = {"config": asdict(self.config), "data": self.images.as_record()}
+        return {"progress": progress, **about, "meter": self.tracker.meter.state()}

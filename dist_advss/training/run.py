@@ -23,8 +23,11 @@ from ..tracking import Silent, Tracker
 from . import checkpoint, folder
 from .interrupt import Interrupt
 from .loop import Trainer
-from .members import load_members
+from .made_from import Loaded, MadeFrom, digests, load_weights, survey
+from .members import load_members, member_files
 from .utilisation import ideal_seconds
+
+MEMBERS_PICK = "best_ra"  # the checkpoint of a fine-tuned member
 
 
 def pretrain(config: TrainConfig) -> Path:
@@ -44,7 +47,7 @@ def train(config: TrainConfig, command: str) -> Path:
     unchanged. Raises UserError before anything is written, Stopped after a signal, RunError when the run fails.
     """
     out = Path(config.out)
-    if folder.finished_as_asked(out, config):
+    if folder.finished_as_asked(out, config, "train", _initial_files(config)):
         return out
     place = engines.find_place()
     check_world(config, place.world_size)
@@ -68,18 +71,20 @@ def _train(config: TrainConfig, data: Data, command: str, out: Path, world: Worl
     objective = objectives.build(config)
     parameters = count_parameters(objective)
     has_checkpoint = world.on_rank_zero(lambda: bool(checkpoint.states(out / "checkpoints")))
-    transferred = None if has_checkpoint else _initial_weights(config, objective)
+    transferred, loaded = (None, []) if has_checkpoint else _initial_weights(config, objective)
+    images = world.on_rank_zero(lambda: survey(config.data, "train"))
+    now = MadeFrom(images, digests(loaded))
 
     with contextlib.ExitStack() as stack:
         # 2. From here on no other process may use the folder, and a signal stops the run after a save.
-        stack.enter_context(folder.claimed(world, out, config))
+        made_from = stack.enter_context(folder.claimed(world, out, config, now))
         interrupt = stack.enter_context(Interrupt())
         tracker = stack.enter_context(_tracker(config, command, out, steps, world))
 
         # 3. The engine comes before the attack, because it moves the module that the attack works on.
         engine = engines.build(config, objective, world)
         attack = attacks.build(config.attack, engine.module, config.objective.couples_rows)
-        trainer = Trainer(config, out, engine, attack, loader, held_out, tracker, transferred)
+        trainer = Trainer(config, out, engine, attack, loader, held_out, tracker, images, transferred)
         if not trainer.resume():
             where = f"{engines.describe(config, world)}, images by the {loader.name} loader"
             tracker.event("start", 0, f"{where}, {steps} steps an epoch")
@@ -90,7 +95,8 @@ def _train(config: TrainConfig, data: Data, command: str, out: Path, world: Worl
         tracker.start(trainer.global_step)
         trainer.run(interrupt)
         if world.rank == 0:
-            write_json(out / "result.json", _result(config, command, trainer, loader, world, parameters))
+            result = _result(config, command, trainer, loader, world, parameters)
+            write_json(out / "result.json", result | {"made_from": made_from.as_record()})
 
 
 def _refuse_few_held_out(config: TrainConfig, held_out: int, processes: int) -> None:
@@ -133,16 +139,26 @@ def _result(
     }
 
 
-def _initial_weights(config: TrainConfig, objective: Objective) -> dict[str, int] | None:
-    """Loads theta_p from `init`, or the members of an ensemble. Returns the number of tensors; None for random weights.
+def _initial_files(config: TrainConfig) -> list[Path]:
+    """The checkpoints that a run loads before its first step: that of `init`, or those of an ensemble's members.
 
-    When `init` is a run folder, it loads the last checkpoint: the best pre-trained encoder is that of the last epoch.
+    Of a run folder in `init` it is the last checkpoint: the best pre-trained encoder is that of the last epoch.
     """
     if config.model.members:
-        taken = load_members(objective, config.model.members, "best_ra")
-        return {"matched": taken, "total": taken}
-    if config.init is None:
-        return None
-    path = checkpoint.file_of(config.init, "last")
-    report = load_encoder(objective, checkpoint.load(path)["model"], str(path))
-    return {"matched": report.matched, "total": report.total}
+        return member_files(config.model.members, MEMBERS_PICK)
+    return [] if config.init is None else [checkpoint.file_of(config.init, "last")]
+
+
+def _initial_weights(config: TrainConfig, objective: Objective) -> tuple[dict[str, int] | None, list[Loaded]]:
+    """Loads theta_p from `init`, or the members of an ensemble.
+
+    Returns the number of tensors, None for random weights, and the checkpoints.
+    """
+    if config.model.members:
+        taken, loaded = load_members(objective, config.model.members, MEMBERS_PICK)
+        return {"matched": taken, "total": taken}, loaded
+    for path in _initial_files(config):
+        weights, source = load_weights(path)
+        report = load_encoder(objective, weights, str(path))
+        return {"matched": report.matched, "total": report.total}, [source]
+    return None, []

@@ -31,9 +31,9 @@ def same(a: Found, b: Found) -> bool:
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
-def independent(config: Any, checkpoint: Path) -> Found:
+def independent(config: Any) -> Found:
     """PGD as the paper has it (Madry et al. 2018), l-inf, last iterate, all images at once."""
-    model = load_classifier(config, checkpoint).eval()
+    model = load_classifier(config)[0].eval()
     images = load_data(config.data, config.split, labelled=True).first(config.data.limit)
     x = images.images.permute(0, 3, 1, 2).float() / 255
     eps, rows = config.attack.eps, torch.arange(len(x))
@@ -58,7 +58,7 @@ def independent(config: Any, checkpoint: Path) -> Found:
 @pytest.mark.parametrize("split", ["test", "validation"])
 def test_verdicts_are_those_of_an_independent_loop(evaluations: Evaluations, trained: Path, split: str) -> None:
     found = evaluations.run(f"split={split}")
-    expected = independent(evaluations.config(f"split={split}"), trained / "checkpoints" / "best_ra.pt")
+    expected = independent(evaluations.config(f"split={split}"))
     assert same(found, expected)
     right = {name: found[f"{name}_prediction"] == found["label"] for name in ("clean", "adversarial")}
     assert 0.3 < right["clean"].mean() < 1
@@ -170,7 +170,7 @@ def test_samples_are_the_first_images_with_what_the_verdicts_say_of_them(
     assert list(shown["classes"]) == images.classes
     for name in ("label", "clean_prediction", "adversarial_prediction"):
         assert np.array_equal(shown[name], found[name][:16])
-    model = load_classifier(config, trained / "checkpoints" / "best_ra.pt").eval()
+    model = load_classifier(config)[0].eval()
     for name, pictures in (("clean", clean), ("adversarial", adversarial)):
         with torch.no_grad():
             says = model.logits(torch.from_numpy(pictures).permute(0, 3, 1, 2)).argmax(1).numpy()

@@ -13,6 +13,7 @@ import yaml
 from dist_advss.config.compose import as_yaml
 from dist_advss.errors import UserError
 from dist_advss.training.folder import claim, differences
+from dist_advss.training.made_from import MadeFrom, survey
 
 if TYPE_CHECKING:
     from tests.training.conftest import Runs
@@ -26,6 +27,10 @@ def refusal(runs: Runs, *words: str, **where: Any) -> str:
     return text
 
 
+def made_from(config: Any) -> MadeFrom:
+    return MadeFrom(survey(config.data, "train"), {})
+
+
 def snapshot(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -35,6 +40,7 @@ def test_a_run_folder_holds_its_configuration_metrics_checkpoints_and_result(run
     assert {path.name for path in out.iterdir()} - {"code.patch"} == {  # which a clone with changes of its own adds
         ".lock",
         "config.yaml",
+        "made_from.json",
         "metrics.jsonl",
         "checkpoints",
         "result.json",
@@ -115,18 +121,18 @@ def test_a_folder_of_somebody_else_is_named(runs: Runs) -> None:
 def test_a_claim_is_for_one_process_at_a_time_and_ends_with_it(runs: Runs) -> None:
     config, out = runs.config(), runs.folder("run")
     refused = pytest.raises(UserError, match="another process is running in this folder")
-    with claim(out, config), refused, claim(out, config):
+    with claim(out, config, made_from(config)), refused, claim(out, config, made_from(config)):
         raise AssertionError("claimed twice")
-    with claim(out, config):
+    with claim(out, config, made_from(config)):
         assert yaml.safe_load((out / "config.yaml").read_text())["seed"] == 0
 
 
 def test_a_configuration_written_while_one_waited_for_the_folder_is_respected(runs: Runs) -> None:
-    with claim(runs.folder("run"), runs.config("seed=1")):
+    with claim(runs.folder("run"), (config := runs.config("seed=1")), made_from(config)):
         pass
     with (
         pytest.raises(UserError, match=r"seed=2: .* holds a run with seed=1"),
-        claim(runs.folder("run"), runs.config("seed=2")),
+        claim(runs.folder("run"), (config := runs.config("seed=2")), made_from(config)),
     ):
         raise AssertionError("claimed with another configuration")
 
@@ -160,6 +166,6 @@ def test_a_file_system_without_locks_is_told_apart_from_a_folder_in_use(
     monkeypatch.setattr("fcntl.flock", refuse)
     with (
         pytest.raises(UserError, match="cannot be locked \\(No locks available\\)"),
-        claim(runs.folder("run"), runs.config()),
+        claim(runs.folder("run"), (config := runs.config()), made_from(config)),
     ):
         pass

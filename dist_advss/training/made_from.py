@@ -1,0 +1,147 @@
+"""The images and the weights that a run was made from: made_from.json in its folder, and the comparison in later sessions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from .. import __version__
+from ..config.schema import Data
+from ..data.identity import Identity, difference, identify, restore
+from ..errors import UserError
+from ..files import write_json
+from . import checkpoint
+
+FILE = "made_from.json"
+
+
+@dataclass(frozen=True)
+class MadeFrom:
+    """What determines a run's result beside its configuration.
+
+    data:    the images of the part that it reads, training or test
+    weights: the digest of every checkpoint that it loads, by the absolute path of the file
+    version: of dist_advss, in the run's first session
+    """
+
+    data: Identity
+    weights: dict[str, str]
+    version: str = __version__
+
+    def as_record(self) -> dict[str, Any]:
+        """Plain values, for made_from.json and result.json."""
+        return {"data": self.data.as_record(), "weights": self.weights, "version": self.version}
+
+
+def survey(data: Data, split: str) -> Identity:
+    """The images of the part that contains `split`, as they are now. Raises UserError for files that are missing."""
+    return identify(data, "test" if split == "test" else "train")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint whose weights a run loaded: its absolute path, its digest, and the images that trained it.
+
+    `data` is None for a checkpoint that an earlier version wrote.
+    """
+
+    path: Path
+    digest: str
+    data: Identity | None
+
+
+def load_weights(path: Path) -> tuple[dict[str, Tensor], Loaded]:
+    """The state dict in a checkpoint file, and its identity. Raises UserError for a file that cannot be used."""
+    content = checkpoint.load(path)
+    weights = content["model"]
+    return weights, Loaded(path.resolve(), checkpoint.digest(weights), restore(content.get("data")))
+
+
+def digests(loaded: Iterable[Loaded]) -> dict[str, str]:
+    """The digest of each checkpoint by its absolute path, for `MadeFrom.weights`."""
+    return {str(source.path): source.digest for source in loaded}
+
+
+def recorded(folder: Path) -> MadeFrom | None:
+    """The content of FOLDER/made_from.json. None where there is none: an earlier version wrote the folder.
+
+    Raises UserError for a file that dist-advss did not write.
+    """
+    file = folder / FILE
+    try:
+        content = json.loads(file.read_text())
+        images, weights = restore(content["data"]), {str(k): str(v) for k, v in content["weights"].items()}
+        if images is None:
+            raise ValueError
+        return MadeFrom(images, weights, str(content["version"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"out={folder}: its {FILE} was not written by dist-advss; choose another out, or remove that file"
+        ) from error
+
+
+def write(folder: Path, made_from: MadeFrom) -> None:
+    """Writes FOLDER/made_from.json. Raises RunError when the disk is full."""
+    write_json(folder / FILE, made_from.as_record())
+
+
+def other_images(before: MadeFrom, now: Identity) -> str | None:
+    """How the images differ from those of a record, such as "30 images, now 31"; None where they are the same."""
+    return difference(before.data, now)
+
+
+def other_weights(before: MadeFrom, now: dict[str, str]) -> str | None:
+    """The first checkpoint whose weights have changed, with both digests; None where all are the same.
+
+    A run lists its checkpoints in one order, so a moved file is compared too.
+    """
+    for (path, new), old in zip(now.items(), before.weights.values(), strict=False):
+        if new != old:
+            return f"{path} had digest {old}, now {new}"
+    return None
+
+
+def refuse_to_resume(folder: Path, before: MadeFrom, now: MadeFrom) -> None:
+    """Raises UserError when a run would continue with other images, or begin with other weights, than it started with."""
+    images = other_images(before, now.data)
+    if images is not None:
+        raise UserError(
+            f"data.root={now.data.root}: the images have changed since the run in {folder} began ({images}); restore them, "
+            "or choose another out"
+        )
+    weights = other_weights(before, now.weights)
+    if weights is not None:
+        raise UserError(
+            f"out={folder}: its run began with other weights (checkpoint {weights}); choose another out, or remove the folder"
+        )
+
+
+def refuse_stale(folder: Path, data: Data, split: str, files: Sequence[Path]) -> None:
+    """Raises UserError when a finished folder's result is of other images or of other weights than there are now.
+
+    Images and checkpoints that no longer exist are not compared: the result is kept when they are removed.
+    """
+    before = recorded(folder)
+    if before is None:
+        return
+    present = all(file.is_file() for file in files)
+    weights = other_weights(before, digests(load_weights(file)[1] for file in files)) if present else None
+    if weights is not None:
+        raise UserError(
+            f"out={folder}: its result is of other weights (checkpoint {weights}); choose another out, or remove the folder"
+        )
+    try:
+        images = other_images(before, survey(data, split))
+    except UserError:
+        return
+    if images is not None:
+        raise UserError(
+            f"out={folder}: its result is of other images ({images}); restore them, choose another out, or remove the folder"
+        )
