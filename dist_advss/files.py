@@ -1,17 +1,76 @@
-"""Atomic writes of files (temporary name, sync, rename), and folders that one process locks at a time."""
+"""Atomic writes of files (temporary name, sync, rename), bounded reads, and folders that one process locks at a time.
+
+A folder may come from somebody else. So the files in it are read only if they are regular files of a plausible size, and a
+link among them is never written through: `write_whole` replaces the link, `open_own` refuses it. Only a file that the user
+names is written where its link leads (`named_file`).
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from .errors import RunError, UserError
+
+LARGEST_TEXT = 16 * 2**20  # bytes of a configuration, an experiment or a result; they have a few thousand
+
+
+def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
+    """The text of a UTF-8 file. Raises OSError as `read_bytes` does, and ValueError for other bytes."""
+    return read_bytes(path, largest).decode()
+
+
+def read_bytes(path: Path, largest: int = LARGEST_TEXT) -> bytes:
+    """The content of a regular file. Raises OSError for a missing one, a device, a pipe, or more than `largest` bytes."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        if status.st_size > largest:
+            raise OSError(errno.EFBIG, f"{status.st_size:,} bytes, more than {largest:,}", str(path))
+        return file.read(largest + 1)
+
+
+def open_own(path: Path, mode: str) -> Any:
+    """Opens a file in a run or launch folder to append to it (`mode` "a", "a+" or "ab"), and creates it when it is missing.
+
+    Raises OSError where the name is a link, a device or a pipe: writing there could change a file outside the folder.
+    """
+    opened = open(  # noqa: SIM115 - the caller closes it
+        path, mode, opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    )
+    if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+        opened.close()
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return opened
+
+
+def named_file(option: str, file: Path) -> Path:
+    """The file that a user named with `option` (such as "-o"), where its link leads if it is one.
+
+    Raises UserError for what is no regular file, such as a folder or a device.
+    """
+    target = Path(os.path.realpath(file))
+    try:
+        mode = os.lstat(target).st_mode
+    except FileNotFoundError:
+        mode = stat.S_IFREG
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UserError(f"{option} {file}: cannot be written ({reason}); give the path of a file") from error
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFLNK: "a link to itself", stat.S_IFIFO: "a pipe"}
+        kind = kinds.get(stat.S_IFMT(mode), "a device or socket")
+        raise UserError(f"{option} {file}: {kind}, not a file; give the path of a file")
+    return target
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -74,10 +133,12 @@ def only_process(folder: Path, name: str, in_use: Callable[[str], str]) -> Itera
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / name).open("a+")
-    except OSError as error:
+        lock = open_own(folder / name, "a+")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        file = f" in {name}" if isinstance(error, OSError) and error.filename == str(folder / name) else ""
         raise UserError(
-            f"out={folder}: cannot be written ({error.strerror}); choose a folder that you can write"
+            f"out={folder}: cannot be written ({reason}{file}); choose a folder that you can write"
         ) from error
     with lock:
         try:
@@ -104,7 +165,7 @@ def _take(lock: TextIO) -> None:
 def locked(file: Path) -> bool:
     """Whether a process on any machine that shares the disk holds this lock file; False where the disk has no locks."""
     try:
-        with file.open() as lock:
+        with open(file, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that several readers do not block each other
     except BlockingIOError:
         return True

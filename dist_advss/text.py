@@ -42,6 +42,22 @@ def number_text(value: float | None, form: str) -> str:
     return "" if value is None else f"{value:{form}}"
 
 
+def printable(text: str) -> str:
+    """The text with its control characters written as escapes, such as \\x1b, so that a terminal shows them and does nothing.
+
+    Line ends and tabs stay. Half characters (of a file name that is not UTF-8) and marks that reverse the order of reading
+    are escapes too.
+    """
+    return "".join(c if c.isprintable() or c in "\n\t\xa0" else c.encode("unicode_escape").decode() for c in text)
+
+
+def one_line(text: str, longest: int = 2000) -> str:
+    """`printable` as a single line, cut in the middle above `longest` characters."""
+    line = printable(" ".join(text.splitlines()).replace("\t", " "))
+    half = longest // 2
+    return line if len(line) <= longest else f"{line[:half]} … {line[-half:]}"
+
+
 def aligned(rows: Iterable[Sequence[str]]) -> str:
     """One line a row, its texts in columns, without trailing blanks."""
     lines = [tuple(row) for row in rows]

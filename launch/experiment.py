@@ -23,13 +23,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
+import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from dist_advss import yaml_text
 from dist_advss.config.backbones import ENSEMBLE
 from dist_advss.config.commands import COMMANDS, trains
 from dist_advss.config.compose import config_dir, options, parse_words, schema_of
@@ -37,11 +38,13 @@ from dist_advss.config.flags import of_any_command
 from dist_advss.config.inherit import configure
 from dist_advss.config.keys import names_with
 from dist_advss.errors import UserError, nearest
+from dist_advss.files import read_text
 
 from .graph import REFERENCE, REPORT, STAGES, Experiment, Stage, build
 
 EXPERIMENT_KEYS = ("name", "description", "common", "stages")
 STAGE_KEYS = ("command", "overrides", "needs", "matrix")
+MOST_STAGES = 2000  # of an experiment; composing as many takes about a minute
 LAUNCH_KEYS = ("experiment", "cluster", "out")
 MAKES_THE_METHOD = ("attack", "attack.steps")  # no steps is what makes a stage standard: P2, F1, F3
 PLACEHOLDER = re.compile(r"\{([\w.]+)\}")
@@ -58,8 +61,10 @@ def load(experiment: str, directory: Path, words: Sequence[str] = ()) -> Experim
     common = _mapping(content.get("common") or {}, f"{file}: common", tuple(COMMANDS))
     shared = {command: _texts(given, f"{file}: common.{command}") for command, given in common.items()}
     try:
-        stages = [s for name, raw in _stages(content, file) for s in _expand(str(name), raw, shared)]
-        graph = build(str(content.get("name", file.stem)), str(content.get("description", "")).strip(), stages)
+        stages = [s for name, raw in _stages(content, file) for s in _expand(name, raw, shared)]
+        if len(stages) > MOST_STAGES:
+            raise UserError(f"{len(stages):,} stages, above the {MOST_STAGES:,} that an experiment may have")
+        graph = build(_line(content, "name") or file.stem, _line(content, "description").strip(), stages)
         return _checked(graph, directory, parse_words(words))
     except UserError as error:
         raise UserError(f"experiment={experiment}: {error}") from error
@@ -88,7 +93,7 @@ def configurations(experiment: Experiment, directory: Path) -> dict[str, Any]:
 def find(experiment: str) -> Path:
     """The file of an experiment, given its name or path. Raises UserError."""
     if experiment.endswith((".yaml", ".yml")) or "/" in experiment:
-        if not Path(experiment).is_file():
+        if not os.path.isfile(experiment):  # unlike Path.is_file, never raises
             raise UserError(f"experiment={experiment}: no such file")
         return Path(experiment)
     if experiment not in options("experiment"):
@@ -99,26 +104,13 @@ def find(experiment: str) -> Path:
     return config_dir() / "experiment" / f"{experiment}.yaml"
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML that rejects a mapping with a duplicate key, where plain YAML uses the last value."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = [key for i, key in enumerate(keys) if key in keys[:i]]
-        if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} is defined twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
 def _read(file: Path) -> Any:
     try:
-        return yaml.load(file.read_text(), Loader=_UniqueKeys)  # a SafeLoader
-    except (OSError, UnicodeDecodeError) as error:
+        return yaml_text.read_as_written(read_text(file))
+    except yaml_text.YamlError as error:
+        raise UserError(f"{file}: not valid YAML ({error})") from error
+    except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read ({error})") from error
-    except yaml.YAMLError as error:
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        mark = getattr(error, "problem_mark", None)
-        raise UserError(f"{file}{f', line {mark.line + 1}' if mark else ''}: not valid YAML ({problem})") from error
 
 
 def _mapping(raw: Any, where: str, accepted: Sequence[str]) -> dict[str, Any]:
@@ -136,12 +128,20 @@ def _texts(raw: Any, where: str) -> tuple[str, ...]:
         raise UserError(f"{where}: not a list; write [first, second]")
     for item in items:
         if not isinstance(item, str):
-            shown = " ".join(f"{k}={v}" for k, v in item.items()) if isinstance(item, dict) else item
-            raise UserError(f"{where}: {item!r} is not a text; write {shown}")
+            example = " ".join(f"{k}={v}" for k, v in item.items()) if isinstance(item, dict) else "key=value"
+            raise UserError(f"{where}: {item!r} is not a text; write {example}")
     return tuple(items)
 
 
-def _stages(content: Mapping[str, Any], file: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+def _line(content: Mapping[str, Any], key: str) -> str:
+    """A text of the experiment; "" where it is missing or null."""
+    text = content.get(key) or ""
+    if not isinstance(text, str):
+        raise UserError(f"{key}: not a text; write {key}: a sentence")
+    return text
+
+
+def _stages(content: Mapping[str, Any], file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     stages = content.get("stages")
     if not isinstance(stages, dict) or not stages:
         raise UserError("stages: missing; a mapping from each stage's name to its command, overrides and needs")
@@ -154,7 +154,7 @@ def _stages(content: Mapping[str, Any], file: Path) -> Iterator[tuple[Any, dict[
 
 def _expand(name: str, raw: Mapping[str, Any], common: Mapping[str, tuple[str, ...]]) -> Iterator[Stage]:
     """One stage for each combination of the matrix, or one stage without a matrix."""
-    command = str(raw["command"])
+    command = _line(raw, "command")
     own = _texts(raw.get("overrides"), f"stage {name}: overrides")
     needs = _texts(raw.get("needs"), f"stage {name}: needs")
     if command == REPORT and own:
@@ -185,16 +185,22 @@ def _combinations(name: str, matrix: Any) -> list[dict[str, str]]:
                 raise UserError(
                     f"stage {name}: matrix: {axis}.{choice} is not a mapping of further names, such as {{freeze: none}}"
                 )
-            points.append({str(axis): _text(choice), **{f"{axis}.{k}": _text(v) for k, v in further.items()}})
+            names = {axis: choice, **{f"{axis}.{k}": v for k, v in further.items()}}
+            if not all(isinstance(value, str | None) for value in names.values()):
+                raise UserError(f"stage {name}: matrix: {axis}.{choice} holds a list or a mapping; give single values")
+            points.append({key: _text(value) for key, value in names.items()})
         axes.append(points)
+    count = math.prod(map(len, axes))
+    if count > MOST_STAGES:
+        raise UserError(
+            f"stage {name}: matrix: {count:,} combinations, above the {MOST_STAGES:,} that an experiment may have"
+        )
     return [{k: v for point in combination for k, v in point.items()} for combination in itertools.product(*axes)]
 
 
-def _text(value: Any) -> str:
+def _text(value: str | None) -> str:
     """A YAML scalar as text after `key=`."""
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return "null" if value is None else value
 
 
 def _value(stage: str, placeholder: str, values: Mapping[str, str]) -> str:

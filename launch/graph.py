@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from dist_advss import yaml_text
 from dist_advss.config.commands import COMMANDS
 from dist_advss.errors import UserError, nearest
-from dist_advss.files import write_text
+from dist_advss.files import read_text, write_text
 
 REPORT = "report"  # the one stage that is no run: a page about the others
 STAGES = (*COMMANDS, REPORT)
 REFERENCE = re.compile(r"(?<=[=\[,])@([^/,\]]+)")  # in init=@stage/checkpoints/last.pt, or sources=[@one,@other]
-FOLDER_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")
+FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def build(name: str, description: str, stages: Iterable[Stage]) -> Experiment:
     """The checked graph of these stages. Raises UserError for a wrong name, command or need, or a cycle."""
     by_name: dict[str, Stage] = {}
     for stage in stages:
-        if not FOLDER_NAME.match(stage.name):
+        if not FOLDER_NAME.fullmatch(stage.name):
             raise UserError(
                 f"stage {stage.name!r}: not usable as a folder name; use letters, digits, _ and -, at most 100"
             )
@@ -103,13 +104,13 @@ def stored(directory: Path) -> Experiment | None:
     if not file.is_file():
         return None
     try:
-        content = yaml.safe_load(file.read_text())
+        content = yaml_text.read_as_written(read_text(file))
         stages = [
             Stage(str(name), s["command"], tuple(map(str, s["overrides"])), tuple(map(str, s["needs"])))
             for name, s in content["stages"].items()
         ]
-        return build(str(content["name"]), str(content.get("description", "")), stages)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        return build(str(content["name"]), content.get("description") or "", stages)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{file}: not readable as an experiment ({reason}); launch into another folder") from error
 
@@ -123,23 +124,21 @@ def _with_references(stage: Stage) -> Stage:
 
 def _ordered(stages: Mapping[str, Stage]) -> list[str]:
     """Stage names in topological order, otherwise as defined. Raises UserError for a cycle."""
-    order: list[str] = []
-    path: list[str] = []
-
-    def visit(name: str) -> None:
-        if name in path:
-            raise UserError(f"stages need each other in a circle: {' -> '.join([*path[path.index(name) :], name])}")
-        if name in order:
-            return
-        path.append(name)
-        for need in stages[name].needs:
-            visit(need)
-        path.pop()
-        order.append(name)
-
-    for name in stages:
-        visit(name)
-    return order
+    order: dict[str, None] = {}
+    for first in stages:
+        path: dict[str, Iterator[str]] = {first: iter(stages[first].needs)} if first not in order else {}
+        while path:
+            name = next(reversed(path))
+            need = next(path[name], None)
+            if need is None:
+                del path[name]
+                order[name] = None
+            elif need in path:
+                circle = list(path)[list(path).index(need) :]
+                raise UserError(f"stages need each other in a circle: {' -> '.join([*circle, need])}")
+            elif need not in order:
+                path[need] = iter(stages[need].needs)
+    return list(order)
 
 
 def _close(name: str, stages: Mapping[str, Stage]) -> str:

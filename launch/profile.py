@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from dist_advss import yaml_text
 from dist_advss.config.compose import compose_node, config_dir, options, parse_words
 from dist_advss.config.keys import key
 from dist_advss.errors import UserError, nearest
+from dist_advss.files import read_text
 
 from .graph import REPORT, STAGES
 
@@ -123,11 +123,11 @@ def choose(cluster: str, words: Sequence[str] = ()) -> Settings:
         raise UserError(f"cluster={cluster}: no such file in configs/cluster; {nearest(cluster, options('cluster'))}")
     file = Path(cluster) if own else config_dir() / "cluster" / f"{cluster}.yaml"
     try:
-        raw = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raw = yaml_text.read(read_text(file))
+    except (OSError, ValueError) as error:
         raise UserError(f"cluster={cluster}: cannot be read ({str(error).splitlines()[0]})") from error
     kind = raw.get("name") if isinstance(raw, dict) else None
-    if kind not in CLUSTERS:
+    if not isinstance(kind, str) or kind not in CLUSTERS:
         raise UserError(f"cluster={cluster}: name: {kind}: not a kind of cluster; {nearest(str(kind), CLUSTERS)}")
     if kind != "slurm":
         settings: Settings = compose_node("cluster", CLUSTERS[kind](), raw, words)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import RunError, Stopped, UserError, exit_code, nearest
+from ..text import one_line
 from . import files, launches, runs
 from .parser import Commands
 
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complain(error: BaseException) -> int:
-    print(f"dist-advss: {' '.join(str(error).splitlines())}", file=sys.stderr)
+    print(f"dist-advss: {one_line(str(error))}", file=sys.stderr)
     return exit_code(error)
 
 

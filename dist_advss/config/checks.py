@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from unicodedata import category
 
 from ..errors import UserError, nearest
 from .backbones import BACKBONES, ENSEMBLE
@@ -21,7 +22,10 @@ def check_value(name: str, value: Any, metadata: Any) -> None:
     choices, low, high = metadata.get("choices"), metadata.get("low"), metadata.get("high")
     if choices and value not in choices:
         raise UserError(f"{name}={value}: not accepted; {nearest(str(value), map(str, choices))}")
-    if value is None or isinstance(value, (str, bool)):
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and any(category(c) in ("Cc", "Cs") and c not in "\n\t" for c in text):
+            raise UserError(f"{name}={text!r}: holds a control character, or bytes that are not UTF-8; rename it")
+    if value is None or isinstance(value, (str, bool, list)):
         return
     if low is not None and value < low:
         raise UserError(f"{name}={value}: below the smallest accepted value, {low:g}")
@@ -31,7 +35,8 @@ def check_value(name: str, value: Any, metadata: Any) -> None:
 
 def check(command: str, config: Any) -> None:
     """Refuses combinations that cannot work, before the run writes anything. Raises UserError."""
-    # Several commands share these groups of keys.
+    # Several commands share these keys.
+    _check_out(config.out)
     check_data(config.data)
     if hasattr(config, "attack"):
         _check_attack(config)
@@ -63,6 +68,9 @@ def check_evaluation(command: str, config: Any) -> None:
 
 def check_transfer(command: str, config: Any) -> None:
     """The checks of `transfer`. Raises UserError."""
+    if not config.sources or config.targets == []:
+        key = "targets" if config.sources else "sources"
+        raise UserError(f"{key}=[]: no run to {'test' if config.sources else 'attack'}; give {key}=[RUN,RUN]")
     if config.attack.steps == 0:
         raise UserError("attack=none: transfer needs adversarial images; choose attack=pgd20")
 
@@ -109,6 +117,12 @@ def check_shape(data: Any) -> None:
         given, has = getattr(data, key), getattr(facts, key)
         if has is not None and given != has:
             raise UserError(f"data.{key}={given}: {data.name} has {has}; set data.{key}={has}")
+
+
+def _check_out(out: str) -> None:
+    parts = out.split("/")
+    if any(c in out for c in "\n\t") or max(len(part.encode()) for part in parts) > 255 or len(out.encode()) > 4000:
+        raise UserError(f"out={out}: not usable as a folder; give one line of at most 255 bytes between two slashes")
 
 
 def _check_model(command: str, config: Any) -> None:

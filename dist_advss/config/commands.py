@@ -25,6 +25,7 @@ class Command:
     check       "module:function", called with the command's name and its configuration; raises UserError
     source      key that names the run to inherit from
     lists       keys that name several runs, which must fit together
+    trust       key that names the user's files (FILE.py:CLASS) with the objectives of those runs, which the command runs
     classifiers whether those runs must be fine-tuned ones
     labelled    whether its objectives learn from labels; None: it does not train
     """
@@ -36,6 +37,7 @@ class Command:
     check: str | None = None
     source: str | None = None
     lists: tuple[str, ...] = ()
+    trust: str | None = None
     classifiers: bool = False
     labelled: bool | None = None
 
@@ -88,6 +90,7 @@ COMMANDS: dict[str, Command] = {
         run="dist_advss.evaluation.transfer:transfer",
         check="dist_advss.config.checks:check_transfer",
         lists=("sources", "targets"),
+        trust="trust",
     ),
 }
 

@@ -3,10 +3,13 @@
 `compose("pretrain", ["objective=jigsaw", "attack.eps=8/255", "out=RUN"])` reads YAML files with Hydra and merges them into the
 dataclasses of `schema`. It then sets the single values and runs `checks`. A mistake raises a `UserError` that names the key,
 the value, the accepted values and the nearest valid name. Nothing has been written by then.
+
+A value is never more than its text: `${…}` is not replaced, neither in words nor in the configuration of another run.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import re
@@ -18,11 +21,12 @@ from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import UserError, nearest
+from ..yaml_text import read_as_written
 from . import checks, plugins
 from .commands import COMMANDS
+from .keys import REQUIRED
 from .objectives import OBJECTIVES, is_plugin, keys_of
 from .schema import Data, TrainConfig
 
@@ -68,7 +72,7 @@ def schema_of(command: str, words: Sequence[str]) -> Any:
 
 def restore(raw: dict[str, Any]) -> TrainConfig:
     """The configuration in a run's config.yaml. Raises UserError if another version wrote it."""
-    name = raw.get("objective", {}).get("name", "")
+    name = str(raw.get("objective", {}).get("name", ""))
     if name not in OBJECTIVES and not is_plugin(name):
         raise UserError(f"objective.name={name}: unknown to this version; {nearest(name, OBJECTIVES)}")
     config: TrainConfig = _fill(_tree(TrainConfig, raw), raw, [])
@@ -111,11 +115,11 @@ def _fill(tree: Any, raw: dict[str, Any], values: Sequence[tuple[str, str]], pre
     Converts each value and checks it against its field's `choices`, `low` and `high`. Messages show `prefix` before names.
     Raises UserError.
     """
-    config = OmegaConf.structured(tree)
+    config = copy.deepcopy(tree)
     for name, value in [*_leaves(raw, tree), *values]:
-        _set(config, tree, name, value, prefix)
-    _refuse_missing(config, tree, prefix)
-    return OmegaConf.to_object(config)
+        _set(config, name, value, prefix)
+    _refuse_missing(config, prefix)
+    return config
 
 
 def as_yaml(config: Any) -> str:
@@ -139,7 +143,7 @@ def _tree(schema: type, raw: dict[str, Any]) -> Any:
     """An instance of the schema, with its `objective` node of the class that `raw` chooses."""
     tree = schema()
     if "objective" in raw:
-        tree.objective = keys_of(raw["objective"]["name"])()
+        tree.objective = keys_of(str(raw["objective"]["name"]))()
     return tree
 
 
@@ -186,19 +190,20 @@ def _leaves(raw: dict[str, Any], tree: Any, prefix: str = "") -> Iterator[tuple[
             yield f"{prefix}{name}", value
 
 
-def _set(config: Any, tree: Any, name: str, value: Any, prefix: str) -> None:
+def _set(config: Any, name: str, value: Any, prefix: str) -> None:
     """One value, converted to its field's type. Raises UserError for an unknown key or a value that does not fit."""
-    field, kind = _field(tree, name, prefix)
+    node, field, kind = _field(config, name, prefix)
     try:
-        OmegaConf.update(config, name, _convert(value, kind))
-        held = OmegaConf.select(config, name)  # raises for an interpolation of an unknown key
-    except (OmegaConfBaseException, ArithmeticError, TypeError, ValueError, yaml.YAMLError) as error:
+        held = value if value == REQUIRED else _convert(value, kind)
+    except (ArithmeticError, TypeError, ValueError) as error:
         raise UserError(f"{prefix}{name}={value}: not {_describe(kind)}; {field.metadata['help']}") from error
-    checks.check_value(f"{prefix}{name}", held, field.metadata)
+    if held != REQUIRED:
+        checks.check_value(f"{prefix}{name}", held, field.metadata)
+    setattr(node, field.name, held)
 
 
-def _field(tree: Any, name: str, prefix: str) -> tuple[Any, Any]:
-    """The dataclass field that a dotted name leads to, and its type. Raises UserError, with `prefix` before the name."""
+def _field(tree: Any, name: str, prefix: str) -> tuple[Any, Any, Any]:
+    """The node that holds a dotted name, its dataclass field and its type. Raises UserError, with `prefix` before the name."""
     node, seen, full = tree, prefix, f"{prefix}{name}"
     parts = name.split(".")
     for depth, part in enumerate(parts):
@@ -212,7 +217,7 @@ def _field(tree: Any, name: str, prefix: str) -> tuple[Any, Any]:
             raise UserError(f"{full}: a group of keys, not a value; set one of {keys}")
         if last:
             field = next(f for f in dataclasses.fields(node) if f.name == part)
-            return field, typing.get_type_hints(type(node))[part]
+            return node, field, typing.get_type_hints(type(node))[part]
         if not dataclasses.is_dataclass(inner):
             raise UserError(f"{full}: {seen}{part} is a value, not a group of keys; set {seen}{part}=…")
         node, seen = inner, f"{seen}{part}."
@@ -220,14 +225,14 @@ def _field(tree: Any, name: str, prefix: str) -> tuple[Any, Any]:
 
 
 def _convert(value: Any, kind: Any) -> Any:
-    """Converts text from the command line for OmegaConf: null, lists, fractions."""
+    """A text or a YAML value as the type of a field. Raises ValueError, TypeError or ArithmeticError."""
     inner = [t for t in typing.get_args(kind) if t is not type(None)]
     optional = isinstance(kind, types.UnionType)
     base = inner[0] if optional else kind
     if optional and value in (None, "null", "none", "None", ""):
         return None
     if typing.get_origin(base) is list:
-        items = yaml.safe_load(value) if isinstance(value, str) else value
+        items = read_as_written(value) if isinstance(value, str) else value
         if not isinstance(items, list):
             raise ValueError("not a list")
         return [_convert(item, typing.get_args(base)[0]) for item in items]
@@ -237,11 +242,27 @@ def _convert(value: Any, kind: Any) -> Any:
         if number != number or abs(number) == float("inf"):
             raise ValueError("not a finite number")
         return number
-    if base is int and (isinstance(value, bool) or (isinstance(value, float) and value != int(value))):
-        raise ValueError("not a whole number")
-    if base is str and isinstance(value, str) and not value.strip():
+    if not isinstance(value, str | int | float):
+        raise TypeError("not a single value")
+    if base is bool:
+        return _as_bool(value)
+    if base is int:
+        if isinstance(value, bool) or (isinstance(value, float) and value != int(value)):
+            raise ValueError("not a whole number")
+        return int(value)
+    text = str(value)
+    if not text.strip():
         raise ValueError("empty")
-    return value
+    return text
+
+
+def _as_bool(value: str | int | float) -> bool:
+    text = str(value).lower()
+    if text in ("true", "yes", "on", "1"):
+        return True
+    if text in ("false", "no", "off", "0"):
+        return False
+    raise ValueError("not true or false")
 
 
 def _describe(kind: Any) -> str:
@@ -255,7 +276,10 @@ def _describe(kind: Any) -> str:
     )
 
 
-def _refuse_missing(config: Any, tree: Any, prefix: str) -> None:
-    for name in sorted(OmegaConf.missing_keys(config)):
-        field, _ = _field(tree, name, prefix)
-        raise UserError(f"{prefix}{name}: missing; give {prefix}{name}=… ({field.metadata['help']})")
+def _refuse_missing(node: Any, prefix: str) -> None:
+    for field in sorted(dataclasses.fields(node), key=lambda field: field.name):
+        value = getattr(node, field.name)
+        if dataclasses.is_dataclass(value):
+            _refuse_missing(value, f"{prefix}{field.name}.")
+        elif value == REQUIRED:
+            raise UserError(f"{prefix}{field.name}: missing; give {prefix}{field.name}=… ({field.metadata['help']})")

@@ -6,9 +6,7 @@ import dataclasses
 from dataclasses import field
 from typing import Any
 
-from omegaconf import MISSING
-
-REQUIRED = MISSING  # the default of a required key
+REQUIRED = "???"  # the default of a required key, and its value in a YAML file
 
 
 def key(

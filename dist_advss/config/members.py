@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from ..errors import UserError
+from ..yaml_text import YamlError, read_as_written
 from .backbones import ENSEMBLE
 from .commands import COMMANDS
-from .objectives import is_pretext
+from .objectives import is_plugin, is_pretext
+from .plugins import refuse_untrusted
 from .source_run import config_of, passed_on
 
 
@@ -23,20 +23,20 @@ def data_of(
     size, channels or number of classes.
     """
     first: dict[str, Any] | None = None
-    classes: dict[str, int] = {}
+    classes: dict[str, Any] = {}
     for key in COMMANDS[command].lists:
         for source in listed(chosen.get(key, "")):
             config = config_of(key, source, planned)
-            _check(command, key, source, config)
+            _check(command, key, source, config, chosen)
             data = config["data"]
             first = first or data
             for name in ("size", "channels"):
-                if data[name] != first[name]:
+                if data.get(name) != first.get(name):
                     raise UserError(
-                        f"{key}: {source} has data.{name}={data[name]}, the first run {first[name]}; all must match"
+                        f"{key}: {source} has data.{name}={data.get(name)}, the first run {first.get(name)}; all must match"
                     )
             if not is_pretext(config["objective"]["name"]):
-                classes[source] = data["classes"]
+                classes[source] = data.get("classes")
                 if len(set(classes.values())) > 1:
                     raise UserError(f"{key}: {_counts(classes)}; all must use the same classes")
     return {} if first is None or "data" in chosen else {"data": passed_on("data", first)}
@@ -45,20 +45,23 @@ def data_of(
 def listed(text: str) -> list[str]:
     """`[a,b]` from the command line, as a list; [] for any other text, which composition refuses."""
     try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError:
+        found = read_as_written(text)
+    except YamlError:
         return []
     return [str(item) for item in found] if isinstance(found, list) else []
 
 
-def _check(command: str, key: str, source: str, config: Mapping[str, Any]) -> None:
+def _check(command: str, key: str, source: str, config: Mapping[str, Any], chosen: Mapping[str, str]) -> None:
+    trust, objective = COMMANDS[command].trust, config["objective"]["name"]
+    if trust is not None and is_plugin(objective):
+        refuse_untrusted(key, source, objective, listed(chosen.get(trust, "")))
     if COMMANDS[command].classifiers and is_pretext(config["objective"]["name"]):
         raise UserError(
             f"{key}: {source} was pre-trained on {config['objective']['name']} and has no classifier; fine-tune it first"
         )
-    if key == "model.members" and config["model"]["name"] == ENSEMBLE:
+    if key == "model.members" and config["model"].get("name") == ENSEMBLE:
         raise UserError(f"{key}: {source} is an ensemble; list its members instead")
 
 
-def _counts(classes: Mapping[str, int]) -> str:
+def _counts(classes: Mapping[str, Any]) -> str:
     return ", ".join(f"{source} has data.classes={count}" for source, count in classes.items())

@@ -154,13 +154,13 @@ class Engine:
 @dataclass
 class Guard:
     hang_s: float = key(
-        900,
+        900.0,
         "end a job with code 75 after this many seconds without a step; it writes its stacks first",
         low=1,
         high=1e6,
     )
     start_s: float = key(
-        1800,
+        1800.0,
         "the same limit for the first step, which includes compilation, and for processes to connect",
         low=1,
         high=1e6,
@@ -302,6 +302,11 @@ class TransferConfig:
     pick: str = key("best_ra", "checkpoint to read from a run folder", choices=("best_ra", "best_ta", "last"))
     out: str = key(
         REQUIRED, "folder of the result; rerunning the same command keeps a finished one", where=True, per_run=True
+    )
+    trust: list[str] = key(
+        [],
+        "files that this command may run, as [FILE.py:CLASS]: the objectives of runs with a pretext task of yours",
+        where=True,
     )
     split: str = key("test", "images to use", choices=("test", "validation"))
     seed: int = key(0, "seed of the attack's random starts and of the pretext tasks' draws", low=0)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from .. import yaml_text
 from ..errors import UserError
+from ..files import read_text
 from .keys import names_with
 from .schema import TrainConfig
 
@@ -32,10 +33,10 @@ def passed_on(node: str, content: Mapping[str, Any]) -> dict[str, Any]:
 def read(key: str, source: str, wanted: Sequence[str]) -> dict[str, Any] | None:
     """The config.yaml of a run on disk; None for a checkpoint without one if the words choose every group."""
     path, folder = Path(source), run_folder(source)
-    if not path.exists():
+    if not os.path.exists(path):  # unlike Path.exists, never raises
         raise UserError(f"{key}={source}: no such {'checkpoint' if path.suffix == '.pt' else 'run folder'}")
     file = folder / "config.yaml"
-    if not file.is_file():
+    if not os.path.isfile(file):
         if path.is_file() and not wanted:
             return None
         if path.is_file():
@@ -48,8 +49,8 @@ def read(key: str, source: str, wanted: Sequence[str]) -> dict[str, Any] | None:
             f"{key}={folder / 'checkpoints' / 'best_ra.pt'}"
         )
     try:
-        config = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        config = yaml_text.read(read_text(file))
+    except (OSError, ValueError) as error:
         raise UserError(f"{key}={source}: its config.yaml cannot be read ({str(error).splitlines()[0]})") from error
     config = config if isinstance(config, dict) else {}
     if not all(isinstance(node, dict) for node in (*map(config.get, NODES), config.get("objective", {}))):
@@ -62,6 +63,6 @@ def read(key: str, source: str, wanted: Sequence[str]) -> dict[str, Any] | None:
 def config_of(key: str, source: str, planned: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The configuration of a run with weights, planned or on disk, as a nested mapping. Raises UserError."""
     config = (planned or {}).get(str(run_folder(source))) or read(key, source, ("data", "model"))
-    if config is None or "objective" not in config:
+    if config is None or not isinstance(config.get("objective", {}).get("name"), str):
         raise UserError(f"{key}={source}: leaves no weights; give pretrain or finetune runs")
     return config

@@ -8,6 +8,7 @@ So an image that was found on one task can be judged on another.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,8 @@ from torch import Tensor
 from .. import attacks, objectives
 from ..attacks.pgd import step_size
 from ..config.compose import restore
+from ..config.objectives import is_plugin
+from ..config.plugins import refuse_untrusted
 from ..config.schema import Data, TransferConfig
 from ..config.source_run import config_of
 from ..data import Batch, as_float, make_loader
@@ -60,7 +63,7 @@ def _transfer(config: TransferConfig, data: Data, out: Path, world: World) -> No
     names = config.targets or config.sources
     models, sources = {}, {}
     for name in dict.fromkeys([*config.sources, *names]):
-        model, sources[name] = load_model(name, config.pick)
+        model, sources[name] = load_model(name, config.pick, config.trust)
         models[name] = model.to(world.device).eval()
     images = world.on_rank_zero(lambda: survey(config.data, config.split))
     now = MadeFrom(images, digests(sources.values()))
@@ -114,13 +117,16 @@ def _result(
     }
 
 
-def load_model(source: str, pick: str) -> tuple[Objective, Loaded]:
+def load_model(source: str, pick: str, trust: Sequence[str] = ()) -> tuple[Objective, Loaded]:
     """A run's objective with the weights of its checkpoint, and that checkpoint.
 
+    An objective in a user's file is run only if `trust` names it (FILE.py:CLASS).
     Raises UserError when they do not fit its config.yaml.
     """
     config = restore(config_of("sources", source))
     keys = config.objective
+    if is_plugin(keys.name):
+        refuse_untrusted("sources", source, keys.name, trust)
     if keys.couples_rows or keys.views > 1:
         raise UserError(
             f"sources={source}: objective={keys.name} compares images with each other, and transfer judges each image by "

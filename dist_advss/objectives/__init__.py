@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
+import contextlib
 from typing import Any
 
 from ..config.implementation import implementation
 from ..config.objectives import OBJECTIVES, is_plugin
 from ..config.schema import TrainConfig
-from ..errors import UserError
 from ..models import build as build_backbone
 from ..models.convolution import replace_unsound
 from ..rng import initialisation
@@ -17,6 +15,7 @@ from .base import Judgement, Objective, Outcome, Task
 from .classify import Classify
 from .jigsaw import Jigsaw
 from .joint import Joint
+from .plugin import errors_of, load_plugin, try_out
 from .rotation import Rotation
 from .selfie import Selfie
 from .trades import Trades
@@ -33,17 +32,23 @@ __all__ = [
     "Task",
     "Trades",
     "build",
+    "errors_of",
     "load_plugin",
+    "try_out",
 ]
 
 
 def build(config: TrainConfig) -> Objective:
-    """The objective with a fresh backbone and heads; the weights are a function of config.seed alone."""
+    """The objective with a fresh backbone and heads; the weights are a function of config.seed alone.
+
+    Raises UserError for an error in a user's file.
+    """
     name = config.objective.name
     with initialisation(config.seed, "model"):
         backbone = build_backbone(config.model, config.data)
         classes = (config.data.classes,) if config.objective.labelled else ()
-        objective: Objective = class_of(name)(config.objective, backbone, *classes)
+        with errors_of(name) if is_plugin(name) else contextlib.nullcontext():
+            objective: Objective = class_of(name)(config.objective, backbone, *classes)
     replace_unsound(objective)  # a plug-in may bring its own layers
     if config.freeze == "encoder":
         objective.freeze_encoder()
@@ -56,17 +61,3 @@ def class_of(name: str) -> type[Any]:
         return load_plugin(name)
     objective: type[Any] = implementation(OBJECTIVES[name].build)
     return objective
-
-
-def load_plugin(name: str) -> type[Objective]:
-    """The class that FILE.py:CLASS names. Runs the file. Raises UserError unless the class is an `Objective`."""
-    file, _, member = name.rpartition(":")
-    spec = importlib.util.spec_from_file_location(f"dist_advss_plugin_{member}", file)
-    if spec is None or spec.loader is None or not Path(file).is_file():
-        raise UserError(f"objective={name}: no such file; restore it")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found = getattr(module, member)
-    if not (isinstance(found, type) and issubclass(found, Objective)):
-        raise UserError(f"objective={name}: not a subclass of dist_advss.objectives.Objective")
-    return found

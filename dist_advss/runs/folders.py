@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from .. import yaml_text
+from ..files import read_text
 
 OF_A_RUN = ("config.yaml", "metrics.jsonl", "result.json")
 NOT_RUNS = {"checkpoints", "samples", "wandb", "logs"}
@@ -55,7 +56,11 @@ def experiment(directory: Path) -> dict[str, Any]:
 
 def _inside(directory: Path, prefix: str) -> Iterator[Place]:
     stages = experiment(directory).get("stages")
-    planned = {str(k): v for k, v in stages.items() if isinstance(v, dict)} if isinstance(stages, dict) else {}
+    planned = (
+        {name: stage for name, stage in stages.items() if isinstance(stage, dict) and _is_child(name)}
+        if isinstance(stages, dict)
+        else {}
+    )
     for stage, plan in planned.items():
         overrides, needs = plan.get("overrides"), plan.get("needs")
         yield Place(
@@ -74,14 +79,19 @@ def _inside(directory: Path, prefix: str) -> Iterator[Place]:
             yield from _inside(child, f"{child.name}/")
 
 
+def _is_child(name: str) -> bool:
+    """Whether a stage's name is that of a folder inside the launch folder, and not of one elsewhere."""
+    return name not in ("", ".", "..") and not set("/\0") & set(name) and len(name) < 256
+
+
 def mapping(file: Path, problems: list[str]) -> dict[str, Any]:
     """The mapping in a YAML or JSON file; {} if it is missing or damaged. A damaged file adds a line to `problems`."""
     try:
-        text = file.read_text(encoding="utf-8")
-        content = json.loads(text) if file.suffix == ".json" else yaml.load(text, Loader=_YamlLoader)
+        text = read_text(file)
+        content = json.loads(text) if file.suffix == ".json" else yaml_text.read(text)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         problems.append(f"{file.name} cannot be read ({type(error).__name__})")
         return {}
     if isinstance(content, dict):
@@ -108,13 +118,3 @@ def lookup(tree: Any, name: str, default: Any = None) -> Any:
             return default
         tree = tree[part]
     return tree
-
-
-class _YamlLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML without dates: `seed: 2020-01-01` stays text, so that every value is shown as written."""
-
-
-_YamlLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}

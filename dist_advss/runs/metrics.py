@@ -11,9 +11,11 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files import read_bytes
 from ..text import plural
 
 LONGEST = 1000  # entries read of a list in a line
+LARGEST_FILE = 4 * 2**30  # bytes of metrics.jsonl
 LARGEST = 1e15  # a number above it, or infinite, counts as damage
 
 Floats = NDArray[np.float64]
@@ -183,7 +185,7 @@ class Reader:
             told = file.stat()
             version = (told.st_mtime_ns, told.st_size)
             if file not in self._known or self._known[file][0] != version:
-                self._known[file] = (version, parse(file.read_bytes()))
+                self._known[file] = (version, parse(read_bytes(file, LARGEST_FILE)))
         except FileNotFoundError:
             return Metrics()
         except OSError as error:

@@ -24,9 +24,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import psutil
 
-from ..files import locked, write_json
+from ..files import locked, read_text, write_json
 from .folders import is_run, last_writes
-from .metrics import Metrics, Reader
+from .metrics import Metrics, Reader, number
 
 State = Literal["waiting", "queued", "running", "finished", "stopped", "failed", "died", "skipped"]
 STATES: tuple[State, ...] = ("finished", "running", "queued", "stopped", "failed", "died", "skipped", "waiting")
@@ -81,11 +81,23 @@ def write(folder: Path, status: Status) -> None:
 def read(folder: Path) -> Status:
     """FOLDER/state.json; "waiting" where it is missing or damaged."""
     try:
-        content: dict[str, Any] = json.loads((folder / "state.json").read_text())
+        content: dict[str, Any] = json.loads(read_text(folder / "state.json"))
         status = Status(**content)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return Status("waiting")
-    return status if status.state in STATES else Status("waiting")
+    return status if _is_plausible(status) else Status("waiting")
+
+
+def _is_plausible(status: Status) -> bool:
+    """Whether each value is of its type, so that nothing below has to check."""
+    texts = (status.host, status.error, status.job, status.nodes)
+    numbers = (status.born, status.started, status.ended)
+    return (
+        status.state in STATES
+        and (status.pid is None or (type(status.pid) is int and 0 < status.pid < 2**31))
+        and all(text is None or isinstance(text, str) for text in texts)
+        and all(value is None or number(value) is not None for value in numbers)
+    )
 
 
 def product(directory: Path, stage: Stage) -> Path:

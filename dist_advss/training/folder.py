@@ -8,13 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from .. import yaml_text
 from ..config.compose import as_yaml
 from ..config.flags import says_where
 from ..engines import World, find_place
 from ..errors import UserError
-from ..files import only_process, write_text
+from ..files import only_process, read_text, write_text
 from .made_from import MadeFrom, recorded, refuse_stale, refuse_to_resume, write
 
 
@@ -86,8 +85,8 @@ def refuse_other_config(folder: Path, config: Any) -> None:
     if not path.exists():
         return
     try:
-        before = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        before = yaml_text.read(read_text(path))
+    except (OSError, ValueError):
         before = None
     if not isinstance(before, dict):
         raise UserError(f"out={folder}: its config.yaml was not written by dist-advss; choose another folder")

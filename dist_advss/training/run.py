@@ -10,6 +10,7 @@ from typing import Any
 from .. import attacks, engines, objectives
 from ..config.checks import check_world
 from ..config.commands import COMMANDS
+from ..config.objectives import is_plugin
 from ..config.schema import Data, TrainConfig
 from ..data import Loader, make_loader, resolve_loader
 from ..engines import World
@@ -69,6 +70,8 @@ def _train(config: TrainConfig, data: Data, command: str, out: Path, world: Worl
     _refuse_few_held_out(config, held_out.count, world.size)
     steps = len(loader)
     objective = objectives.build(config)
+    if is_plugin(config.objective.name):
+        objectives.try_out(config.objective.name, objective, config.data)
     parameters = count_parameters(objective)
     has_checkpoint = world.on_rank_zero(lambda: bool(checkpoint.states(out / "checkpoints")))
     transferred, loaded = (None, []) if has_checkpoint else _initial_weights(config, objective)
@@ -93,6 +96,8 @@ def _train(config: TrainConfig, data: Data, command: str, out: Path, world: Worl
 
         # 4. The result comes last: a folder that has one is finished.
         tracker.start(trainer.global_step)
+        if is_plugin(config.objective.name):
+            stack.enter_context(objectives.errors_of(config.objective.name, out / f"error{world.rank or ''}.txt"))
         trainer.run(interrupt)
         if world.rank == 0:
             result = _result(config, command, trainer, loader, world, parameters)

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from omegaconf import MISSING
 
 from dist_advss.config.explain import help_of
+from dist_advss.config.keys import REQUIRED
 from dist_advss.config.objectives import OBJECTIVES
 from dist_advss.config.schema import EvaluateConfig, TrainConfig
 
@@ -40,7 +40,7 @@ def test_every_key_has_a_sentence(field: Any, default: Any) -> None:
 @pytest.mark.parametrize(("field", "default"), KEYS)
 def test_every_default_is_a_value_that_is_accepted(field: Any, default: Any) -> None:
     accepted = field.metadata
-    if default in (MISSING, None):
+    if default in (REQUIRED, None):
         return
     assert accepted["choices"] is None or default in accepted["choices"]
     assert accepted["low"] is None or default >= accepted["low"]

@@ -61,7 +61,6 @@ WRONG_TYPE = [
     ("pretrain", "schedule.milestones=[null]", "schedule.milestones=[null]", "a list such as [0.6,0.8]"),
     ("pretrain", "model.mean=0.5", "model.mean=0.5", "a list", "nor null"),
     ("pretrain", "tracking.project=", "tracking.project=", "a text"),
-    ("pretrain", "init=${nowhere}", "init=${nowhere}", "a text"),
 ]
 OUT_OF_RANGE = [
     ("pretrain", "train.batch_size=0", "train.batch_size=0", "smallest accepted value, 1"),
