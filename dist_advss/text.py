@@ -11,8 +11,14 @@ def printable(text: str | os.PathLike[str]) -> str:
 
     Bytes that are not UTF-8, as in names of older systems, and control characters become escapes: "caf\\xe9.png".
     """
-    decoded = os.fsencode(text).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in decoded)
+    return "".join(c if c.isprintable() else _escape(c) for c in os.fspath(text))
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code < 0xDD00:  # a byte of a file name that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
 
 
 def clock(seconds: float | None) -> str:
@@ -42,17 +48,8 @@ def number_text(value: float | None, form: str) -> str:
     return "" if value is None else f"{value:{form}}"
 
 
-def printable(text: str) -> str:
-    """The text with its control characters written as escapes, such as \\x1b, so that a terminal shows them and does nothing.
-
-    Line ends and tabs stay. Half characters (of a file name that is not UTF-8) and marks that reverse the order of reading
-    are escapes too.
-    """
-    return "".join(c if c.isprintable() or c in "\n\t\xa0" else c.encode("unicode_escape").decode() for c in text)
-
-
 def one_line(text: str, longest: int = 2000) -> str:
-    """`printable` as a single line, cut in the middle above `longest` characters."""
+    """A message of an error: its lines joined, `printable`, and cut in the middle above `longest` characters."""
     line = printable(" ".join(text.splitlines()).replace("\t", " "))
     half = longest // 2
     return line if len(line) <= longest else f"{line[:half]} … {line[-half:]}"
