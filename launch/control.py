@@ -19,6 +19,7 @@ from .graph import Experiment
 from .job.task import log_file
 from .queue import slurm as queue
 from .queue import submission as slurm
+from .queue.environment import without_job
 from .status import experiment_of
 
 POLL = 1.0  # seconds between two reads of a log
@@ -107,7 +108,7 @@ def shell(directory: Path, stage: str, command: Sequence[str] = ("bash",)) -> in
         )
     terminal = ["--pty"] if sys.stdin.isatty() else []
     words = ["srun", f"--jobid={_number(job.id)}", "--overlap", "--nodes=1", "--ntasks=1", *terminal, *command]
-    return subprocess.run(words, check=False).returncode
+    return subprocess.run(words, check=False, env=without_job()).returncode
 
 
 def _number(id: str) -> str:

@@ -58,6 +58,12 @@ class Resources:
     mem_gb: float | None = key(None, "memory on each node in GB; null: as in the profile", low=0.01)
     minutes: int | None = key(None, "time limit in minutes; null: as in the profile", low=1)
 
+    @property
+    def ranks(self) -> int:
+        """The number of processes of a job. Requires `nodes` and `tasks_per_node`."""
+        assert self.nodes and self.tasks_per_node
+        return self.nodes * self.tasks_per_node
+
 
 # Reports are written by one process without a GPU.
 DEFAULTS = {REPORT: Resources(nodes=1, gpus_per_node=0, tasks_per_node=1, minutes=30)}

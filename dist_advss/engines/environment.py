@@ -32,12 +32,16 @@ def find_place(environment: Mapping[str, str] = os.environ) -> Place:
 
     torchrun's variables take precedence, so you can set them by hand. Next come those of an srun or submitit task. A
     batch script or a shell inside an allocation is a single process: it has Slurm's variables, but srun did not start it.
-    Raises UserError when a variable is missing or is not a number.
+    Raises UserError when a variable is missing or is not a number, and in an srun task with variables of another torchrun.
     """
     try:
+        task = environment.get("SLURM_PROCID") and environment.get("SLURM_STEP_ID") and _is_task(environment)
         if "RANK" in environment and "WORLD_SIZE" in environment:
-            return _torchrun(environment)
-        if environment.get("SLURM_PROCID") and environment.get("SLURM_STEP_ID") and _is_task(environment):
+            place = _torchrun(environment)
+            if task and "TORCHELASTIC_RUN_ID" not in environment:
+                _refuse_inherited(place, _srun(environment))
+            return place
+        if task:
             return _srun(environment)
     except KeyError as error:
         raise UserError(
@@ -61,6 +65,20 @@ def _torchrun(environment: Mapping[str, str]) -> Place:
         port=int(environment["MASTER_PORT"]),
         started_by="torchrun",
     )
+
+
+def _refuse_inherited(place: Place, task: Place) -> None:
+    """Raises UserError if the tasks of an srun cannot have these ranks: a shell before sbatch has left its own in the variables.
+
+    Each task would train alone as rank 0. A launcher inside a task may start several processes, so more ranks than tasks
+    are possible.
+    """
+    alike = place.world_size == task.world_size and place.rank != task.rank
+    if place.world_size < task.world_size or alike:
+        raise UserError(
+            f"environment: RANK={place.rank} of WORLD_SIZE={place.world_size} in task {task.rank} of {task.world_size} of an "
+            "srun; unset RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT, which an earlier program has left, before srun"
+        )
 
 
 def _is_task(environment: Mapping[str, str]) -> bool:

@@ -49,12 +49,13 @@ def find(directory: Path, name: str, environment: Mapping[str, str] = os.environ
     if submission is None or experiment is None:
         raise RunError(f"{directory}: no submission {name} in it")
     job = JobEnvironment()
-    stage = submission.stages[int(job.array_task_id) if job.array_task_id and -1 not in submission.stages else -1]
+    single = -1 in submission.stages
+    stage = submission.stages[-1 if single else int(environment["SLURM_ARRAY_TASK_ID"])]
     return Allocation(
         directory=directory,
         submission=submission,
         stage=experiment.stages[stage],
-        job=job.job_id,
+        job=job.raw_job_id if single else job.job_id,
         restart=int(environment.get("SLURM_RESTART_COUNT") or 0),
         rank=job.global_rank,
         ranks=job.num_tasks,
@@ -62,6 +63,21 @@ def find(directory: Path, name: str, environment: Mapping[str, str] = os.environ
         node=environment.get("SLURMD_NODENAME") or job.hostname,
         nodes=tuple(job.hostnames),
     )
+
+
+def refuse_other_world(place: Allocation, environment: Mapping[str, str] = os.environ) -> None:
+    """Raises RunError unless this process is one of as many as the stage was queued for. Otherwise it might train alone."""
+    from dist_advss.engines.environment import (
+        find_place,
+    )  # its package imports torch, which the batch shell can do without
+
+    asked = int(place.submission.settings.get("ranks", place.ranks))  # versions before did not record it
+    found = find_place(environment)
+    if (place.ranks, found.world_size, found.rank) != (asked, asked, place.rank):
+        raise RunError(
+            f"job {place.job} was queued for {asked} processes, but this one is rank {found.rank} of {found.world_size} "
+            f"in {place.ranks} Slurm tasks; check what changes SLURM_NTASKS or srun's options here"
+        )
 
 
 def rendezvous(place: Allocation, environment: Mapping[str, str] = os.environ) -> dict[str, str]:

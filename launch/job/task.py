@@ -18,9 +18,10 @@ from dist_advss.errors import UNREACHABLE, RunError, Stopped, UserError
 from dist_advss.files import locked
 from dist_advss.runs import state
 
+from ..queue.environment import OF_TORCHRUN
 from ..stage import run_stage, shared
 from . import preflight
-from .allocation import Allocation, find, rendezvous
+from .allocation import Allocation, find, refuse_other_world, rendezvous
 from .ending import end_of_job
 from .sessions import End, Session, ends_folder, progress_of, record, record_end, sessions, why_give_up
 
@@ -35,6 +36,8 @@ LOCK_TIMEOUT_S = 600.0  # for a process on a lost node to release the lock of th
 
 def main(words: list[str]) -> int:
     what, directory, name, *code = words
+    for variable in OF_TORCHRUN:  # left by a shell or a set-up file; they would win over Slurm's own
+        os.environ.pop(variable, None)
     place = find(Path(directory), name)
     return run_rank(place) if what == "rank" else end_of_job(place, int(code[0]))
 
@@ -80,6 +83,7 @@ def _run(place: Allocation) -> tuple[str, str | None]:
     try:
         if state.finished(place.directory, place.stage):
             return "finished", None
+        refuse_other_world(place)
         config = _config(place)
         if place.ranks > 1:
             os.environ.update(rendezvous(place))

@@ -46,7 +46,9 @@ def text(directory: Path, batch: Batch, settings: Slurm, code: Path, ids: dict[s
     python = "python3" if settings.container else shlex.quote(sys.executable)
     program = shlex.quote(str(code / "launch" / "job"))
     arguments = shlex.join([str(directory), batch.name])
-    extra: dict[str, Any] = {"requeue": True, "kill-on-invalid-dep": "yes"}
+    # submitit takes the signal from a variable; --export and the srun option win over SBATCH_EXPORT=NONE and a site's default
+    signal = f"USR2@{settings.signal_seconds}"
+    extra: dict[str, Any] = {"requeue": True, "kill-on-invalid-dep": "yes", "signal": signal, "export": "ALL"}
     if array:
         numbers = f"0-{array[-1]}" if array == list(range(len(array))) else ",".join(map(str, array))
         extra["array"] = f"{numbers}%{settings.at_a_time}"
@@ -66,13 +68,12 @@ def text(directory: Path, batch: Batch, settings: Slurm, code: Path, ids: dict[s
         gpus_per_node=gpus if needs.gpus_per_node else None,
         mem=None if needs.mem_gb is None else f"{round(needs.mem_gb * 1024)}M",
         time=needs.minutes,
-        signal_delay_s=settings.signal_seconds,
         dependency=batch.dependency(ids),
         setup=_setup(settings, code),
         teardown=[f"{shlex.quote(sys.executable)} -u {program} end {arguments} $?"],
         stderr_to_stdout=True,
         wckey=None,
-        srun_args=["--kill-on-bad-exit=0", f"--wait={SRUN_WAIT_S}", *_container(settings)],
+        srun_args=["--export=ALL", "--kill-on-bad-exit=0", f"--wait={SRUN_WAIT_S}", *_container(settings)],
         additional_parameters=extra,
     )
     return executor.text(f"{python} -u {program} rank {arguments}", len(array) or None)

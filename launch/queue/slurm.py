@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from dist_advss.errors import RunError
 
+from .environment import without_job
+
 TIMEOUT_S = 60  # of one command
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 GOING = ("RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
@@ -58,7 +60,9 @@ class Partition:
 def ask(*command: str) -> str:
     """The output of a Slurm command. Raises NoAnswer with its error message as one line."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env=without_job()
+        )
     except FileNotFoundError as error:
         raise NoAnswer(f"{command[0]}: command not found; run this on a login node of the cluster") from error
     except subprocess.TimeoutExpired as error:

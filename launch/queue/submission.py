@@ -23,6 +23,7 @@ from ..graph import Experiment, Stage
 from ..profile import Slurm
 from . import batches, script, slurm, snapshot
 from .batches import Batch, Ref
+from .environment import for_sbatch
 from .forecast import as_job, forecast
 from .journal import FOLDER, Journal
 from .slurm import Job, Partition
@@ -41,7 +42,8 @@ def refuse_impossible(directory: Path, experiment: Experiment, wanted: set[str],
     if settings.source and not Path(settings.source).expanduser().is_file():
         raise UserError(f"cluster.source={settings.source}: no such file")
     known = slurm.partitions()
-    chosen = settings.partition.split(",") if settings.partition else [p.name for p in known if p.default]
+    partition = settings.partition or for_sbatch(settings).get("SBATCH_PARTITION")
+    chosen = partition.split(",") if partition else [p.name for p in known if p.default]
     for name in chosen:
         if name not in {p.name for p in known}:
             raise UserError(f"cluster.partition={name}: unknown partition; {nearest(name, {p.name for p in known})}")
@@ -95,9 +97,7 @@ def _refuse_unshared_batches(directory: Path, experiment: Experiment, stages: Se
 
 def _ranks(settings: Slurm, stage: Stage) -> int:
     """The number of processes of this stage's job."""
-    needs = settings.resources(stage.command)
-    assert needs.nodes and needs.tasks_per_node
-    return needs.nodes * needs.tasks_per_node
+    return settings.resources(stage.command).ranks
 
 
 def look(directory: Path, experiment: Experiment) -> dict[str, Status]:
@@ -143,9 +143,9 @@ def submit(
         file = directory / FOLDER / "scripts" / f"{batch.name}.sh"
         write_text(file, text)
         (directory / FOLDER / "output").mkdir(parents=True, exist_ok=True)
-        journal.intend(batch.name, batch.stages, code.hash, _for_jobs(settings))
+        journal.intend(batch.name, batch.stages, code.hash, _for_jobs(settings, batch))
         try:
-            ids[batch.name] = sbatch(file, lock)
+            ids[batch.name] = sbatch(file, settings, lock)
         except slurm.NoAnswer as error:
             journal.void(batch.name)
             raise RunError(
@@ -185,12 +185,12 @@ def clear(directory: Path, stage: str) -> None:
     (directory / stage / "state.json").unlink(missing_ok=True)
 
 
-def sbatch(file: Path, lock: TextIO | None = None) -> str:
+def sbatch(file: Path, settings: Slurm, lock: TextIO | None = None) -> str:
     """Submits a script and returns the job's id. Raises NoAnswer with sbatch's message."""
     try:
         done = subprocess.run(
             ["sbatch", "--parsable", str(file)], capture_output=True, text=True, timeout=300, check=False,
-            pass_fds=(lock.fileno(),) if lock else (),
+            env=for_sbatch(settings), pass_fds=(lock.fileno(),) if lock else (),
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         raise slurm.NoAnswer(f"sbatch: {error}") from error
@@ -207,7 +207,9 @@ def _try(directory: Path, planned: Sequence[Batch], settings: Slurm) -> None:
             alone = dataclasses.replace(batch, after=(), beside=())
             file = Path(folder) / "job.sh"
             file.write_text(script.text(directory, alone, settings, Path(folder), {}))
-            done = subprocess.run(["sbatch", "--test-only", str(file)], capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                ["sbatch", "--test-only", str(file)], capture_output=True, text=True, check=False, env=for_sbatch(settings)
+            )  # fmt: skip
             if done.returncode:
                 raise UserError(f"cluster: Slurm rejects a {batch.command} job: {slurm.complaint(done.stderr)}")
 
@@ -226,9 +228,10 @@ def dry_run(directory: Path, experiment: Experiment, wanted: set[str], settings:
         print(line)
 
 
-def _for_jobs(settings: Slurm) -> dict[str, Any]:
-    """The settings of the profile that the jobs read."""
-    return {name: getattr(settings, name) for name in ("max_requeues", "avoid_bad_nodes", "check_gpus")}
+def _for_jobs(settings: Slurm, batch: Batch) -> dict[str, Any]:
+    """The settings of the profile that the jobs read, and the number of processes of each."""
+    read = {name: getattr(settings, name) for name in ("max_requeues", "avoid_bad_nodes", "check_gpus")}
+    return read | {"ranks": batch.resources.ranks}
 
 
 def _say(batch: Batch, ids: Mapping[str, str]) -> None:

@@ -57,6 +57,21 @@ def test_torchrun_inside_a_task_of_srun_counts() -> None:
     assert find_place({**SRUN, **TORCHRUN}).started_by == "torchrun"
 
 
+@pytest.mark.parametrize(("rank", "world_size"), [("0", "1"), ("0", "2"), ("0", "4")])
+def test_ranks_that_a_shell_has_left_are_refused_in_a_task_of_srun(rank: str, world_size: str) -> None:
+    """Each of four tasks would train alone, or all as the same rank."""
+    left = {**TORCHRUN, "RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": "0"}
+    with pytest.raises(UserError, match=rf"RANK=0 of WORLD_SIZE={world_size} in task 3 of 4 of an srun; unset RANK"):
+        find_place({**SRUN, **left})
+    started = find_place({**SRUN, **left, "TORCHELASTIC_RUN_ID": "none"})  # by a torchrun of its own in each task
+    assert (started.rank, started.world_size) == (0, int(world_size))
+
+
+def test_ranks_set_by_hand_in_a_task_of_srun_count_if_they_are_slurm_s() -> None:
+    place = find_place({**SRUN, **TORCHRUN, "RANK": "3", "WORLD_SIZE": "4"})
+    assert (place.rank, place.world_size, place.port) == (3, 4, 29500)
+
+
 @pytest.mark.parametrize(
     ("nodes", "first"),
     [

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from launch.queue import slurm as queue
 from launch.queue.snapshot import PACKAGES
-from tests.slurm.conftest import Launch, slurm_command
+from slurm.devcluster.cluster import DevCluster
+from tests.slurm.conftest import PATIENCE, Launch, slurm_command
+from tests.slurm.test_faults import resumed_at, steps
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -56,3 +61,36 @@ stages:
     slurm_command("scontrol", "update", "PartitionName=main", "State=UP")
     states = launched.wait()
     assert {name: state.state for name, state in states.items()} == {"p": "finished", "f": "finished"}, launched.story()
+
+
+def test_a_launch_from_a_task_of_an_array_has_jobs_of_its_own(
+    launch: Callable[..., Launch], devcluster: DevCluster, tmp_path: Path, repository: Path
+) -> None:
+    """The task has an id, a memory limit, a CPU mask and ranks, and the site exports nothing. None of it reaches the jobs."""
+    text = f"common: {{pretrain: {SMALL.replace('epochs=1', 'epochs=3')}}}\nstages: {{struck: {{command: pretrain}}}}\n"
+    launched = launch(text, "cluster.mem_gb=0.8", "cluster.signal_seconds=20")
+    inside = (
+        "export RANK=0 WORLD_SIZE=1 LOCAL_RANK=0 MASTER_ADDR=127.0.0.1 MASTER_PORT=1 SBATCH_EXPORT=NONE SBATCH_TIMELIMIT=1 "
+        "SUBMITIT_PREEMPT_SIGNAL=USR1 SLURM_CPU_BIND=quiet,mask_cpu:0x1 SQUEUE_STATES=COMPLETED\n"
+        f"cd {repository} && {shlex.join([sys.executable, '-m', 'dist_advss', 'launch', *launched.words])} out={launched.directory}"
+    )
+    (tmp_path / "inside.sh").write_text(inside)
+    parent = slurm_command(
+        "sbatch", "--parsable", "--partition=urgent", "--array=0-1", "--mem-per-cpu=700", f"--output={tmp_path}/parent-%a.txt",
+        f"--wrap=[ $SLURM_ARRAY_TASK_ID = 0 ] || srun --ntasks=1 bash {tmp_path}/inside.sh",
+    ).strip()  # fmt: skip
+    end = time.monotonic() + PATIENCE
+    while steps(launched, "struck") < 3:
+        assert time.monotonic() < end, (tmp_path / "parent-1.txt").read_text()
+        time.sleep(0.5)
+    job = launched.states()["struck"].job
+    assert job and job.isdigit() and job != parent
+    slurm_command("scancel", "--signal=USR2", job)
+    states = launched.wait()
+    assert states["struck"].state == "finished", launched.story()
+    assert states["struck"].job == job and len(resumed_at(launched, "struck")) == 1, launched.story()
+    assert "rank 0 of 4" in launched.log("struck")
+    ended = queue.jobs([f"{parent}_0", f"{parent}_1"])
+    assert {done.state for done in ended.values()} == {"COMPLETED"}
+    starts = [line for line in (tmp_path / "parent-1.txt").read_text().splitlines() if line.startswith("job ")]
+    assert starts == [f"job {job}: struck  [2 x 2 tasks]"]
