@@ -15,6 +15,9 @@ EXIT_FAILED = 1  # a run that cannot continue, or a bug
 EXIT_USAGE = 2  # a user's mistake; argparse uses 2 as well
 EXIT_HANG = 75  # EX_TEMPFAIL of sysexits.h: another try may succeed
 
+# The signals that stop a command. A run saves first. Slurm, a scheduler, a closed terminal and Ctrl-C send these.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
 
 def exit_of_signal(signum: int) -> int:
     """The exit code that shells report for a process ended by a signal: 128 + the signal's number."""

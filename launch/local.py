@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from dist_advss.errors import RunError, Stopped, UserError, exit_of_signal
+from dist_advss.errors import STOP_SIGNALS, RunError, Stopped, UserError, exit_of_signal
 from dist_advss.runs import state
 from dist_advss.runs.state import Status
 
@@ -23,7 +23,7 @@ from .stage import run_stage as run_in_process
 
 RunStage = Callable[[Path, Stage], None]
 CommandLine = Callable[[Path, Stage], Sequence[str]]
-STOP_CODES = {exit_of_signal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
+STOP_CODES = {exit_of_signal(s) for s in STOP_SIGNALS}
 POLL = 0.05  # seconds between two polls of the child processes
 
 

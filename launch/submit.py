@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import FrameType
@@ -15,6 +13,7 @@ from dist_advss.config.flags import says_where
 from dist_advss.errors import Stopped, UserError, nearest
 from dist_advss.tracking.identity import run_id
 from dist_advss.training.folder import differences
+from dist_advss.training.interrupt import handled
 
 from . import graph, profile, state
 from .experiment import compositions, load
@@ -61,7 +60,7 @@ def launch(
                 run_id(directory / name)  # before any job: a stage is one wandb run, however often it is requeued
         if isinstance(settings, profile.Local):
             print(f"each stage writes to {directory}/STAGE/log.txt; for the progress: dist-advss status {directory}")
-        with _signals():
+        with handled(_stop):
             work = Work(directory, planned, wanted, retry_failed)
             work.run(_executor(settings, run_stage))
     return work.summarise()
@@ -152,25 +151,6 @@ def refuse_changes(directory: Path, new: Experiment) -> None:
                 )
 
 
-@contextmanager
-def _signals() -> Iterator[None]:
-    """SIGTERM and a closed terminal stop a launch as Ctrl-C does, so that runs are saved."""
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
-        yield
-        return
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        if signum == signal.SIGHUP:  # a run in this process saves on SIGTERM
-            signal.raise_signal(signal.SIGTERM)
-        else:
-            raise Stopped(signum, "stopped by SIGTERM")
-
-    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGHUP)}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # nohup
-            signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _stop(signum: int, frame: FrameType | None) -> None:
+    """Stops the launch as Ctrl-C does, so that runs are saved. While a run of this process trains, it has its own handler."""
+    raise Stopped(signum, f"stopped by {signal.Signals(signum).name}")

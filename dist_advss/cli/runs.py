@@ -30,12 +30,14 @@ def _run(command: str, rest: list[str]) -> int:
         return 0
     from ..config.compose import as_yaml
     from ..config.inherit import configure
+    from ..training.interrupt import ends_on_signal
 
     config = configure(command, given.words)
     if given.print:
         print(as_yaml(config), end="")
     else:
-        implementation(facts.run)(config)
+        with ends_on_signal():
+            implementation(facts.run)(config)
     return 0
 
 

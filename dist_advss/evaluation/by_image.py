@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,10 +14,12 @@ import numpy as np
 import torch
 
 from ..config.schema import Data, EvaluateConfig, TransferConfig
-from ..data import Batch, resolve_loader
+from ..data import Batch, Loader, resolve_loader
 from ..engines import World, find_place, init
+from ..errors import Stopped
 from ..files import write_whole
 from ..training import folder
+from ..training.interrupt import Interrupt
 
 SAVE_EVERY_S = 20.0
 PARTIAL_FILE = "verdicts.partial.{}.npz"  # {}: the rank that writes it
@@ -87,6 +91,19 @@ def remove_partial(out: Path) -> None:
         file.unlink(missing_ok=True)
 
 
+def until_stopped(loader: Loader, batch_size: int, world: World, interrupt: Interrupt) -> Iterator[Batch]:
+    """This process's batches in the order of the set. Raises Stopped after a signal, in every process after as many batches."""
+    batches = loader.in_order(batch_size)
+    most = math.ceil(math.ceil(loader.count / world.size) / batch_size)  # of the process with the most images
+    for _ in range(most):
+        batch = next(batches, None)
+        if batch is not None:
+            yield batch
+        signum = world.stop_requested(interrupt.signum or 0)
+        if signum:
+            raise Stopped(signum, f"stopped by {signal.Signals(signum).name}, saved; rerun the command to resume")
+
+
 def judge_remaining(
     batches: Iterable[Batch],
     judge: Callable[[Batch], T],
@@ -96,18 +113,23 @@ def judge_remaining(
 ) -> T:
     """The results of `judge` for every image of `batches`, together with those `known` before, which it skips.
 
-    They are saved to `partial` every SAVE_EVERY_S seconds. `on_batch` gets all results so far, after each batch.
+    They are saved to `partial` every SAVE_EVERY_S seconds, and when `batches` raises Stopped. `on_batch` gets all results
+    so far, after each batch.
     """
     found, since = known, time.monotonic()
-    for batch in batches:
-        new = torch.from_numpy(~np.isin(batch.index.cpu().numpy(), known.index)).to(batch.row.device)
-        if not new.any():
-            continue
-        found = found.joined(
-            [judge(Batch(*(part[new] for part in (batch.images, batch.labels, batch.row, batch.index))))]
-        )
-        on_batch(found)
-        if time.monotonic() - since > SAVE_EVERY_S:
-            found.save(partial)
-            since = time.monotonic()
+    try:
+        for batch in batches:
+            new = torch.from_numpy(~np.isin(batch.index.cpu().numpy(), known.index)).to(batch.row.device)
+            if not new.any():
+                continue
+            found = found.joined(
+                [judge(Batch(*(part[new] for part in (batch.images, batch.labels, batch.row, batch.index))))]
+            )
+            on_batch(found)
+            if time.monotonic() - since > SAVE_EVERY_S:
+                found.save(partial)
+                since = time.monotonic()
+    except Stopped:
+        found.save(partial)
+        raise
     return found

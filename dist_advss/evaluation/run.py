@@ -18,16 +18,17 @@ from ..config.objectives import Classify as ClassifyConfig
 from ..config.schema import Data, EvaluateConfig
 from ..data import Loader, make_loader
 from ..engines import World
-from ..errors import UserError
+from ..errors import Stopped, UserError
 from ..files import write_json, write_whole
 from ..models import build
 from ..objectives.classify import Classify
 from ..rng import Rng
 from ..tracking import Log
 from ..training import checkpoint, folder
+from ..training.interrupt import Interrupt
 from ..training.made_from import Loaded, MadeFrom, digests, load_weights, survey
 from ..training.members import load_members, member_files
-from .by_image import PARTIAL_FILE, load_partial, remove_partial, run_unless_finished
+from .by_image import PARTIAL_FILE, load_partial, remove_partial, run_unless_finished, until_stopped
 from .rates import rates
 from .verdicts import Verdicts, judge_images, samples
 
@@ -53,6 +54,8 @@ def _evaluate(config: EvaluateConfig, data: Data, out: Path, world: World) -> No
     images = world.on_rank_zero(lambda: survey(config.data, config.split))
     now = MadeFrom(images, digests(sources))
     attack = attacks.build(config.attack, model)
+    # Made before the work: nothing that can be refused comes after it.
+    first = loaded(first=min(SAMPLES, loader.count), device=world.device) if world.rank == 0 else None
     console = Console(highlight=False, soft_wrap=True, quiet=world.rank > 0)
 
     with contextlib.ExitStack() as stack:
@@ -70,14 +73,18 @@ def _evaluate(config: EvaluateConfig, data: Data, out: Path, world: World) -> No
             console.print(text, end="\r" if console.is_terminal else "\n")
 
         saving = out / PARTIAL_FILE.format(world.rank)
-        found = judge_images(model, loader.in_order(config.batch_size), attack, config.seed, known, saving, show)
-        shares = world.gather(found)
-        if shares is None:
+        try:
+            with Interrupt() as interrupt:
+                batches = until_stopped(loader, config.batch_size, world, interrupt)
+                shares = world.gather(judge_images(model, batches, attack, config.seed, known, saving, show))
+        except Stopped as stopped:
+            if world.rank == 0:
+                log.event("stop", 0, str(stopped))
+            raise
+        if shares is None or first is None:
             return
         verdicts = Verdicts.empty().joined(shares)
         verdicts.save(out / "verdicts.npz")
-        few = min(SAMPLES, loader.count)
-        first = loaded(first=few, device=world.device)
         _save_samples(config, model, attack, first, verdicts, out)
         write_json(
             out / "result.json",

@@ -33,8 +33,17 @@ from ..files import write_json
 from ..objectives.base import Judgement, Objective, Task
 from ..rng import Rng
 from ..training import checkpoint, folder
+from ..training.interrupt import Interrupt
 from ..training.made_from import Loaded, MadeFrom, digests, load_weights, survey
-from .by_image import PARTIAL_FILE, ByImage, judge_remaining, load_partial, remove_partial, run_unless_finished
+from .by_image import (
+    PARTIAL_FILE,
+    ByImage,
+    judge_remaining,
+    load_partial,
+    remove_partial,
+    run_unless_finished,
+    until_stopped,
+)
 
 
 @dataclass
@@ -88,7 +97,9 @@ def _transfer(config: TransferConfig, data: Data, out: Path, world: World) -> No
         empty = Matrix.empty(len(config.sources), len(names))
         known = load_partial(out, empty)
         saving = out / PARTIAL_FILE.format(world.rank)
-        shares = world.gather(judge_remaining(loader.in_order(config.batch_size), judged, known, saving, show))
+        with Interrupt() as interrupt:
+            batches = until_stopped(loader, config.batch_size, world, interrupt)
+            shares = world.gather(judge_remaining(batches, judged, known, saving, show))
         if shares is None:
             return
         found = empty.joined(shares)

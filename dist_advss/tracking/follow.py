@@ -16,21 +16,21 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ..errors import STOP_SIGNALS
 from .companion import command
 from .wandb_run import Mode, WandbRun, api_key
 
 POLL_SECONDS = 2.0
 ORPHAN_SECONDS = 600  # to send the rest after the training process was killed; `tracking.wait` limits it otherwise
 NICENESS = 5
-# Slurm signals every process of a job that it cancels or preempts. This one ends after the training process.
-SPARED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def main(words: list[str]) -> None:
     folder, mode = Path(words[0]), words[1]
     parent = os.getppid()
     os.environ.pop("WANDB_SERVICE", None)  # a wandb service process of another run
-    for number in SPARED:
+    # Slurm signals every process of a job that it cancels or preempts. This one ends after the training process.
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     os.nice(NICENESS)
     notes = int(words[2]) if len(words) > 2 else os.dup(1)

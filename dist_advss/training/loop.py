@@ -32,6 +32,7 @@ class Trainer:
     """Trains a run from its last checkpoint to its last epoch. Every process has a trainer and makes the same calls.
 
     done         number of finished epochs; `step` is the number of updates in the current one
+    unvalidated  whether the last finished epoch still needs its validation
     best         the validations with the highest RA and TA so far, each with the digest of its weights
     images       the images that the run trains on, kept in every checkpoint
     transferred  how many tensors of theta_p the run began with; None for random weights
@@ -62,6 +63,7 @@ class Trainer:
         self.rng = Rng(config.seed, "train")
         self.done = 0
         self.step = 0
+        self.unvalidated = False
         self.best: dict[str, dict[str, Any]] = {}
         self.last: dict[str, Any] = {}
         self.images = images
@@ -84,9 +86,11 @@ class Trainer:
     def run(self, interrupt: Interrupt) -> None:
         """Trains to the end. Raises Stopped after a signal and RunError when a loss is not finite; both after saving."""
         self.engine.module.train()
+        if self.unvalidated:
+            self._validate(self._whole_state(), interrupt)
         while self.done < self.config.schedule.epochs:
             self._train_epoch(interrupt)
-            self._end_epoch()
+            self._end_epoch(interrupt)
 
     def resume(self) -> bool:
         """Loads the newest undamaged checkpoint of the folder. Returns False when there is none."""
@@ -98,6 +102,7 @@ class Trainer:
         progress = state["progress"]
         self.done = progress["done"]
         self.step = progress["step"]
+        self.unvalidated = progress.get("unvalidated", False)  # no key: saved by an older version, after the validation
         self.best = progress["best"]
         self.last = progress["last"]
         self.transferred = progress["transferred"]
@@ -158,8 +163,13 @@ class Trainer:
         signum = self.world.stop_requested(interrupt.signum or 0)
         if signum:
             self.save()
-            self.tracker.event("stop", step, f"stopped by signal {signum} at step {step}")
-            raise Stopped(signum, f"stopped at step {step}, saved; rerun the command to resume")
+            raise self._stopped(signum)
+
+    def _stopped(self, signum: int) -> Stopped:
+        """The error of a run that has saved its state, after its event."""
+        step = self.global_step
+        self.tracker.event("stop", step, f"stopped by signal {signum} at step {step}")
+        return Stopped(signum, f"stopped at step {step}, saved; rerun the command to resume")
 
     def _empty_window(self) -> None:
         """Moves the steps since last time into the means, over all processes in one collective.
@@ -203,30 +213,50 @@ class Trainer:
             self.global_step, {f"model {name}": v for name, v in zip(tensors, largest, strict=True)}
         )
 
-    def _end_epoch(self) -> None:
+    def _end_epoch(self, interrupt: Interrupt) -> None:
         self.done += 1
         self.step = 0
+        self.unvalidated = self.done % self.config.validation.every == 0 or self.done == self.config.schedule.epochs
+        # The epoch is saved before its validation, which may take long and be interrupted.
         state = self._whole_state()
-        if self.done % self.config.validation.every == 0 or self.done == self.config.schedule.epochs:
-            share = max(1, self.config.train.batch_size // self.world.size)
-            result = validate(self.engine.module, self.held_out, share, self.config, self.world)
-            values = {name: value for name, value in asdict(result).items() if value != []}
-            self._refuse_non_finite(
-                self.global_step, {f"validation {name}": v for name, v in values.items() if isinstance(v, float)}
-            )
-            # best_ra.pt and best_ta.pt keep weights only: they are for transfer and evaluation, not for a resume.
-            weights = self.world.on_rank_zero(lambda: checkpoint.digest(state["model"]))
-            self.last = {"epoch": self.done, "ta": result.ta, "ra": result.ra, "weights": weights}
-            self.tracker.validation_line(self.global_step, self.done, values)
-            for name, key in (("best_ra", "ra"), ("best_ta", "ta")):
-                if name not in self.best or self.last[key] > self.best[name][key]:
-                    self.best[name] = self.last
-                    self._write(partial(checkpoint.save, self.checkpoints / f"{name}.pt", self._weights(state)))
-        self._write(lambda: checkpoint.save_last(self.checkpoints, {**state, **self._content()}))
+        self._save_last(state)
+        if self.unvalidated:
+            self._validate(state, interrupt)
+
+    def _validate(self, state: State, interrupt: Interrupt) -> None:
+        """Validates the finished epoch, whose engine's state is `state`, and saves what follows from it.
+
+        Raises Stopped after a signal. A resumed run begins with the same validation.
+        """
+        share = max(1, self.config.train.batch_size // self.world.size)
+
+        def stop_after_signal() -> None:
+            signum = self.world.stop_requested(interrupt.signum or 0)
+            if signum:
+                raise self._stopped(signum)
+
+        result = validate(self.engine.module, self.held_out, share, self.config, self.world, stop_after_signal)
+        values = {name: value for name, value in asdict(result).items() if value != []}
+        self._refuse_non_finite(
+            self.global_step, {f"validation {name}": v for name, v in values.items() if isinstance(v, float)}
+        )
+        self.unvalidated = False
+        # best_ra.pt and best_ta.pt keep weights only: they are for transfer and evaluation, not for a resume.
+        weights = self.world.on_rank_zero(lambda: checkpoint.digest(state["model"]))
+        self.last = {"epoch": self.done, "ta": result.ta, "ra": result.ra, "weights": weights}
+        self.tracker.validation_line(self.global_step, self.done, values)
+        for name, key in (("best_ra", "ra"), ("best_ta", "ta")):
+            if name not in self.best or self.last[key] > self.best[name][key]:
+                self.best[name] = self.last
+                self._write(partial(checkpoint.save, self.checkpoints / f"{name}.pt", self._weights(state)))
+        self._save_last(state)
 
     def save(self) -> None:
         """Writes `last.pt`, but raises RunError instead when a loss or the model is not finite."""
-        state = self._whole_state()
+        self._save_last(self._whole_state())
+
+    def _save_last(self, state: State) -> None:
+        """Writes `last.pt` with the engine's state, which only rank 0 has."""
         self._write(lambda: checkpoint.save_last(self.checkpoints, {**state, **self._content()}))
 
     def _write(self, write: Callable[[], None]) -> None:
@@ -238,7 +268,8 @@ class Trainer:
         return {"model": state.get("model"), **self._content()}
 
     def _content(self) -> State:
-        progress = {"done": self.done, "step": self.step, "best": self.best, "last": self.last}
+        progress: State = {"done": self.done, "step": self.step, "unvalidated": self.unvalidated}
+        progress |= {"best": self.best, "last": self.last}
         progress |= {"transferred": self.transferred, "seconds": self.seconds(), "passes": self.passes.counts}
         about = {"config": asdict(self.config), "data": self.images.as_record()}
         return {"progress": progress, **about, "meter": self.tracker.meter.state()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -37,11 +37,19 @@ class Validation:
     ra_class: list[float | None]
 
 
-def validate(objective: Objective, images: Loader, batch_size: int, config: TrainConfig, world: World) -> Validation:
+def validate(
+    objective: Objective,
+    images: Loader,
+    batch_size: int,
+    config: TrainConfig,
+    world: World,
+    on_batch: Callable[[], None] = lambda: None,
+) -> Validation:
     """Evaluates every image clean and under PGD (validation.steps, the training threat), in eval mode, not augmented.
 
     Each process evaluates its share, `batch_size` images at a time. Tasks and random starts depend on an image's position
     in the set only, so they are the same in every call and at every world size. Selfie masks the same patches in all.
+    Every process calls `on_batch` equally often. What it raises ends the validation.
     """
     threat = replace(config.attack, steps=config.validation.steps, step_size=None, restarts=1, random_start=True)
     attack = PGD(threat, objective, couples_rows=config.objective.couples_rows)
@@ -69,6 +77,7 @@ def validate(objective: Objective, images: Loader, batch_size: int, config: Trai
             by_class = [torch.bincount(task.targets, part, classes) for part in (one, right, robust) if classes]
             sums += torch.cat([torch.stack(totals), *(row.double() for row in by_class)]).cpu()
         world.heartbeat()
+        on_batch()
     objective.train()
     # One collective for all sums, so that TA and RA are those of the whole set in every process.
     whole, attacked, *rest = world.sum(sums).split([6, threat.steps, *[classes] * 3])

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 from dist_advss.config.inherit import configure
-from dist_advss.errors import UNREACHABLE, RunError, Stopped, UserError
+from dist_advss.errors import STOP_SIGNALS, UNREACHABLE, RunError, Stopped, UserError
 from dist_advss.files import locked
 from dist_advss.runs import state
 
@@ -30,7 +30,6 @@ LOST = re.compile(
     r"Connection (closed|reset) by peer|Broken pipe|gloo/transport|NCCL error|ncclRemoteError|ncclSystemError|"
     rf"{UNREACHABLE}|[Tt]imed out|TCPStore|DistStoreError|recvValue failed"
 )
-STOPPING = (signal.SIGTERM, signal.SIGUSR2)
 LOCK_TIMEOUT_S = 600.0  # for a process on a lost node to release the lock of the run folder
 
 
@@ -57,10 +56,10 @@ def run_rank(place: Allocation) -> int:
         _end(place, "stopped", f"stopped by {signal.Signals(signum).name}")
         os._exit(0)
 
-    for number in STOPPING:
+    for number in STOP_SIGNALS:
         signal.signal(number, stop)
     kind, error = _run(place)
-    for number in STOPPING:
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     _end(place, kind, error)
     return 1 if kind in ("failed", "lost") else 0

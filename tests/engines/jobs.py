@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from dist_advss.config.inherit import configure
 from dist_advss.data import MemoryLoader
 from dist_advss.engines import World
 from dist_advss.models import preact
-from dist_advss.training import run
+from dist_advss.training import run, validation
 from dist_advss.training.interrupt import Interrupt
 
 SMALL = [
@@ -84,10 +85,45 @@ def train_and_stop(command: str, steps: int, *words: str) -> None:
     train(command, *words)
 
 
+def train_and_signal_in_validation(command: str, *words: str) -> None:
+    """The same, but the last of the processes gets a SIGUSR1 while it attacks the first batch of a validation."""
+
+    class Signalled(validation.PGD):
+        batches = 0
+
+        def __call__(self, *arguments: Any) -> Any:
+            Signalled.batches += 1
+            if Signalled.batches == 1:  # a second signal would end the process
+                signal.raise_signal(signal.SIGUSR1)
+            return super().__call__(*arguments)
+
+    if engines.find_place().rank == engines.find_place().world_size - 1:
+        validation.PGD = Signalled  # type: ignore[misc]
+    train(command, *words)
+
+
 def evaluate(*words: str) -> None:
     from dist_advss.evaluation.run import evaluate
 
     evaluate(configure("evaluate", words))
+
+
+def evaluate_and_signal(*words: str) -> None:
+    """The same, but the last of the processes gets a SIGTERM while it attacks its second batch."""
+    from dist_advss.attacks import PGD
+
+    fool, batches = PGD.fool, 0
+
+    def signalled(self: Any, judge: Any, task: Any) -> Any:
+        nonlocal batches
+        batches += 1
+        if batches == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return fool(self, judge, task)
+
+    if engines.find_place().rank == engines.find_place().world_size - 1:
+        PGD.fool = signalled  # type: ignore[method-assign]
+    evaluate(*words)
 
 
 def world_of(config: Any) -> Any:

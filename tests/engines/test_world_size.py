@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -187,3 +188,35 @@ def test_an_evaluation_shared_out_is_the_whole_one_image_by_image(start: Any, tm
     assert [result["processes"] for result in results] == [1, 4]
     assert results[0]["ra"] == results[1]["ra"] and results[0]["ta"] == results[1]["ta"]
     assert not list((tmp_path / "4").glob("verdicts.partial*"))
+
+
+def test_a_signal_at_one_rank_in_a_validation_stops_all_of_them_and_the_rerun_validates_first(
+    start: Any, tmp_path: Path
+) -> None:
+    """40 held-out images over two processes are three batches each. All stop one batch after the signal."""
+    words = ["objective=rotation", "engine=ddp", "attack.steps=1", "validation.limit=40"]
+    whole = start(2, jobs.train, "pretrain", *words, f"out={tmp_path / 'whole'}")
+    assert whole.wait() == [0, 0], whole.said()
+    out = tmp_path / "pieces"
+    first = start(2, jobs.train_and_signal_in_validation, "pretrain", *words, f"out={out}")
+    assert first.wait() == [128 + signal.SIGUSR1] * 2, first.said()
+    assert last(out)["progress"]["done"] == 1
+    assert not any(line["kind"] == "validation" for line in read(out / "metrics.jsonl"))
+    second = start(2, jobs.train, "pretrain", *words, f"out={out}")
+    assert second.wait() == [0, 0], second.said()
+    results = [json.loads((folder / "result.json").read_text()) for folder in (tmp_path / "whole", out)]
+    assert {**results[0], "seconds": 0} == {**results[1], "seconds": 0}
+
+
+def test_a_signal_at_one_rank_of_an_evaluation_saves_the_verdicts_of_all(start: Any, tmp_path: Path) -> None:
+    tuned = start(1, jobs.train, "finetune", "objective=classify", f"out={tmp_path / 'tuned'}")
+    assert tuned.wait() == [0], tuned.said()
+    words = [f"checkpoint={tmp_path / 'tuned'}", "data.limit=61", "batch_size=7", "attack=pgd20", "attack.eps=0.1"]
+    words += ["attack.steps=3", "device=cpu", f"out={tmp_path / 'judged'}"]
+    ranks = start(2, jobs.evaluate_and_signal, *words)
+    assert ranks.wait() == [128 + signal.SIGTERM] * 2, ranks.said()
+    partial = [np.load(file)["index"] for file in sorted((tmp_path / "judged").glob("verdicts.partial.*.npz"))]
+    assert [len(index) for index in partial] == [21, 21]  # two batches and the one after the signal
+    again = start(1, jobs.evaluate, *words)
+    assert again.wait() == [0], again.said()
+    assert json.loads((tmp_path / "judged" / "result.json").read_text())["n"] == 61

@@ -15,7 +15,7 @@ import torch
 
 from dist_advss.config.compose import compose
 from dist_advss.errors import Stopped
-from dist_advss.tracking import read
+from dist_advss.tracking import Tracker, read
 from dist_advss.training import checkpoint
 from dist_advss.training import run as run_module
 from dist_advss.training.interrupt import Interrupt
@@ -107,14 +107,26 @@ def runs(tmp_path: Path) -> Runs:
 def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """`stop_after(3)`: the next runs see a SIGTERM after three steps of their own."""
 
+    taken = 0
+    advance = Tracker.advance
+
+    def counted(self: Tracker, images: int) -> None:
+        nonlocal taken
+        taken += 1
+        advance(self, images)
+
+    monkeypatch.setattr(Tracker, "advance", counted)
+
     def arrange(steps: int) -> None:
         class After(Interrupt):
-            taken = 0
+            def __enter__(self) -> Interrupt:
+                nonlocal taken
+                taken = 0
+                return super().__enter__()
 
             @property
             def signum(self) -> int | None:
-                self.taken += 1  # the loop asks once a step
-                return signal.SIGTERM if self.taken >= steps else None
+                return signal.SIGTERM if taken >= steps else None
 
             @signum.setter
             def signum(self, value: int | None) -> None: ...
