@@ -69,7 +69,7 @@ def prepare(case: str, folder: Path) -> Data:
         data = Data(name="cifar10", beton=str(folder), validation=0.01)
         images, names = np.load(folder / "small.npy", mmap_mode="r"), [str(k) for k in range(10)]
         source = Source(np.arange(len(images)) % 10, names, lambda rows: images[rows])
-        write_source(source, describe(data, "train", names, ""), folder / "train.beton")
+        write_source(source, describe(data, "train", names, 8 * "f00d"), folder / "train.beton")
         return data
     for number in range(COUNT[LARGE]):
         file = folder / "tree" / ("test" if number < 10 else "train") / str(number % 10) / f"{number}.jpg"
@@ -202,7 +202,7 @@ def million(folder: Path) -> list[Figure]:
 
     count, pattern, names = 1_000_000, small_images(1000), [str(k) for k in range(10)]
     data = Data(name="cifar10", beton=str(folder), validation=0.01, loader="ffcv")
-    about, path = describe(data, "train", names, ""), folder / "train.beton"
+    about, path = describe(data, "train", names, 8 * "f00d"), folder / "train.beton"
     source = Source(np.arange(count) % 10, names, lambda rows: pattern[rows % 1000])
     write_source(Source(source.labels[:1000], names, source.pixels), about, folder / "warm.beton")
     before, figures = own_memory(os.getpid()), []

@@ -4,17 +4,20 @@ from .augment import as_float, augment, held_out_views, training_views
 from .image_set import ImageSet
 from .load import load_data
 from .loader import Batch, Loader, MemoryLoader
+from .located import Located, locate
 from .make import make_loader, resolve_loader
 
 __all__ = [
     "Batch",
     "ImageSet",
     "Loader",
+    "Located",
     "MemoryLoader",
     "as_float",
     "augment",
     "held_out_views",
     "load_data",
+    "locate",
     "make_loader",
     "resolve_loader",
     "training_views",

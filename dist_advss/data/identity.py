@@ -12,8 +12,10 @@ import numpy as np
 from ..config.schema import Data
 from ..config.sets import SETS
 from ..errors import UserError
-from .betons.origin import fingerprint
+from .betons.beton import Beton
+from .betons.origin import find_beton, source_here
 from .image_set import Integers
+from .sets.fingerprint import Files
 from .sets.sources import read
 
 
@@ -52,11 +54,33 @@ def restore(record: Any) -> Identity | None:
 
 
 def identify(data: Data, part: str) -> Identity:
-    """The images that `data` names now. `part` is "train" or "test". Raises UserError for files that are missing."""
-    source = read(data, "train+unlabelled" if part == "train" else part)
+    """The images that `data` names now. `part` is "train" or "test". Raises UserError for files that are missing.
+
+    Where data.root is not on this machine and data.beton is, the beton's description gives the answer.
+    """
+    source = source_here(data, part)
+    return (
+        identity_of_beton(data, find_beton(data, part, None))
+        if source is None
+        else identity_of_files(data, part, source)
+    )
+
+
+def identity_of_files(data: Data, part: str, files: Files) -> Identity:
+    """The identity of a part from its files. No image of a tree is decoded; sets of arrays are loaded for their labels."""
+    source = read(data, "train+unlabelled" if part == "train" else part, files.paths)
+    return Identity(data.name, part, _absolute_root(data), source.classes, len(source.labels), files.fingerprint)
+
+
+def identity_of_beton(data: Data, beton: Beton) -> Identity:
+    """The identity of a part from the description of its beton."""
+    about = beton.about
+    return Identity(data.name, about.part, _absolute_root(data), about.classes, len(beton), about.fingerprint)
+
+
+def _absolute_root(data: Data) -> str | None:
     configured = data.root or SETS[data.name].root
-    root = None if configured is None else str(Path(configured).expanduser().resolve())
-    return Identity(data.name, part, root, source.classes, len(source.labels), fingerprint(data) or "")
+    return None if configured is None else str(Path(configured).expanduser().resolve())
 
 
 def difference(before: Identity, now: Identity) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -14,7 +16,7 @@ from .splits import labelled_subset, train_validation
 SPLITS = ("train", "validation", "test")
 
 
-def load_data(data: Data, split: str, *, labelled: bool) -> ImageSet:
+def load_data(data: Data, split: str, *, labelled: bool, files: list[Path] | None = None) -> ImageSet:
     """The images of "train", "validation" or "test".
 
     train:      the first data.limit training images that are not held out; with `labelled`, data.labels of these;
@@ -22,9 +24,9 @@ def load_data(data: Data, split: str, *, labelled: bool) -> ImageSet:
     validation: the held-out share data.validation of the labelled training images, regardless of limit and labels
     test:       the first data.limit test images
 
-    Raises UserError for files that are missing, damaged, of another shape, or empty.
+    `files` are those of the part, where they are known. Raises UserError for files that are missing, damaged, of another shape, or empty.
     """
-    source = read(data, part_of(split, labelled))
+    source = read(data, part_of(split, labelled), files)
     return _gather(source, rows_of(data, split, labelled, source.labels))
 
 

@@ -12,7 +12,9 @@ from PIL import Image
 
 from dist_advss.config.schema import Data
 from dist_advss.data import Batch, load_data
-from dist_advss.data.make import ffcv_missing
+from dist_advss.data.betons import origin
+from dist_advss.data.betons.beton import Beton
+from dist_advss.data.located import ffcv_missing
 from dist_advss.data.sets.sources import read
 from dist_advss.errors import UserError
 
@@ -47,6 +49,10 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Data:
     return Data(
         name="folder", root=str(root), size=224, classes=5, validation=0.2, loader="ffcv", beton=str(root / "b")
     )
+
+
+def find_beton(data: Data, part: str) -> Beton:
+    return origin.find_beton(data, part, origin.source_here(data, part))
 
 
 def noise(count: int, size: int, channels: int = 3) -> np.ndarray:

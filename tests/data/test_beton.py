@@ -19,12 +19,12 @@ from PIL import Image
 from dist_advss.config.schema import Data
 from dist_advss.data import make_loader
 from dist_advss.data.betons.beton import JPEG, open_beton
-from dist_advss.data.betons.origin import file_of, find_beton, fingerprint, write_betons
+from dist_advss.data.betons.origin import file_of, source_here, write_betons
 from dist_advss.data.betons.write import describe, write_source
 from dist_advss.data.image_set import Source
 from dist_advss.errors import RunError, UserError
 from dist_advss.rng import Rng
-from tests.data.conftest import noise
+from tests.data.conftest import find_beton, noise
 
 NAMES = [str(k) for k in range(10)]
 
@@ -35,7 +35,7 @@ def source_of(images: np.ndarray) -> Source:
 
 def write(path: Path, count: int = 300, **keys: object) -> Data:
     data = replace(Data(name="cifar10", size=32, beton=str(path.parent)), **keys)  # type: ignore[arg-type]
-    write_source(source_of(noise(count, 32)), describe(data, "train", NAMES, "f00d"), path)
+    write_source(source_of(noise(count, 32)), describe(data, "train", NAMES, 8 * "f00d"), path)
     return data
 
 
@@ -130,12 +130,13 @@ import numpy as np
 from dist_advss.config.schema import Data
 from dist_advss.data.betons import origin, write
 from dist_advss.data.image_set import Source
+from dist_advss.data.sets.fingerprint import Files
 source = Source(np.zeros(20000, np.int64), ["0"] * 10, lambda rows: np.zeros((len(rows), 32, 32, 3), np.uint8))
-write.read = lambda data, part: source
-origin.fingerprint = lambda data: "f00d"
+write.read = lambda data, part, files: source
+files = Files([], 8 * "f00d")
 data = Data(name="cifar10", root=".", beton={str(tmp_path)!r})
 print("ready", flush=True)
-origin.find_beton(data, "train", lambda part, done, count: print(done, flush=True))
+origin.find_beton(data, "train", files, lambda part, done, count: print(done, flush=True))
 """
     path = tmp_path / "train.beton"
     for moment in (1, 256, 9984, 20000):
@@ -211,7 +212,10 @@ def test_a_beton_whose_source_has_changed_is_refused(tmp_path: Path) -> None:
     data = Data(name="folder", root=str(tmp_path / "tree"), classes=2, beton=str(tmp_path / "b"), loader="ffcv")
     find_beton(data, "train")
     assert len(find_beton(data, "train")) == 16
-    os.utime(tmp_path / "tree" / "train" / "0" / "2.png", (1, 1))
+    changed = tmp_path / "tree" / "train" / "0" / "2.png"
+    os.utime(changed, (1, 1))
+    assert len(find_beton(data, "train")) == 16  # only its time has changed
+    Image.fromarray(noise(21, 32)[20]).save(changed)
     text = complaint(lambda: find_beton(data, "train"))
     assert "made from other files than data.root=" in text
     assert "write it again with dist-advss data write" in text
@@ -223,7 +227,9 @@ def test_without_a_folder_each_source_has_one_of_its_own_in_the_cache(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     data = Data(name="fashion_mini", size=28, channels=1)
-    mark = fingerprint(data) or ""
+    files = source_here(data, "train")
+    assert files is not None
+    mark = files.fingerprint
     plain = file_of(data, "train", mark)
     assert plain.parent.parent == tmp_path / "dist_advss"
     assert plain == file_of(replace(data, labels=100, loader="ffcv", crop="random"), "train", mark)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dist_advss.config.schema import Data
 from dist_advss.data import make_loader
-from dist_advss.data.make import ffcv_missing
+from dist_advss.data.located import ffcv_missing
 from dist_advss.errors import UserError
 from dist_advss.rng import Rng
 from tests.data.conftest import joined

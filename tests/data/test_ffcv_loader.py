@@ -20,12 +20,11 @@ import torch
 from dist_advss.config.schema import Data
 from dist_advss.data import Batch, Loader, make_loader
 from dist_advss.data.betons.beton import JPEG, RAW, open_beton
-from dist_advss.data.betons.origin import find_beton
 from dist_advss.data.betons.write import describe, write_source
 from dist_advss.data.image_set import Source
 from dist_advss.errors import RunError
 from dist_advss.rng import Rng
-from tests.data.conftest import noise
+from tests.data.conftest import find_beton, noise
 
 pytestmark = pytest.mark.usefixtures("ffcv")
 RNG = Rng(3)
@@ -50,7 +49,7 @@ def raw_beton(folder: Path, images: np.ndarray, jpeg: float = 0.0) -> Data:
     data = Data(name="cifar10", size=images.shape[1], classes=10, jpeg=jpeg, beton=str(folder), validation=0.1)
     names = [str(k) for k in range(10)]
     source = Source(np.arange(len(images)) % 10, names, lambda rows: images[rows])
-    write_source(source, describe(data, "train", names, ""), folder / "train.beton")
+    write_source(source, describe(data, "train", names, 8 * "f00d"), folder / "train.beton")
     return data
 
 
@@ -264,9 +263,11 @@ def test_many_images_are_written_and_read_twice_in_little_memory(tmp_path: Path)
     data = Data(name="cifar10", size=size, beton=str(tmp_path), validation=0.01)
     names = [str(k) for k in range(10)]
     source = Source(np.arange(count) % 10, names, lambda rows: pattern[rows % 256])
-    write_source(Source(source.labels[:1], names, source.pixels), describe(data, "train", names, ""), tmp_path / "warm")
+    write_source(
+        Source(source.labels[:1], names, source.pixels), describe(data, "train", names, 8 * "f00d"), tmp_path / "warm"
+    )
     before = memory_of_this_process()
-    write_source(source, describe(data, "train", names, ""), tmp_path / "train.beton")
+    write_source(source, describe(data, "train", names, 8 * "f00d"), tmp_path / "train.beton")
     assert memory_of_this_process() - before < 30e6  # 46 MB of images
     loader = loader_of(data)
     growth = []

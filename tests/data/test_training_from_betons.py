@@ -13,7 +13,7 @@ import torch
 from dist_advss.cli import main
 from dist_advss.config.compose import compose
 from dist_advss.config.schema import Data
-from dist_advss.data import make
+from dist_advss.data import located
 from dist_advss.errors import UserError
 from dist_advss.training.run import train
 
@@ -71,7 +71,7 @@ def test_auto_takes_memory_where_ffcv_is_missing_and_what_needs_it_is_refused(
     from dist_advss.data import make_loader
     from dist_advss.rng import Rng
 
-    monkeypatch.setattr(make, "ffcv_missing", lambda: "ffcv is not installed")
+    monkeypatch.setattr(located, "ffcv_missing", lambda: "ffcv is not installed")
     data = Data(name="fashion_mini", size=28, channels=1, beton=str(tmp_path))
     assert make_loader(data, "train", 10, Rng(0), labelled=True).name == "memory"
     for change, said in (({"loader": "ffcv"}, "data.loader=ffcv"), ({"crop": "random"}, "data.crop=random")):

@@ -51,7 +51,7 @@ class Description:
     part:        "train" (with the unlabelled images of the set) or "test"
     stored:      "pixels": squares of data.size, as in the memory loader; "original": each image in its own shape
     jpeg:        the share of images that are JPEG, 0 to 1
-    fingerprint: of the source files
+    fingerprint: of the source files of this part
     """
 
     name: str

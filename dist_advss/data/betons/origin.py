@@ -5,37 +5,51 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from ...config.schema import Data
 from ...config.sets import SETS
 from ...errors import UserError, nearest
-from ..sets.sources import files_of, read
-from .beton import Beton, open_beton
+from ..sets.fingerprint import LENGTH, Files, cache_folder, find_files
+from .beton import Beton, Description, open_beton
 from .write import OnProgress, describe, quiet, write_beton
 
 PARTS = ("train", "test")
 
 
-def find_beton(data: Data, part: str, on_progress: OnProgress = quiet) -> Beton:
+def source_here(data: Data, part: str) -> Files | None:
+    """The files of a part, "train" or "test"; None where data.root is not on this machine and data.beton holds the part.
+
+    A folder that is empty counts as not there: it may be where a disk is mounted on other nodes. Raises UserError.
+    """
+    configured = data.root or SETS[data.name].root
+    root = Path(configured).expanduser() if configured else None
+    has_beton = data.beton is not None and SETS[data.name].sha256 is None and file_of(data, part, "").exists()
+    if has_beton and (root is None or not root.is_dir()):
+        return None
+    try:
+        return find_files(data, part)
+    except UserError:
+        if has_beton and root is not None and not any(root.iterdir()):
+            return None
+        raise
+
+
+def find_beton(data: Data, part: str, source: Files | None, on_progress: OnProgress = quiet) -> Beton:
     """The beton of a part of the set, "train" or "test", written first where it is missing.
 
-    One process writes it while the others wait, and calls `on_progress` with (part, images written, images in total).
-    Raises UserError for a beton that is damaged or was made from other files than data.root contains, RunError where it
-    cannot be written.
+    `source` is what `source_here` found. One process writes the beton while the others wait, and calls `on_progress` with
+    (part, images written, images in total). Raises UserError for a beton that is damaged, was made from other files than
+    data.root contains or stores images in another way than the configuration says, RunError where it cannot be written.
     """
-    fingerprint_now = fingerprint(data)
-    if fingerprint_now is None and (data.beton is None or not file_of(data, part, "").exists()):
-        fingerprint_now = _fingerprint_of_missing(data)
-    path = file_of(data, part, fingerprint_now or "")
-    if not path.exists():
+    path = file_of(data, part, source.fingerprint if source else "")
+    if source is not None and not path.exists():
         with _one_at_a_time(path):
             if not path.exists():
-                write_beton(data, part, path, fingerprint_now or "", on_progress)
+                write_beton(data, part, path, source, on_progress)
     beton = open_beton(path)
-    refuse_other_source(beton, data, part, fingerprint_now)
+    refuse_other_source(beton, data, part, source.fingerprint if source else None)
     return beton
 
 
@@ -46,64 +60,42 @@ def write_betons(data: Data, out: Path, part: str | None, on_progress: OnProgres
     """
     if part is not None and part not in PARTS:
         raise UserError(f"part={part}: unknown part; {nearest(part, PARTS)}")
-    fingerprint_now = fingerprint(data) or _fingerprint_of_missing(data)
     if out.suffix == ".beton":
         files = {part or "train": out}
     else:
         files = {name: out / f"{name}.beton" for name in PARTS if part in (None, name)}
+    sources = {name: find_files(data, name) for name in files}
     for name, path in files.items():
         with _one_at_a_time(path):
-            write_beton(data, name, path, fingerprint_now, on_progress)
+            write_beton(data, name, path, sources[name], on_progress)
     return list(files.values())
 
 
-def _fingerprint_of_missing(data: Data) -> str:
-    """The fingerprint of a set whose files are missing, downloaded first for data.download. Raises UserError."""
-    read(data, "train")
-    return fingerprint(data) or ""
+def file_of(data: Data, part: str, fingerprint: str) -> Path:
+    """data.beton/PART.beton. Without data.beton, a folder in the user's cache for each source and way to store it.
 
-
-def file_of(data: Data, part: str, fingerprint_now: str) -> Path:
-    """data.beton/PART.beton. Without data.beton, a folder in the user's cache for each source and way to store it."""
+    `fingerprint` is that of the source files of the part.
+    """
     if data.beton is not None:
         return Path(data.beton).expanduser() / f"{part}.beton"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dist_advss"
-    about = describe(data, part, [], fingerprint_now)
+    about = describe(data, part, [], fingerprint)
     side = about.size if about.stored == "pixels" else about.max_side
-    identity = (fingerprint_now, side, about.channels, about.stored, about.jpeg, about.quality)
+    identity = (fingerprint, side, about.channels, about.stored, about.jpeg, about.quality)
     key = hashlib.sha256(repr(identity).encode()).hexdigest()[:12]
-    return cache / f"{data.name}-{key}" / f"{part}.beton"
+    return cache_folder() / f"{data.name}-{key}" / f"{part}.beton"
 
 
-def fingerprint(data: Data) -> str | None:
-    """A hash of the names, sizes and times of the source files of the set; None where they are missing."""
-    facts = SETS[data.name]
-    if facts.sha256 is not None:
-        return facts.sha256[:16]
-    configured = data.root or facts.root
-    if configured is None or not Path(configured).expanduser().is_dir():
-        return None
-    lines = [data.name]
-    for part in PARTS:
-        try:
-            files = files_of(data, part)
-        except UserError:  # `read` raises it where the part is needed
-            continue
-        lines += [f"{file} {file.stat().st_size} {int(file.stat().st_mtime)}" for file in files]
-    return None if len(lines) == 1 else hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
+def refuse_other_source(beton: Beton, data: Data, part: str, fingerprint: str | None) -> None:
+    """Raises UserError where the configuration needs other images than the beton contains, or images stored otherwise.
 
-
-def refuse_other_source(beton: Beton, data: Data, part: str, fingerprint_now: str | None) -> None:
-    """Raises UserError where the configuration needs other images than the beton contains.
-
-    `fingerprint_now` is that of the source files. None, where these are missing, skips the comparison.
+    `fingerprint` is that of the source files. None, where these are missing, skips the comparison.
     """
     about, path = beton.about, beton.path
+    wanted = describe(data, part, about.classes, about.fingerprint)
     for key, value, stored in (
         ("name", data.name, about.name),
         ("channels", data.channels, about.channels),
         ("classes", data.classes, len(about.classes)),
-        ("size", data.size, about.size if about.stored == "pixels" else data.size),
     ):
         if value != stored:
             raise UserError(f"data.{key}={value}: {path} was made with data.{key}={stored}; give another data.beton")
@@ -111,11 +103,36 @@ def refuse_other_source(beton: Beton, data: Data, part: str, fingerprint_now: st
         raise UserError(
             f"{path}: contains the {about.part} part of {about.name}, not its {part} part; rename or replace it"
         )
-    if fingerprint_now is not None and fingerprint_now != about.fingerprint:
+    _refuse_stored_otherwise(path, about, wanted)
+    # an included set is known by the first digits of its file's checksum, in any version
+    if SETS[data.name].sha256 is None and len(about.fingerprint) != LENGTH:
+        raise UserError(
+            f"{path}: written by an earlier version, which identified its source by the times of the files; write it again "
+            "with dist-advss data write"
+        )
+    if fingerprint is not None and fingerprint != about.fingerprint:
         raise UserError(
             f"{path}: made from other files than data.root={data.root} contains now (fingerprint {about.fingerprint}, now "
-            f"{fingerprint_now}); write it again with dist-advss data write, or give another data.beton"
+            f"{fingerprint}); write it again with dist-advss data write, or give another data.beton"
         )
+
+
+def _refuse_stored_otherwise(path: Path, about: Description, wanted: Description) -> None:
+    """Raises UserError where a beton does not store its images as the configuration says."""
+    if about.stored != wanted.stored:
+        how = {"pixels": f"squares of {about.size} pixels", "original": "images in their own shapes"}[about.stored]
+        raise UserError(
+            f"data.size={wanted.size}: {path} was made with data.size={about.size} and holds {how}; give another data.beton"
+        )
+    keys = ["size"] if wanted.stored == "pixels" else ["max_side"]
+    keys += ["jpeg", "quality"] if wanted.jpeg > 0 else ["jpeg"]
+    for key in keys:
+        value, stored = getattr(wanted, key), getattr(about, key)
+        if value != stored:
+            raise UserError(
+                f"data.{key}={value:g}: {path} was made with data.{key}={stored:g}; set data.{key}={stored:g}, or give "
+                "another data.beton"
+            )
 
 
 @contextlib.contextmanager

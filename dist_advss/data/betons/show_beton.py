@@ -31,7 +31,7 @@ def summary_of(path: Path) -> str:
         f"  stored       {'; '.join(encodings)}",
         f"  file         {path.stat().st_size / 1e6:,.1f} MB",
         f"  sha256       {beton.sha256} (of description and images; verified)",
-        f"  fingerprint  {about.fingerprint} (of the names, sizes and times of the source files)",
+        f"  fingerprint  {about.fingerprint} (of the names and the content of the source files)",
         "",
     ]
     counts = np.bincount(beton.labels[beton.labels >= 0], minlength=len(about.classes))

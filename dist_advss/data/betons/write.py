@@ -25,6 +25,7 @@ from ...files import write_whole
 from ...rng import Rng
 from ..image_files import Failure, Unreadable, each, original, square, usable_cores
 from ..image_set import Bytes, Source
+from ..sets.fingerprint import Files
 from ..sets.sources import read
 from . import beton
 from .beton import ALLOCATION, JPEG, PAGE, RAW, RECORD, Description
@@ -57,13 +58,13 @@ def describe(data: Data, part: str, classes: list[str], fingerprint: str) -> Des
     )
 
 
-def write_beton(data: Data, part: str, path: Path, fingerprint: str, on_progress: OnProgress = quiet) -> None:
+def write_beton(data: Data, part: str, path: Path, files: Files, on_progress: OnProgress = quiet) -> None:
     """Reads a part of the set, "train" (with the unlabelled images) or "test", and writes its beton completely or not at all.
 
     Raises UserError for a set that cannot be read, RunError where the disk is full.
     """
-    source = read(data, "train+unlabelled" if part == "train" else part)
-    write_source(source, describe(data, part, source.classes, fingerprint), path, on_progress)
+    source = read(data, "train+unlabelled" if part == "train" else part, files.paths)
+    write_source(source, describe(data, part, source.classes, files.fingerprint), path, on_progress)
 
 
 def write_source(source: Source, about: Description, path: Path, on_progress: OnProgress = quiet) -> None:

@@ -32,10 +32,10 @@ def read(data: Data, part: str, files: list[Path] | None = None) -> Source:
     those of `files_of`, where they are known.
     """
     check_shape(data)
-    data = staged(data)
-    if files is None:
-        files = files_of(data, "test" if part == "test" else "train")
-    source: Source = implementation(SETS[data.name].read)(data, part, files)
+    here = staged(data)
+    if files is None or here.root != data.root:
+        files = files_of(here, "test" if part == "test" else "train")
+    source: Source = implementation(SETS[data.name].read)(here, part, files)
     if len(source.labels) == 0:
         raise UserError(f"data.root={data.root}: the {part} part of {data.name} is empty; check the files")
     if len(source.classes) != data.classes:

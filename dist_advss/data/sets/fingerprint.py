@@ -1,0 +1,177 @@
+"""The fingerprint of a part of a data set: a hash of the names and the content of the files that its reader reads.
+
+Every file is read once. The hash of each folder is remembered in the user's cache folder, under the sizes and times of its
+files, so a later run only reads these. A cache that is missing, damaged or cannot be written costs time and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from ...config.schema import Data
+from ...config.sets import SETS
+from ...errors import RunError, UserError
+from ...files import write_text
+from ..image_files import usable_cores
+from .sources import files_of
+
+T = TypeVar("T")
+
+# fmt: off
+LENGTH = 32           # hexadecimal digits of a fingerprint; a beton of an earlier version has 16
+SETTLED_S = 2.0       # a file that changed less than this before it was hashed may change again unnoticed by its times
+PIECE = 2**20         # bytes of a file that are hashed at a time
+CHUNK = 64            # files that one task of the thread pool treats
+ANNOUNCED = 4 * 10**9 # bytes; from this many on, a line says that files are being hashed
+# fmt: on
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of a part of a set in the order in which they are read, and their fingerprint. Included sets have none."""
+
+    paths: list[Path]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """A file: its name in its folder, its size in bytes, and when its content and its entry changed, in ns."""
+
+    name: str
+    path: Path
+    size: int
+    mtime: int
+    ctime: int
+
+
+def find_files(data: Data, part: str) -> Files:
+    """The files of the part "train" (with the unlabelled images) or "test", and their fingerprint. Raises UserError."""
+    paths = files_of(data, part)
+    return Files(paths, fingerprint(data, part, paths))
+
+
+def fingerprint(data: Data, part: str, paths: list[Path]) -> str:
+    """The fingerprint of the files `paths` of a part, in hexadecimal digits. Raises UserError for one that cannot be read.
+
+    It depends on the set's name, the part, and the name and content of each file: below the root for a tree of images, else
+    without folders. The place of the set, the times of its files and other files beside them do not matter.
+    """
+    facts = SETS[data.name]
+    if facts.sha256 is not None:
+        return facts.sha256[:16]
+    root = Path(data.root or facts.root or "").expanduser() if facts.encoded else None
+    began = time.time()
+    # 1. the sizes and times of all files, by folder
+    folders: dict[str, list[_Listed]] = defaultdict(list)
+    for path, state in zip(paths, _in_threads(_state, paths), strict=True):
+        folder = str(path.parent.relative_to(root)) if root is not None else ""
+        folders[folder].append(_Listed(path.name, path, state.st_size, state.st_mtime_ns, state.st_ctime_ns))
+    keys = {folder: _key(files) for folder, files in folders.items()}
+    # 2. folders whose files have these sizes and times since they were hashed, and lie still long enough to be sure
+    settled = {folder for folder, files in folders.items() if _newest(files, began) < began - SETTLED_S}
+    remembered = _remembered(data, part)
+    digests = {folder: remembered[keys[folder]] for folder in settled if keys[folder] in remembered}
+    # 3. the content of the others
+    missing = [file for folder, files in folders.items() if folder not in digests for file in files]
+    _announce(data, sum(file.size for file in missing))
+    contents = dict(zip((file.path for file in missing), _in_threads(_sha256, [f.path for f in missing]), strict=True))
+    for folder, files in folders.items():
+        if folder not in digests:
+            digests[folder] = _joined(f"{file.name}\0{contents[file.path]}" for file in files)
+    if missing:
+        _remember(data, part, {keys[folder]: digests[folder] for folder in settled})
+    return _joined([f"{data.name}\0{part}", *(f"{folder}\0{digest}" for folder, digest in digests.items())])[:LENGTH]
+
+
+def cache_folder() -> Path:
+    """The folder of this package in the user's cache: ~/.cache/dist_advss, or $XDG_CACHE_HOME/dist_advss."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dist_advss"
+
+
+def _state(path: Path) -> os.stat_result:
+    return path.stat()
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _in_threads(do: Callable[[Path], T], paths: list[Path]) -> list[T]:
+    """`do` of each path, in order. Raises UserError for a file that cannot be read."""
+
+    def do_chunk(start: int) -> list[T]:
+        return [do(path) for path in paths[start : start + CHUNK]]
+
+    with ThreadPoolExecutor(max(8, usable_cores())) as pool:  # more than the cores, for disks that answer slowly
+        try:
+            return [result for chunk in pool.map(do_chunk, range(0, len(paths), CHUNK)) for result in chunk]
+        except OSError as error:
+            raise UserError(
+                f"{error.filename}: cannot be read ({error.strerror}); restore the file or its permissions, or remove it"
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _joined(lines: Iterable[str]) -> str:
+    """A hash of the lines in any order."""
+    return hashlib.sha256(json.dumps(sorted(lines)).encode()).hexdigest()
+
+
+def _key(files: list[_Listed]) -> str:
+    """What a folder's hash is remembered under: the place of the folder, and names, sizes and times of its files."""
+    place = os.path.realpath(files[0].path.parent)
+    return _joined([place, *(f"{file.name}\0{file.size}\0{file.mtime}\0{file.ctime}" for file in files)])
+
+
+def _newest(files: list[_Listed], now: float) -> float:
+    """When a file changed last, in seconds. An archive may give content any time, so one in the future is ignored."""
+    times = [file.mtime / 1e9 for file in files if file.mtime / 1e9 < now + SETTLED_S]
+    return max([*times, *(file.ctime / 1e9 for file in files)])
+
+
+def _file_of(data: Data, part: str) -> Path:
+    """Where the hashes of the folders of a part are remembered, for each root."""
+    place = os.path.realpath(Path(data.root or SETS[data.name].root or "").expanduser())
+    return cache_folder() / "fingerprints" / f"{data.name}-{part}-{_joined([place])[:16]}.json"
+
+
+def _remembered(data: Data, part: str) -> dict[str, str]:
+    """The remembered hashes; {} where there is no file of them, or a damaged one."""
+    try:
+        content = json.loads(_file_of(data, part).read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    return {key: digest for key, digest in content.items() if isinstance(digest, str) and len(digest) == len(key) == 64}
+
+
+def _remember(data: Data, part: str, digests: dict[str, str]) -> None:
+    with contextlib.suppress(RunError):  # no room, or no folder that can be written: the next run hashes again
+        write_text(_file_of(data, part), json.dumps(digests))
+
+
+def _announce(data: Data, size: int) -> None:
+    if size >= ANNOUNCED:
+        print(
+            f"data.root={data.root}: hashing {size / 1e9:,.1f} GB to identify the images; {cache_folder()} remembers it",
+            file=sys.stderr,
+            flush=True,
+        )
