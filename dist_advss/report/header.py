@@ -10,7 +10,7 @@ from ..runs.progress import progress
 from ..runs.read import Launch, number
 from ..runs.state import STATES
 from ..runs.table import Row, describe_ball
-from .findings.effects import clause, effects, sentence
+from .findings.effects import clause, effects, one_seed, sentence
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Header:
     progress:    "5 of 8 stages finished, …"
     headline:    the effect of adversarial pre-training, or why there is none yet; "" where `clauses` has several
     clauses:     (task, effect) of each task, where there are several
+    note:        what the intervals of the effects leave out; "" for nothing
     """
 
     name: str
@@ -32,6 +33,7 @@ class Header:
     progress: str
     headline: str
     clauses: list[tuple[str, str]]
+    note: str
 
 
 def header(launch: Launch, rows: list[Row]) -> Header:
@@ -46,6 +48,7 @@ def header(launch: Launch, rows: list[Row]) -> Header:
         progress=progress(launch),
         headline="" if several else sentence(measured[0]) if measured else waiting(rows),
         clauses=[(effect.task, clause(effect)) for effect in measured] if several else [],
+        note=one_seed(measured),
     )
 
 

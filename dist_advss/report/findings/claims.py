@@ -11,7 +11,7 @@ from typing import Literal
 from ...runs.table import Rate, Row
 from .cost import Costs
 from .effects import Difference, Effect, between, difference, effects, pair_by_seed
-from .paired import wilson
+from .intervals import wilson
 from .transfers import Transfer
 
 Verdict = Literal["holds here", "holds in part", "not clear here", "does not hold here"]
@@ -60,8 +60,8 @@ def _claim(letter: str, text: str, measured: list[Measured]) -> Claim | None:
     if not measured:
         return None
     changes = [change for of_claim, _ in measured for change in of_claim]
-    up = [change.value > 0 and change.clear is not False for change in changes]
-    down = [change.value <= 0 and change.clear is not False for change in changes]
+    up = [change.value > 0 and change.clear is True for change in changes]
+    down = [change.value < 0 and change.clear is True for change in changes]
     if all(up):
         verdict: Verdict = "holds here"
     elif all(down):
@@ -73,42 +73,41 @@ def _claim(letter: str, text: str, measured: list[Measured]) -> Claim | None:
 
 def _sooner(measured: list[Effect], rows: list[Row], costs: Costs | None) -> Claim | None:
     """(b), by the epochs to each model's best RA. The text adds the epochs until it reached the best RA of P1→F4."""
-    counts = [(e.task, e.epochs_before, e.epochs_after) for e in measured]
-    known = [(task, before, after) for task, before, after in counts if before is not None and after is not None]
-    if not known:
-        return None
-    fewer = [after < before for _, before, after in known]
-    verdict: Verdict = "holds here" if all(fewer) else "holds in part" if any(fewer) else "does not hold here"
-    numbers = []
-    for task, before, after in known:
-        of_task = [c for c in costs.costs if c.row in rows and c.row.method.full == f"P3→F4 {task}"] if costs else []
+    found: list[Measured] = []
+    for effect in measured:
+        fewer = effect.fewer_epochs
+        if fewer is None:
+            continue
+        own = f"P3→F4 {effect.task}"
+        of_task = [c for c in costs.costs if c.row in rows and c.row.method.full == own] if costs else []
         reached = [c.to_baseline for c in of_task if c.to_baseline is not None]
         level = f"; the best RA of P1→F4 after {mean(reached):.3g}" if reached and len(reached) == len(of_task) else ""
-        numbers.append(f"{task}: {after:.3g} epochs instead of {before:.3g}{level}")
-    return Claim("b", "Adversarial pre-training needs fewer epochs of fine-tuning to the best RA.", verdict, numbers)
+        counts = f"{effect.epochs_after:.3g} epochs instead of {effect.epochs_before:.3g}"
+        interval = "" if fewer.clear is None else f" ({fewer} fewer)"
+        found.append(((fewer,), f"{effect.task}: {counts}{interval}{level}"))
+    return _claim("b", "Adversarial pre-training needs fewer epochs of fine-tuning to the best RA.", found)
 
 
 def _trend(rows: list[Row]) -> Claim | None:
     """The second half of (c), for each pre-training with two kinds of fine-tuning or more."""
-    numbers, steps = [], []
+    measured: list[Measured] = []
     for pretrain, task in dict.fromkeys((row.method.pretrain, row.method.task) for row in rows):
-        means = []
+        kinds: dict[str, list[Row]] = {}
         for kind in ("F4", "F3", "F2", "F1"):
-            values = [
-                r.ra.value for r in rows if r.ra and r.method.label == f"{pretrain}→{kind}" and r.method.task == task
-            ]
-            means += [(kind, mean(values))] if values else []
-        if len(means) > 1:
-            numbers.append(f"{pretrain} {task or ''}".strip() + ": " + ", ".join(f"{k} {v:.1f}" for k, v in means))
-            steps += [high > low for (_, high), (_, low) in pairwise(means)]
-    if not steps:
-        return None
-    verdict: Verdict = "holds here" if all(steps) else "holds in part" if any(steps) else "does not hold here"
-    return Claim(
+            of_kind = [r for r in rows if r.method.label == f"{pretrain}→{kind}" and r.method.task == task]
+            rated = [row for row in of_kind if row.ra and row.ta]
+            kinds |= {kind: rated} if rated else {}
+        # each kind against the next one down the order
+        steps = {f"{high} over {low}": pair_by_seed(kinds[low], kinds[high]) for high, low in pairwise(kinds)}
+        gains = {name: difference(pairs, "ra") for name, pairs in steps.items() if pairs}
+        levels = ", ".join(f"{kind} {mean(r.ra.value for r in of if r.ra):.1f}" for kind, of in kinds.items())
+        text = ", ".join(f"{name} {gain}" for name, gain in gains.items())
+        if gains:
+            measured.append((tuple(gains.values()), f"{pretrain} {task or ''}".strip() + f": {levels}; {text}"))
+    return _claim(
         "c",
         "Full fine-tuning beats a frozen encoder, and adversarial beats standard (RA: F4 > F3 > F2 > F1).",
-        verdict,
-        numbers,
+        measured,
     )
 
 

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from statistics import mean
+from statistics import fmean
 from typing import Literal
 
 import numpy as np
 
 from ...runs.table import Rate, Row
-from .paired import Judged, judged, paired_interval
+from .intervals import Interval, half_width, independent, left_of_images, over_seeds, paired
+from .verdicts import Judged, judged
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean difference in points.
+    """A mean difference in points, or in epochs.
 
-    low, high: the 95% interval; with several seeds, the lowest and highest difference; None where unknown
+    low, high: the 95% interval, which one seed gives over images alone; None where unknown
+    seeds:     how many pairs of runs it is the mean of
     paired:    whether the interval compares both models' verdicts image by image
     """
 
     value: float
     low: float | None
     high: float | None
+    seeds: int = 1
     paired: bool = False
 
     @property
@@ -38,15 +40,36 @@ class Difference:
 
 @dataclass(frozen=True)
 class Effect:
-    """Adversarial pre-training on one task against none, or against standard; both with full adversarial fine-tuning."""
+    """Adversarial pre-training on one task against none, or against standard; both with full adversarial fine-tuning.
+
+    epochs: of fine-tuning until the best validation RA, (before, after) for each seed that recorded both
+    """
 
     task: str
     ra: Difference
     ta: Difference
     seeds: int
     n: int | None
-    epochs_before: float | None
-    epochs_after: float | None
+    epochs: tuple[tuple[int, int], ...]
+
+    @property
+    def epochs_before(self) -> float | None:
+        return fmean(before for before, _ in self.epochs) if self.epochs else None
+
+    @property
+    def epochs_after(self) -> float | None:
+        return fmean(after for _, after in self.epochs) if self.epochs else None
+
+    @property
+    def fewer_epochs(self) -> Difference | None:
+        """By how many epochs the best validation RA came sooner; without an interval for one seed. None where unknown."""
+        if not self.epochs:
+            return None
+        fewer = [float(before - after) for before, after in self.epochs]
+        value, half = fmean(fewer), half_width(fewer, rounding=1.0)
+        if len(fewer) == 1:
+            return Difference(value, None, None)
+        return Difference(value, value - half, value + half, seeds=len(fewer))
 
 
 def effects(rows: list[Row], before: Literal["P1", "P2"] = "P1") -> list[Effect]:
@@ -90,25 +113,46 @@ def _effect(task: str, pairs: list[tuple[Row, Row]]) -> Effect:
         ta=difference(pairs, "ta"),
         seeds=len(pairs),
         n=pairs[0][0].n,
-        epochs_before=mean(b for b, _ in epochs) if epochs else None,
-        epochs_after=mean(a for _, a in epochs) if epochs else None,
+        epochs=tuple(epochs),
     )
 
 
 def difference(pairs: list[tuple[Row, Row]], rate: Literal["ta", "ra"]) -> Difference:
-    """after - before of finished evaluations. One pair gives its 95% interval, several give the extremes over them."""
-    before, after = pairs[0]
-    old, new = _judged(before), _judged(after)
-    if len(pairs) == 1 and old and new and np.array_equal(old.index, new.index):
-        change = _rate(after, rate).value - _rate(before, rate).value
-        return Difference(change, *paired_interval(old.right[rate], new.right[rate]), paired=True)
-    return between([(_rate(before, rate), _rate(after, rate)) for before, after in pairs])
+    """after - before of finished evaluations, one pair for each seed, with its interval over images and seeds."""
+    rates = [(_rate(before, rate), _rate(after, rate)) for before, after in pairs]
+    verdicts = [(_judged(before), _judged(after)) for before, after in pairs]
+    together = [
+        (old.right[rate], new.right[rate])
+        for old, new in verdicts
+        if old and new and np.array_equal(old.index, new.index)
+    ]
+    if len(together) < len(pairs):
+        return between(rates)
+    changes = [after.value - before.value for before, after in rates]
+    over_images = [_around(change, paired(*masks)) for change, masks in zip(changes, together, strict=True)]
+    same_size = len({len(old) for old, _ in together}) == 1
+    common = left_of_images(*zip(*together, strict=True)) if same_size else 1.0
+    low, high = over_seeds(changes, over_images, common)
+    return Difference(fmean(changes), low, high, seeds=len(pairs), paired=True)
+
+
+def _around(change: float, interval: Interval) -> Interval:
+    """The interval, made to hold the change, which its rates were rounded to."""
+    return min(change, interval[0]), max(change, interval[1])
 
 
 def between(pairs: list[tuple[Rate, Rate]]) -> Difference:
-    """after - before of rates that are treated as independent. One pair gives its interval, several give the extremes."""
-    each = [after.value - before.value for before, after in pairs]
-    return Difference(mean(each), min(each), max(each)) if len(each) > 1 else Difference(each[0], *newcombe(*pairs[0]))
+    """after - before of rates that are treated as independent, one pair for each seed, with the interval over both."""
+    changes = [after.value - before.value for before, after in pairs]
+    over_images = [
+        independent(before.value, before.interval, after.value, after.interval)
+        for before, after in pairs
+        if before.interval and after.interval
+    ]
+    if len(over_images) < len(pairs):
+        return Difference(fmean(changes), None, None, seeds=len(pairs))
+    low, high = over_seeds(changes, over_images)
+    return Difference(fmean(changes), low, high, seeds=len(pairs))
 
 
 def _rate(row: Row, rate: Literal["ta", "ra"]) -> Rate:
@@ -128,19 +172,6 @@ def _judged(row: Row) -> Judged | None:
     return verdicts if same else None
 
 
-def newcombe(before: Rate, after: Rate) -> tuple[float | None, float | None]:
-    """The 95% interval of after - before from the two rates' own intervals (Newcombe 1998, method 10), in points.
-
-    It treats the rates as independent. For models judged on the same images `paired_interval` is narrower.
-    """
-    if before.interval is None or after.interval is None:
-        return None, None
-    difference = after.value - before.value
-    down = math.hypot(after.value - after.interval[0], before.interval[1] - before.value)
-    up = math.hypot(after.interval[1] - after.value, before.value - before.interval[0])
-    return difference - down, difference + up
-
-
 def sentence(effect: Effect) -> str:
     """The effect as a sentence, its numbers with their intervals."""
     lead = (
@@ -154,7 +185,7 @@ def sentence(effect: Effect) -> str:
 def clause(effect: Effect) -> str:
     """The effect as an item of a list, after the name of the task."""
     changes = [
-        f"{name} {difference.value:+.1f}{_ends(difference, effect, 1)}".replace("-", "−")
+        f"{name} {difference.value:+.1f}{_ends(difference, 1)}".replace("-", "−")
         for name, difference in (("RA", effect.ra), ("TA", effect.ta))
     ]
     return f"{changes[0]}, {changes[1]} points{_caution(effect)}. {_sooner(effect)}".rstrip()
@@ -166,22 +197,29 @@ def _moved(difference: Difference) -> str:
 
 def _points(difference: Difference, effect: Effect) -> str:
     sign = 1 if difference.value >= 0 else -1
-    average = " on average" if effect.seeds > 1 else ""
-    return f"{abs(difference.value):.1f} points{average}{_ends(difference, effect, sign)}"
+    return f"{abs(difference.value):.1f} points{_ends(difference, sign)}"
 
 
-def _ends(difference: Difference, effect: Effect, sign: int) -> str:
-    """ " (95% interval 9.0 to 17.7)", or the extremes over seeds; `sign` -1 turns a change into a loss."""
+def _ends(difference: Difference, sign: int) -> str:
+    """ " (95% interval 9.0 to 17.7)"; `sign` -1 turns a change into a loss."""
     if difference.low is None or difference.high is None:
         return ""
     low, high = sorted((sign * difference.low, sign * difference.high))
-    if effect.seeds > 1:
-        return f" ({low:.1f} to {high:.1f} over {effect.seeds} seeds)".replace("-", "−")
-    return f" (95% interval {low:.1f} to {high:.1f})".replace("-", "−")
+    over = f" over {difference.seeds} seeds" if difference.seeds > 1 else ""
+    return f" (95% interval {low:.1f} to {high:.1f}{over})".replace("-", "−")
 
 
 def _caution(effect: Effect) -> str:
-    return "" if effect.ra.clear is not False else ". This is not a clear difference in robust accuracy"
+    return "" if effect.ra.clear else ". This is not a clear difference in robust accuracy"
+
+
+def one_seed(effects: list[Effect]) -> str:
+    """What the intervals of effects leave out where one was measured with a single seed; "" otherwise."""
+    if all(effect.seeds > 1 for effect in effects):
+        return ""
+    return (
+        "With one seed an interval covers the choice of test images, not how much the result varies from seed to seed."
+    )
 
 
 def _sooner(effect: Effect) -> str:

@@ -1,0 +1,42 @@
+"""What an evaluation found for each image, from its verdicts.npz."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .intervals import Mask
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Each image (N,) of an evaluation: its position, and whether the model was right on it, clean ("ta") and attacked ("ra")."""
+
+    index: NDArray[np.int64]
+    right: dict[str, Mask]
+
+
+def judged(folder: Path) -> Judged | None:
+    """The content of an evaluation's verdicts.npz; None where it is missing or damaged."""
+    file = folder / "verdicts.npz"
+    try:
+        return _read(file, file.stat().st_mtime_ns)
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=512)  # a row is compared several times; `version` distinguishes a file from its replacement
+def _read(file: Path, version: int) -> Judged | None:
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            index, label = archive["index"], archive["label"]
+            right = {"ta": archive["clean_prediction"] == label, "ra": archive["adversarial_prediction"] == label}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        return None
+    fits = index.ndim == 1 and all(isinstance(r, np.ndarray) and r.shape == index.shape for r in right.values())
+    return Judged(index, right) if fits and len(index) else None
