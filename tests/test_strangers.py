@@ -77,7 +77,7 @@ def test_a_transfer_runs_the_code_that_its_words_name(foreign: Path, code: Path,
     (tmp_path / "link.py").symlink_to(code)
     for named in (code, tmp_path / "link.py"):
         config = configure("transfer", [f"sources=[{foreign}]", f"trust=[{named}:Mine]", "out=OUT"])
-        assert type(load_model(str(foreign), "last", config.trust)[0]).__name__ == "Mine"
+        assert type(load_model("sources", str(foreign), "last", config.trust)[0]).__name__ == "Mine"
     assert code.with_suffix(".ran").exists()
 
 
@@ -87,12 +87,12 @@ def test_another_file_or_class_does_not_count_as_trusted(trust: str, foreign: Pa
     with pytest.raises(UserError, match="trust"):
         configure("transfer", [f"sources=[{foreign}]", f"trust=[{named}]", "out=OUT"])
     with pytest.raises(UserError, match="trust"):
-        load_model(str(foreign), "last", [named])
+        load_model("sources", str(foreign), "last", [named])
 
 
 def test_a_config_that_changes_after_the_check_is_checked_again(foreign: Path) -> None:
     with pytest.raises(UserError, match="trust"):
-        load_model(str(foreign), "last")
+        load_model("sources", str(foreign), "last")
 
 
 def test_no_other_command_runs_the_code_of_a_run_folder(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..attacks.pgd import step_size
 from ..config.objectives import Classify as ClassifyConfig
 from ..config.schema import Data, EvaluateConfig
 from ..data import Loader, make_loader
+from ..data.identity import class_order
 from ..engines import World
 from ..errors import Stopped, UserError
 from ..files import write_json, write_whole
@@ -26,7 +28,7 @@ from ..rng import Rng
 from ..tracking import Log
 from ..training import checkpoint, folder
 from ..training.interrupt import Interrupt
-from ..training.made_from import Loaded, MadeFrom, digests, load_weights, survey
+from ..training.made_from import NO_CLASSES, Loaded, MadeFrom, digests, load_weights, refuse_changed_since, survey
 from ..training.members import load_members, member_files
 from .by_image import PARTIAL_FILE, load_partial, remove_partial, run_unless_finished, until_stopped
 from .rates import rates
@@ -46,17 +48,22 @@ def evaluate(config: EvaluateConfig) -> Path:
 
 
 def _evaluate(config: EvaluateConfig, data: Data, out: Path, world: World) -> None:
-    rng, limit = Rng(config.seed, "evaluation"), data.limit
-    loaded = partial(make_loader, data, config.split, 1, rng, labelled=True)
-    loader = loaded(first=limit, device=world.device, rank=world.rank, world_size=world.size)
-    model, sources = load_classifier(config)
-    model.to(world.device)
-    images = world.on_rank_zero(lambda: survey(config.data, config.split))
-    now = MadeFrom(images, digests(sources))
-    attack = attacks.build(config.attack, model)
-    # Made before the work: nothing that can be refused comes after it.
-    first = loaded(first=min(SAMPLES, loader.count), device=world.device) if world.rank == 0 else None
     console = Console(highlight=False, soft_wrap=True, quiet=world.rank > 0)
+    # 1. Everything that may raise a UserError comes first, before anything is written.
+    images = world.on_rank_zero(lambda: survey(config.data, config.split))
+    model, sources = load_classifier(config, images.classes)
+    model.to(world.device)
+    now = MadeFrom(images, digests(sources))
+    for source in sources:
+        refuse_changed_since(f"split={config.split}: {source.path}", source, images)
+        if source.classes is None:
+            console.print(f"{source.path}: {NO_CLASSES}", style="dim")
+    # Labels count through the model's classes, in whatever order the set has them.
+    rng, classes = Rng(config.seed, "evaluation"), sources[0].classes or images.classes
+    loaded = partial(make_loader, data, config.split, 1, rng, labelled=True, classes=classes)
+    loader = loaded(first=data.limit, device=world.device, rank=world.rank, world_size=world.size)
+    attack = attacks.build(config.attack, model)
+    first = loaded(first=min(SAMPLES, loader.count), device=world.device) if world.rank == 0 else None
 
     with contextlib.ExitStack() as stack:
         made_from = stack.enter_context(folder.claimed(world, out, config, now, starts_over=True))
@@ -111,14 +118,15 @@ def checkpoint_files(config: EvaluateConfig) -> list[Path]:
     return [checkpoint.file_of(config.checkpoint, config.pick)]
 
 
-def load_classifier(config: EvaluateConfig) -> tuple[Classify, list[Loaded]]:
+def load_classifier(config: EvaluateConfig, classes: Sequence[str]) -> tuple[Classify, list[Loaded]]:
     """The classifier with the checkpoint's weights, or with those of an ensemble's members, and these checkpoints.
 
-    Raises UserError when they belong to another kind of model.
+    Its outputs are in the order of the first checkpoint's classes. Raises UserError when the weights belong to another kind
+    of model, or to other classes than those of the images, `classes`.
     """
     model = Classify(ClassifyConfig(), build(config.model, config.data), config.data.classes)
     if config.checkpoint is None:
-        _, members = load_members(model, config.model.members or [], config.pick)
+        _, members = load_members(model, config.model.members or [], config.pick, classes)
         return model, members
     path = checkpoint.file_of(config.checkpoint, config.pick)
     weights, source = load_weights(path)
@@ -130,6 +138,8 @@ def load_classifier(config: EvaluateConfig) -> tuple[Classify, list[Loaded]]:
             f"checkpoint={path}: {len(wrong)} of {len(expected)} tensors do not fit model={config.model.name} with "
             f"{config.data.classes} classes (such as {min(wrong)}); evaluate takes a fine-tuned classifier"
         )
+    if source.classes is not None:
+        class_order(f"checkpoint={config.checkpoint}", source.classes, classes)
     model.load_state_dict(weights)
     return model, [source]
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,14 +27,16 @@ from ..config.plugins import refuse_untrusted
 from ..config.schema import Data, TransferConfig
 from ..config.source_run import config_of
 from ..data import Batch, as_float, make_loader
+from ..data.identity import Identity, class_order
 from ..engines import World
 from ..errors import UserError
 from ..files import write_json
+from ..objectives import Classify
 from ..objectives.base import Judgement, Objective, Task
 from ..rng import Rng
 from ..training import checkpoint, folder
 from ..training.interrupt import Interrupt
-from ..training.made_from import Loaded, MadeFrom, digests, load_weights, survey
+from ..training.made_from import NO_CLASSES, Loaded, MadeFrom, digests, load_weights, refuse_changed_since, survey
 from .by_image import (
     PARTIAL_FILE,
     ByImage,
@@ -69,22 +71,28 @@ def transfer(config: TransferConfig) -> Path:
 
 
 def _transfer(config: TransferConfig, data: Data, out: Path, world: World) -> None:
+    console = Console(highlight=False, soft_wrap=True, quiet=world.rank > 0)
     names = config.targets or config.sources
-    models, sources = {}, {}
-    for name in dict.fromkeys([*config.sources, *names]):
-        model, sources[name] = load_model(name, config.pick, config.trust)
-        models[name] = model.to(world.device).eval()
     images = world.on_rank_zero(lambda: survey(config.data, config.split))
-    now = MadeFrom(images, digests(sources.values()))
+    models, sources = {}, []
+    for name in dict.fromkeys([*config.sources, *names]):
+        key = f"{'sources' if name in config.sources else 'targets'}={name}"
+        model, source = load_model(key, name, config.pick, config.trust)
+        refuse_changed_since(key, source, images)
+        models[name] = Judged.of(model.to(world.device).eval(), key, source, images)
+        if source.classes is None and isinstance(model, Classify):
+            console.print(f"{source.path}: {NO_CLASSES}", style="dim")
+        sources.append(source)
+    now = MadeFrom(images, digests(sources))
     rng = Rng(config.seed, "evaluation")
     loaded = partial(make_loader, data, config.split, 1, rng, labelled=True, first=data.limit)
     loader = loaded(device=world.device, rank=world.rank, world_size=world.size)
-    console = Console(highlight=False, soft_wrap=True, quiet=world.rank > 0)
 
     def judged(batch: Batch) -> Matrix:
         clean, rows = as_float(batch.images), rng.rows(batch.row)
-        shown = [attacked(models[name], config, clean, batch.labels, rows) for name in config.sources] + [clean]
-        right = [[judge(models[name], x, batch.labels, rows).correct for name in names] for x in shown]
+        labels = {name: model.labels(batch.labels) for name, model in models.items()}
+        shown = [attacked(models[name].model, config, clean, labels[name], rows) for name in config.sources] + [clean]
+        right = [[judge(models[name].model, x, labels[name], rows).correct for name in names] for x in shown]
         correct = torch.stack([torch.stack(line, 1) for line in right], 1)
         return Matrix(batch.index.cpu().numpy(), correct.float().cpu().numpy())
 
@@ -128,11 +136,30 @@ def _result(
     }
 
 
-def load_model(source: str, pick: str, trust: Sequence[str] = ()) -> tuple[Objective, Loaded]:
+class Judged(NamedTuple):
+    """A model, and the label that it has for each class of the set: (classes,) int64. None where the two are the same."""
+
+    model: Objective
+    order: Tensor | None
+
+    @classmethod
+    def of(cls, model: Objective, key: str, source: Loaded, images: Identity) -> Judged:
+        """The model loaded from `source`, for these images. Raises UserError, with `key`, where a classifier's classes differ."""
+        if source.classes is None or not isinstance(model, Classify):
+            return cls(model, None)
+        order = class_order(key, source.classes, images.classes)
+        return cls(model, None if order is None else torch.from_numpy(order))
+
+    def labels(self, labels: Tensor) -> Tensor:
+        """Labels (N,) of the set, as the model counts them."""
+        return labels if self.order is None else self.order.to(labels.device)[labels]
+
+
+def load_model(key: str, source: str, pick: str, trust: Sequence[str] = ()) -> tuple[Objective, Loaded]:
     """A run's objective with the weights of its checkpoint, and that checkpoint.
 
-    An objective in a user's file is run only if `trust` names it (FILE.py:CLASS).
-    Raises UserError when they do not fit its config.yaml.
+    `key` names the run in messages, as in "sources=RUN". An objective in a user's file is run only if `trust` names it
+    (FILE.py:CLASS). Raises UserError when the weights do not fit its config.yaml.
     """
     config = restore(config_of("sources", source))
     keys = config.objective
@@ -140,7 +167,7 @@ def load_model(source: str, pick: str, trust: Sequence[str] = ()) -> tuple[Objec
         refuse_untrusted("sources", source, keys.name, trust)
     if keys.couples_rows or keys.views > 1:
         raise UserError(
-            f"sources={source}: objective={keys.name} compares images with each other, and transfer judges each image by "
+            f"{key}: objective={keys.name} compares images with each other, and transfer judges each image by "
             "itself; choose another run"
         )
     objective = objectives.build(config)

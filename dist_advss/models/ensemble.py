@@ -9,11 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
 from .backbone import Backbone, Encoder
+
+OUTPUTS = ("linear.weight", "linear.bias")  # of every top; a row for each class
 
 
 class Members(Encoder):
@@ -46,9 +50,18 @@ def ensemble(members: Sequence[Backbone]) -> Backbone:
     return Backbone(Members([m.encoder for m in members]), lambda outputs: Average([m.top(outputs) for m in members]))
 
 
-def load_member(module: nn.Module, number: int, state: dict[str, Tensor], origin: str, whole: bool) -> int:
+def load_member(
+    module: nn.Module,
+    number: int,
+    state: dict[str, Tensor],
+    origin: str,
+    whole: bool,
+    order: npt.NDArray[np.int64] | None = None,
+) -> int:
     """Copies a checkpoint's "model" into member `number` of `module`: its encoder, and its top where `whole`.
 
+    `order` (classes,) is the ensemble's label for each class of the member; None where both count the same way. The member
+    gets its outputs in the ensemble's order, so that averages are over one class, and a state dict needs no such list.
     Returns the number of tensors copied. Raises UserError, before anything is copied, unless all names and shapes match.
     """
     parts = ("encoder", "top") if whole else ("encoder",)
@@ -65,5 +78,9 @@ def load_member(module: nn.Module, number: int, state: dict[str, Tensor], origin
         raise UserError(
             f"model.members: {len(wrong)} of {len(wanted)} tensors of {origin} do not fit (such as {min(wrong)})"
         )
+    if order is not None:
+        for name in OUTPUTS:
+            rows = theirs[f"top.member{number}.{name}"]
+            theirs[f"top.member{number}.{name}"] = torch.empty_like(rows).index_copy_(0, torch.from_numpy(order), rows)
     module.load_state_dict(theirs, strict=False)
     return len(theirs)

@@ -18,6 +18,7 @@ from ..files import write_json
 from . import checkpoint
 
 FILE = "made_from.json"
+NO_CLASSES = "holds no class names, as an earlier version wrote it; its labels count through the classes of this set"
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class Loaded:
     path: Path
     digest: str
     data: Identity | None
+
+    @property
+    def classes(self) -> list[str] | None:
+        """The names of its classes: label k is classes[k]. None where they are unknown."""
+        return None if self.data is None else self.data.classes
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], Loaded]:
@@ -120,6 +126,23 @@ def refuse_to_resume(folder: Path, before: MadeFrom, now: MadeFrom) -> None:
     if weights is not None:
         raise UserError(
             f"out={folder}: its run began with other weights (checkpoint {weights}); choose another out, or remove the folder"
+        )
+
+
+def refuse_changed_since(key: str, source: Loaded, now: Identity) -> None:
+    """Raises UserError when the folder `now.root` has changed since the weights of `source` were trained on it.
+
+    The split would be another one, so some of the images held out now were training images then. Images in another folder
+    are another set, which may be chosen on purpose. The message begins with `key`, such as "init=RUN".
+    """
+    then = source.data
+    if then is None or now.root is None or (then.root, then.name, then.part) != (now.root, now.name, now.part):
+        return
+    changed = difference(then, now)
+    if changed is not None:
+        raise UserError(
+            f"{key}: the images in data.root={now.root} have changed since it was trained on them ({changed}), so the "
+            "held-out images would not be the same; restore them, or give a copy in another folder as data.root"
         )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..config.objectives import is_pretext
 from ..config.source_run import config_of
+from ..data.identity import class_order
 from ..models.ensemble import load_member
 from ..objectives.base import Objective
 from .checkpoint import file_of
@@ -18,16 +19,26 @@ def member_files(members: Sequence[str], pick: str) -> list[Path]:
     return [file_of(member, "last" if _pretext(member) else pick) for member in members]
 
 
-def load_members(objective: Objective, members: Sequence[str], pick: str) -> tuple[int, list[Loaded]]:
+def load_members(
+    objective: Objective, members: Sequence[str], pick: str, data: Sequence[str], classes: Sequence[str] | None = None
+) -> tuple[int, list[Loaded]]:
     """Copies each member's weights into `objective`. Returns the number of tensors, and each member's checkpoint.
 
-    From a fine-tuning run it takes the encoder and the top, from a pre-training run the encoder. Raises UserError when one
-    has no checkpoint or does not fit.
+    From a fine-tuning run it takes the encoder and the top, from a pre-training run the encoder. The ensemble's outputs
+    are in the order of `classes`, or by default of the first member's classes. `data` are the class names of the images,
+    which are also those of a checkpoint that an earlier version wrote. Raises UserError when a member has no checkpoint,
+    does not fit, or has other classes than the images.
     """
     copied, loaded = 0, []
     for number, (member, path) in enumerate(zip(members, member_files(members, pick), strict=True)):
         weights, source = load_weights(path)
-        copied += load_member(objective, number, weights, str(path), whole=not _pretext(member))
+        whole, order = not _pretext(member), None
+        if whole:
+            theirs = source.classes or data
+            class_order(f"model.members: {member}", theirs, data)
+            classes = classes or theirs
+            order = class_order(f"model.members: {member}", classes, theirs)
+        copied += load_member(objective, number, weights, str(path), whole, order)
         loaded.append(source)
     return copied, loaded
 

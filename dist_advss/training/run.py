@@ -13,6 +13,7 @@ from ..config.commands import COMMANDS
 from ..config.objectives import is_plugin
 from ..config.schema import Data, TrainConfig
 from ..data import Loader, make_loader, resolve_loader
+from ..data.identity import Identity
 from ..engines import World
 from ..errors import UserError
 from ..files import write_json
@@ -24,7 +25,7 @@ from ..tracking import Silent, Tracker
 from . import checkpoint, folder
 from .interrupt import Interrupt
 from .loop import Trainer
-from .made_from import Loaded, MadeFrom, digests, load_weights, survey
+from .made_from import Loaded, MadeFrom, digests, load_weights, refuse_changed_since, survey
 from .members import load_members, member_files
 from .utilisation import ideal_seconds
 
@@ -74,8 +75,8 @@ def _train(config: TrainConfig, data: Data, command: str, out: Path, world: Worl
         objectives.try_out(config.objective.name, objective, config.data)
     parameters = count_parameters(objective)
     has_checkpoint = world.on_rank_zero(lambda: bool(checkpoint.states(out / "checkpoints")))
-    transferred, loaded = (None, []) if has_checkpoint else _initial_weights(config, objective)
     images = world.on_rank_zero(lambda: survey(config.data, "train"))
+    transferred, loaded = (None, []) if has_checkpoint else _initial_weights(config, objective, images)
     now = MadeFrom(images, digests(loaded))
 
     with contextlib.ExitStack() as stack:
@@ -154,16 +155,22 @@ def _initial_files(config: TrainConfig) -> list[Path]:
     return [] if config.init is None else [checkpoint.file_of(config.init, "last")]
 
 
-def _initial_weights(config: TrainConfig, objective: Objective) -> tuple[dict[str, int] | None, list[Loaded]]:
-    """Loads theta_p from `init`, or the members of an ensemble.
+def _initial_weights(
+    config: TrainConfig, objective: Objective, images: Identity
+) -> tuple[dict[str, int] | None, list[Loaded]]:
+    """Loads theta_p from `init`, or the members of an ensemble, which give their outputs in the order of the classes here.
 
-    Returns the number of tensors, None for random weights, and the checkpoints.
+    Returns the number of tensors, None for random weights, and the checkpoints. Raises UserError when one does not fit, or
+    was trained on this folder of images before they changed.
     """
     if config.model.members:
-        taken, loaded = load_members(objective, config.model.members, MEMBERS_PICK)
+        taken, loaded = load_members(objective, config.model.members, MEMBERS_PICK, images.classes, images.classes)
+        for member, source in zip(config.model.members, loaded, strict=True):
+            refuse_changed_since(f"model.members: {member}", source, images)
         return {"matched": taken, "total": taken}, loaded
     for path in _initial_files(config):
         weights, source = load_weights(path)
+        refuse_changed_since(f"init={config.init}", source, images)
         report = load_encoder(objective, weights, str(path))
         return {"matched": report.matched, "total": report.total}, [source]
     return None, []

@@ -15,6 +15,7 @@ from torch import nn
 
 from dist_advss.attacks import PGD
 from dist_advss.data import Batch, load_data
+from dist_advss.data.sets.fashion import CLASSES as FASHION
 from dist_advss.evaluation import by_image
 from dist_advss.evaluation import run as run_module
 from dist_advss.evaluation.rates import interval
@@ -33,7 +34,7 @@ def same(a: Found, b: Found) -> bool:
 
 def independent(config: Any) -> Found:
     """PGD as the paper has it (Madry et al. 2018), l-inf, last iterate, all images at once."""
-    model = load_classifier(config)[0].eval()
+    model = load_classifier(config, FASHION)[0].eval()
     images = load_data(config.data, config.split, labelled=True).first(config.data.limit)
     x = images.images.permute(0, 3, 1, 2).float() / 255
     eps, rows = config.attack.eps, torch.arange(len(x))
@@ -170,7 +171,7 @@ def test_samples_are_the_first_images_with_what_the_verdicts_say_of_them(
     assert list(shown["classes"]) == images.classes
     for name in ("label", "clean_prediction", "adversarial_prediction"):
         assert np.array_equal(shown[name], found[name][:16])
-    model = load_classifier(config)[0].eval()
+    model = load_classifier(config, FASHION)[0].eval()
     for name, pictures in (("clean", clean), ("adversarial", adversarial)):
         with torch.no_grad():
             says = model.logits(torch.from_numpy(pictures).permute(0, 3, 1, 2)).argmax(1).numpy()

@@ -17,6 +17,7 @@ from dist_advss.attacks import PGD
 from dist_advss.config.compose import compose
 from dist_advss.config.inherit import configure
 from dist_advss.data import Batch, MemoryLoader, as_float, load_data
+from dist_advss.data.sets.fashion import CLASSES as FASHION
 from dist_advss.errors import UserError
 from dist_advss.evaluation import by_image
 from dist_advss.evaluation import transfer as transfer_module
@@ -71,7 +72,8 @@ def test_an_ensemble_of_runs_is_judged_as_one_model(trained: Path, other: Path, 
     assert found["checkpoint"] is None and found["members"] == [str(trained), str(other)]
     x, labels = first(config, 60)
     singles = [
-        load_classifier(configure("evaluate", [f"checkpoint={run}", *SMALL, "out=X"]))[0] for run in (trained, other)
+        load_classifier(configure("evaluate", [f"checkpoint={run}", *SMALL, "out=X"]), FASHION)[0]
+        for run in (trained, other)
     ]
 
     def average(z: torch.Tensor) -> torch.Tensor:
@@ -185,7 +187,7 @@ def test_pretext_tasks_are_attacked_and_judged_on_their_own_questions(
     )
     found = result(transfer(config))
     assert [len(row) for row in found["ra"]] == [2, 2]
-    model = load_model(str(pretrained["rotation"]), "best_ra")[0].eval()
+    model = load_model("sources", str(pretrained["rotation"]), "best_ra")[0].eval()
     clean, labels = first(config, 40)
     task = model.prepare(clean, labels, Rng(0, "evaluation").rows(torch.arange(40)))
     pgd = PGD(config.attack, model)
