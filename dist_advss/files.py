@@ -39,13 +39,13 @@ def read_bytes(path: Path, largest: int = LARGEST_TEXT) -> bytes:
         return file.read(largest + 1)
 
 
-def open_own(path: Path, mode: str) -> Any:
-    """Opens a file in a run or launch folder to append to it (`mode` "a", "a+" or "ab"), and creates it when it is missing.
+def open_own(path: Path, mode: str, buffering: int = -1) -> Any:
+    """Opens a file in a run or launch folder to write to it, and creates it when it is missing; arguments as of `open`.
 
     Raises OSError where the name is a link, a device or a pipe: writing there could change a file outside the folder.
     """
     opened = open(  # noqa: SIM115 - the caller closes it
-        path, mode, opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        path, mode, buffering, opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     )
     if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
         opened.close()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from dist_advss.errors import STOP_SIGNALS, RunError, Stopped, UserError, exit_of_signal
+from dist_advss.files import open_own, write_text
 from dist_advss.runs import state
 from dist_advss.runs.state import Status
 
@@ -63,7 +64,7 @@ class Inline:
             raise
         except Exception as error:  # independent stages still run
             traceback.print_exc()
-            (directory / stage.name / "log.txt").write_text(traceback.format_exc())
+            write_text(directory / stage.name / "log.txt", traceback.format_exc())
             end = replace(begun, state="failed", error=_first_line(f"{type(error).__name__}: {error}"))
         else:
             end = _verified(directory, stage, begun)
@@ -99,7 +100,7 @@ class Local:
         log = directory / stage.name / "log.txt"
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("a") as output:
+            with open_own(log, "a") as output:
                 output.write(f"$ {shlex.join(command)}\n")
                 output.flush()
                 start = output.tell()

@@ -5,6 +5,7 @@ This package imports the standard library only, so that `--help` prints at once.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,13 @@ from ..text import one_line
 from . import files, launches, runs
 from .parser import Commands
 
+# Errors of a file or a folder that the user can mend; any other error of the system is a bug.
+# fmt: off
+OF_THE_DISK = {
+    errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EINVAL, errno.EIO, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG,
+    errno.ENOSPC, errno.ENOTDIR, errno.ENXIO, errno.EPERM, errno.EROFS, errno.ESTALE,
+}
+# fmt: on
 COMMANDS: Commands = runs.COMMANDS | launches.COMMANDS | files.COMMANDS
 
 
@@ -33,6 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except (UserError, RunError, Stopped) as error:
         return _complain(error)
+    except OSError as error:
+        if error.filename is None or error.errno not in OF_THE_DISK:
+            raise
+        return _complain(RunError(f"{error.filename}: {error.strerror}"))
     except KeyboardInterrupt:
         return _complain(KeyboardInterrupt("interrupted"))
     except SystemExit as end:  # argparse, after printing a help text

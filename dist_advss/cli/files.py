@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import UserError
+from ..files import named_file
 from .parser import Commands, parser_of
 
 
@@ -15,7 +16,7 @@ def _report(rest: list[str]) -> int:
     parser.add_argument("-o", metavar="FILE", dest="file", type=Path, help="file to write (default DIR/report.html)")
     parser.add_argument("--watch", action="store_true", help="rewrite the page until the launch ends")
     given = parser.parse_args(rest)
-    file = given.file or given.directory / "report.html"
+    file = named_file("-o", given.file) if given.file else given.directory / "report.html"
     from ..report.page import keep_writing, write
 
     if given.watch:
@@ -53,9 +54,10 @@ def _dashboard(rest: list[str]) -> int:
         "-o", metavar="FILE", dest="file", type=Path, help="layout to write (default DIR/dashboard.json)"
     )
     given = parser.parse_args(rest)
+    file = named_file("-o", given.file) if given.file else given.directory / "dashboard.json"
     from ..tracking.dashboard import dashboard
 
-    return dashboard(given.directory, given.file or given.directory / "dashboard.json")
+    return dashboard(given.directory, file)
 
 
 def _data(rest: list[str]) -> int:
@@ -77,12 +79,13 @@ def _data(rest: list[str]) -> int:
     given = parser.parse_intermixed_args(rest)
     if given.action == "write":
         return _write_betons(given.words)
+    png = named_file("--png", given.png) if given.png else None
     if len(given.words) == 1 and "=" not in given.words[0]:
         from ..data.betons.show_beton import contact_sheet_of, summary_of
 
         print(summary_of(Path(given.words[0])), end="")
-        if given.png:
-            contact_sheet_of(Path(given.words[0]), given.png)
+        if png:
+            contact_sheet_of(Path(given.words[0]), png)
         return 0
     from ..config.compose import compose_data
 
@@ -90,8 +93,8 @@ def _data(rest: list[str]) -> int:
     from ..data.show import contact_sheet, summary
 
     print(summary(data), end="")
-    if given.png:
-        contact_sheet(data, given.png)
+    if png:
+        contact_sheet(data, png)
     return 0
 
 
@@ -102,12 +105,13 @@ def _write_betons(words: list[str]) -> int:
     out, part = chosen.pop("out", None), chosen.pop("part", None)
     if not out:
         raise UserError("out: missing; give out=FOLDER for train.beton and test.beton, or out=FILE.beton for one part")
+    file = named_file("out", Path(out)) if out.endswith(".beton") else Path(out)
     data = compose_data([f"{name}={value}" for name, value in chosen.items()])
     from ..data.betons.origin import write_betons
     from ..data.betons.progress_bar import ProgressBar
 
     with ProgressBar() as on_progress:
-        for path in write_betons(data, Path(out), part, on_progress):
+        for path in write_betons(data, file, part, on_progress):
             print(path)
     return 0
 

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from ..errors import EXIT_HANG
+from ..files import open_own
 
 POLL_S = 1.0
 DEAD_AFTER_S = 45.0  # a process whose thread sends no heartbeat for this long counts as dead
@@ -153,5 +154,5 @@ class Watchdog:
             return
         with contextlib.suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / f"rank{self.rank}.txt").open("w") as file:
+            with open_own(self.folder / f"rank{self.rank}.txt", "w") as file:
                 faulthandler.dump_traceback(file, all_threads=True)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from ..arrays import read_arrays
 from ..config.schema import Data, EvaluateConfig, TransferConfig
 from ..data import Batch, Loader, resolve_loader
 from ..engines import World, find_place, init
@@ -49,8 +50,8 @@ class ByImage:
 
     @classmethod
     def load(cls: type[T], path: Path) -> T:
-        with np.load(path) as archive:
-            return cls(**{f.name: archive[f.name] for f in fields(cls)})
+        arrays = read_arrays(path)
+        return cls(**{f.name: arrays[f.name] for f in fields(cls)})
 
 
 def run_unless_finished(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..arrays import read_arrays
 from ..runs.folders import lookup
 from ..runs.read import Launch, Run, number
 from ..runs.table import Row
@@ -120,9 +120,8 @@ def _sample(arrays: dict[str, NDArray[Any]], i: int, perturbation: str) -> Sampl
 def _load(file: Path) -> dict[str, NDArray[Any]] | None:
     """The arrays of samples.npz; None where the file is missing, damaged, or its shapes do not fit together."""
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        arrays = read_arrays(file)
+    except (OSError, ValueError):
         return None
     clean, adversarial = arrays.get("clean"), arrays.get("adversarial")
     numbers = [arrays.get(name) for name in ("label", "clean_prediction", "adversarial_prediction")]

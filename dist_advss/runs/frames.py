@@ -41,11 +41,12 @@ class Runs:
 
         Raises KeyError for an unknown stage and FileNotFoundError for a stage without verdicts.
         """
-        import numpy as np
         import pandas as pd
 
-        with np.load(Path(self.stages.loc[evaluation, "path"]) / "verdicts.npz", allow_pickle=False) as archive:
-            frame = pd.DataFrame({name: archive[name] for name in archive.files}).set_index("index")
+        from ..arrays import read_arrays
+
+        arrays = read_arrays(Path(self.stages.loc[evaluation, "path"]) / "verdicts.npz")
+        frame = pd.DataFrame(arrays).set_index("index")
         for name in ("clean", "adversarial"):
             frame[f"{name}_right"] = frame[f"{name}_prediction"] == frame["label"]
         return frame

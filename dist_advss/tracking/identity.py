@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import Any
 
+from ..errors import RunError
+
 
 def run_id(folder: Path) -> str:
-    """The wandb id of the folder's run. The first process that needs it writes it to `wandb_id`."""
+    """The wandb id of the folder's run. The first process that needs it writes it to `wandb_id`.
+
+    Raises RunError where that file holds no id: it becomes a part of file names.
+    """
     path = folder / "wandb_id"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -21,7 +27,10 @@ def run_id(folder: Path) -> str:
             pass
         finally:
             fresh.unlink()
-    return path.read_text()
+    found = path.read_text()
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", found):
+        raise RunError(f"{path}: holds no wandb id; remove it, and the run gets another one")
+    return found
 
 
 def group_of(folder: Path, tracking: dict[str, Any]) -> str | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunError
+from ..files import open_own
 
 
 class MetricsFile:
@@ -22,7 +23,7 @@ class MetricsFile:
     def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
         self.path, self._now = path, now
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab", buffering=0)
+        self._file = open_own(path, "ab", buffering=0)
         _cut_half_line(path)
         self._written = dict.fromkeys(("train", "validation"), -1)
         for line in read(path):

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import read_arrays
+
 HEIGHT = 96  # pixels; small images are enlarged by an integer factor up to it
 
 
@@ -16,8 +18,7 @@ def grid(samples: Path, eps: float) -> Iterator[tuple[np.ndarray, str]]:
 
     A perturbation of +-eps is drawn as white and black; eps is in [0,1] pixel units.
     """
-    with np.load(samples) as archive:
-        found = {name: archive[name] for name in archive.files}
+    found = read_arrays(samples)
     classes = [str(name) for name in found["classes"]]
     for i, (clean, adversarial) in enumerate(zip(found["clean"], found["adversarial"], strict=True)):
         perturbation = 0.5 + (adversarial - clean) / (2 * eps if eps else 2)
@@ -32,8 +33,8 @@ def grid(samples: Path, eps: float) -> Iterator[tuple[np.ndarray, str]]:
 
 def verdict_rows(verdicts: Path, classes: list[str]) -> tuple[list[str], list[list[Any]]]:
     """Column names, and one row an image: position, label, both predictions, and "wrong", "robust" or "fooled"."""
-    with np.load(verdicts) as archive:
-        columns = [archive[name] for name in ("index", "label", "clean_prediction", "adversarial_prediction")]
+    arrays = read_arrays(verdicts)
+    columns = [arrays[name] for name in ("index", "label", "clean_prediction", "adversarial_prediction")]
     rows = []
     for index, label, before, after in zip(*(column.tolist() for column in columns), strict=True):
         verdict = "wrong" if before != label else "robust" if after == label else "fooled"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import RunError, UserError, exit_of_signal
-from ..files import locked
+from ..files import locked, open_own
 from ..runs.folders import walk
 from ..text import plural
 from .follow import end_children, reason
@@ -65,7 +65,7 @@ def _send(folder: Path, directory: Path) -> bool:
     if before["lines"] == lines and before["result"] == finished:
         return True
     (folder / "wandb").mkdir(exist_ok=True)
-    with (folder / "wandb" / ".lock").open("a") as lock, tempfile.TemporaryDirectory() as scratch:
+    with open_own(folder / "wandb" / ".lock", "a") as lock, tempfile.TemporaryDirectory() as scratch:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 
 from ..errors import RunError, UserError
 from ..files import sync_folder, write_whole
+from .archive import read_archive
 
 FORMAT = 1
 
@@ -38,19 +38,14 @@ def save_last(folder: Path, content: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint, on the CPU. Raises UserError when it is missing or damaged.
+    """The content of a checkpoint, on the CPU: plain tensors and numbers, the weights by name under "model".
 
-    The archive's checksums are verified first. torch itself loads flipped bits without an error, and leaves a tensor
-    uninitialised whose entry is marked as a folder.
+    Raises UserError when it is missing, damaged, or larger in memory than on the disk.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, never raises
         raise UserError(f"{path}: no such checkpoint")
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip() or next((e.filename for e in archive.infolist() if e.external_attr), None)
-        if damaged is not None:
-            raise zipfile.BadZipFile(f"its entry {damaged} is wrong")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_archive(path)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path}: not a checkpoint of plain tensors; it was not opened, as loading it could run code"
@@ -58,7 +53,10 @@ def load(path: Path) -> dict[str, Any]:
     except Exception as error:  # a damaged file can raise almost any exception
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: damaged checkpoint ({reason}); take another one of its folder") from error
-    if not isinstance(content, dict) or "model" not in content:
+    weights = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in weights.items()
+    ):
         raise UserError(f"{path}: holds no 'model'; give a checkpoint that dist-advss wrote")
     return content
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dist_advss.files import write_json
+from dist_advss.files import open_own, write_json
 
 from ..queue.journal import FOLDER
 
@@ -51,7 +51,7 @@ def record(directory: Path, stage: str, session: Session) -> None:
     """Appends a session, which is on disk when this returns."""
     file = directory / FOLDER / "sessions" / f"{stage}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as lines:
+    with open_own(file, "a") as lines:
         lines.write(json.dumps(asdict(session)) + "\n")
         lines.flush()
         os.fsync(lines.fileno())

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dist_advss.files import sync_folder
+from dist_advss.files import open_own, sync_folder
 
 FOLDER = "_slurm"  # a stage name cannot begin with an underscore
 
@@ -90,7 +90,7 @@ class Journal:
         """Appends a line, which is on disk when this returns. First completes a line that a killed writer left unfinished."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(line) + "\n"
-        with self.file.open("ab+") as file:
+        with open_own(self.file, "ab+") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
                 text = text if file.read(1) == b"\n" else "\n" + text

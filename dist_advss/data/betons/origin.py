@@ -11,6 +11,7 @@ from pathlib import Path
 from ...config.schema import Data
 from ...config.sets import SETS
 from ...errors import UserError, nearest
+from ...files import open_own
 from ..sets.fingerprint import LENGTH, Files, cache_folder, find_files
 from .beton import Beton, Description, open_beton
 from .write import OnProgress, describe, quiet, write_beton
@@ -140,7 +141,7 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
     """Waits until no other process writes `path`, and removes the temporary files of a killed one."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = (path.parent / f".{path.name}.lock").open("a")
+        lock = open_own(path.parent / f".{path.name}.lock", "a")
     except OSError as error:
         raise UserError(
             f"{path.parent}: cannot be written ({error.strerror}); give data.beton=FOLDER, a folder that you can write"

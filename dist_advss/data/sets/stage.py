@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ...config.schema import Data
 from ...errors import UserError
+from ...files import open_own
 
 
 def staged(data: Data) -> Data:
@@ -30,7 +31,7 @@ def staged(data: Data) -> Data:
     copy = folder / f"dist_advss-{os.getuid()}" / f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:12]}"
     try:
         copy.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with copy.with_suffix(".lock").open("w") as lock:
+        with open_own(copy.with_suffix(".lock"), "a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not copy.is_dir():
                 _copy(root, copy)

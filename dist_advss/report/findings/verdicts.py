@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ...arrays import read_arrays
 from .intervals import Mask
 
 
@@ -33,10 +33,10 @@ def judged(folder: Path) -> Judged | None:
 @lru_cache(maxsize=512)  # a row is compared several times; `version` distinguishes a file from its replacement
 def _read(file: Path, version: int) -> Judged | None:
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            index, label = archive["index"], archive["label"]
-            right = {"ta": archive["clean_prediction"] == label, "ra": archive["adversarial_prediction"] == label}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        arrays = read_arrays(file)
+        index, label = arrays["index"], arrays["label"]
+        right = {"ta": arrays["clean_prediction"] == label, "ra": arrays["adversarial_prediction"] == label}
+    except (OSError, ValueError, KeyError):
         return None
     fits = index.ndim == 1 and all(isinstance(r, np.ndarray) and r.shape == index.shape for r in right.values())
     return Judged(index, right) if fits and len(index) else None
