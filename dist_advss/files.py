@@ -70,7 +70,7 @@ def named_file(option: str, file: Path) -> Path:
         kinds = {stat.S_IFDIR: "a folder", stat.S_IFLNK: "a link to itself", stat.S_IFIFO: "a pipe"}
         kind = kinds.get(stat.S_IFMT(mode), "a device or socket")
         raise UserError(f"{option} {file}: {kind}, not a file; give the path of a file")
-    return target
+    return target if os.path.islink(file) else file
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ SMALL = ["model.width=4", "data.limit=40", "train.batch_size=20", "schedule.epoc
 SMALL += ["validation.steps=1", "validation.limit=20", "train.threads=1"]
 CODE = """
 from pathlib import Path
+from typing import Any
 from dist_advss.objectives import Rotation
 Path(__file__).with_suffix(".ran").touch()
 class Mine(Rotation):
@@ -269,7 +271,7 @@ def test_a_hostile_checkpoint_is_one_line(tmp_path: Path) -> None:
 
 def test_a_checkpoint_that_torch_wrote_is_read_as_it_is(tmp_path: Path) -> None:
     whole = torch.arange(12.0).reshape(3, 4)
-    content = {
+    content: Any = {
         "model": {"view": whole[1:], "turned": whole.T, "half": whole.half(), "none": torch.zeros(0)},
         "n": [1, "a"],
     }
@@ -279,7 +281,7 @@ def test_a_checkpoint_that_torch_wrote_is_read_as_it_is(tmp_path: Path) -> None:
 
 
 def test_arrays_are_read_back_as_they_were(tmp_path: Path) -> None:
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "a": np.arange(6).reshape(2, 3),
         "f": np.asfortranarray(np.ones((3, 4), np.float32)),
         "names": np.array(["cat", "ändern"]),
