@@ -161,7 +161,7 @@ class Guard:
     )
     start_s: float = key(
         1800.0,
-        "the same limit for the first step, which includes compilation, and for processes to connect",
+        "the same limit for the first step, which includes compilation but not reading images, and for processes to connect",
         low=1,
         high=1e6,
     )

@@ -5,7 +5,7 @@ from .image_set import ImageSet
 from .load import load_data
 from .loader import Batch, Loader, MemoryLoader
 from .located import Located, locate
-from .make import make_loader, resolve_loader
+from .make import make_loader
 
 __all__ = [
     "Batch",
@@ -19,6 +19,5 @@ __all__ = [
     "load_data",
     "locate",
     "make_loader",
-    "resolve_loader",
     "training_views",
 ]

@@ -61,11 +61,3 @@ def _relabelled(labels: Integers, names: Sequence[str], classes: Sequence[str]) 
     """Labels (N,) int64 that count through `names`, as labels that count through `classes`; -1 stays. Raises UserError."""
     order = class_order("checkpoint", classes, names)
     return labels if order is None else np.where(labels < 0, -1, order[labels])
-
-
-def resolve_loader(data: Data, split: str) -> Data:
-    """`data` with data.loader resolved to "memory" or "ffcv". For "ffcv", a missing beton is written.
-
-    That may take long, while the other processes wait. `make_loader` is fast afterwards. Raises UserError, RunError.
-    """
-    return locate(data, split).data

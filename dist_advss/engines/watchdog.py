@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import json
+import math
 import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -66,6 +68,16 @@ class Watchdog:
         self._last_step = time.monotonic()
         self._limit = self.hang_s
         return first
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Work that may take longer than any step. The limits do not apply to it; a process that dies is still noticed."""
+        limit, self._limit = self._limit, math.inf
+        try:
+            yield
+        finally:
+            self._last_step = time.monotonic()
+            self._limit = limit
 
     def failed(self, code: int, text: str) -> None:
         """Ends all other processes with `code`, with which this one is about to exit.

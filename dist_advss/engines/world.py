@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -20,6 +21,7 @@ from .environment import Place
 from .watchdog import Watchdog
 
 T = TypeVar("T")
+ASK_S = 0.2  # seconds between two questions to the store, while a process waits for the others
 
 
 class World:
@@ -29,7 +31,13 @@ class World:
     place the process is alone.
     """
 
-    def __init__(self, device: torch.device, place: Place | None = None, watchdog: Watchdog | None = None) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        place: Place | None = None,
+        watchdog: Watchdog | None = None,
+        store: dist.Store | None = None,
+    ) -> None:
         place = place or Place()
         self.rank = place.rank
         self.size = place.world_size
@@ -38,6 +46,8 @@ class World:
         self.local_size = place.local_world_size
         self.shared_error: BaseException | None = None  # of `on_rank_zero`, which raises it in every process
         self._watchdog = watchdog
+        self._store = store
+        self._long_works = 0
         self._cpu_group: Any = dist.new_group(backend="gloo") if self.size > 1 and device.type == "cuda" else None
         self._pending_stop: tuple[Any, torch.Tensor] | None = None  # a running collective, and its result
 
@@ -66,6 +76,47 @@ class World:
             raise failure
         shared: T = result
         return shared
+
+    def long_work(self, do: Callable[[], T]) -> T:
+        """`do()` in every process before the first step, each gets its own result; it may take hours, as reading images does.
+
+        Neither guard.start_s nor the timeout of a collective ends it, as long as all processes are alive. A UserError or
+        RunError of any process is raised in every process.
+        """
+        result: Any = None
+        failure: Exception | None = None
+        with self._watchdog.paused() if self._watchdog is not None else contextlib.nullcontext():
+            try:
+                result = do()
+            except (UserError, RunError) as error:
+                failure = error
+            self._wait_for_all()
+        failures = [error for error in self.gather(failure) or [] if error is not None]
+        failure = self.broadcast(failures[0] if failures else None)
+        if failure is not None:
+            self.shared_error = failure
+            raise failure
+        own: T = result
+        return own
+
+    def long_on_rank_zero(self, do: Callable[[], T]) -> T:
+        """`do()` on rank 0, its result in every process; it may take as long as `long_work`, and errors are treated so."""
+        result: Any = self.long_work(lambda: do() if self.rank == 0 else None)
+        shared: T = self.broadcast(result)
+        return shared
+
+    def _wait_for_all(self) -> None:
+        """Returns when all processes have called it. It asks the store, since a collective would time out."""
+        if self._store is None:
+            return
+        self._long_works += 1
+        key, arrived = f"long_work/{self._long_works}", 1
+        try:
+            while self._store.add(key, arrived) < self.size:
+                arrived = 0
+                time.sleep(ASK_S)
+        except (RuntimeError, dist.DistError) as error:
+            raise RunError(f"rank 0 has exited ({str(error).splitlines()[0]})") from error
 
     def broadcast(self, value: T) -> T:
         """Rank 0's object in every process. It may contain CPU tensors."""
@@ -140,7 +191,7 @@ def init(
     watchdog = Watchdog(place.rank, place.world_size, store, guard.start_s, guard.hang_s, stacks)
     # A failure of one process ends the others through the watchdog. A stop or an error of all needs no announcement.
     try:
-        world = World(chosen, place, watchdog)
+        world = World(chosen, place, watchdog, store)
         shared: BaseException | None = None
         with watchdog:
             try:

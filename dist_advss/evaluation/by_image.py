@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from ..arrays import read_arrays
-from ..config.schema import Data, EvaluateConfig, TransferConfig
-from ..data import Batch, Loader, resolve_loader
+from ..config.schema import EvaluateConfig, TransferConfig
+from ..data import Batch, Loader, Located, locate
 from ..engines import World, find_place, init
 from ..errors import Stopped
 from ..files import write_whole
@@ -55,7 +55,7 @@ class ByImage:
 
 
 def run_unless_finished(
-    config: Config, files: Sequence[Path], work: Callable[[Config, Data, Path, World], None]
+    config: Config, files: Sequence[Path], work: Callable[[Config, Located, Path, World], None]
 ) -> Path:
     """Calls `work` in every process, unless the folder `config.out` holds its result already. Returns the folder.
 
@@ -65,9 +65,9 @@ def run_unless_finished(
     out = Path(config.out)
     if folder.finished_as_asked(out, config, config.split, files):
         return out
-    data = resolve_loader(config.data, config.split)
     with init(config.device, config.threads, config.guard, find_place(), stacks=out / "stacks") as world:
-        work(config, data, out, world)
+        located = world.long_on_rank_zero(lambda: locate(config.data, config.split))
+        work(config, located, out, world)
     return out
 
 

@@ -16,8 +16,8 @@ from .. import attacks
 from ..attacks import Attack
 from ..attacks.pgd import step_size
 from ..config.objectives import Classify as ClassifyConfig
-from ..config.schema import Data, EvaluateConfig
-from ..data import Loader, make_loader
+from ..config.schema import EvaluateConfig
+from ..data import Loader, Located, make_loader
 from ..data.identity import class_order
 from ..engines import World
 from ..errors import Stopped, UserError
@@ -28,7 +28,7 @@ from ..rng import Rng
 from ..tracking import Log
 from ..training import checkpoint, folder
 from ..training.interrupt import Interrupt
-from ..training.made_from import NO_CLASSES, Loaded, MadeFrom, digests, load_weights, refuse_changed_since, survey
+from ..training.made_from import NO_CLASSES, Loaded, MadeFrom, digests, load_weights, refuse_changed_since
 from ..training.members import load_members, member_files
 from .by_image import PARTIAL_FILE, load_partial, remove_partial, run_unless_finished, until_stopped
 from .rates import rates
@@ -47,10 +47,10 @@ def evaluate(config: EvaluateConfig) -> Path:
     return run_unless_finished(config, checkpoint_files(config), _evaluate)
 
 
-def _evaluate(config: EvaluateConfig, data: Data, out: Path, world: World) -> None:
+def _evaluate(config: EvaluateConfig, located: Located, out: Path, world: World) -> None:
     console = Console(highlight=False, soft_wrap=True, quiet=world.rank > 0)
     # 1. Everything that may raise a UserError comes first, before anything is written.
-    images = world.on_rank_zero(lambda: survey(config.data, config.split))
+    images = located.identity
     model, sources = load_classifier(config, images.classes)
     model.to(world.device)
     now = MadeFrom(images, digests(sources))
@@ -60,8 +60,10 @@ def _evaluate(config: EvaluateConfig, data: Data, out: Path, world: World) -> No
             console.print(f"{source.path}: {NO_CLASSES}", style="dim")
     # Labels count through the model's classes, in whatever order the set has them.
     rng, classes = Rng(config.seed, "evaluation"), sources[0].classes or images.classes
-    loaded = partial(make_loader, data, config.split, 1, rng, labelled=True, classes=classes)
-    loader = loaded(first=data.limit, device=world.device, rank=world.rank, world_size=world.size)
+    loaded = partial(make_loader, located, config.split, 1, rng, labelled=True, classes=classes)
+    loader = world.long_work(
+        lambda: loaded(first=config.data.limit, device=world.device, rank=world.rank, world_size=world.size)
+    )
     attack = attacks.build(config.attack, model)
     first = loaded(first=min(SAMPLES, loader.count), device=world.device) if world.rank == 0 else None
 

@@ -24,9 +24,9 @@ from ..attacks.pgd import step_size
 from ..config.compose import restore
 from ..config.objectives import is_plugin
 from ..config.plugins import refuse_untrusted
-from ..config.schema import Data, TransferConfig
+from ..config.schema import TransferConfig
 from ..config.source_run import config_of
-from ..data import Batch, as_float, make_loader
+from ..data import Batch, Located, as_float, make_loader
 from ..data.identity import Identity, class_order
 from ..engines import World
 from ..errors import UserError
@@ -36,7 +36,7 @@ from ..objectives.base import Judgement, Objective, Task
 from ..rng import Rng
 from ..training import checkpoint, folder
 from ..training.interrupt import Interrupt
-from ..training.made_from import NO_CLASSES, Loaded, MadeFrom, digests, load_weights, refuse_changed_since, survey
+from ..training.made_from import NO_CLASSES, Loaded, MadeFrom, digests, load_weights, refuse_changed_since
 from .by_image import (
     PARTIAL_FILE,
     ByImage,
@@ -70,10 +70,10 @@ def transfer(config: TransferConfig) -> Path:
     return run_unless_finished(config, [checkpoint.file_of(name, config.pick) for name in names], _transfer)
 
 
-def _transfer(config: TransferConfig, data: Data, out: Path, world: World) -> None:
+def _transfer(config: TransferConfig, located: Located, out: Path, world: World) -> None:
     console = Console(highlight=False, soft_wrap=True, quiet=world.rank > 0)
     names = config.targets or config.sources
-    images = world.on_rank_zero(lambda: survey(config.data, config.split))
+    images = located.identity
     models, sources = {}, []
     for name in dict.fromkeys([*config.sources, *names]):
         key = f"{'sources' if name in config.sources else 'targets'}={name}"
@@ -85,8 +85,8 @@ def _transfer(config: TransferConfig, data: Data, out: Path, world: World) -> No
         sources.append(source)
     now = MadeFrom(images, digests(sources))
     rng = Rng(config.seed, "evaluation")
-    loaded = partial(make_loader, data, config.split, 1, rng, labelled=True, first=data.limit)
-    loader = loaded(device=world.device, rank=world.rank, world_size=world.size)
+    loaded = partial(make_loader, located, config.split, 1, rng, labelled=True, first=config.data.limit)
+    loader = world.long_work(lambda: loaded(device=world.device, rank=world.rank, world_size=world.size))
 
     def judged(batch: Batch) -> Matrix:
         clean, rows = as_float(batch.images), rng.rows(batch.row)

@@ -11,8 +11,8 @@ from .. import attacks, engines, objectives
 from ..config.checks import check_world
 from ..config.commands import COMMANDS
 from ..config.objectives import is_plugin
-from ..config.schema import Data, TrainConfig
-from ..data import Loader, make_loader, resolve_loader
+from ..config.schema import TrainConfig
+from ..data import Loader, Located, locate, make_loader
 from ..data.identity import Identity
 from ..engines import World
 from ..errors import UserError
@@ -25,7 +25,7 @@ from ..tracking import Silent, Tracker
 from . import checkpoint, folder
 from .interrupt import Interrupt
 from .loop import Trainer
-from .made_from import Loaded, MadeFrom, digests, load_weights, refuse_changed_since, survey
+from .made_from import Loaded, MadeFrom, digests, load_weights, refuse_changed_since
 from .members import load_members, member_files
 from .utilisation import ideal_seconds
 
@@ -53,21 +53,21 @@ def train(config: TrainConfig, command: str) -> Path:
         return out
     place = engines.find_place()
     check_world(config, place.world_size)
-    data = resolve_loader(config.data, "train")  # may take an hour, so it comes before any collective
     needs_group = config.engine.kind.needs_group
     with engines.init(config.device, config.train.threads, config.guard, place, needs_group, out / "stacks") as world:
-        _train(config, data, command, out, world)
+        located = world.long_on_rank_zero(lambda: locate(config.data, "train"))
+        _train(config, located, command, out, world)
     return out
 
 
-def _train(config: TrainConfig, data: Data, command: str, out: Path, world: World) -> None:
+def _train(config: TrainConfig, located: Located, command: str, out: Path, world: World) -> None:
     labelled = COMMANDS[command].labelled
     assert labelled is not None
     # 1. Everything that may raise a UserError comes first, before anything is written.
-    rng = Rng(config.seed, "train")
-    make = partial(make_loader, data, rng=rng, device=world.device, rank=world.rank, world_size=world.size)
-    loader = make("train", config.train.batch_size, labelled=labelled)
-    held_out = make("validation", 1, labelled=True, first=config.validation.limit)
+    rng, images = Rng(config.seed, "train"), located.identity
+    make = partial(make_loader, located, rng=rng, device=world.device, rank=world.rank, world_size=world.size)
+    loader = world.long_work(lambda: make("train", config.train.batch_size, labelled=labelled))
+    held_out = world.long_work(lambda: make("validation", 1, labelled=True, first=config.validation.limit))
     _refuse_few_held_out(config, held_out.count, world.size)
     steps = len(loader)
     objective = objectives.build(config)
@@ -75,7 +75,6 @@ def _train(config: TrainConfig, data: Data, command: str, out: Path, world: Worl
         objectives.try_out(config.objective.name, objective, config.data)
     parameters = count_parameters(objective)
     has_checkpoint = world.on_rank_zero(lambda: bool(checkpoint.states(out / "checkpoints")))
-    images = world.on_rank_zero(lambda: survey(config.data, "train"))
     transferred, loaded = (None, []) if has_checkpoint else _initial_weights(config, objective, images)
     now = MadeFrom(images, digests(loaded))
 
