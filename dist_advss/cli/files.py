@@ -1,4 +1,4 @@
-"""Commands on files and on this machine: report, sync, dashboard, data, doctor."""
+"""Commands on files and on this machine: report, verify, sync, dashboard, data, doctor."""
 
 from __future__ import annotations
 
@@ -58,6 +58,17 @@ def _dashboard(rest: list[str]) -> int:
     from ..tracking.dashboard import dashboard
 
     return dashboard(given.directory, file)
+
+
+def _verify(rest: list[str]) -> int:
+    parser = parser_of(COMMANDS, "verify")
+    parser.add_argument(
+        "directory", metavar="DIR", type=Path, help="a launch folder, a folder of runs, or one run folder"
+    )
+    given = parser.parse_args(rest)
+    from ..verify import verify
+
+    return verify(given.directory)
 
 
 def _data(rest: list[str]) -> int:
@@ -125,6 +136,10 @@ def _doctor(rest: list[str]) -> int:
 
 COMMANDS: Commands = {
     "report": ("write a self-contained HTML page of a launch or a run", _report),
+    "verify": (
+        "compare runs with the images, weights and verdicts that they were made from; 1 if any differs",
+        _verify,
+    ),
     "sync": ("send recorded runs to wandb, one wandb run each; safe to repeat and to interrupt", _sync),
     "dashboard": (
         "create the wandb workspace of a launch: robust accuracy, methods, diversity, throughput, images",

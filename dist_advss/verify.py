@@ -1,0 +1,198 @@
+"""`dist-advss verify` compares run folders with what they were made from, and names everything that no longer fits.
+
+A run's `made_from.json` records its images and the weights that it loaded. `verify` hashes both again. It also loads each
+checkpoint of the folder and recomputes the rates in `result.json` from the verdicts. It reads only.
+"""
+
+from __future__ import annotations
+
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from rich.console import Console
+from rich.text import Text
+
+from . import __version__
+from .config.commands import COMMANDS, trains
+from .config.compose import compose_node
+from .config.schema import Data
+from .data.identity import Identity, difference, identify, restore
+from .errors import EXIT_FAILED, RunError, UserError
+from .runs.folders import lookup, mapping
+from .runs.methods import follow
+from .runs.metrics import number
+from .runs.read import Launch, Run, read
+from .text import plural
+from .training import checkpoint
+
+PICKS = ("best_ra", "best_ta", "last")
+ROUNDING = 1e-3  # percentage points; result.json holds four decimals
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence about one run. wrong: something no longer fits; unknown: it cannot be compared, such as missing images."""
+
+    kind: Literal["wrong", "unknown"]
+    text: str
+
+
+def verify(directory: Path) -> int:
+    """Prints the findings on every run of a launch folder, a folder of runs or one run folder.
+
+    Returns 1 if anything no longer fits, else 0. Raises UserError where there is no run.
+    """
+    launch = read(directory, time.time())
+    runs = [run for run in launch.runs.values() if run.command in COMMANDS and run.path.is_dir()]
+    console = Console(highlight=False, soft_wrap=True)
+    identities: dict[str, Identity] = {}
+    counts = {"wrong": 0, "unknown": 0}
+    for run in runs:
+        findings = list(examine(run, launch, identities))
+        wrong = [finding.text for finding in findings if finding.kind == "wrong"]
+        fits = "fits" if run.state == "finished" else f"fits so far ({run.state})"
+        console.print(Text(f"{run.stage}: {'does not fit' if wrong else fits}", style="red" if wrong else "green"))
+        for text in wrong:
+            console.print(Text(f"  {text}"))
+        for finding in findings:
+            counts[finding.kind] += 1
+            if finding.kind == "unknown":
+                console.print(Text(f"  not compared: {finding.text}", style="dim"))
+    for text in _reports(launch):
+        counts["wrong"] += 1
+        console.print(Text(text, style="red"))
+    summary = f"{counts['wrong']} no longer fit" if counts["wrong"] else "nothing has changed"
+    console.print(f"{plural(len(runs), 'run')}: {summary}, {counts['unknown']} not compared")
+    return EXIT_FAILED if counts["wrong"] else 0
+
+
+def examine(run: Run, launch: Launch, identities: dict[str, Identity]) -> Iterator[Finding]:
+    """Every finding about one run of `launch`. `identities` keeps the image sets that were hashed, as runs share them."""
+    for problem in run.problems:
+        yield Finding("wrong", problem)
+    record = mapping(run.path / "made_from.json", [])
+    if not record and run.config and not run.planned:
+        yield Finding("unknown", "no made_from.json: the run is older than that record, or was converted")
+    written = record.get("version", __version__)
+    if written != __version__:
+        yield Finding("unknown", f"version {written} of dist-advss wrote it, and this is {__version__}")
+    yield from _images(run, record.get("data"), identities)
+    yield from _sources(run, record.get("weights"), launch)
+    if trains(run.command):
+        yield from _checkpoints(run)
+    elif run.result:
+        yield from _verdicts(run)
+    if run.result and run.result.get("made_from", record) != record:
+        yield Finding("wrong", "result.json and made_from.json name other images, weights or versions")
+
+
+def _images(run: Run, record: Any, identities: dict[str, Identity]) -> Iterator[Finding]:
+    """The images that data.root contains now, against those that the run was made from."""
+    before = restore(record)
+    if before is None:
+        return
+    raw = {name: value for name, value in dict(run.config.get("data") or {}).items() if name != "download"}
+    try:
+        data = compose_node("data", Data(), {**raw, "stage": None}, [])
+        key = f"{data} {before.part}"
+        if key not in identities:
+            identities[key] = identify(data, before.part)
+    except (UserError, RunError) as error:
+        absent = before.root is not None and not Path(before.root).is_dir()
+        yield Finding("unknown" if absent else "wrong", f"images: {error}")
+        return
+    changed = difference(before, identities[key])
+    if changed:
+        yield Finding("wrong", f"images: data.root={before.root} has changed since: {changed}")
+
+
+def _sources(run: Run, record: Any, launch: Launch) -> Iterator[Finding]:
+    """The checkpoints that the run loaded, against their digests. Moved along with the launch, they are found again."""
+    for link, before in dict(record or {}).items():
+        file = Path(link)
+        if not file.is_file():
+            source = follow(run, link, launch)
+            file = source.path / "checkpoints" / file.name if source else file
+        if not file.is_file():
+            yield Finding("unknown", f"weights: {link} no longer exists")
+            continue
+        try:
+            now = checkpoint.digest(checkpoint.load(file)["model"])
+        except UserError as error:
+            yield Finding("wrong", f"weights: {error}")
+            continue
+        if now != before:
+            yield Finding("wrong", f"weights: {file} holds other weights since (digest {before}, now {now})")
+
+
+def _checkpoints(run: Run) -> Iterator[Finding]:
+    """The run's own checkpoints: undamaged, finite, and those that its result names."""
+    for name in (*PICKS, "previous"):
+        file = run.path / "checkpoints" / f"{name}.pt"
+        recorded = lookup(run.result, f"{name}.weights")
+        if not file.is_file():
+            if recorded:
+                yield Finding("wrong", f"{file.name}: result.json names its weights, and the file is missing")
+            continue
+        try:
+            weights = checkpoint.load(file)["model"]
+        except UserError as error:
+            yield Finding("wrong", str(error))
+            continue
+        broken = [key for key, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+        if broken:
+            yield Finding("wrong", f"{file.name}: {broken[0]} is not finite")
+        now = checkpoint.digest(weights)
+        if recorded and now != recorded:
+            yield Finding("wrong", f"{file.name}: its digest is {now}, and result.json names {recorded}")
+
+
+def _verdicts(run: Run) -> Iterator[Finding]:
+    """The rates in result.json, computed again from the verdicts of every image."""
+    file = run.path / "verdicts.npz"
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            columns = {name: archive[name] for name in archive.files}
+        if run.command == "transfer":
+            means = 100 * columns["correct"].mean(0, dtype=np.float64)
+            rates = {"ra": means[:-1].tolist(), "ta": means[-1].tolist()}
+        else:
+            rates = {
+                "ta": 100 * float((columns["clean_prediction"] == columns["label"]).mean()),
+                "ra": 100 * float((columns["adversarial_prediction"] == columns["label"]).mean()),
+            }
+        count = len(columns["index"])
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        yield Finding("wrong", f"verdicts.npz: cannot be read ({reason}), so result.json has no evidence")
+        return
+    if number(run.result.get("n")) != count:
+        yield Finding("wrong", f"result.json: n is {run.result.get('n')}, and verdicts.npz holds {count} images")
+    for name, rate in rates.items():
+        if not _equal(run.result.get(name), rate):
+            yield Finding("wrong", f"result.json: {name} is {run.result.get(name)}, and the verdicts give {rate}")
+
+
+def _equal(recorded: Any, computed: Any) -> bool:
+    """Whether two rates, or two lists of rates, agree within result.json's rounding."""
+    try:
+        return bool(np.allclose(np.asarray(recorded, float), np.asarray(computed, float), rtol=0, atol=ROUNDING))
+    except (TypeError, ValueError):
+        return False
+
+
+def _reports(launch: Launch) -> Iterator[str]:
+    """A report that is older than a result beside it."""
+    report = launch.root / "report.html"
+    if not report.is_file():
+        return
+    for run in launch.runs.values():
+        result = run.path / "result.json"
+        if result.is_file() and result.stat().st_mtime > report.stat().st_mtime:
+            yield f"report.html is older than the result of {run.stage}; write it again with dist-advss report"
+            return
