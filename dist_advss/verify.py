@@ -106,18 +106,18 @@ def _images(run: Run, record: Any, identities: dict[str, Identity]) -> Iterator[
         absent = before.root is not None and not Path(before.root).is_dir()
         yield Finding("unknown" if absent else "wrong", f"images: {error}")
         return
-    changed = difference(before, identities[key])
+    now = identities[key]
+    changed = difference(before, now)
     if changed:
-        yield Finding("wrong", f"images: data.root={before.root} has changed since: {changed}")
+        yield Finding("wrong", f"images: data.root={now.root} has changed since: {changed}")
 
 
 def _sources(run: Run, record: Any, launch: Launch) -> Iterator[Finding]:
-    """The checkpoints that the run loaded, against their digests. Moved along with the launch, they are found again."""
+    """The checkpoints that the run loaded, against their digests. It looks for them where the launch is now first."""
     for link, before in dict(record or {}).items():
-        file = Path(link)
-        if not file.is_file():
-            source = follow(run, link, launch)
-            file = source.path / "checkpoints" / file.name if source else file
+        source = follow(run, link, launch)
+        moved = source.path / "checkpoints" / Path(link).name if source else None
+        file = moved if moved is not None and moved.is_file() else Path(link)
         if not file.is_file():
             yield Finding("unknown", f"weights: {link} no longer exists")
             continue
