@@ -7,7 +7,6 @@ checkpoint of the folder and recomputes the rates in `result.json` from the verd
 from __future__ import annotations
 
 import time
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from . import __version__
+from .arrays import read_arrays
 from .config.commands import COMMANDS, trains
 from .config.compose import compose_node
 from .config.schema import Data
@@ -156,8 +156,7 @@ def _verdicts(run: Run) -> Iterator[Finding]:
     """The rates in result.json, computed again from the verdicts of every image."""
     file = run.path / "verdicts.npz"
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            columns = {name: archive[name] for name in archive.files}
+        columns = read_arrays(file)
         if run.command == "transfer":
             means = 100 * columns["correct"].mean(0, dtype=np.float64)
             rates = {"ra": means[:-1].tolist(), "ta": means[-1].tolist()}
@@ -167,8 +166,8 @@ def _verdicts(run: Run) -> Iterator[Finding]:
                 "ra": 100 * float((columns["adversarial_prediction"] == columns["label"]).mean()),
             }
         count = len(columns["index"])
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+    except (OSError, LookupError, ValueError) as error:  # a column is missing, or has another shape
+        reason = error.strerror if isinstance(error, OSError) else str(error)
         yield Finding("wrong", f"verdicts.npz: cannot be read ({reason}), so result.json has no evidence")
         return
     if number(run.result.get("n")) != count:
