@@ -16,6 +16,9 @@
 
 An axis of a matrix is a list, or a mapping from each value to further names: with `f: {f1: {freeze: encoder}}`, `{f}` is
 f1 and `{f.freeze}` is encoder. A `report` stage without `needs` waits for all other stages.
+
+Relative paths in overrides and in the words of a launch begin at `folder:`, by default where the launch was first started.
+They are stored as absolute ones, so that a job or a later launch may run anywhere.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
+import json
 import math
 import os
 import re
@@ -35,18 +39,22 @@ from dist_advss.config.backbones import ENSEMBLE
 from dist_advss.config.commands import COMMANDS, trains
 from dist_advss.config.compose import config_dir, options, parse_words, schema_of
 from dist_advss.config.flags import of_any_command
-from dist_advss.config.inherit import configure
+from dist_advss.config.inherit import NOTHING, configure
 from dist_advss.config.keys import names_with
+from dist_advss.config.members import listed
+from dist_advss.config.objectives import is_plugin
+from dist_advss.config.paths import absolute, is_path
 from dist_advss.errors import UserError, nearest
 from dist_advss.files import read_text
 
-from .graph import REFERENCE, REPORT, STAGES, Experiment, Stage, build
+from .graph import REFERENCE, REPORT, STAGES, Experiment, Stage, build, stored
 
-EXPERIMENT_KEYS = ("name", "description", "common", "stages")
+EXPERIMENT_KEYS = ("name", "description", "folder", "common", "stages")
 STAGE_KEYS = ("command", "overrides", "needs", "matrix")
 MOST_STAGES = 2000  # of an experiment; composing as many takes about a minute
 LAUNCH_KEYS = ("experiment", "cluster", "out")
 MAKES_THE_METHOD = ("attack", "attack.steps")  # no steps is what makes a stage standard: P2, F1, F3
+PLAIN = re.compile(r"[\w@./~+-]+")  # needs no quotes in a YAML list
 PLACEHOLDER = re.compile(r"\{([\w.]+)\}")
 
 
@@ -64,7 +72,8 @@ def load(experiment: str, directory: Path, words: Sequence[str] = ()) -> Experim
         stages = [s for name, raw in _stages(content, file) for s in _expand(name, raw, shared)]
         if len(stages) > MOST_STAGES:
             raise UserError(f"{len(stages):,} stages, above the {MOST_STAGES:,} that an experiment may have")
-        graph = build(_line(content, "name") or file.stem, _line(content, "description").strip(), stages)
+        folder = os.path.abspath(os.path.expanduser(_line(content, "folder") or _begun_in(directory) or os.getcwd()))
+        graph = build(_line(content, "name") or file.stem, _line(content, "description").strip(), stages, folder)
         return _checked(graph, directory, parse_words(words))
     except UserError as error:
         raise UserError(f"experiment={experiment}: {error}") from error
@@ -92,6 +101,7 @@ def configurations(experiment: Experiment, directory: Path) -> dict[str, Any]:
 
 def find(experiment: str) -> Path:
     """The file of an experiment, given its name or path. Raises UserError."""
+    experiment = os.path.expanduser(experiment)
     if experiment.endswith((".yaml", ".yml")) or "/" in experiment:
         if not os.path.isfile(experiment):  # unlike Path.is_file, never raises
             raise UserError(f"experiment={experiment}: no such file")
@@ -222,17 +232,41 @@ def _checked(graph: Experiment, directory: Path, extra: Sequence[tuple[str, str]
     names: set[str] = set(LAUNCH_KEYS)
     stages: dict[str, Stage] = {}
     for stage in graph.stages.values():
-        stages[stage.name] = stage if stage.command == REPORT else _with_extra(stage, extra, names)
+        stages[stage.name] = stage if stage.command == REPORT else _with_extra(stage, extra, graph.folder, names)
     for name, value in extra:
         if name not in names:
             close = difflib.get_close_matches(name, sorted(names), n=1)
             hint = f"did you mean {close[0]!r}?" if close else "dist-advss pretrain --help explains the keys"
             raise UserError(f"{name}={value}: no stage has such a key; {hint}")
-    full = Experiment(graph.name, graph.description, stages)
+    full = dataclasses.replace(graph, stages=stages)
     for stage in stages.values():
         _check_references(stage, full)
     compositions(full, directory)
     return full
+
+
+def _begun_in(directory: Path) -> str | None:
+    """Where the launch in this folder was first started; None for a new one, or one of an older version."""
+    before = stored(directory)
+    return before.folder if before else None
+
+
+def _rooted(name: str, value: str, folder: str) -> str:
+    """The value of a word with absolute paths: relative ones begin at `folder`. References to stages stay."""
+
+    def rooted(path: str) -> str:
+        return path if not path or path[0] in "@$" else absolute(path, folder)
+
+    if name == "objective" and is_plugin(value):
+        return rooted(value)
+    if not is_path(name) or value in NOTHING:
+        return value
+    if not value.startswith("["):
+        return rooted(value)
+    # YAML reserves the @ of a reference at the start of a text.
+    items = listed(value) or [item.strip(" \"'") for item in value.strip("[] ").split(",")]
+    paths = [path if PLAIN.fullmatch(path) else json.dumps(path) for path in map(rooted, items)]
+    return f"[{','.join(paths)}]"
 
 
 def _check_references(stage: Stage, graph: Experiment) -> None:
@@ -244,13 +278,14 @@ def _check_references(stage: Stage, graph: Experiment) -> None:
                 )
 
 
-def _with_extra(stage: Stage, extra: Sequence[tuple[str, str]], names: set[str]) -> Stage:
+def _with_extra(stage: Stage, extra: Sequence[tuple[str, str]], folder: str, names: set[str]) -> Stage:
     """The stage with the extra words whose keys it has, the last value of each key. Adds all its keys to `names`.
 
-    Group choices come first: `objective=jigsaw` defines the key of `objective.grid=2`.
+    Relative paths begin at `folder`. Group choices come first: `objective=jigsaw` defines the key of `objective.grid=2`.
     """
-    words = list(stage.overrides)
     try:
+        words = [f"{k}={_rooted(k, v, folder)}" for k, v in parse_words(stage.overrides)]
+        extra = [(k, _rooted(k, v, folder)) for k, v in extra]
         for groups in (True, False):
             known = set(_names(schema_of(stage.command, words)))
             schema = COMMANDS[stage.command].schema

@@ -37,11 +37,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Experiment:
-    """`stages` by name, each after the stages it needs."""
+    """`stages` by name, each after the stages it needs. `folder` is where relative paths in their words began."""
 
     name: str
     description: str
     stages: Mapping[str, Stage]
+    folder: str = ""
 
     def ancestors(self, names: Iterable[str]) -> set[str]:
         """`names` and every stage that they need, directly or not."""
@@ -61,11 +62,11 @@ class Experiment:
             for s in self.stages.values()
             if names is None or s.name in names
         }
-        content = {"name": self.name, "description": self.description, "stages": stages}
+        content = {"name": self.name, "description": self.description, "folder": self.folder, "stages": stages}
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
 
 
-def build(name: str, description: str, stages: Iterable[Stage]) -> Experiment:
+def build(name: str, description: str, stages: Iterable[Stage], folder: str = "") -> Experiment:
     """The checked graph of these stages. Raises UserError for a wrong name, command or need, or a cycle."""
     by_name: dict[str, Stage] = {}
     for stage in stages:
@@ -90,7 +91,7 @@ def build(name: str, description: str, stages: Iterable[Stage]) -> Experiment:
         for need in stage.needs:
             if need not in by_name:
                 raise UserError(f"stage {stage.name}: needs {need}, which is not a stage; {_close(need, by_name)}")
-    return Experiment(name, description, {n: by_name[n] for n in _ordered(by_name)})
+    return Experiment(name, description, {n: by_name[n] for n in _ordered(by_name)}, folder)
 
 
 def store(directory: Path, experiment: Experiment) -> None:
@@ -109,7 +110,7 @@ def stored(directory: Path) -> Experiment | None:
             Stage(str(name), s["command"], tuple(map(str, s["overrides"])), tuple(map(str, s["needs"])))
             for name, s in content["stages"].items()
         ]
-        return build(str(content["name"]), content.get("description") or "", stages)
+        return build(str(content["name"]), content.get("description") or "", stages, str(content.get("folder") or ""))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{file}: not readable as an experiment ({reason}); launch into another folder") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -127,7 +128,7 @@ def choose(cluster: str, words: Sequence[str] = ()) -> Settings:
     own = cluster.endswith((".yaml", ".yml"))
     if not own and cluster not in options("cluster"):
         raise UserError(f"cluster={cluster}: no such file in configs/cluster; {nearest(cluster, options('cluster'))}")
-    file = Path(cluster) if own else config_dir() / "cluster" / f"{cluster}.yaml"
+    file = Path(os.path.expanduser(cluster)) if own else config_dir() / "cluster" / f"{cluster}.yaml"
     try:
         raw = yaml_text.read(read_text(file))
     except (OSError, ValueError) as error:

@@ -9,10 +9,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from types import FrameType
 
-from dist_advss.config.flags import says_where
+from dist_advss.config.paths import absolute
 from dist_advss.errors import Stopped, UserError, nearest
 from dist_advss.tracking.identity import run_id
-from dist_advss.training.folder import differences
+from dist_advss.training.folder import changes
 from dist_advss.training.interrupt import handled
 
 from . import graph, profile, state
@@ -43,7 +43,7 @@ def launch(
     by name or pattern (p3_*), together with the stages they need. A stage that was stopped or killed resumes. A stage that
     failed in an earlier launch runs again only with `retry_failed`. Raises UserError before it writes anything.
     """
-    directory = Path(out).absolute()
+    directory = Path(absolute(str(out)))
     settings, planned = plan(experiment, cluster, directory, words)
     wanted = chosen(planned, only)
     if isinstance(settings, profile.Slurm):
@@ -144,11 +144,10 @@ def refuse_changes(directory: Path, new: Experiment) -> None:
             raise UserError(
                 f"out={directory}: {name} was a {stage.command} stage there and is now a {new.stages[name].command}; choose another out"
             )
-        for key, was, is_now in differences(before.get(name), now.get(name)):
-            if not says_where(key):
-                raise UserError(
-                    f"out={directory}: {name} was begun with {key}={was}, now it has {key}={is_now}; choose another out, or that value"
-                )
+        for key, was, is_now in changes(before.get(name), now.get(name)):
+            raise UserError(
+                f"out={directory}: {name} was begun with {key}={was}, now it has {key}={is_now}; choose another out, or that value"
+            )
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:

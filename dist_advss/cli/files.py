@@ -116,7 +116,8 @@ def _write_betons(words: list[str]) -> int:
     out, part = chosen.pop("out", None), chosen.pop("part", None)
     if not out:
         raise UserError("out: missing; give out=FOLDER for train.beton and test.beton, or out=FILE.beton for one part")
-    file = named_file("out", Path(out)) if out.endswith(".beton") else Path(out)
+    place = Path(out).expanduser()
+    file = named_file("out", place) if out.endswith(".beton") else place
     data = compose_data([f"{name}={value}" for name, value in chosen.items()])
     from ..data.betons.origin import write_betons
     from ..data.betons.progress_bar import ProgressBar

@@ -36,6 +36,7 @@ def _launch(rest: list[str]) -> int:
         )
     given = parser.parse_intermixed_args(rest)
     from ..config.compose import options, parse_words
+    from ..config.paths import absolute
 
     chosen = dict(parse_words(given.words))
     experiment = chosen.pop("experiment", None)
@@ -47,7 +48,7 @@ def _launch(rest: list[str]) -> int:
     if given.print:
         from launch import submit
 
-        _, stages = submit.plan(experiment, cluster, Path(out or "DIR").absolute(), others)
+        _, stages = submit.plan(experiment, cluster, Path(absolute(out or "DIR")), others)
         print(stages.as_yaml(submit.chosen(stages, only)), end="")
         return 0
     if not out and not given.dry_run:

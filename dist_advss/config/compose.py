@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import os
 import re
 import types
 import typing
@@ -28,6 +29,7 @@ from . import checks, plugins
 from .commands import COMMANDS
 from .keys import REQUIRED
 from .objectives import OBJECTIVES, is_plugin, keys_of
+from .paths import each
 from .schema import Data, TrainConfig
 
 FRACTION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*$")
@@ -197,6 +199,8 @@ def _set(config: Any, name: str, value: Any, prefix: str) -> None:
         held = value if value == REQUIRED else _convert(value, kind)
     except (ArithmeticError, TypeError, ValueError) as error:
         raise UserError(f"{prefix}{name}={value}: not {_describe(kind)}; {field.metadata['help']}") from error
+    if field.metadata["path"]:
+        held = each(held, os.path.expanduser)
     if held != REQUIRED:
         checks.check_value(f"{prefix}{name}", held, field.metadata)
     setattr(node, field.name, held)

@@ -7,6 +7,7 @@ fine-tuning that `checkpoint` names. The nodes `data` and `model` therefore come
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,18 +17,21 @@ from .commands import COMMANDS
 from .compose import compose, parse_words
 from .members import data_of
 from .objectives import is_pretext
-from .source_run import NODES, passed_on, read, run_folder
+from .paths import make_absolute
+from .source_run import NODES, begun, passed_on, read, refuse_unknown_keys, run_folder
 
 NOTHING = ("", "null", "none", "None")
 
 
 def configure(command: str, words: Sequence[str], planned: Mapping[str, Any] | None = None) -> Any:
-    """The checked configuration of `pretrain`, `finetune` or `evaluate`, with what it inherits.
+    """The checked configuration of a command, with what it inherits. Its paths are absolute, except for `out`.
 
     `planned` holds, by run folder as the words write it, the configurations (nested mappings) of runs that have not
     started. They take precedence over runs on disk. Raises UserError.
     """
-    return compose(command, words, inherited(command, words, planned))
+    config = compose(command, words, inherited(command, words, planned))
+    make_absolute(config)
+    return config
 
 
 def inherited(
@@ -36,7 +40,7 @@ def inherited(
     """The nodes that the run named by `init` or `checkpoint` gives: `{"data": {…}, "model": {…}}`, or fewer. Raises UserError."""
     chosen = dict(parse_words(words))
     key = COMMANDS[command].source
-    source = chosen.get(key, "") if key else ""
+    source = os.path.expanduser(chosen.get(key, "")) if key else ""
     # Several runs must agree on the images, so the first one provides them.
     if key is None or (chosen.get("model") == ENSEMBLE and source in NOTHING):
         return data_of(command, chosen, planned)
@@ -46,9 +50,16 @@ def inherited(
     folder = run_folder(source)
     config = (planned or {}).get(str(folder))
     if config is None:
-        config = read(key, source, wanted)
+        try:
+            config = read(key, source, wanted)
+        except UserError:
+            # `init` counts only at the start of a run: a run with a checkpoint resumes without it.
+            config = begun(chosen.get("out", "")) if COMMANDS[command].trains else None
+            if config is None:
+                raise
     if config is None:
         return {}
+    refuse_unknown_keys(f"{key}={source}: its config.yaml", config, wanted)
     if "objective" not in config:
         raise UserError(f"{key}={source}: an evaluation, which leaves no weights; give a pretrain or finetune run")
     objective = config["objective"].get("name")

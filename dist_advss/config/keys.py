@@ -21,6 +21,7 @@ def key(
     per_run: bool = False,
     per_member: bool = False,
     needs_labels: bool = False,
+    path: bool = False,
 ) -> Any:
     """A field with its sentence and its accepted values (`choices`, or a closed range `low`..`high`).
 
@@ -29,6 +30,7 @@ def key(
     per_run       the key differs between runs; an experiment cannot set it for all stages
     per_member    each member of an ensemble keeps its value; the ensemble has none
     needs_labels  a training without labels refuses the key
+    path          the value is a path, or a list of paths; `~` stands for the home folder
     """
     metadata = {
         "help": sentence,
@@ -40,6 +42,7 @@ def key(
         "per_run": per_run,
         "per_member": per_member,
         "needs_labels": needs_labels,
+        "path": path,
     }
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from .backbones import ENSEMBLE
 from .commands import COMMANDS
 from .objectives import is_plugin, is_pretext
 from .plugins import refuse_untrusted
-from .source_run import config_of, passed_on
+from .source_run import config_of, passed_on, refuse_unknown_keys
 
 
 def data_of(
@@ -28,6 +29,7 @@ def data_of(
         for source in listed(chosen.get(key, "")):
             config = config_of(key, source, planned)
             _check(command, key, source, config, chosen)
+            refuse_unknown_keys(f"{key}={source}: its config.yaml", config, ("data",))
             data = config["data"]
             first = first or data
             for name in ("size", "channels"):
@@ -48,7 +50,7 @@ def listed(text: str) -> list[str]:
         found = read_as_written(text)
     except YamlError:
         return []
-    return [str(item) for item in found] if isinstance(found, list) else []
+    return [os.path.expanduser(str(item)) for item in found] if isinstance(found, list) else []
 
 
 def _check(command: str, key: str, source: str, config: Mapping[str, Any], chosen: Mapping[str, str]) -> None:

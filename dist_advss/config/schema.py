@@ -22,14 +22,18 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 class Data:
     name: str = key(REQUIRED, "image set to read", choices=DATASETS)
     root: str | None = key(
-        None, "folder of the image set; fashion_mini needs none, fashion_mnist defaults to Debian's package"
+        None,
+        "folder of the image set; fashion_mini needs none, fashion_mnist defaults to Debian's package",
+        where=True,
+        path=True,
     )
     stage: str | None = key(
         None,
         "copy data.root to this node-local folder first, such as '$TMPDIR', once per node",
         where=True,
+        path=True,
     )
-    download: bool = key(False, "download the set into data.root if it is missing (torchvision's sets)")
+    download: bool = key(False, "download the set into data.root if it is missing (torchvision's sets)", where=True)
     size: int = key(32, "height and width of an image in pixels", low=8, high=512)
     channels: int = key(3, "colour channels", choices=(1, 3))
     classes: int = key(10, "number of classes", low=2)
@@ -62,6 +66,7 @@ class Data:
         None,
         "ffcv: folder of train.beton and test.beton; the run writes missing ones; null: in ~/.cache/dist_advss",
         where=True,
+        path=True,
     )
     jpeg: float | None = key(
         None, "ffcv: fraction of the images to store as JPEG; null: 0 for data.size up to 96, 1 above", low=0, high=1
@@ -87,6 +92,7 @@ class Model:
     members: list[str] | None = key(
         None,
         "model=ensemble: run folders or checkpoints, as [RUN,RUN,RUN]; fine-tuned, for finetune also pre-trained",
+        path=True,
     )
     mean: list[float] | None = key(
         None, "mean that the model subtracts, per channel; null: ImageNet's", per_member=True
@@ -242,11 +248,14 @@ class Tracking:
 class TrainConfig:
     """The keys of `pretrain` and `finetune`."""
 
-    out: str = key(REQUIRED, "run folder; rerun the same command to resume", where=True, per_run=True)
+    out: str = key(REQUIRED, "run folder; rerun the same command to resume", where=True, per_run=True, path=True)
     seed: int = key(0, "seed of every random draw of the run", low=0)
     device: str = key("auto", "auto: a GPU if there is one", choices=("auto", "cpu", "cuda"), where=True)
     init: str | None = key(
-        None, "run folder or checkpoint to load the encoder (theta_p) from; null: random weights (P1)", per_run=True
+        None,
+        "run folder or checkpoint to load the encoder (theta_p) from; null: random weights (P1)",
+        per_run=True,
+        path=True,
     )
     freeze: str = key(
         "none",
@@ -270,7 +279,10 @@ class EvaluateConfig:
     """The keys of `evaluate`. `data` and `model` come from the checkpoint unless you override them."""
 
     checkpoint: str | None = key(
-        None, "fine-tuned run folder, or one of its checkpoint files; required unless model=ensemble", per_run=True
+        None,
+        "fine-tuned run folder, or one of its checkpoint files; required unless model=ensemble",
+        per_run=True,
+        path=True,
     )
     pick: str = key("best_ra", "checkpoint to read from a run folder", choices=("best_ra", "best_ta", "last"))
     out: str = key(
@@ -278,6 +290,7 @@ class EvaluateConfig:
         "folder of the evaluation; rerun the same command to resume, a finished one is kept",
         where=True,
         per_run=True,
+        path=True,
     )
     split: str = key("test", "images to use", choices=("test", "validation"))
     seed: int = key(0, "seed of the attack's random starts", low=0)
@@ -297,11 +310,17 @@ class EvaluateConfig:
 class TransferConfig:
     """The keys of `transfer`. `data` comes from the first source unless you override it."""
 
-    sources: list[str] = key(REQUIRED, "runs or checkpoints to attack, as [RUN,RUN]", per_run=True)
-    targets: list[str] | None = key(None, "runs or checkpoints to test on the adversarial images; null: the sources")
+    sources: list[str] = key(REQUIRED, "runs or checkpoints to attack, as [RUN,RUN]", per_run=True, path=True)
+    targets: list[str] | None = key(
+        None, "runs or checkpoints to test on the adversarial images; null: the sources", path=True
+    )
     pick: str = key("best_ra", "checkpoint to read from a run folder", choices=("best_ra", "best_ta", "last"))
     out: str = key(
-        REQUIRED, "folder of the result; rerunning the same command keeps a finished one", where=True, per_run=True
+        REQUIRED,
+        "folder of the result; rerunning the same command keeps a finished one",
+        where=True,
+        per_run=True,
+        path=True,
     )
     trust: list[str] = key(
         [],

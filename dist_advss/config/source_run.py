@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import yaml_text
+from .. import __version__, yaml_text
 from ..errors import UserError
 from ..files import read_text
 from .keys import names_with
 from .schema import TrainConfig
 
+RESUMED_FROM = ("last.pt", "previous.pt")  # the checkpoints with all that a resume needs
 NODES = tuple(names_with(TrainConfig, "inherited"))  # the groups that a run inherits: data and model
 
 
@@ -48,15 +50,37 @@ def read(key: str, source: str, wanted: Sequence[str]) -> dict[str, Any] | None:
             f"{key}={source}: not finished (no result.json); finish that run first, or name one of its checkpoints, "
             f"{key}={folder / 'checkpoints' / 'best_ra.pt'}"
         )
+    return _config(f"{key}={source}", file)
+
+
+def begun(out: str) -> dict[str, Any] | None:
+    """The config.yaml of the run in the folder `out` if the run has a checkpoint to resume from; None otherwise."""
+    folder = Path(os.path.expanduser(out))
+    if not any(os.path.isfile(folder / "checkpoints" / name) for name in RESUMED_FROM):
+        return None
+    return _config(f"out={out}", folder / "config.yaml") if os.path.isfile(folder / "config.yaml") else None
+
+
+def refuse_unknown_keys(where: str, config: Mapping[str, Any], nodes: Sequence[str]) -> None:
+    """Raises UserError when these nodes of a configuration hold a key that this version does not know."""
+    for node in nodes:
+        known = [entry.name for entry in dataclasses.fields(getattr(TrainConfig(), node))]
+        for name in config.get(node, {}):
+            if name not in known:
+                raise UserError(
+                    f"{where} has {node}.{name}, which this version of dist-advss ({__version__}) does not know; use the "
+                    "version that wrote it, or remove the key"
+                )
+
+
+def _config(where: str, file: Path) -> dict[str, Any]:
     try:
         config = yaml_text.read(read_text(file))
     except (OSError, ValueError) as error:
-        raise UserError(f"{key}={source}: its config.yaml cannot be read ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{where}: its config.yaml cannot be read ({str(error).splitlines()[0]})") from error
     config = config if isinstance(config, dict) else {}
     if not all(isinstance(node, dict) for node in (*map(config.get, NODES), config.get("objective", {}))):
-        raise UserError(
-            f"{key}={source}: its config.yaml is not from dist-advss (no data and model in it); give a run folder"
-        )
+        raise UserError(f"{where}: its config.yaml is not from dist-advss (no data and model in it); give a run folder")
     return config
 
 

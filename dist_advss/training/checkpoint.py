@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ..config.source_run import RESUMED_FROM
 from ..errors import RunError, UserError
 from ..files import sync_folder, write_whole
 from .archive import read_archive
@@ -82,7 +83,7 @@ def file_of(source: str | Path, pick: str) -> Path:
 
 def states(folder: Path) -> list[Path]:
     """The files that a run can resume from, newest first."""
-    return [path for path in (folder / "last.pt", folder / "previous.pt") if path.exists()]
+    return [folder / name for name in RESUMED_FROM if (folder / name).exists()]
 
 
 def load_latest(folder: Path) -> tuple[dict[str, Any], Path, list[str]] | None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .. import yaml_text
+from .. import __version__, yaml_text
 from ..config.compose import as_yaml
 from ..config.flags import says_where
+from ..config.paths import is_path, same_place
 from ..engines import World, find_place
 from ..errors import UserError
 from ..files import only_process, read_text, write_text
-from .made_from import MadeFrom, recorded, refuse_stale, refuse_to_resume, write
+from .checkpoint import file_of, states
+from .made_from import MadeFrom, load_weights, recorded, refuse_stale, refuse_to_resume, write
 
 
 def finished(folder: Path) -> bool:
@@ -90,9 +93,62 @@ def refuse_other_config(folder: Path, config: Any) -> None:
         before = None
     if not isinstance(before, dict):
         raise UserError(f"out={folder}: its config.yaml was not written by dist-advss; choose another folder")
-    for name, old, new in differences(before, asdict(config)):
-        if not says_where(name):
-            raise UserError(f"{name}={new}: {folder} holds a run with {name}={old}; choose another out, or that value")
+    now = asdict(config)
+    fill_in_defaults(before, config)
+    for name, old, new in changes(before, now):
+        if name == "init" and _moved(folder, config):
+            continue
+        if not _holds(now, name):
+            raise UserError(
+                f"{name}: {folder} holds a run with this key, which this version of dist-advss ({__version__}) does not "
+                "know; resume it with the version that wrote it, or choose another out"
+            )
+        raise UserError(f"{name}={new}: {folder} holds a run with {name}={old}; choose another out, or that value")
+
+
+def fill_in_defaults(before: dict[str, Any], config: Any) -> None:
+    """Adds the default of each key that `before`, a config.yaml of an older version, does not have yet.
+
+    `config` is a dataclass tree with all keys.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            inside = before.setdefault(field.name, {})
+            if isinstance(inside, dict):
+                fill_in_defaults(inside, value)
+        elif field.name not in before:
+            before[field.name] = field.default_factory() if callable(field.default_factory) else field.default
+
+
+def changes(old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Those `differences` that change a result: not where a run computes, nor two spellings of one path."""
+    for name, before, now in differences(old, new):
+        if not (says_where(name) or (is_path(name) and same_place(before, now))):
+            yield name, before, now
+
+
+def _moved(folder: Path, config: Any) -> bool:
+    """Whether `init` holds the weights that the run in the folder began with, at another place.
+
+    Only then may it differ: `init` counts at the start of a run, and a run with a checkpoint does not read it again.
+    """
+    before = recorded(folder)
+    if before is None or config.init is None or not states(folder / "checkpoints"):
+        return False
+    try:
+        _, source = load_weights(file_of(config.init, "last"))
+    except UserError:
+        return False
+    return source.digest in before.weights.values()
+
+
+def _holds(config: Any, name: str) -> bool:
+    for part in name.split("."):
+        if not isinstance(config, dict) or part not in config:
+            return False
+        config = config[part]
+    return True
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

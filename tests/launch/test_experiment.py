@@ -328,3 +328,47 @@ def test_stages_that_do_not_fit_together_are_refused_before_anything_runs(write:
       {stages}
     """
     assert said in refusal(write(text))
+
+
+def test_relative_paths_begin_where_the_launch_was_first_started(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when a job, or the same launch later, runs in another folder."""
+    here, there, out = tmp_path / "here", tmp_path / "there", tmp_path / "out"
+    for folder in (here, there):
+        (folder / "images").mkdir(parents=True)
+    file = write("""
+        stages:
+          p: {command: pretrain, overrides: [data=cifar10, data.beton=betons, 'data.stage=$TMPDIR']}
+          a: {command: finetune, overrides: [init=@p]}
+          e: {command: evaluate, overrides: [checkpoint=@a]}
+    """)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(here)
+    first = load(file, out, ["data.root=images"])
+    store(out, first)
+    monkeypatch.chdir(there)
+    again = load(file, out, ["data.root=images"])
+    read_back = stored(out)
+    assert read_back is not None
+    assert again.stages == first.stages == read_back.stages
+    assert f"data.root={here}/images" in first.stages["p"].overrides
+    assert "data.stage=$TMPDIR" in first.stages["p"].overrides
+    for config in compositions(read_back, out).values():
+        assert (config["data"]["root"], config["data"]["beton"]) == (f"{here}/images", f"{here}/betons")
+    assert f"data.root={there}/images" in load(file, tmp_path / "new", ["data.root=images"]).stages["p"].overrides
+    assert f"data.root={tmp_path}/home/i" in load(file, out, ["data.root=~/i"]).stages["p"].overrides
+
+
+def test_lists_of_runs_and_own_tasks_begin_there_too(write: Write, tmp_path: Path, own_task: Path) -> None:
+    (tmp_path / "mine.py").write_text(own_task.read_text())
+    text = """
+        folder: FOLDER
+        stages:
+          own: {command: pretrain, overrides: ['objective=mine.py:Colorize']}
+          a: {command: finetune}
+          both: {command: transfer, overrides: ['sources=[@a]', 'targets=[@a,@a/checkpoints/last.pt]']}
+    """
+    stages = load(write(text.replace("FOLDER", str(tmp_path))), tmp_path / "out").stages
+    assert stages["own"].overrides == (f"objective={tmp_path}/mine.py:Colorize",)
+    assert stages["both"].overrides == ("sources=[@a]", "targets=[@a,@a/checkpoints/last.pt]")
