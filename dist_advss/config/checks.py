@@ -8,6 +8,7 @@ from unicodedata import category
 
 from ..errors import UserError, nearest
 from .backbones import BACKBONES, ENSEMBLE
+from .classes import check_classes
 from .commands import COMMANDS
 from .engines import ENGINES, ZERO
 from .implementation import implementation
@@ -38,6 +39,8 @@ def check(command: str, config: Any) -> None:
     # Several commands share these keys.
     _check_out(config.out)
     check_data(config.data)
+    if COMMANDS[command].labelled is not False:
+        check_classes(command, config.data)
     if hasattr(config, "attack"):
         _check_attack(config)
     if hasattr(config, "model"):
@@ -104,7 +107,7 @@ def check_data(data: Any) -> None:
         raise UserError("data.crop=random: data.loader=memory supports data.crop=centre only; set data.loader=ffcv")
     if data.max_side < data.size and data.size > 96:
         raise UserError(f"data.max_side={data.max_side}: below data.size={data.size}; set it to about {2 * data.size}")
-    if data.labels is not None and data.labels < data.classes:
+    if data.labels is not None and data.classes is not None and data.labels < data.classes:
         raise UserError(f"data.labels={data.labels}: fewer than one label for each of the {data.classes} classes")
     if data.labels is not None and data.limit is not None and data.labels > data.limit:
         raise UserError(f"data.labels={data.labels}: more than data.limit={data.limit} images; lower data.labels")
@@ -115,7 +118,7 @@ def check_shape(data: Any) -> None:
     facts = SETS[data.name]
     for key in ("size", "channels", "classes"):
         given, has = getattr(data, key), getattr(facts, key)
-        if has is not None and given != has:
+        if None not in (given, has) and given != has:
             raise UserError(f"data.{key}={given}: {data.name} has {has}; set data.{key}={has}")
 
 
@@ -217,7 +220,7 @@ def _check_objective(command: str, config: Any) -> None:
         )
     if objective.pad >= data.size:
         raise UserError(f"objective.pad={objective.pad}: must be below data.size={data.size}; lower it")
-    if config.validation.limit is not None and config.validation.limit < data.classes and objective.labelled:
+    if objective.labelled and config.validation.limit is not None and config.validation.limit < data.classes:
         raise UserError(
             f"validation.limit={config.validation.limit}: fewer than one image for each of {data.classes} classes"
         )

@@ -36,7 +36,11 @@ class Data:
     download: bool = key(False, "download the set into data.root if it is missing (torchvision's sets)", where=True)
     size: int = key(32, "height and width of an image in pixels", low=8, high=512)
     channels: int = key(3, "colour channels", choices=(1, 3))
-    classes: int = key(10, "number of classes", low=2)
+    classes: int | None = key(
+        10,
+        "number of classes; null: as many as the set has, or none for images without labels (pretrain)",
+        low=1,
+    )
     validation: float = key(
         0.1,
         "fraction of the training images to hold out, stratified; all phases hold out the same images",

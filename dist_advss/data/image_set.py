@@ -10,8 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from ..errors import UserError
+
 Bytes = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]
+
+
+class NoSuchPart(UserError):
+    """Images without labels that have no test part."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +27,7 @@ class ImageSet:
     images:  (N, H, W, C) uint8, contiguous
     labels:  (N,) int64 in 0..len(classes)-1; -1: unknown
     index:   (N,) int64, position in the source (the training or the test part)
-    classes: the names of the classes
+    classes: the names of the classes; [] where no image has a label
     """
 
     images: Tensor
@@ -42,7 +48,7 @@ class Source:
     """The training or test part of a data set on disk.
 
     labels:  (N,) int64; -1: unlabelled
-    classes: the names of the classes
+    classes: the names of the classes; [] where no image has a label
     pixels:  maps positions (n,) int64 to images (n, H, W, C) uint8, contiguous; only these are decoded
     files:   the file of each image, where each image is a separate file
     """

@@ -21,10 +21,12 @@ def load_data(data: Data, split: str, *, labelled: bool, files: list[Path] | Non
 
     train:      the first data.limit training images that are not held out; with `labelled`, data.labels of these;
                 without it, also the images without a label (stl10), as label -1
-    validation: the held-out share data.validation of the labelled training images, regardless of limit and labels
+    validation: the held-out share data.validation of the labelled training images, regardless of limit and labels; of all
+                of them where none is labelled
     test:       the first data.limit test images
 
-    `files` are those of the part, where they are known. Raises UserError for files that are missing, damaged, of another shape, or empty.
+    `files` are those of the part, where they are known. Raises UserError for files that are missing, damaged, of another
+    shape, or empty, and with `labelled` for a set without any label.
     """
     source = read(data, part_of(split, labelled), files)
     return _gather(source, rows_of(data, split, labelled, source.labels))
@@ -44,10 +46,16 @@ def rows_of(data: Data, split: str, labelled: bool, labels: Integers) -> Integer
 
     A part "train" may come with the unlabelled images at its end (label -1); they are ignored. Raises UserError.
     """
+    known = np.count_nonzero(labels >= 0)
+    if labelled and known == 0:
+        raise UserError(
+            f"data.root={data.root or data.beton}: has no class folders, so its images have no labels, and only pretrain "
+            "works without; give images in ROOT/train/<class>/"
+        )
     if split == "test":
         return np.arange(len(labels))[: data.limit]
-    if part_of(split, labelled) == "train":
-        labels = labels[: np.count_nonzero(labels >= 0)]
+    if part_of(split, labelled) == "train" and known > 0:
+        labels = labels[:known]
     train, held_out = train_validation(labels, data.validation)
     _check_not_empty(data, len(train), len(held_out))
     if split == "validation":
@@ -58,6 +66,9 @@ def rows_of(data: Data, split: str, labelled: bool, labels: Integers) -> Integer
             raise UserError(
                 f"data.labels={data.labels}: more than the {len(train)} training images; give at most {len(train)}"
             )
+        classes = len(np.unique(labels[train]))
+        if data.labels < classes:
+            raise UserError(f"data.labels={data.labels}: fewer than one label for each of the {classes} classes")
         train = train[labelled_subset(labels[train], data.labels)]
     return train
 

@@ -15,6 +15,7 @@ from .image_set import Integers
 from .load import load_data, rows_of
 from .loader import Loader, MemoryLoader
 from .located import Located, locate, open_or_write
+from .notes import say_classes_without_images
 
 
 def make_loader(
@@ -42,7 +43,10 @@ def make_loader(
     data, source = located.data, located.source
     place = (batch_size, rng, device, rank, world_size)
     if data.loader == "memory":
-        images = load_data(data, split, labelled=labelled, files=source.paths if source else None).first(first)
+        images = load_data(data, split, labelled=labelled, files=source.paths if source else None)
+        if labelled:
+            say_classes_without_images(data, split, images.labels.numpy(), images.classes)
+        images = images.first(first)
         if classes is not None:
             labels = _relabelled(images.labels.numpy(), images.classes, classes)
             images = replace(images, labels=torch.from_numpy(labels), classes=list(classes))
@@ -50,7 +54,10 @@ def make_loader(
     from .betons.ffcv_loader import FfcvLoader, decoding_threads
 
     beton = open_or_write(data, located.part, source)
-    rows = rows_of(data, split, labelled, beton.labels)[:first]
+    rows = rows_of(data, split, labelled, beton.labels)
+    if labelled:
+        say_classes_without_images(data, split, beton.labels[rows], beton.about.classes)
+    rows = rows[:first]
     if classes is not None:
         about = replace(beton.about, classes=list(classes))
         beton = replace(beton, about=about, labels=_relabelled(beton.labels, beton.about.classes, classes))

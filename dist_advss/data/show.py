@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,9 @@ import torch
 
 from ..config.schema import Data
 from ..files import write_whole
-from .image_set import Bytes, ImageSet, Integers
+from .image_set import Bytes, ImageSet, Integers, NoSuchPart
 from .load import SPLITS, load_data
+from .sets.sources import read
 
 # fmt: off
 COLUMNS = 10  # images of each class in the contact sheet
@@ -26,11 +28,15 @@ def summary(data: Data) -> str:
 
     The training split is that of fine-tuning where data.labels is set, else that of pre-training. Raises UserError.
     """
-    splits = {split: load_data(data, split, labelled=data.labels is not None) for split in SPLITS}
-    classes = splits["test"].classes
+    splits: dict[str, ImageSet] = {}
+    for split in SPLITS:
+        # Images without labels may have no test part.
+        with contextlib.suppress(NoSuchPart):
+            splits[split] = load_data(data, split, labelled=data.labels is not None)
+    classes = splits["train"].classes
     counts = {split: _counts(images) for split, images in splits.items()}
     lines = [
-        f"{data.name}: {data.size}x{data.size} pixels, {data.channels} channel{'s' * (data.channels > 1)}, {len(classes)} classes",
+        f"{data.name}: {data.size}x{data.size} pixels, {data.channels} channel{'s' * (data.channels > 1)}, {len(classes) or 'no'} classes",
         "",
     ]
     for split, images in splits.items():
@@ -45,6 +51,8 @@ def summary(data: Data) -> str:
             f"  sha256  images {_sha256(images.images)}",
             f"          labels {_sha256(images.labels)}",
         ]
+    if not classes:
+        return "\n".join(lines) + "\n"
     width = max(len(name) for name in [*classes, "class"])
     lines += ["", f"{'class':<{width}}" + "".join(f"{split:>12}" for split in splits)]
     for label, name in enumerate(classes):
@@ -67,8 +75,11 @@ def mean_std(images: ImageSet) -> tuple[list[float], list[float]]:
 
 
 def contact_sheet(data: Data, file: Path) -> None:
-    """Writes a PNG with a row for each class: its name and its first ten training images. Raises UserError, RunError."""
-    images = load_data(data, "train", labelled=True)
+    """Writes a PNG with a row for each class: its name and its first ten training images. Raises UserError, RunError.
+
+    Images without labels have one row.
+    """
+    images = load_data(data, "train", labelled=bool(read(data, "train").classes))
     tile = data.size * max(1, TILE // data.size)
     draw_sheet(
         file, images.classes, images.labels.numpy(), tile, lambda row: images.images[row].expand(-1, -1, 3).numpy()
@@ -76,16 +87,17 @@ def contact_sheet(data: Data, file: Path) -> None:
 
 
 def draw_sheet(file: Path, classes: list[str], labels: Integers, tile: int, picture: Callable[[int], Bytes]) -> None:
-    """Writes a PNG with a row for each class: its name and its first ten images.
+    """Writes a PNG with a row for each class: its name and its first ten images. Without classes it has one row.
 
     `picture(position)` is an image (height, width, 3) uint8. It is scaled to fit a square of `tile` pixels.
     """
     from PIL import Image, ImageDraw
 
-    sheet = Image.new("RGB", (MARGIN + COLUMNS * (tile + 2), len(classes) * (tile + 2)), "white")
+    rows = dict(enumerate(classes)) or {-1: "unlabelled"}
+    sheet = Image.new("RGB", (MARGIN + COLUMNS * (tile + 2), len(rows) * (tile + 2)), "white")
     draw = ImageDraw.Draw(sheet)
-    for label, name in enumerate(classes):
-        top = label * (tile + 2)
+    for row, (label, name) in enumerate(rows.items()):
+        top = row * (tile + 2)
         draw.text((4, top + tile // 2 - 6), name[:18], fill="black")
         for column, position in enumerate(np.flatnonzero(labels == label)[:COLUMNS].tolist()):
             image = Image.fromarray(picture(position))

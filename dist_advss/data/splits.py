@@ -1,7 +1,8 @@
 """Which training images are held out, and which keep their labels. Both depend on the labels only, not on the run's seed.
 
-Both are a prefix of a fixed order in which every prefix is stratified. So pre-training and fine-tuning hold out the same
-images, and the 100 images of data.labels=100 are among the 1,000 of data.labels=1000.
+Both are a prefix of a fixed order. So pre-training and fine-tuning hold out the same images, and the 100 images of
+data.labels=100 are among the 1,000 of data.labels=1000. Every prefix is stratified. In the order for labels, the first image
+of each class precedes all others.
 """
 
 from __future__ import annotations
@@ -32,10 +33,13 @@ def stratified_order(labels: Integers, name: str) -> Integers:
 def train_validation(labels: Integers, fraction: float) -> tuple[Integers, Integers]:
     """Positions of the training images and of the held-out images, each ascending.
 
-    `labels` (N,) int64. A `fraction` of the labelled images is held out. Unlabelled images (-1) are always for training;
-    adding some does not change which labelled images are held out.
+    `labels` (N,) int64. A `fraction` of the labelled images is held out. Unlabelled images (-1) are then for training, and
+    adding some does not change which labelled images are held out. Without any labelled image, a fixed random `fraction` of
+    all images is held out.
     """
     known = np.flatnonzero(labels >= 0)
+    if len(known) == 0:
+        known, labels = np.arange(len(labels)), np.zeros_like(labels)
     count = int(fraction * len(known) + 0.5)
     held_out = known[stratified_order(labels[known], "validation")[:count]]
     train = np.ones(len(labels), bool)
@@ -46,6 +50,11 @@ def train_validation(labels: Integers, fraction: float) -> tuple[Integers, Integ
 def labelled_subset(labels: Integers, count: int) -> Integers:
     """Positions, ascending, of the `count` images that keep their labels. A larger count includes those of a smaller one.
 
-    `labels` (N,) int64, at least 0. `count` is at most N.
+    `labels` (N,) int64, at least 0. `count` is at most N. Each class has a share in proportion to its size by Webster's
+    method, but at least one image where `count` is at least the number of classes.
     """
-    return np.sort(stratified_order(labels, "labels")[:count])
+    order = stratified_order(labels, "labels")
+    # The images of a prefix that holds every class are the same with and without this step. Only their order changes.
+    _, firsts = np.unique(labels[order], return_index=True)
+    order = np.concatenate([order[np.sort(firsts)], np.delete(order, firsts)])
+    return np.sort(order[:count])

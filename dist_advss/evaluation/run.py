@@ -126,6 +126,7 @@ def load_classifier(config: EvaluateConfig, classes: Sequence[str]) -> tuple[Cla
     Its outputs are in the order of the first checkpoint's classes. Raises UserError when the weights belong to another kind
     of model, or to other classes than those of the images, `classes`.
     """
+    assert config.data.classes is not None
     model = Classify(ClassifyConfig(), build(config.model, config.data), config.data.classes)
     if config.checkpoint is None:
         _, members = load_members(model, config.model.members or [], config.pick, classes)

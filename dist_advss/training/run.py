@@ -67,7 +67,7 @@ def _train(config: TrainConfig, located: Located, command: str, out: Path, world
     rng, images = Rng(config.seed, "train"), located.identity
     make = partial(make_loader, located, rng=rng, device=world.device, rank=world.rank, world_size=world.size)
     loader = world.long_work(lambda: make("train", config.train.batch_size, labelled=labelled))
-    held_out = world.long_work(lambda: make("validation", 1, labelled=True, first=config.validation.limit))
+    held_out = world.long_work(lambda: make("validation", 1, labelled=labelled, first=config.validation.limit))
     _refuse_few_held_out(config, held_out.count, world.size)
     steps = len(loader)
     objective = objectives.build(config)

@@ -54,7 +54,7 @@ def validate(
     threat = replace(config.attack, steps=config.validation.steps, step_size=None, restarts=1, random_start=True)
     attack = PGD(threat, objective, couples_rows=config.objective.couples_rows)
     rng = Rng(config.seed, "validation")
-    classes = 0 if is_pretext(config.objective.name) else config.data.classes
+    classes = 0 if is_pretext(config.objective.name) else config.data.classes or 0
     sums = torch.zeros(6 + threat.steps + 3 * classes, dtype=torch.float64)
 
     def loss(x: Images, task: Task) -> torch.Tensor:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ENTRIES = {
-    "sets.py": ("SETS: dict[str, Set] = {", '"toys": Set("dist_advss.toy:read", size=28, channels=1, classes=10, images=9),'),
+    "sets.py": ("SETS: dict[str, Set] = {", '"toys": Set("toy:files", "toy:read", size=28, channels=1, classes=10, images=9),'),
     "backbones.py": ("BACKBONES: dict[str, Network] = {", '"toynet": Network("dist_advss.toy:network", free_width=True),'),
     "engines.py": ("ENGINES: dict[str, EngineKind] = {", '"toyengine": EngineKind("dist_advss.toy:Engine", shards=SHARDED),'),
     "objectives.py": ("OBJECTIVES: dict[str, type[Objective]] = {", '"toytask": ToyTask, "toyloss": ToyLoss,'),

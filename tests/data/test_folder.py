@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -66,11 +67,122 @@ def test_val_serves_as_test_where_there_is_no_test(tree: Data) -> None:
     assert np.array_equal(read(tree, "test").pixels(np.arange(6)), expected)
 
 
-def test_other_files_and_hidden_folders_are_passed_over(tree: Data) -> None:
-    (root(tree) / "train" / "ant" / "notes.txt").write_text("no image")
-    (root(tree) / "train" / "ant" / ".DS_Store").write_bytes(b"\0")
-    (root(tree) / "train" / ".cache").mkdir()
+def test_hidden_files_and_folders_are_left_out_without_a_word(tree: Data, capsys: pytest.CaptureFixture[str]) -> None:
+    train = root(tree) / "train"
+    (train / "ant" / ".DS_Store").write_bytes(b"\0")
+    (train / "ant" / "._0.png").write_bytes(b"\0")
+    (train / "bee" / ".ipynb_checkpoints").mkdir()
+    save(train / "bee" / ".ipynb_checkpoints" / "0.png", colour(0, 0))
+    (train / ".cache").mkdir()
     assert len(read(tree, "train").labels) == 9
+    assert capsys.readouterr() == ("", "")
+
+
+def test_files_that_are_not_images_by_their_endings_are_counted_in_one_line(
+    tree: Data, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = root(tree) / "train"
+    (train / "ant" / "notes.txt").write_text("no image")
+    for _ in range(2):  # however often the set is read
+        assert len(read(tree, "train").labels) == 9
+    assert capsys.readouterr().err == f"{train}: 1 file is not an image by its ending, not read: ant/notes.txt\n"
+    for k in range(7):
+        (train / "cow" / f"{k}.eps").write_text("no image")
+    read(tree, "train")
+    assert capsys.readouterr().err == (
+        f"{train}: 8 files are not images by their endings, not read: ant/notes.txt, cow/0.eps, cow/1.eps, cow/2.eps, "
+        "cow/3.eps and 3 more\n"
+    )
+
+
+def test_only_rank_0_speaks(tree: Data, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    (root(tree) / "train" / "ant" / "notes.txt").write_text("no image")
+    monkeypatch.setenv("RANK", "1")
+    read(tree, "train")
+    assert capsys.readouterr().err == ""
+
+
+def test_images_outside_the_class_folders_are_counted(tree: Data, capsys: pytest.CaptureFixture[str]) -> None:
+    save(root(tree) / "train" / "preview.png", colour(0, 0))
+    assert len(read(tree, "train").labels) == 9
+    assert "1 image outside its class folders, not read: preview.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ending", ["jfif", "JPG", "jpe", "jp2", "tga", "pbm", "ico", "qoi", "apng", "avif"])
+def test_every_ending_that_pillow_opens_is_read(tree: Data, ending: str) -> None:
+    file = root(tree) / "train" / "bee" / f"2.{ending}"
+    kind = {"jfif": "JPEG", "JPG": "JPEG", "jpe": "JPEG", "apng": "PNG", "pbm": "PPM", "jp2": "JPEG2000"}
+    image = Image.fromarray(colour(1, 2)).resize((16, 16))
+    image.save(file, kind.get(ending, ending.upper()))
+    source = read(tree, "train")
+    assert source.labels.tolist().count(1) == 3
+    pixels = source.pixels(np.array([source.files.index(file)])) if source.files else None
+    assert pixels is not None
+    assert np.abs(pixels[0].astype(int) - colour(1, 2)).max() <= 4
+
+
+def test_images_in_folders_of_a_class_are_read_in_the_order_of_their_paths(tree: Data) -> None:
+    ant = root(tree) / "train" / "ant"
+    save(ant / "1" / "b" / "x.png", colour(0, 11))
+    save(ant / "1" / "a.png", colour(0, 10))
+    save(ant / "9.d" / "y.png", colour(0, 12))
+    source = read(tree, "train")
+    ranks = [int(image[0, 0, 1]) // 10 for image in source.pixels(np.flatnonzero(source.labels == 0))]
+    assert ranks == [0, 10, 11, 1, 2, 3, 12]  # 0.png, 1/a.png, 1/b/x.png, 1.png, …, 9.d/y.png
+
+
+def test_links_are_followed_and_loops_end(tree: Data, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    save(elsewhere / "z.png", colour(2, 3))
+    cow = root(tree) / "train" / "cow"
+    (cow / "more").symlink_to(elsewhere)
+    (cow / "again").symlink_to(elsewhere)
+    (cow / "loop").symlink_to(cow)
+    (elsewhere / "up").symlink_to(root(tree) / "train" / "cow")
+    (cow / "4.png").symlink_to(root(tree) / "train" / "ant" / "0.png")
+    source = read(tree, "train")
+    images = source.pixels(np.flatnonzero(source.labels == 2))
+    assert np.array_equal(images, np.stack([colour(2, 0), colour(2, 1), colour(2, 2), colour(0, 0), colour(2, 3)]))
+
+
+def test_links_to_missing_files_are_refused(tree: Data) -> None:
+    for k in range(2):
+        (root(tree) / "train" / "cow" / f"gone{k}.png").symlink_to("nowhere")
+    assert "2 links to missing files: gone0.png, gone1.png; restore or remove them" in message(tree)
+
+
+def test_a_pipe_with_the_name_of_an_image_does_not_hang(tree: Data) -> None:
+    os.mkfifo(root(tree) / "train" / "cow" / "pipe.png")
+    assert len(read(tree, "train").labels) == 9
+
+
+def test_names_may_be_any_bytes(tree: Data, capsys: pytest.CaptureFixture[str]) -> None:
+    for part in ("train", "test"):
+        folder = Path(f"{tree.root}/{part}/caf\udce9")  # é in Latin-1
+        (root(tree) / part / "ant").rename(folder)
+        save(Path(f"{folder}/na\udcefve.png"), colour(0, 9))
+        Path(f"{folder}/n\udcf6tes.txt").write_text("no image")
+    source = read(tree, "train")
+    assert source.classes == ["bee", "caf\\xe9", "cow"]
+    assert source.labels.tolist().count(1) == 5
+    assert source.pixels(np.arange(10)).shape == (10, 8, 8, 3)
+    assert "caf\\xe9/n\\xf6tes.txt" in capsys.readouterr().err
+    Path(f"{tree.root}/train/caf\udce9/na\udcefve.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"caf\\xe9/na\\xefve\.png: cannot be read"):
+        source.pixels(np.arange(10))
+
+
+def test_names_that_differ_by_case_or_by_unicode_form_are_different_classes(tmp_path: Path) -> None:
+    names = ["Caf\u00e9", "Cafe\u0301", "caf\u00e9"]
+    for name in names:
+        save(tmp_path / "train" / name / "0.png", colour(0, 0))
+    assert read(Data(name="folder", root=str(tmp_path), size=8, classes=None), "train").classes == sorted(names)
+
+
+def test_without_data_classes_the_folders_are_counted(tree: Data) -> None:
+    tree.classes = None
+    assert read(tree, "train").classes == CLASSES
+    assert read(tree, "test").classes == CLASSES
 
 
 def test_every_order_of_decoding_gives_the_same_array(tmp_path: Path) -> None:
@@ -197,9 +309,12 @@ def test_an_empty_class_is_refused(tree: Data) -> None:
     assert "contains no images" in message(tree)
 
 
-def test_a_root_without_class_folders_is_refused(tmp_path: Path) -> None:
+def test_a_root_without_images_is_refused(tmp_path: Path) -> None:
+    assert "contains no images and no folders of images" in message(
+        Data(name="folder", root=str(tmp_path), classes=None)
+    )
     (tmp_path / "train").mkdir()
-    assert "contains no folders" in message(Data(name="folder", root=str(tmp_path)))
+    assert f"{tmp_path / 'train'}: contains no images" in message(Data(name="folder", root=str(tmp_path), classes=None))
 
 
 def test_splits_of_a_tree_hold_every_image_once(tree: Data) -> None:

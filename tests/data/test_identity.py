@@ -283,7 +283,7 @@ def test_without_its_source_a_set_is_known_by_its_betons(animals: Data, tmp_path
     assert both(data) == before
     assert [difference(*pair) for pair in zip(before, both(replace(data, root=None)), strict=True)] == [None, None]
     bitmap(root_of(animals) / "train" / "cat" / "0.bmp", 0)
-    with pytest.raises(UserError, match="1 folders"):
+    with pytest.raises(UserError, match="has 1 folder;"):
         identify(data, "train")
 
 

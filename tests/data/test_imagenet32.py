@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from dist_advss.config.schema import Data
+from dist_advss.data.betons.write import write_beton
+from dist_advss.data.sets.fingerprint import find_files
 from dist_advss.data.sets.imagenet32 import BATCHES
 from dist_advss.data.sets.sources import read
 from dist_advss.errors import UserError
@@ -175,12 +177,47 @@ def test_a_batch_of_another_content_is_named(data: Data, tmp_path: Path, content
     assert "train_data_batch_5" in message(data)
 
 
-@pytest.mark.parametrize("label", [0, 1001])
-def test_a_label_outside_1_to_1000_is_refused(data: Data, tmp_path: Path, label: int) -> None:
-    fake = Fake()
-    fake.labels["train_data_batch_1"][1] = label
+def pinned(fake: Fake, *extremes: int) -> Fake:
+    """The fake with labels in 1..998, apart from the extremes."""
+    for number, name in enumerate(fake.labels):
+        fake.labels[name] = [(13 * number + k) % 998 + 1 for k in range(PER_BATCH)]
+    fake.labels["train_data_batch_1"][: len(extremes)] = extremes
+    return fake
+
+
+@pytest.mark.parametrize(
+    ("extremes", "first"), [((1, 1000), 1), ((0, 999), 0), ((0,), 0), ((1000,), 1), ((), 1)], ids=str
+)
+def test_labels_that_count_from_0_or_from_1_are_recognised(
+    data: Data, tmp_path: Path, extremes: tuple[int, ...], first: int
+) -> None:
+    fake = pinned(Fake(), *extremes)
     fake.write(tmp_path, "npz")
-    assert f"has label {label - 1}, outside 0..999" in message(data)
+    for part in ("train", "test"):  # the test part has no extremes, so the training part decides
+        labels = np.concatenate([fake.labels[name] for name in BATCHES[part]])
+        assert np.array_equal(read(data, part).labels, labels - first)
+    assert read(data, "train").classes == [str(k) for k in range(1, 1001)]
+
+
+@pytest.mark.parametrize("extremes", [(0, 1000), (-1, 5), (1, 1001), (0, 5000)], ids=str)
+def test_labels_that_count_from_neither_are_refused_before_a_beton_is_written(
+    data: Data, tmp_path: Path, extremes: tuple[int, int]
+) -> None:
+    pinned(Fake(), *extremes).write(tmp_path, "npz")
+    assert "neither within 1..1000 nor within 0..999; correct the labels" in message(data)
+    for part in ("train", "train+unlabelled"):
+        with pytest.raises(UserError, match="neither within"):
+            read(data, part)
+    beton = tmp_path / "betons" / "train.beton"
+    with pytest.raises(UserError, match="neither within"):
+        write_beton(data, "train", beton, find_files(data, "train"))
+    assert not list(beton.parent.glob("*.beton*"))
+
+
+def test_without_data_classes_there_are_a_thousand(data: Data, tmp_path: Path) -> None:
+    Fake().write(tmp_path, "npz")
+    data.classes = None
+    assert len(read(data, "test").classes) == 1000
 
 
 def test_another_size_is_named(data: Data, tmp_path: Path) -> None:

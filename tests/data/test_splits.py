@@ -66,7 +66,41 @@ def test_fewer_labels_lie_inside_more_labels(counts: list[int], data: st.DataObj
     small, large = labelled_subset(labels, few), labelled_subset(labels, many)
     assert len(set(small.tolist())) == few
     assert set(small) <= set(large)
-    assert is_proportional(np.bincount(labels[small], minlength=len(counts)), counts)
+
+
+@given(st.lists(st.integers(1, 400), min_size=2, max_size=8), st.data())
+def test_every_class_keeps_a_label_and_the_others_their_proportion(counts: list[int], data: st.DataObject) -> None:
+    """Webster's method with a floor of one: classes above the floor have one share t of their size, rounded."""
+    labels = shuffled(counts)
+    count = data.draw(st.integers(len(counts), len(labels)))
+    chosen = np.bincount(labels[labelled_subset(labels, count)], minlength=len(counts))
+    assert chosen.min() >= 1
+    size = np.asarray(counts)
+    above = chosen > 1
+    share = ((chosen[above] - 0.5) / size[above]).max(initial=0)
+    assert share <= ((chosen + 0.5) / size).min() + 1e-12
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(3, [1, 1, 1]), (30, [24, 5, 1]), (121, [100, 20, 1]), (363, [300, 60, 3])]
+)
+def test_a_class_of_three_among_hundreds_keeps_a_label(count: int, expected: list[int]) -> None:
+    labels = shuffled([300, 60, 3])
+    assert np.bincount(labels[labelled_subset(labels, count)]).tolist() == expected
+
+
+@given(sizes, st.data())
+def test_a_proportional_choice_that_has_every_class_is_kept(counts: list[int], data: st.DataObject) -> None:
+    labels = shuffled(counts)
+    count = data.draw(st.integers(1, len(labels)))
+    proportional = np.sort(stratified_order(labels, "labels")[:count])
+    if len(np.unique(labels[proportional])) == len(counts):
+        assert np.array_equal(labelled_subset(labels, count), proportional)
+
+
+def test_classes_that_no_image_has_get_no_label() -> None:
+    labels = shuffled([5, 0, 7])
+    assert np.bincount(labels[labelled_subset(labels, 2)]).tolist() == [1, 0, 1]
 
 
 def test_unlabelled_images_train_and_change_nothing_for_the_others() -> None:
@@ -76,6 +110,16 @@ def test_unlabelled_images_train_and_change_nothing_for_the_others() -> None:
     train_more, held_out_more = train_validation(with_more, 0.1)
     assert np.array_equal(held_out, held_out_more)
     assert np.array_equal(train_more, np.concatenate([train, np.arange(500, 1500)]))
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.5])
+def test_without_any_label_a_random_share_is_held_out(fraction: float) -> None:
+    train, held_out = train_validation(np.full(1000, -1), fraction)
+    assert sorted([*train, *held_out]) == list(range(1000))
+    assert len(held_out) == 1000 * fraction
+    # a uniform choice has mean 499.5, with a standard error of at most 29 for 100 of 1000; 3 of these
+    assert abs(held_out.mean() - 499.5) < 87
+    assert np.array_equal(held_out, train_validation(np.full(1000, -1), fraction)[1])
 
 
 def test_splits_do_not_depend_on_global_random_state() -> None:

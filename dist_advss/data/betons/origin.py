@@ -12,6 +12,7 @@ from ...config.schema import Data
 from ...config.sets import SETS
 from ...errors import UserError, nearest
 from ...files import open_own
+from ..image_set import NoSuchPart
 from ..sets.fingerprint import LENGTH, Files, cache_folder, find_files
 from .beton import Beton, Description, open_beton
 from .write import OnProgress, describe, quiet, write_beton
@@ -57,7 +58,8 @@ def find_beton(data: Data, part: str, source: Files | None, on_progress: OnProgr
 def write_betons(data: Data, out: Path, part: str | None, on_progress: OnProgress = quiet) -> list[Path]:
     """Writes the parts of a set to out/train.beton and out/test.beton, or one `part` to `out` if that is a .beton file.
 
-    An existing file is replaced once the new one is complete. Returns the paths. Raises UserError, RunError.
+    An existing file is replaced once the new one is complete. Returns the paths, of images without labels only the first
+    where they have no test part. Raises UserError, RunError.
     """
     if part is not None and part not in PARTS:
         raise UserError(f"part={part}: unknown part; {nearest(part, PARTS)}")
@@ -65,11 +67,17 @@ def write_betons(data: Data, out: Path, part: str | None, on_progress: OnProgres
         files = {part or "train": out}
     else:
         files = {name: out / f"{name}.beton" for name in PARTS if part in (None, name)}
-    sources = {name: find_files(data, name) for name in files}
-    for name, path in files.items():
-        with _one_at_a_time(path):
-            write_beton(data, name, path, sources[name], on_progress)
-    return list(files.values())
+    sources = {}
+    for name in files:
+        try:
+            sources[name] = find_files(data, name)
+        except NoSuchPart:
+            if part is not None:
+                raise
+    for name, source in sources.items():
+        with _one_at_a_time(files[name]):
+            write_beton(data, name, files[name], source, on_progress)
+    return [files[name] for name in sources]
 
 
 def file_of(data: Data, part: str, fingerprint: str) -> Path:
@@ -98,7 +106,7 @@ def refuse_other_source(beton: Beton, data: Data, part: str, fingerprint: str | 
         ("channels", data.channels, about.channels),
         ("classes", data.classes, len(about.classes)),
     ):
-        if value != stored:
+        if value is not None and value != stored:
             raise UserError(f"data.{key}={value}: {path} was made with data.{key}={stored}; give another data.beton")
     if part != about.part:
         raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 from pathlib import Path
@@ -14,6 +15,7 @@ from ...errors import UserError
 from ..image_set import Bytes, Integers, Source
 
 BATCHES = {"train": [f"train_data_batch_{k}" for k in range(1, 11)], "test": ["val_data"]}
+CLASSES = 1000
 # all names in a pickled dictionary of arrays and numbers, written by Python 2 or 3
 ALLOWED = {
     ("numpy", "ndarray"),
@@ -50,14 +52,42 @@ def files_of(data: Data, part: str) -> list[Path]:
 def read(data: Data, part: str, files: list[Path]) -> Source:
     """1,281,167 + 50,000 images, data.size x data.size RGB, in the order of the files. Labels 1..1000 become 0..999.
 
-    `files` are the batches that `files_of` found. Raises UserError.
+    Files that count from 0, as some conversions do, are recognised. `files` are the batches that `files_of` found. Raises
+    UserError.
     """
     if data.channels != 3:
         raise UserError(f"data.channels={data.channels}: imagenet32 has 3; set data.channels=3")
     batches = [_load(file, data.size) for file in files]
-    labels = np.concatenate([labels for _, labels in batches]) - 1
+    labels = np.concatenate([labels for _, labels in batches])
+    classes = data.classes or CLASSES
     pixels = [pixels for pixels, _ in batches]
-    return Source(labels, [str(k) for k in range(1, data.classes + 1)], lambda rows: _take(pixels, rows, data.size))
+    first = _first_label(data, part, labels, classes)
+    return Source(labels - first, [str(k) for k in range(1, classes + 1)], lambda rows: _take(pixels, rows, data.size))
+
+
+def _first_label(data: Data, part: str, labels: Integers, classes: int) -> int:
+    """The label of the first class: 1 as published, or 0. Raises UserError for labels that fit neither.
+
+    If both fit because neither end occurs, the labels of the other part decide. If these are no help, it is 1.
+    """
+    fitting = _fitting(labels, classes)
+    if not fitting:
+        raise UserError(
+            f"data.root={data.root}: the labels of the {part} part go from {labels.min()} to {labels.max()}, neither within "
+            f"1..{classes} nor within 0..{classes - 1}; correct the labels or data.classes"
+        )
+    if len(fitting) == 2:
+        other = "train" if part == "test" else "test"
+        with contextlib.suppress(UserError):  # a missing part is an error where it is read
+            batches = [_load(file, data.size) for file in files_of(data, other)]
+            fitting = _fitting(np.concatenate([labels for _, labels in batches]), classes) or fitting
+    return fitting[0]
+
+
+def _fitting(labels: Integers, classes: int) -> list[int]:
+    """The labels that the first class can have, the published one first."""
+    low, high = labels.min(initial=1), labels.max(initial=1)
+    return [first for first in (1, 0) if first <= low and high < first + classes]
 
 
 def _find(root: Path, inside: list[Path], name: str) -> Path:

@@ -28,8 +28,9 @@ def files_of(data: Data, part: str) -> list[Path]:
 def read(data: Data, part: str, files: list[Path] | None = None) -> Source:
     """The part "train", "train+unlabelled" or "test" of the set that `data` names. Raises UserError.
 
-    "train+unlabelled" adds the images without a label (label -1) after the labelled ones. Only stl10 has any. `files` are
-    those of `files_of`, where they are known.
+    "train+unlabelled" adds the images without a label (label -1) after the labelled ones. Only stl10 has both kinds. A folder
+    of images without labels has the same images in "train" and "train+unlabelled", all with label -1. `files` are those of
+    `files_of`, where they are known.
     """
     check_shape(data)
     here = staged(data)
@@ -38,17 +39,16 @@ def read(data: Data, part: str, files: list[Path] | None = None) -> Source:
     source: Source = implementation(SETS[data.name].read)(here, part, files)
     if len(source.labels) == 0:
         raise UserError(f"data.root={data.root}: the {part} part of {data.name} is empty; check the files")
-    if len(source.classes) != data.classes:
-        raise UserError(
-            f"data.classes={data.classes}: {data.name} has {len(source.classes)} classes; "
-            f"set data.classes={len(source.classes)}"
-        )
-    lowest = -1 if part == "train+unlabelled" else 0
-    invalid = np.flatnonzero((source.labels < lowest) | (source.labels >= data.classes))
+    classes = len(source.classes)
+    if data.classes not in (None, classes):
+        raise UserError(f"data.classes={data.classes}: {data.name} has {classes} classes; set data.classes={classes}")
+    # Only a set with unlabelled images may have -1. Elsewhere it is an error in the labels.
+    unlabelled = classes == 0 or (part == "train+unlabelled" and SETS[data.name].unlabelled > 0)
+    invalid = np.flatnonzero((source.labels < (-1 if unlabelled else 0)) | (source.labels >= classes))
     if len(invalid):
         raise UserError(
             f"data.root={data.root}: image {invalid[0]} of the {part} part of {data.name} has label "
-            f"{source.labels[invalid[0]]}, outside 0..{data.classes - 1} ({len(invalid)} such images); "
+            f"{source.labels[invalid[0]]}, outside 0..{classes - 1} ({len(invalid)} such images); "
             "correct the labels or data.classes"
         )
     return source
