@@ -20,7 +20,7 @@ MINI = Data(name="fashion_mini", size=28, channels=1)
 def half_labelled(monkeypatch: pytest.MonkeyPatch) -> Data:
     """A made-up set, as stl10 is: 60 labelled images, 40 unlabelled ones, 20 test images; image k is filled with k."""
 
-    def read(data: Data, part: str) -> Source:
+    def read(data: Data, part: str, files: object) -> Source:
         labels = np.arange(20 if part == "test" else 60) % 2
         if part == "train+unlabelled":
             labels = np.concatenate([labels, np.full(40, -1)])
@@ -117,7 +117,7 @@ def test_another_validation_share_holds_out_another_number() -> None:
 
 def made_up(monkeypatch: pytest.MonkeyPatch, labels: list[int]) -> Data:
     source = Source(np.array(labels), ["a", "b"], lambda rows: np.zeros((len(rows), 4, 4, 1), np.uint8))
-    monkeypatch.setattr(load, "read", lambda data, part: source)
+    monkeypatch.setattr(load, "read", lambda data, part, files: source)
     return Data(name="folder", classes=2)
 
 
