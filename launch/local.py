@@ -178,7 +178,8 @@ def _verified(directory: Path, stage: Stage, begun: Status) -> Status:
     """Finished if the result exists, else failed."""
     if state.finished(directory, stage):
         return replace(begun, state="finished")
-    return replace(begun, state="failed", error=f"ended without {state.product(directory, stage)}")
+    why = state.stale(directory, stage) or f"ended without {state.product(directory, stage)}"
+    return replace(begun, state="failed", error=why)
 
 
 def _first_line(text: str) -> str:

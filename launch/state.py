@@ -13,7 +13,7 @@ from typing import TextIO
 
 from dist_advss.files import only_process
 from dist_advss.runs.metrics import Reader
-from dist_advss.runs.state import BROKEN, Status, alive, finished, of_stage, read, skipped
+from dist_advss.runs.state import BROKEN, Status, alive, finished, of_stage, read, skipped, stale
 
 from .graph import Experiment
 from .queue.slurm import Job
@@ -29,7 +29,8 @@ def look(directory: Path, experiment: Experiment, jobs: Mapping[str, Job] | None
     for stage in experiment.stages.values():
         written = read(directory / stage.name)
         job = (jobs or {}).get(stage.name)
-        if job is None or finished(directory, stage) or (written.state == "failed" and not job.goes_on):
+        has_result = finished(directory, stage) or stale(directory, stage) is not None
+        if job is None or has_result or (written.state == "failed" and not job.goes_on):
             status = of_stage(directory, stage, now, reader)
             # A launch may start a stage that no process is running, even if its last line of metrics is recent.
             if status.state == "running" and not status.job and not alive(directory / stage.name, status):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dist_advss.errors import Stopped
-from dist_advss.runs.state import BROKEN, Status, finished, product, skipped
+from dist_advss.runs.state import BROKEN, Status, finished, product, skipped, stale
 
 from . import state
 from .graph import Experiment
@@ -97,6 +97,19 @@ class Work:
             under_way.discard(name)
             took = f" in {end.ended - end.started:,.0f} s" if end.ended and end.started else ""
             self._print(name, f"finished{took}" if end.state == "finished" else f"{end.state}: {end.error}")
+            if end.state == "finished":
+                self._note_stale()
+
+    def _note_stale(self) -> None:
+        """Results of earlier launches, made from weights that a stage of this one has replaced, do not count."""
+        for name in self._wanted():
+            stage = self.experiment.stages[name]
+            if self.states[name].state != "finished" or finished(self.directory, stage):
+                continue
+            why = stale(self.directory, stage)
+            self.states[name] = Status("failed", error=why) if why else Status("waiting")  # a report is made again
+            if why:
+                self._print(name, f"failed: {why}")
 
     def _announce_finished(self) -> None:
         for name in self._wanted():

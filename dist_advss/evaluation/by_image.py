@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ from ..errors import Stopped
 from ..files import write_whole
 from ..training import folder
 from ..training.interrupt import Interrupt
+from ..training.made_from import MadeFrom
 
 SAVE_EVERY_S = 20.0
 PARTIAL_FILE = "verdicts.partial.{}.npz"  # {}: the rank that writes it
@@ -45,13 +47,15 @@ class ByImage:
         _, first = np.unique(columns[0], return_index=True)
         return type(self)(*(column[first] for column in columns))
 
-    def save(self, path: Path) -> None:
-        write_whole(path, lambda file: np.savez_compressed(file, **vars(self)))
+    def save(self, path: Path, origin: str) -> None:
+        """Writes the columns, and `origin` (see `origin_of`) as the entry `made_from`."""
+        write_whole(path, lambda file: np.savez_compressed(file, made_from=np.array(origin), **vars(self)))
 
     @classmethod
-    def load(cls: type[T], path: Path) -> T:
+    def load(cls: type[T], path: Path) -> tuple[T, str]:
+        """The columns in a file of `save`, and their origin; "" where an earlier version wrote it."""
         arrays = read_arrays(path)
-        return cls(**{f.name: arrays[f.name] for f in fields(cls)})
+        return cls(**{f.name: arrays[f.name] for f in fields(cls)}), str(arrays.get("made_from", ""))
 
 
 def run_unless_finished(
@@ -71,25 +75,57 @@ def run_unless_finished(
     return out
 
 
-def load_partial(out: Path, empty: T) -> T:
-    """The results that an interrupted run saved in its folder, joined. `empty` holds no images and gives the kind.
+def origin_of(config: Config, made_from: MadeFrom) -> str:
+    """What the verdicts on an image depend on, as JSON text: weights, images, classes, split, attack and seed."""
+    parts = {
+        "weights": list(made_from.weights.values()),
+        "images": made_from.data.fingerprint,
+        "classes": made_from.data.classes,
+        "split": config.split,
+        "attack": asdict(config.attack),
+        "seed": config.seed,
+    }
+    return json.dumps(parts)
 
-    A damaged file is ignored: its images are judged again.
+
+@dataclass(frozen=True)
+class Partial:
+    """The results that this process of an evaluation saves in `out` as they grow, and those of the sessions before it.
+
+    `origin` is that of `origin_of`: results of another one are of other weights, images or attacks, and never mixed in.
     """
-    parts = []
-    for file in out.glob(PARTIAL_FILE.format("*")):
-        try:
-            parts.append(type(empty).load(file))
-            empty.joined(parts[-1:])
-        except Exception:  # a damaged file can fail to load in any number of ways
-            del parts[-1:]
-    return empty.joined(parts)
 
+    out: Path
+    rank: int
+    origin: str
 
-def remove_partial(out: Path) -> None:
-    """Removes the files that `load_partial` reads. Call it after the result is written."""
-    for file in out.glob(PARTIAL_FILE.format("*")):
-        file.unlink(missing_ok=True)
+    def save(self, found: ByImage) -> None:
+        found.save(self.out / PARTIAL_FILE.format(self.rank), self.origin)
+
+    def load(self, empty: T, say: Callable[[str], Any]) -> T:
+        """The results that interrupted sessions saved, joined. `empty` holds no images and gives the kind.
+
+        Images in a damaged file, and in one of another origin, are judged again. The latter is said in a line.
+        """
+        parts = []
+        for file in sorted(self.out.glob(PARTIAL_FILE.format("*"))):
+            try:
+                part, origin = type(empty).load(file)
+                empty.joined([part])
+            except Exception:  # a damaged file can fail to load in any number of ways
+                continue
+            if origin == self.origin:
+                parts.append(part)
+            else:
+                say(
+                    f"{file}: of other weights, images or attack settings than now; its {len(part)} images are judged again"
+                )
+        return empty.joined(parts)
+
+    def remove(self) -> None:
+        """Removes the files that `load` reads. Call it after the result is written."""
+        for file in self.out.glob(PARTIAL_FILE.format("*")):
+            file.unlink(missing_ok=True)
 
 
 def until_stopped(loader: Loader, batch_size: int, world: World, interrupt: Interrupt) -> Iterator[Batch]:
@@ -109,7 +145,7 @@ def judge_remaining(
     batches: Iterable[Batch],
     judge: Callable[[Batch], T],
     known: T,
-    partial: Path,
+    partial: Partial,
     on_batch: Callable[[T], Any] = lambda found: None,
 ) -> T:
     """The results of `judge` for every image of `batches`, together with those `known` before, which it skips.
@@ -128,9 +164,9 @@ def judge_remaining(
             )
             on_batch(found)
             if time.monotonic() - since > SAVE_EVERY_S:
-                found.save(partial)
+                partial.save(found)
                 since = time.monotonic()
     except Stopped:
-        found.save(partial)
+        partial.save(found)
         raise
     return found

@@ -30,7 +30,7 @@ from ..training import checkpoint, folder
 from ..training.interrupt import Interrupt
 from ..training.made_from import NO_CLASSES, Loaded, MadeFrom, digests, load_weights, refuse_changed_since
 from ..training.members import load_members, member_files
-from .by_image import PARTIAL_FILE, load_partial, remove_partial, run_unless_finished, until_stopped
+from .by_image import Partial, origin_of, run_unless_finished, until_stopped
 from .rates import rates
 from .verdicts import Verdicts, judge_images, samples
 
@@ -73,7 +73,8 @@ def _evaluate(config: EvaluateConfig, located: Located, out: Path, world: World)
             log = stack.enter_context(Log(out, config.tracking, lambda text: console.print(text, style="dim")))
             log.begin(0, "evaluate", world.size)
         started = time.monotonic()
-        known = load_partial(out, Verdicts.empty())
+        saved = Partial(out, world.rank, origin_of(config, now))
+        known = saved.load(Verdicts.empty(), lambda text: console.print(text, style="dim"))
 
         def show(verdicts: Verdicts) -> None:
             world.heartbeat()
@@ -81,11 +82,10 @@ def _evaluate(config: EvaluateConfig, located: Located, out: Path, world: World)
             text = f"evaluate  {len(verdicts)}/{loader.count}  TA {done['ta']:.1f}  RA {done['ra']:.1f}"
             console.print(text, end="\r" if console.is_terminal else "\n")
 
-        saving = out / PARTIAL_FILE.format(world.rank)
         try:
             with Interrupt() as interrupt:
                 batches = until_stopped(loader, config.batch_size, world, interrupt)
-                shares = world.gather(judge_images(model, batches, attack, config.seed, known, saving, show))
+                shares = world.gather(judge_images(model, batches, attack, config.seed, known, saved, show))
         except Stopped as stopped:
             if world.rank == 0:
                 log.event("stop", 0, str(stopped))
@@ -93,7 +93,7 @@ def _evaluate(config: EvaluateConfig, located: Located, out: Path, world: World)
         if shares is None or first is None:
             return
         verdicts = Verdicts.empty().joined(shares)
-        verdicts.save(out / "verdicts.npz")
+        verdicts.save(out / "verdicts.npz", saved.origin)
         _save_samples(config, model, attack, first, verdicts, out)
         write_json(
             out / "result.json",
@@ -110,7 +110,7 @@ def _evaluate(config: EvaluateConfig, located: Located, out: Path, world: World)
                 "seconds": round(time.monotonic() - started, 1),
             },
         )
-        remove_partial(out)
+        saved.remove()
 
 
 def checkpoint_files(config: EvaluateConfig) -> list[Path]:

@@ -37,15 +37,7 @@ from ..rng import Rng
 from ..training import checkpoint, folder
 from ..training.interrupt import Interrupt
 from ..training.made_from import NO_CLASSES, Loaded, MadeFrom, digests, load_weights, refuse_changed_since
-from .by_image import (
-    PARTIAL_FILE,
-    ByImage,
-    judge_remaining,
-    load_partial,
-    remove_partial,
-    run_unless_finished,
-    until_stopped,
-)
+from .by_image import ByImage, Partial, judge_remaining, origin_of, run_unless_finished, until_stopped
 
 
 @dataclass
@@ -103,19 +95,19 @@ def _transfer(config: TransferConfig, located: Located, out: Path, world: World)
     with folder.claimed(world, out, config, now, starts_over=True) as made_from:
         started = time.monotonic()
         empty = Matrix.empty(len(config.sources), len(names))
-        known = load_partial(out, empty)
-        saving = out / PARTIAL_FILE.format(world.rank)
+        saved = Partial(out, world.rank, origin_of(config, now))
+        known = saved.load(empty, lambda text: console.print(text, style="dim"))
         with Interrupt() as interrupt:
             batches = until_stopped(loader, config.batch_size, world, interrupt)
-            shares = world.gather(judge_remaining(batches, judged, known, saving, show))
+            shares = world.gather(judge_remaining(batches, judged, known, saved, show))
         if shares is None:
             return
         found = empty.joined(shares)
-        found.save(out / "verdicts.npz")
+        found.save(out / "verdicts.npz", saved.origin)
         rates = [[round(100 * float(rate), 4) for rate in row] for row in found.correct.mean(0, dtype=np.float64)]
         result = _result(config, names, rates, len(found), time.monotonic() - started)
         write_json(out / "result.json", result | {"made_from": made_from.as_record()})
-        remove_partial(out)
+        saved.remove()
 
 
 def _result(

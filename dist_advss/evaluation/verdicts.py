@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from ..data import Batch, as_float
 from ..images import alone
 from ..objectives.classify import Classify
 from ..rng import Rng
-from .by_image import ByImage, judge_remaining
+from .by_image import ByImage, Partial, judge_remaining
 
 
 @dataclass
@@ -53,7 +52,7 @@ def judge_images(
     attack: Attack,
     seed: int,
     known: Verdicts,
-    partial: Path,
+    partial: Partial,
     on_batch: Callable[[Verdicts], Any] = lambda verdicts: None,
 ) -> Verdicts:
     """Clean and adversarial predictions for every image of `batches`, in eval mode, together with those `known` before.

@@ -46,6 +46,7 @@ class Runs:
         from ..arrays import read_arrays
 
         arrays = read_arrays(Path(self.stages.loc[evaluation, "path"]) / "verdicts.npz")
+        arrays.pop("made_from", None)
         frame = pd.DataFrame(arrays).set_index("index")
         for name in ("clean", "adversarial"):
             frame[f"{name}_right"] = frame[f"{name}_prediction"] == frame["label"]

@@ -25,7 +25,7 @@ import numpy as np
 import psutil
 
 from ..files import locked, read_text, write_json
-from .folders import is_run, last_writes
+from .folders import is_run, last_writes, lookup, mapping
 from .metrics import Metrics, Reader, number
 
 State = Literal["waiting", "queued", "running", "finished", "stopped", "failed", "died", "skipped"]
@@ -106,14 +106,49 @@ def product(directory: Path, stage: Stage) -> Path:
 
 
 def finished(directory: Path, stage: Stage) -> bool:
-    """Whether the stage has its result; a report must also be newer than the results that it shows."""
+    """Whether the stage has its result, and that is made from the weights that the stages before it have now.
+
+    A report must also be newer than the results that it shows.
+    """
     file = product(directory, stage)
-    if not file.is_file():
+    if not file.is_file() or stale(directory, stage) is not None:
         return False
     if stage.command != "report":
         return True
     results = [directory / need / "result.json" for need in stage.needs]
+    if any(changed_weights(result.parent) is not None for result in results):
+        return False
     return all(result.is_file() and result.stat().st_mtime <= file.stat().st_mtime for result in results)
+
+
+def stale(directory: Path, stage: Stage) -> str | None:
+    """Why the stage's result does not count any more; None where there is no result, or it counts."""
+    if stage.command == "report":
+        return None
+    changed = changed_weights(directory / stage.name)
+    return changed and f"its result is of other weights: {changed}; remove {directory / stage.name}, then launch again"
+
+
+def changed_weights(folder: Path, later: tuple[Path, ...] = ()) -> str | None:
+    """The first run of the same launch whose weights, used directly or by a run between, are not those of its result now.
+
+    It compares the digests in result.json, and reads no checkpoint. None where all are the same, and for a run that has
+    no result now: a later launch may give it the same weights again. `later` are the runs that led here, if any.
+    """
+    folder = folder.resolve()
+    launch = folder.parent
+    weights = lookup(mapping(folder / "result.json", []), "made_from.weights")
+    for file, digest in weights.items() if isinstance(weights, dict) else ():
+        *_, place, run, _, name = ("", "", "", "", *Path(str(file)).parts)
+        if place != launch.name or not is_run(launch / run) or launch / run in (*later, folder):
+            continue
+        now = lookup(mapping(launch / run / "result.json", []), f"{Path(name).stem}.weights")
+        if now is not None and now != digest:
+            return f"{run}/checkpoints/{name} had digest {digest}, now {now}"
+        before = changed_weights(launch / run, (*later, folder))
+        if before is not None:
+            return before
+    return None
 
 
 def process_lives(status: Status) -> bool:
@@ -133,6 +168,9 @@ def of_stage(directory: Path, stage: Stage, now: float, reader: Reader) -> Statu
     """The status of a stage of a launch folder, without regard to the stages that it needs. Reads only."""
     if finished(directory, stage):
         return replace(read(directory / stage.name), state="finished", error=None)
+    why = stale(directory, stage)
+    if why is not None and not alive(directory / stage.name, read(directory / stage.name)):
+        return replace(read(directory / stage.name), state="failed", error=why)
     return of_unfinished(directory / stage.name, now, reader)
 
 

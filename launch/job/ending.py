@@ -30,7 +30,7 @@ def end_of_job(place: Allocation, code: int) -> int:
     if state.finished(directory, place.stage):
         state.write(directory / name, replace(now, state="finished", error=None))
         return 0
-    why = failure(said, place.ranks)
+    why = state.stale(directory, place.stage) or failure(said, place.ranks)
     if why is None:
         why = _back_to_the_queue(place, _reason(place, said, code), said, now)
     if why is None:

@@ -13,6 +13,7 @@ from dist_advss.attacks import PGD, NoAttack
 from dist_advss.config.objectives import Classify as ClassifyKeys
 from dist_advss.config.schema import Attack
 from dist_advss.data import Batch
+from dist_advss.evaluation.by_image import Partial
 from dist_advss.evaluation.verdicts import Verdicts, judge_images
 from dist_advss.models.backbone import Backbone, Encoder
 from dist_advss.objectives.base import Judgement, Task
@@ -107,7 +108,7 @@ def test_an_evaluation_takes_any_attack(tmp_path: Path) -> None:
     attacks = {"shift": PGD(Attack(steps=10, step_size=0.05, keep="any"), model, threat=ColourShift())}
     attacks["none"] = NoAttack()  # type: ignore[assignment]
     found = {
-        name: judge_images(model, [batch], attack, 0, Verdicts.empty(), tmp_path / name)
+        name: judge_images(model, [batch], attack, 0, Verdicts.empty(), Partial(tmp_path, 0, ""))
         for name, attack in attacks.items()
     }
     assert np.array_equal(found["shift"].adversarial_correct, (grey.numpy() < 76) | (grey.numpy() > 179))

@@ -53,7 +53,7 @@ class Evaluations:
 
     def verdicts(self, name: str = "judged") -> dict[str, np.ndarray]:
         with np.load(self.folder(name) / "verdicts.npz") as archive:
-            return dict(archive)
+            return {column: archive[column] for column in archive.files if column != "made_from"}
 
     def result(self, name: str = "judged") -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.folder(name) / "result.json").read_text())

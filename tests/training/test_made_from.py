@@ -70,7 +70,7 @@ def swap_two_labels(root: Path) -> None:
     dog.write_bytes(pixels)
 
 
-CHANGES = [rename_a_class, add_an_image, remove_an_image]
+CHANGES = [rename_a_class, add_an_image, remove_an_image, swap_two_labels]
 
 
 @pytest.mark.parametrize("change", CHANGES)
