@@ -7,7 +7,7 @@ from statistics import mean
 
 from ..runs.folders import lookup
 from ..runs.read import Launch, Run, number
-from ..runs.table import Row
+from ..runs.table import Row, full_names
 
 MOST_CLASSES = 30
 
@@ -27,13 +27,14 @@ class PerClass:
 def per_class(launch: Launch, rows: list[Row]) -> PerClass | None:
     """The evaluations that recorded RA by class; with many classes, those of the lowest mean RA. None without any."""
     columns = []
+    full = full_names(rows)
     table: dict[str, dict[str, float]] = {}  # class, then stage
     for row in rows:
         by_class = _ra_by_class(launch.runs[row.evaluation])
         for name, ra in by_class.items():
             table.setdefault(name, {})[row.evaluation] = ra
         if by_class:
-            columns.append((row.evaluation, row.method.full))
+            columns.append((row.evaluation, full[row.evaluation]))
     if not columns:
         return None
     names = list(table)

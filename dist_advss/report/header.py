@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 from ..runs.folders import lookup
 from ..runs.progress import progress
 from ..runs.read import Launch, number
+from ..runs.settings import describe_ball
 from ..runs.state import STATES
-from ..runs.table import Row, describe_ball
+from ..runs.table import Row
 from .findings.effects import clause, effects, one_seed, sentence
 
 
@@ -23,7 +25,7 @@ class Header:
     progress:    "5 of 8 stages finished, …"
     headline:    the effect of adversarial pre-training, or why there is none yet; "" where `clauses` has several
     clauses:     (task, effect) of each task, where there are several
-    note:        what the intervals of the effects leave out; "" for nothing
+    note:        what the intervals of the effects leave out, and which setting of several they are of; "" for nothing
     """
 
     name: str
@@ -38,7 +40,12 @@ class Header:
 
 def header(launch: Launch, rows: list[Row]) -> Header:
     """The head of a launch's page; `rows` are its evaluations, one radius of each model."""
-    measured = effects(rows)
+    every = effects(rows)
+    # Several settings may have the same effects. The headline has those of the one with the most evaluations.
+    settings = Counter(row.setting for row in rows if row.ra)
+    first = next((s for s, _ in settings.most_common() if effects([r for r in rows if r.setting == s])), None)
+    measured = effects([row for row in rows if row.setting == first])
+    elsewhere = len(every) > len(measured)
     several = len(measured) > 1
     return Header(
         name=launch.name,
@@ -48,7 +55,9 @@ def header(launch: Launch, rows: list[Row]) -> Header:
         progress=progress(launch),
         headline="" if several else sentence(measured[0]) if measured else waiting(rows),
         clauses=[(effect.task, clause(effect)) for effect in measured] if several else [],
-        note=one_seed(measured),
+        note=" ".join(
+            filter(None, (one_seed(measured), f"Setting: {first.named(settings)}." if first and elsewhere else ""))
+        ),
     )
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from ..arrays import read_arrays
 from ..runs.folders import lookup
 from ..runs.read import Launch, Run, number
-from ..runs.table import Row
+from ..runs.table import Row, full_names
 
 # fmt: off
 BUDGET = 2_500_000  # bytes of data URIs on a page, over all its evaluations
@@ -47,13 +47,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class Gallery:
-    """The samples of one evaluation.
+    """The samples of one evaluation, and its full name.
 
     factor:      what the perturbation is multiplied by, around mid grey, to be visible
     scaled_down: whether the images are larger than the page shows them
     """
 
     row: Row
+    name: str
     factor: float
     scaled_down: bool
     samples: list[Sample]
@@ -66,9 +67,9 @@ def galleries(launch: Launch, rows: list[Row]) -> list[Gallery]:
     """
     shown: list[Gallery] = []
     left = BUDGET
-    ordered = _in_order(rows)
+    ordered, names = _in_order(rows), full_names(rows)
     for done, row in enumerate(ordered):
-        gallery = _gallery(launch.runs[row.evaluation], row, left // (len(ordered) - done))
+        gallery = _gallery(launch.runs[row.evaluation], row, names[row.evaluation], left // (len(ordered) - done))
         if gallery and gallery.samples:
             left -= sum(sample.size for sample in gallery.samples)
             shown.append(gallery)
@@ -82,7 +83,7 @@ def _in_order(rows: list[Row]) -> list[Row]:
     return list(dict.fromkeys([*strongest, *baseline, *finished]))
 
 
-def _gallery(run: Run, row: Row, budget: int) -> Gallery | None:
+def _gallery(run: Run, row: Row, name: str, budget: int) -> Gallery | None:
     """As many of the run's samples as fit into `budget` bytes, at least one; None without samples."""
     arrays = _load(run.path / "samples" / "samples.npz")
     if arrays is None:
@@ -96,7 +97,7 @@ def _gallery(run: Run, row: Row, budget: int) -> Gallery | None:
             break
         budget -= sample.size
         samples.append(sample)
-    return Gallery(row, factor, max(perturbation.shape[1:3]) > LARGEST, samples)
+    return Gallery(row, name, factor, max(perturbation.shape[1:3]) > LARGEST, samples)
 
 
 def _sample(arrays: dict[str, NDArray[Any]], i: int, perturbation: str) -> Sample:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Literal
 
-from ..runs.table import Row, Setting
+from ..runs.settings import Setting
+from ..runs.table import Row, one_each
 from .charts.style import Chart
-from .findings.effects import Difference, difference
+from .findings.effects import Difference, baseline_of, difference
 
 KINDS = ("F1", "F2", "F3", "F4")
 
@@ -17,11 +18,13 @@ KINDS = ("F1", "F2", "F3", "F4")
 class Comparison:
     """A row of the results table.
 
-    gain_ta, gain_ra: over P1→F4 of the same seed; None without one
+    baseline:         the evaluation of P1→F4 with the same seed; None without one
+    gain_ta, gain_ra: over it
     best_ta, best_ra: whether the rate is the highest of its setting
     """
 
     row: Row
+    baseline: Row | None
     gain_ta: Difference | None
     gain_ra: Difference | None
     best_ta: bool
@@ -30,7 +33,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Matrix:
-    """The paper's grid: a row for each pre-training (P, task, cells), a column for each fine-tuning.
+    """The paper's grid: a row for each pre-training and variant (P, task, cells), a column for each fine-tuning.
 
     A cell is (TA, RA) in percent, the mean over seeds, or None.
     """
@@ -41,9 +44,10 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Group:
-    """The evaluations of one setting. `n` is the number of images, None where it differs between them."""
+    """The evaluations of one setting. `caption` tells it from the other settings of the page. `n`: the number of images."""
 
     setting: Setting
+    caption: str
     n: int | None
     comparisons: list[Comparison]
     several_seeds: bool
@@ -75,15 +79,17 @@ def results(groups: list[Group], scatters: dict[Setting, Chart]) -> Results | No
 def group_rows(rows: list[Row]) -> list[Group]:
     """One group for each setting, the group with the most evaluations first."""
     groups = []
-    for setting in dict.fromkeys(row.setting for row in rows):
+    settings = list(dict.fromkeys(row.setting for row in rows))
+    for setting in settings:
         same_setting = [row for row in rows if row.setting == setting]
         counts = {row.n for row in same_setting if row.n is not None}
         groups.append(
             Group(
                 setting=setting,
+                caption=setting.named(settings),
                 n=counts.pop() if len(counts) == 1 else None,
                 comparisons=[_comparison(row, same_setting) for row in same_setting],
-                several_seeds=len({row.seed for row in same_setting if row.seed is not None}) > 1,
+                several_seeds=len({row.seeds for row in same_setting if row.seed is not None}) > 1,
                 matrix=_matrix(same_setting),
             )
         )
@@ -94,12 +100,11 @@ def _comparison(row: Row, rows: list[Row]) -> Comparison:
     """One of the `rows` of a setting against its baseline."""
     baseline = None
     if row.method.label != "P1→F4":
-        candidates = [r for r in rows if r.method.label == "P1→F4" and r.seed == row.seed and r.n == row.n]
-        baseline = candidates[0] if candidates else None
-    finished = baseline is not None and all((baseline.ta, baseline.ra, row.ta, row.ra))
-    pairs = [(baseline, row)] if baseline and finished else []
+        baseline = baseline_of(row, rows)
+    pairs = [(baseline, row)] if baseline and row.ta and row.ra else []
     return Comparison(
         row=row,
+        baseline=baseline,
         gain_ta=difference(pairs, "ta") if pairs else None,
         gain_ra=difference(pairs, "ra") if pairs else None,
         best_ta=_is_best(row, rows, "ta"),
@@ -120,14 +125,15 @@ def _matrix(rows: list[Row]) -> Matrix | None:
     if len(columns) < 2:
         return None
     lines = []
-    for pretrain, task in dict.fromkeys((row.method.pretrain, row.method.task) for row in rows):
+    for pretrain, task in dict.fromkeys((row.method.pretrain, row.task) for row in rows):
         cells: list[tuple[float, float] | None] = []
         for column in columns:
+            label = f"{pretrain}→{column}"
             rates = [
                 (row.ta.value, row.ra.value)
-                for row in rows
-                if row.ta and row.ra and (row.method.label, row.method.task) == (f"{pretrain}→{column}", task)
+                for row in one_each(rows)
+                if row.ta and row.ra and (row.method.label, row.task) == (label, task)
             ]
             cells.append((mean(ta for ta, _ in rates), mean(ra for _, ra in rates)) if rates else None)
-        lines.append((pretrain, task or "", cells))
+        lines.append((pretrain, task, cells))
     return Matrix(columns, lines)

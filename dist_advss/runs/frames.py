@@ -23,7 +23,10 @@ class Runs:
     train        one row a "train" line, by stage and step: epoch, time, and every logged number
     validation   one row a "validation" line, by stage and step: ta, ra and every other logged number
     events       one row an event: stage, event, step, time, text
-    evaluations  one row a finished evaluation: labels, TA and RA with intervals, n, attack, the evaluated fine-tuning
+    evaluations  one row a finished evaluation: labels, TA and RA with intervals, attack, the evaluated fine-tuning, its
+                 variant among the recipes of its method, and the setting: n, images (their fingerprint), pick, data.size,
+                 attack.step_size and every other key that moves a number. Average only rows of one setting, method and
+                 variant
     per_class    TA and RA by evaluation and class
     config       every key of the configuration (columns) of every stage
     """
@@ -150,7 +153,6 @@ def _evaluations(launch: Launch) -> pd.DataFrame:
                 "model": row.setting.model,
                 "labels": row.setting.labels,
                 "split": row.setting.split,
-                "n": row.n,
                 "ta": row.ta.value,
                 "ta_low": ta_low,
                 "ta_high": ta_high,
@@ -159,6 +161,11 @@ def _evaluations(launch: Launch) -> pd.DataFrame:
                 "ra_high": ra_high,
                 "attack": row.setting.attack,
                 **{name: lookup(run.result, f"attack.{name}") for name in ("norm", "eps", "steps", "restarts", "keep")},
+                "variant": row.variant,
+                "setting": row.setting.full,
+                "evaluation_seed": row.draw,
+                **dict(row.setting.others),
+                "n": row.n,
                 "tuned": row.tuned,
                 "epochs_to_best_ra": row.epochs_to_best_ra,
             }

@@ -7,6 +7,7 @@ An evaluation names a checkpoint, its fine-tuning names an `init`, and that pre-
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -58,20 +59,34 @@ class Method:
 
 @dataclass(frozen=True)
 class Model:
-    """A model that a result names: its display name, and its method and seed if its run was found."""
+    """A model that a result names: its display name, and its method and seed if its run was found.
+
+    variant: what tells its recipe from those of the other models of its method
+    """
 
     name: str
     method: Method | None = None
     seed: int | None = None
+    variant: str = ""
+
+    @property
+    def task(self) -> str:
+        """The pretext task, and the variant."""
+        return ", ".join(filter(None, (str(self.method.task) if self.method else self.name, self.variant)))
 
 
-def model_of(run: Run, link: Any, launch: Launch) -> Model:
-    """The model that `link` of `run` leads to. Its name is its method, with a seed other than 0, or the link's last part."""
+def model_of(run: Run, link: Any, launch: Launch, variants: Mapping[Path, str]) -> Model:
+    """The model that `link` of `run` leads to. Its name is its method, with a seed other than 0, or the link's last part.
+
+    `variants`: of the trainings of the launch, by folder.
+    """
     found = follow(run, link, launch) if isinstance(link, str) else None
     if found is None or not trains(found.command):
         return Model(PurePath(str(link)).name or run.stage)
     method, seed = method_of(found, launch), int(number(lookup(found.config, "seed")) or 0)
-    return Model(method.full + (f" seed {seed}" if seed else ""), method, seed)
+    variant = variants.get(found.path, "")
+    name = ", ".join(filter(None, (method.full, variant)))
+    return Model(name + (f" seed {seed}" if seed else ""), method, seed, variant)
 
 
 def method_of(run: Run, launch: Launch) -> Method:

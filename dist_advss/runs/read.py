@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ class Run:
     status:    its state, and what the launcher or Slurm wrote about it
     config:    {} where there is none; `planned` where it was derived from the experiment, before the run has started
     started:   time of the first line of metrics, unix seconds; last_sign: of the last line
+    made_from: the record of its images and weights; {} before it starts, and for a run of an earlier version
     problems:  sentences about damaged files and about why the run ended without a result
     requeues:  how often Slurm has restarted its job
     """
@@ -42,6 +43,7 @@ class Run:
     planned: bool
     metrics: Metrics
     result: dict[str, Any]
+    made_from: dict[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     started: float | None = None
@@ -124,6 +126,7 @@ def _run_of(place: Place, now: float, reader: Reader, configs: Mapping[str, Any]
     config = mapping(path / "config.yaml", problems)
     metrics = reader.read(path / "metrics.jsonl", problems)
     result = mapping(path / "result.json", problems)
+    made_from = result.get("made_from") or mapping(path / "made_from.json", problems)
     command = place.command or str(result.get("kind") or command_of(config))
     times = metrics.times().tolist() or last_writes(path)
     run = Run(
@@ -135,6 +138,7 @@ def _run_of(place: Place, now: float, reader: Reader, configs: Mapping[str, Any]
         planned=not config and bool(place.command),
         metrics=metrics,
         result=result,
+        made_from=made_from if isinstance(made_from, dict) else {},
         needs=place.needs,
         problems=tuple(problems),
         started=min(times, default=None),

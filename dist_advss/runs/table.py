@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..text import aligned
+from ..text import aligned, one_line
 from .folders import lookup
-from .methods import Method, finetune_of, method_of
+from .methods import UNKNOWN, Method, finetune_of, members_of, method_of
 from .metrics import number
 from .read import Launch, Run, read
+from .recipes import Recipe, recipe_of, variants
+from .settings import Setting, describe_attack, describe_norm, filled, setting_of
 from .state import State
 
 if TYPE_CHECKING:
@@ -33,24 +36,12 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class Setting:
-    """The conditions of a fine-tuning and its evaluation. Rows are compared only within one setting."""
-
-    data: str
-    model: str
-    labels: int | None
-    split: str
-    attack: str
-
-    def __str__(self) -> str:
-        labels = f"{self.labels:,} labels" if self.labels else "all labels"
-        return f"{self.data}, {self.model}, {labels}; {self.split} images under {self.attack}"
-
-
-@dataclass(frozen=True)
 class Row:
     """One evaluation. TA, RA and n are None until it has finished.
 
+    recipe:            how the model was trained
+    variant:           what tells its recipe from the others of its method: "schedule.lr=0.05"; "" where there is one
+    draw:              the seed of the evaluation, where it decides a random start
     epochs_to_best_ra: epochs of fine-tuning completed when validation RA was highest (so far, if it is still running)
     folder:            of the evaluation
     tuned:             the fine-tuned run that was evaluated, by stage or path; None if it cannot be found
@@ -72,6 +63,28 @@ class Row:
     family: str
     eps: float | None
     trained_eps: float | None
+    recipe: Recipe
+    draw: int | None
+    variant: str = ""
+
+    @property
+    def name(self) -> str:
+        """The method, and its variant. Rows of one name and setting are seeds of one recipe."""
+        return ", ".join(filter(None, (self.method.full, self.variant)))
+
+    @property
+    def task(self) -> str:
+        """The pretext task, and the variant; "" for P1 alone."""
+        return ", ".join(filter(None, (self.method.task, self.variant)))
+
+    @property
+    def seeds(self) -> str:
+        """The seed of the fine-tuning; that of the pre-training too where it is another one."""
+        if self.seed is None:
+            return "–"
+        others = {seed for seed in self.recipe.seeds[1:] if seed not in (None, self.seed)}
+        before = ", ".join(map(str, sorted(seed for seed in others if seed is not None)))
+        return f"{self.seed} (pre-training {before})" if before and not self.method.members else str(self.seed)
 
 
 def summary_rows(directory: Path) -> list[Row]:
@@ -82,12 +95,61 @@ def summary_rows(directory: Path) -> list[Row]:
 def rows_of(launch: Launch) -> list[Row]:
     """The rows of a launch that is already read."""
     rows = [_row(run, launch) for run in launch.runs.values() if run.command == "evaluate"]
-    return sorted(rows, key=lambda row: (str(row.setting), row.method.order, row.seed or 0, row.evaluation))
+    settings = filled(row.setting for row in rows)
+    rows = [replace(row, setting=settings[row.setting]) for row in rows]
+    # recipes of one method, on the same data with the same model
+    alike: dict[tuple[object, ...], list[Recipe]] = {}
+    for row in rows:
+        alike.setdefault(_kind(row), []).append(row.recipe)
+    texts = {kind: variants(recipes) for kind, recipes in alike.items()}
+    rows = [replace(row, variant=texts[_kind(row)][row.recipe]) for row in rows]
+    order = {setting: position for position, setting in enumerate(dict.fromkeys(row.setting for row in rows))}
+    return sorted(
+        rows,
+        key=lambda r: (str(r.setting), order[r.setting], r.method.order, r.variant, r.seed or 0, r.evaluation),
+    )
+
+
+def _kind(row: Row) -> tuple[object, ...]:
+    return row.method, row.setting.data, row.setting.model, row.setting.labels
+
+
+def one_each(rows: Sequence[Row]) -> list[Row]:
+    """Each model of a setting once, for averages: of repeated evaluations the first counts, and of equal seeds too."""
+    found: dict[tuple[object, ...], Row] = {}
+    for row in rows:
+        found.setdefault((row.setting, row.name, row.recipe.seeds or row.evaluation), row)
+    return list(found.values())
+
+
+def full_names(rows: Sequence[Row]) -> dict[str, str]:
+    """For each evaluation its method, with seed and setting as far as the rows differ in them."""
+    settings = list(dict.fromkeys(row.setting for row in rows))
+    attacks = {setting.attack for setting in settings}
+    several = len({row.seed for row in rows if row.seed is not None}) > 1
+    names = {}
+    for row in rows:
+        words = [row.name if row.method.finetune != UNKNOWN else row.evaluation]
+        words[0] += f" seed {row.seeds}" if row.seed is not None and (several or row.seed) else ""
+        words += [row.setting.attack] if len(attacks) > 1 else []
+        words += row.setting.apart(settings)
+        names[row.evaluation] = one_line(", ".join(words), 400)
+    # the same model twice in one setting: another draw of the random starts, or a copy
+    alike: dict[str, list[Row]] = {}
+    for row in rows:
+        alike.setdefault(names[row.evaluation], []).append(row)
+    for name, same in alike.items():
+        drawn = len({row.draw for row in same}) == len(same)
+        if len(same) > 1:
+            which = {row.evaluation: f"seed {row.draw}" if drawn else row.evaluation for row in same}
+            names |= {evaluation: f"{name}, evaluation {text}" for evaluation, text in which.items()}
+    return names
 
 
 def as_text(rows: list[Row]) -> str:
     """The rows as aligned lines, for log files."""
-    return aligned(_cells(row, rows) for row in rows)
+    names = full_names(rows)
+    return aligned(_cells(row, names[row.evaluation]) for row in rows)
 
 
 def as_table(rows: list[Row]) -> Table:
@@ -96,18 +158,16 @@ def as_table(rows: list[Row]) -> Table:
     from rich.text import Text
 
     table = Table("method", "TA %", "RA %", "epochs to best RA", box=None, header_style="bold", pad_edge=False)
+    names = full_names(rows)
     for row in rows:
-        method, ta, ra, epochs = _cells(row, rows)
+        method, ta, ra, epochs = _cells(row, names[row.evaluation])
         plain = (method, ta.removeprefix("TA "), ra.removeprefix("RA "), epochs.partition(": ")[2])
         table.add_row(*map(Text, plain))  # Text, because a stage's name is not markup
     return table
 
 
-def _cells(row: Row, rows: list[Row]) -> tuple[str, str, str, str]:
-    """The texts of one of `rows`. The attack is part of the name if the rows differ in it."""
-    name = row.method.full if row.method.finetune != "?" else row.evaluation
-    name += f" seed {row.seed}" if row.seed else ""
-    name += f", {row.setting.attack}" if len({other.setting.attack for other in rows}) > 1 else ""
+def _cells(row: Row, name: str) -> tuple[str, str, str, str]:
+    """The texts of a row."""
     if row.ta is None or row.ra is None:
         return (name, row.state, "", "")
     epochs = "–" if row.epochs_to_best_ra is None else str(row.epochs_to_best_ra)
@@ -116,27 +176,18 @@ def _cells(row: Row, rows: list[Row]) -> tuple[str, str, str, str]:
 
 def _row(run: Run, launch: Launch) -> Row:
     tuned = finetune_of(run, launch)
-    labels = number(lookup(tuned.config if tuned else {}, "data.labels"))
-    seed = number(lookup(tuned.config if tuned else {}, "seed"))
     n = number(run.result.get("n"))
-    configs = [run.config, tuned.config if tuned else {}]
     together = lookup(run.config, "model.name") == "ensemble" and not lookup(run.config, "checkpoint")
-    if run.planned or together:  # data and model are those of the checkpoint, or of the members
-        configs.reverse()
     attack = run.result.get("attack") or lookup(run.config, "attack")
-    setting = Setting(
-        data=_first(configs, "data.name"),
-        model=_first(configs, "model.name"),
-        labels=None if labels is None else int(labels),
-        split=str(run.result.get("split") or lookup(run.config, "split", "test")),
-        attack=describe_attack(attack),
-    )
+    recipe = recipe_of(members_of(run, launch) if together else [tuned] if tuned else [], launch)
+    draw = number(lookup(run.config, "seed"))
+    starts = lookup(attack, "random_start", True) and number(lookup(attack, "steps")) != 0
     return Row(
         evaluation=run.stage,
         method=method_of(run, launch),
         state=run.state,
-        setting=setting,
-        seed=None if seed is None else int(seed),
+        setting=setting_of(run, tuned, together),
+        seed=recipe.seed,
         ta=_rate(run, "ta"),
         ra=_rate(run, "ra"),
         n=None if n is None else int(n),
@@ -146,12 +197,13 @@ def _row(run: Run, launch: Launch) -> Row:
         family=f"{describe_attack({**attack, 'eps': None})}, {_norm(attack)}" if isinstance(attack, dict) else "",
         eps=number(lookup(attack, "eps")),
         trained_eps=number(lookup(tuned.config if tuned else {}, "attack.eps")),
+        recipe=recipe,
+        draw=int(draw) if draw is not None and starts else None,
     )
 
 
-def _first(configs: list[dict[str, Any]], name: str) -> str:
-    found = (lookup(config, name) for config in configs)
-    return next((str(value) for value in found if value), "unknown")
+def _norm(attack: dict[str, object]) -> str:
+    return describe_norm(str(attack.get("norm", "linf")))
 
 
 def _rate(run: Run, name: str) -> Rate | None:
@@ -172,27 +224,3 @@ def best_ra_epoch(run: Run) -> int | None:
     lines = run.metrics.validation
     ra = np.where(np.isnan(lines.column("epoch")), np.nan, lines.column("ra"))
     return None if np.isnan(ra).all() else int(lines.column("epoch")[np.nanargmax(ra)])
-
-
-def describe_attack(attack: Any) -> str:
-    """`{"norm": "linf", "eps": 0.0314, "steps": 20, …}` as "PGD-20, l∞ eps 8/255"."""
-    if not isinstance(attack, dict):
-        return "an unknown attack"
-    steps, eps = number(attack.get("steps")), number(attack.get("eps"))
-    restarts, norm = number(attack.get("restarts")) or 1, str(attack.get("norm", "linf"))
-    name = str(attack.get("name") or ("no attack" if steps == 0 else f"PGD-{steps:g}" if steps else "PGD"))
-    radius = "" if eps is None else f", {describe_ball(norm, eps)}"
-    more = f", {restarts:g} restarts" if restarts > 1 else ""
-    return name + radius + more + (", any iterate" if attack.get("keep") == "any" else "")
-
-
-def describe_ball(norm: str, eps: float) -> str:
-    """ "l∞ eps 8/255" or "l2 eps 0.5"."""
-    grey = eps * 255
-    radius = f"{round(grey)}/255" if abs(grey - round(grey)) < 1e-3 and grey >= 0.5 else f"{eps:g}"
-    return f"{_norm({'norm': norm})} eps {radius}"
-
-
-def _norm(attack: dict[str, Any]) -> str:
-    norm = str(attack.get("norm", "linf"))
-    return "l∞" if norm == "linf" else norm

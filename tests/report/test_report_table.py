@@ -13,7 +13,8 @@ from dist_advss.report.findings.intervals import independent
 from dist_advss.report.header import waiting
 from dist_advss.report.results import group_rows
 from dist_advss.runs.read import read_run
-from dist_advss.runs.table import as_table, as_text, best_ra_epoch, describe_attack, summary_rows
+from dist_advss.runs.settings import describe_attack
+from dist_advss.runs.table import as_table, as_text, best_ra_epoch, summary_rows
 
 
 def test_the_terminal_table_is_one_aligned_line_a_method(quickstart: Any) -> None:

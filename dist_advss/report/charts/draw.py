@@ -8,7 +8,8 @@ from bokeh.embed import components
 
 from ...runs.methods import method_of
 from ...runs.read import Launch
-from ...runs.table import Row, Setting
+from ...runs.settings import Setting
+from ...runs.table import Row
 from ..findings.sweeps import Sweep
 from .curves import MOST_POINTS, PANELS, curves
 from .radii import radii

@@ -21,8 +21,8 @@ def scatter(rows: list[Row], styles: dict[Method, Style]) -> Chart:
     plot = blank(400, "TA, accuracy on clean images (%)", "RA, accuracy under attack (%)")
     legend: dict[str, Entry] = {}
     hovered = []
-    for name in dict.fromkeys(row.method.full for row in rows):
-        rated = [(row, row.ta, row.ra) for row in rows if row.method.full == name and row.ta and row.ra]
+    for name in dict.fromkeys(row.name for row in rows):
+        rated = [(row, row.ta, row.ra) for row in rows if row.name == name and row.ta and row.ra]
         style = styles[rated[0][0].method]
         bars = [(*ta.interval, ra.value, ra.value) for _, ta, ra in rated if ta.interval]
         bars += [(ta.value, ta.value, *ra.interval) for _, ta, ra in rated if ra.interval]
@@ -68,7 +68,7 @@ def _label(plot: Any, rows: list[Row], legend: dict[str, Entry]) -> None:
         label = Label(
             x=row.ta.value,
             y=row.ra.value,
-            text=row.method.full,
+            text=row.name,
             text_align="right" if on_right else "left",
             x_offset=-8 if on_right else 8,
             y_offset=5,
@@ -77,4 +77,4 @@ def _label(plot: Any, rows: list[Row], legend: dict[str, Entry]) -> None:
             text_color=GREY,
         )
         plot.add_layout(label)
-        legend[row.method.full].models.append(label.id)
+        legend[row.name].models.append(label.id)

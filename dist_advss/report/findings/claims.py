@@ -8,7 +8,7 @@ from itertools import pairwise
 from statistics import mean
 from typing import Literal
 
-from ...runs.table import Rate, Row
+from ...runs.table import Rate, Row, one_each
 from .cost import Costs
 from .effects import Difference, Effect, between, difference, effects, pair_by_seed
 from .intervals import wilson
@@ -79,7 +79,9 @@ def _sooner(measured: list[Effect], rows: list[Row], costs: Costs | None) -> Cla
         if fewer is None:
             continue
         own = f"P3→F4 {effect.task}"
-        of_task = [c for c in costs.costs if c.row in rows and c.row.method.full == own] if costs else []
+        of_task = (
+            [c for c in costs.costs if c.row in rows and f"{c.row.method.label} {c.row.task}" == own] if costs else []
+        )
         reached = [c.to_baseline for c in of_task if c.to_baseline is not None]
         level = f"; the best RA of P1→F4 after {mean(reached):.3g}" if reached and len(reached) == len(of_task) else ""
         counts = f"{effect.epochs_after:.3g} epochs instead of {effect.epochs_before:.3g}"
@@ -91,10 +93,10 @@ def _sooner(measured: list[Effect], rows: list[Row], costs: Costs | None) -> Cla
 def _trend(rows: list[Row]) -> Claim | None:
     """The second half of (c), for each pre-training with two kinds of fine-tuning or more."""
     measured: list[Measured] = []
-    for pretrain, task in dict.fromkeys((row.method.pretrain, row.method.task) for row in rows):
+    for pretrain, task in dict.fromkeys((row.method.pretrain, row.task) for row in rows):
         kinds: dict[str, list[Row]] = {}
         for kind in ("F4", "F3", "F2", "F1"):
-            of_kind = [r for r in rows if r.method.label == f"{pretrain}→{kind}" and r.method.task == task]
+            of_kind = [r for r in one_each(rows) if r.method.label == f"{pretrain}→{kind}" and r.task == task]
             rated = [row for row in of_kind if row.ra and row.ta]
             kinds |= {kind: rated} if rated else {}
         # each kind against the next one down the order
@@ -103,7 +105,7 @@ def _trend(rows: list[Row]) -> Claim | None:
         levels = ", ".join(f"{kind} {mean(r.ra.value for r in of if r.ra):.1f}" for kind, of in kinds.items())
         text = ", ".join(f"{name} {gain}" for name, gain in gains.items())
         if gains:
-            measured.append((tuple(gains.values()), f"{pretrain} {task or ''}".strip() + f": {levels}; {text}"))
+            measured.append((tuple(gains.values()), f"{pretrain} {task}".strip() + f": {levels}; {text}"))
     return _claim(
         "c",
         "Full fine-tuning beats a frozen encoder, and adversarial beats standard (RA: F4 > F3 > F2 > F1).",
@@ -112,26 +114,39 @@ def _trend(rows: list[Row]) -> Claim | None:
 
 
 def _weaknesses(transfers: Sequence[Transfer]) -> list[Measured]:
-    """(d): RA of each fine-tuned model under attacks on models of other tasks, against its RA under its own attack."""
-    pairs: dict[str, dict[str, list[tuple[Rate, Rate]]]] = {}
-    for transfer in transfers:
-        for j, target in enumerate(transfer.targets):
-            own = transfer.ra[transfer.sources.index(target)][j] if target in transfer.sources else None
-            for source, line in zip(transfer.sources, transfer.ra, strict=True):
-                attacked, tried = source.method, target.method
-                if not (attacked and tried and attacked.finetune and tried.finetune) or attacked.task == tried.task:
-                    continue
-                other = line[j]
-                if own is not None and other is not None:
-                    of_tasks = pairs.setdefault(str(tried.task), {}).setdefault(str(attacked.task), [])
-                    of_tasks.append((_rated(own, transfer.n), _rated(other, transfer.n)))
+    """(d): RA of each fine-tuned model under attacks on models of other tasks, against its RA under its own attack.
+
+    Every target model counts once for each task that it was attacked through. Unlike transfers are kept apart.
+    """
     measured: list[Measured] = []
-    for task, others in pairs.items():
-        differences = {name: between(pair) for name, pair in others.items()}
-        own_ra = mean(own.value for pair in others.values() for own, _ in pair)
-        text = ", ".join(f"{change} under the attack on {name}" for name, change in differences.items())
-        measured.append((tuple(differences.values()), f"{task}: RA {own_ra:.1f} under its own attack, {text}"))
+    for conditions in dict.fromkeys(transfer.conditions for transfer in transfers):
+        # the target's task, the source's task, then the target: its RA under its own attack, and under each source's
+        found: dict[str, dict[str, dict[str, tuple[Rate, list[Rate]]]]] = {}
+        for transfer in transfers:
+            for j, target in enumerate(transfer.targets) if transfer.conditions == conditions else ():
+                own = transfer.ra[transfer.sources.index(target)][j] if target in transfer.sources else None
+                for source, line in zip(transfer.sources, transfer.ra, strict=True):
+                    attacked, tried, other = source.method, target.method, line[j]
+                    if not (attacked and tried and attacked.finetune and tried.finetune) or attacked.task == tried.task:
+                        continue
+                    if own is not None and other is not None:
+                        of_task = found.setdefault(target.task, {}).setdefault(source.task, {})
+                        of_task.setdefault(target.name, (_rated(own, transfer.n), []))[1].append(
+                            _rated(other, transfer.n)
+                        )
+        for task, others in found.items():
+            pairs = {name: [(own, _mean(rates)) for own, rates in of.values()] for name, of in others.items()}
+            differences = {name: between(pair) for name, pair in pairs.items()}
+            own_ra = mean(own.value for pair in pairs.values() for own, _ in pair)
+            text = ", ".join(f"{change} under the attack on {name}" for name, change in differences.items())
+            measured.append((tuple(differences.values()), f"{task}: RA {own_ra:.1f} under its own attack, {text}"))
     return measured
+
+
+def _mean(rates: list[Rate]) -> Rate:
+    ends = [rate.interval for rate in rates if rate.interval]
+    known = len(ends) == len(rates)
+    return Rate(mean(r.value for r in rates), (mean(a for a, _ in ends), mean(b for _, b in ends)) if known else None)
 
 
 def _rated(percent: float, n: int | None) -> Rate:
@@ -143,17 +158,17 @@ def _joint(rows: list[Row]) -> list[Measured]:
     tuned = [row for row in rows if row.method.label == "P3→F4" and row.ra and row.ta]
     single = [row for row in tuned if not row.method.joint and not row.method.members]
     measured = []
-    for task in dict.fromkeys(row.method.task for row in tuned if row.method.joint):
-        joint = [row for row in tuned if row.method.task == task]
-        measured += _against_best(str(task), joint, single, "the best single task")
+    for task in dict.fromkeys(row.task for row in tuned if row.method.joint):
+        joint = [row for row in tuned if row.task == task]
+        measured += _against_best(task, joint, single, "the best single task")
     return measured
 
 
 def _ensemble(rows: list[Row]) -> list[Measured]:
     tuned = [row for row in rows if row.method.finetune == "F4" and row.ra and row.ta]
     measured = []
-    for method in dict.fromkeys(row.method for row in tuned if row.method.members):
-        own = [row for row in tuned if (row.method.label, row.method.task) == (method.label, method.task)]
+    for method, task in dict.fromkeys((row.method, row.task) for row in tuned if row.method.members):
+        own = [row for row in tuned if (row.method.label, row.task) == (method.label, task)]
         members = [r for r in tuned if r.method.label == method.label and r.method.task in method.members]
         name = "average of three" if len(method.members) == 3 else "average"
         measured += _against_best(name, own, members, "the best member")
@@ -163,12 +178,12 @@ def _ensemble(rows: list[Row]) -> list[Measured]:
 def _against_best(name: str, rows: list[Row], others: list[Row], role: str) -> list[Measured]:
     """`rows` against the task with the highest mean RA among `others`, whose role the text names; [] without a common seed."""
     ra: dict[str, list[float]] = {}
-    for row in others:
-        ra.setdefault(str(row.method.task), []).append(row.ra.value if row.ra else 0.0)
+    for row in one_each(others):
+        ra.setdefault(row.task, []).append(row.ra.value if row.ra else 0.0)
     if not ra:
         return []
     best = max(ra, key=lambda task: mean(ra[task]))
-    pairs = pair_by_seed([row for row in others if str(row.method.task) == best], rows)
+    pairs = pair_by_seed([row for row in others if row.task == best], rows)
     if not pairs:
         return []
     ra_gain, ta_gain = difference(pairs, "ra"), difference(pairs, "ta")

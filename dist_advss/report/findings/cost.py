@@ -11,6 +11,7 @@ from ...runs.folders import lookup
 from ...runs.methods import finetune_of, follow, members_of
 from ...runs.read import Launch, Run, number, processes
 from ...runs.table import Row
+from .effects import baseline_of
 
 
 @dataclass(frozen=True)
@@ -43,19 +44,12 @@ class Costs:
     @property
     def several_seeds(self) -> bool:
         """Whether the models differ in their seeds."""
-        return len({cost.row.seed for cost in self.costs if cost.row.seed is not None}) > 1
+        return len({cost.row.seeds for cost in self.costs if cost.row.seed is not None}) > 1
 
 
 def costs(launch: Launch, rows: list[Row]) -> Costs | None:
     """One cost for each finished row whose fine-tuning can be found, each model once. None without such a row."""
-    # the target of each setting and seed: the best validation RA of its baseline
     tuned = {row.evaluation: _tuned(launch.runs[row.evaluation], launch) for row in rows if row.ra}
-    targets: dict[tuple[object, ...], float] = {}
-    for row in rows:
-        runs = tuned.get(row.evaluation, [])
-        best = best_ra(runs[0]) if len(runs) == 1 else None
-        if row.method.label == "P1→F4" and best is not None:
-            targets[_match(row)] = best
     # each model once, known by the folders of its fine-tuning
     by_model: dict[tuple[Path, ...], Cost] = {}
     used: list[Run] = []
@@ -65,7 +59,10 @@ def costs(launch: Launch, rows: list[Row]) -> Costs | None:
         if runs and paths not in by_model:
             origins = list({run.path: run for tuning in runs for run in _origins(tuning, launch)}.values())
             used += [*runs, *origins]
-            by_model[paths] = _cost(row, runs, origins, targets.get(_match(row)))
+            baseline = baseline_of(row, rows)  # which is the row itself for P1→F4
+            of_baseline = tuned.get(baseline.evaluation, []) if baseline else []
+            target = best_ra(of_baseline[0]) if len(of_baseline) == 1 else None
+            by_model[paths] = _cost(row, runs, origins, target)
     kinds = {on_gpu(run) for run in used}
     devices = "GPU" if kinds == {True} else "process" if kinds == {False} else "processes and GPUs"
     return Costs(devices, list(by_model.values())) if by_model else None
@@ -84,11 +81,6 @@ def _origins(tuning: Run, launch: Launch) -> list[Run]:
     init = lookup(tuning.config, "init")
     origin = follow(tuning, str(init), launch) if init else None
     return [origin] if origin else [run for run in members_of(tuning, launch) if run.command == "pretrain"]
-
-
-def _match(row: Row) -> tuple[object, ...]:
-    """What a row shares with its baseline. The setting includes attack and number of labels."""
-    return (row.setting, row.seed)
 
 
 def _cost(row: Row, runs: list[Run], origins: list[Run], target: float | None) -> Cost:

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-import numpy as np
-
-from ...runs.table import Rate, Row
+from ...runs.table import Rate, Row, one_each
 from .intervals import Interval, half_width, independent, left_of_images, over_seeds, paired
 from .verdicts import Judged, judged
 
@@ -73,34 +71,65 @@ class Effect:
 
 
 def effects(rows: list[Row], before: Literal["P1", "P2"] = "P1") -> list[Effect]:
-    """P3→F4 against `before`→F4, for each task and setting in which both have finished on the same number of images.
+    """P3→F4 against `before`→F4, for each task and setting in which both have finished.
 
-    Rows are paired by seed. A seed that only one side has is left out, unless each side has a single run. Ensembles are
-    left out.
+    Ensembles are left out. Rows are paired by seed, and each recipe with the recipe of the baseline that is nearest to it.
     """
     tuned = [row for row in rows if row.method.finetune == "F4" and not row.method.members and row.ta and row.ra]
     measured = []
     for setting in dict.fromkeys(row.setting for row in tuned):
         same = [row for row in tuned if row.setting == setting]
-        for task in dict.fromkeys(row.method.task for row in same if row.method.pretrain == "P3"):
+        for name in dict.fromkeys(row.name for row in same if row.method.pretrain == "P3"):
+            news = [row for row in same if row.name == name]
+            task = news[0].method.task
             olds = [r for r in same if r.method.pretrain == before and (before == "P1" or r.method.task == task)]
-            news = [r for r in same if r.method.pretrain == "P3" and r.method.task == task]
-            pairs = pair_by_seed(olds, news)
+            pairs = pair_by_seed(nearest(news[0], olds), news)
             if pairs:
-                measured.append(_effect(str(task), pairs))
+                measured.append(_effect(news[0].task, pairs))
     return measured
 
 
-def pair_by_seed(before: list[Row], after: list[Row]) -> list[tuple[Row, Row]]:
-    """Finished evaluations of the same number of images, one pair for each seed that both have."""
-    pairs = [
-        (b, a)
-        for b in before
-        for a in after
-        if (b.n, b.method.loss) == (a.n, a.method.loss) and (b.seed == a.seed or len(before) == len(after) == 1)
+def nearest(row: Row, others: list[Row]) -> list[Row]:
+    """Of `others` those of one recipe: the one whose fine-tuning has the fewest other keys than that of `row`."""
+    return _nearest(row, [other for other in others if other.method.loss == row.method.loss])
+
+
+def _nearest(row: Row, others: list[Row]) -> list[Row]:
+    by_name: dict[str, list[Row]] = {}
+    for other in others:
+        by_name.setdefault(other.name, []).append(other)
+    return min(by_name.values(), key=lambda same: len(row.recipe.differing(same[0].recipe, own=True)), default=[])
+
+
+def baseline_of(row: Row, rows: list[Row]) -> Row | None:
+    """The finished P1→F4 with the same setting and seed, of the recipe that is nearest to that of `row`."""
+    found = [
+        r
+        for r in rows
+        if r.method.label == "P1→F4" and (r.setting, r.seed) == (row.setting, row.seed) and r.ta and r.ra
     ]
-    firsts = {pair[0].seed: pair for pair in reversed(pairs)}  # a seed counts once, even if evaluated twice
-    return [firsts[seed] for seed in sorted(firsts, key=lambda s: s or 0)]
+    return next(iter(_nearest(row, found)), None)
+
+
+def pair_by_seed(before: list[Row], after: list[Row]) -> list[tuple[Row, Row]]:
+    """Finished evaluations of one setting, one pair for each seed that both have; every model is in one pair at most.
+
+    Runs with seeds of pre-training on both sides agree in these too. A single run on each side is a pair whatever its
+    seed.
+    """
+    pairs: list[tuple[Row, Row]] = []
+    taken: set[str] = set()
+    alone = len(one_each(before)) == len(one_each(after)) == 1
+    for new in after:
+        for old in before:
+            seeds = (old.recipe.seeds, new.recipe.seeds)
+            same = seeds[0] == seeds[1] if len(seeds[0]) == len(seeds[1]) else old.seed == new.seed
+            models = {old.tuned or old.evaluation, new.tuned or new.evaluation}
+            if (same or alone) and old.setting == new.setting and not models & taken:
+                taken |= models
+                pairs.append((old, new))
+                break
+    return sorted(pairs, key=lambda pair: pair[0].seed or 0)
 
 
 def _effect(task: str, pairs: list[tuple[Row, Row]]) -> Effect:
@@ -122,9 +151,7 @@ def difference(pairs: list[tuple[Row, Row]], rate: Literal["ta", "ra"]) -> Diffe
     rates = [(_rate(before, rate), _rate(after, rate)) for before, after in pairs]
     verdicts = [(_judged(before), _judged(after)) for before, after in pairs]
     together = [
-        (old.right[rate], new.right[rate])
-        for old, new in verdicts
-        if old and new and np.array_equal(old.index, new.index)
+        (old.right[rate], new.right[rate]) for old, new in verdicts if old and new and old.of_the_images_of(new)
     ]
     if len(together) < len(pairs):
         return between(rates)

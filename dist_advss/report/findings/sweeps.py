@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ...runs.methods import Method
-from ...runs.table import Rate, Row, Setting
+from ...runs.settings import Setting
+from ...runs.table import Rate, Row
 
 CLEAN = "clean"  # named as the evaluation at radius 0: every evaluation of the curve has the same TA
 GREY_LEVELS = 255
@@ -22,9 +23,13 @@ class Curve:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Curves that can be compared: they share a setting except for the radius, which `setting.attack` leaves out."""
+    """Curves that can be compared: they share a setting except for the radius, which `setting.attack` leaves out.
+
+    caption: what tells the setting from those of the other sweeps
+    """
 
     setting: Setting
+    caption: str
     curves: list[Curve]
 
     @property
@@ -51,9 +56,9 @@ def sweeps(rows: list[Row]) -> list[Sweep]:
         points = [(eps, row.ra, row.evaluation) for eps, row in sorted(by_eps.items()) if eps and row.ra]
         if first.ta:
             points.insert(0, (0.0, first.ta, CLEAN))
-        name = first.method.full + (f", seed {first.seed}" if first.seed else "")
+        name = first.name + (f", seed {first.seeds}" if first.seed else "")
         curves.setdefault(setting, []).append(Curve(name, first.method, points))
-    return [Sweep(setting, of_setting) for setting, of_setting in curves.items()]
+    return [Sweep(setting, setting.named(curves), of_setting) for setting, of_setting in curves.items()]
 
 
 def at_one_radius(rows: list[Row]) -> list[Row]:

@@ -6,12 +6,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
 from ...runs.methods import Model, model_of
-from ...runs.read import Launch, Run, number
+from ...runs.read import Launch, number
+from ...runs.recipes import variants_of
+from ...runs.settings import LONGEST, conditions
+from ...text import one_line
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,19 @@ class Heat:
 
 @dataclass(frozen=True)
 class Transfer:
-    """A finished transfer. ra[i][j] is in percent or None; n, the number of images, is None where the result lacks it."""
+    """A finished transfer.
+
+    ra:         ra[i][j] is in percent or None
+    n:          the number of images; None where the result lacks it
+    conditions: everything that moves its numbers but the models. Only equal ones are averaged.
+    """
 
     stage: str
     sources: list[Model]
     targets: list[Model]
     ra: list[list[float | None]]
     n: int | None
+    conditions: tuple[tuple[str, str | None], ...]
 
     @property
     def heat(self) -> Heat:
@@ -54,23 +63,25 @@ class Transfer:
 def transfers(launch: Launch) -> list[Transfer]:
     """One for each transfer run with a result. A result whose rates do not fit its names is left out."""
     finished = []
-    for run in launch.runs.values():
-        if run.result.get("kind") != "transfer":
-            continue
+    runs = [run for run in launch.runs.values() if run.result.get("kind") == "transfer"]
+    variants = variants_of(launch) if runs else {}
+    for run in runs:
         sources, targets, ra = (run.result.get(name) for name in ("sources", "targets", "ra"))
         if not (isinstance(sources, list) and isinstance(targets, list) and isinstance(ra, list)):
             continue
         lines = [[number(value) for value in line] if isinstance(line, list) else [] for line in ra]
         if len(lines) == len(sources) and all(len(line) == len(targets) for line in lines) and targets:
             n = number(run.result.get("n"))
-            models = _models(run, sources, launch), _models(run, targets, launch)
-            finished.append(Transfer(run.stage, *models, lines, None if n is None else int(n)))
+            from_models, to_models = (
+                _named([model_of(run, link, launch, variants) for link in links], links) for links in (sources, targets)
+            )
+            images = None if n is None else int(n)
+            finished.append(Transfer(run.stage, from_models, to_models, lines, images, conditions(run)))
     return finished
 
 
-def _models(run: Run, links: list[Any], launch: Launch) -> list[Model]:
+def _named(models: list[Model], links: list[Any]) -> list[Model]:
     """The models, named by their methods. Where two names would be equal, all are named by the last parts of the links."""
-    models = [model_of(run, link, launch) for link in links]
     if len({m.name for m in models}) == len(models):
         return models
-    return [Model(PurePath(str(link)).name, m.method, m.seed) for link, m in zip(links, models, strict=True)]
+    return [replace(m, name=one_line(PurePath(str(link)).name, LONGEST)) for m, link in zip(models, links, strict=True)]

@@ -15,10 +15,18 @@ from .intervals import Mask
 
 @dataclass(frozen=True)
 class Judged:
-    """Each image (N,) of an evaluation: its position, and whether the model was right on it, clean ("ta") and attacked ("ra")."""
+    """Each image (N,) of an evaluation: its position and label, and whether the model was right on it.
+
+    right: clean ("ta") and attacked ("ra")
+    """
 
     index: NDArray[np.int64]
+    label: NDArray[np.int64]
     right: dict[str, Mask]
+
+    def of_the_images_of(self, other: Judged) -> bool:
+        """Whether both judged the same images: equal positions and labels."""
+        return np.array_equal(self.index, other.index) and np.array_equal(self.label, other.label)
 
 
 def judged(folder: Path) -> Judged | None:
@@ -39,4 +47,4 @@ def _read(file: Path, version: int) -> Judged | None:
     except (OSError, ValueError, KeyError):
         return None
     fits = index.ndim == 1 and all(isinstance(r, np.ndarray) and r.shape == index.shape for r in right.values())
-    return Judged(index, right) if fits and len(index) else None
+    return Judged(index, label, right) if fits and len(index) else None

@@ -1,0 +1,230 @@
+"""The setting of an evaluation: everything that moves its numbers, except for the model and its training."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import PurePath
+from typing import Any
+
+from ..config.commands import COMMANDS
+from ..config.flags import says_where
+from ..config.schema import Attack
+from ..text import one_line
+from .folders import lookup
+from .metrics import number
+from .read import Run, flatten
+
+UNKNOWN = "unknown"
+SHOWN = 8  # letters of a fingerprint
+LONGEST = 200  # letters of a value
+# keys of an evaluation that name the model, have their own place in a Setting, or do not move a number
+# fmt: off
+ELSEWHERE = (
+    "checkpoint", "seed", "split", "batch_size", "data.name", "data.limit", "data.labels", "data.root", "data.download",
+    "model.name", "model.members",
+)
+# fmt: on
+OF_DESCRIPTION = ("norm", "eps", "steps", "restarts", "keep", "name")  # in `describe_attack`
+OF_TRAINING = ("batch_norm",)  # a model that is evaluated uses its running statistics
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The conditions of an evaluation. Evaluations are averaged, compared and paired only within one setting.
+
+    labels: labelled images of the fine-tuning; None: all
+    attack: its name, radius, restarts and which iterate counts
+    others: every other key and value: `n` (images judged), `images` (fingerprint of the set), `pick`, the rest of the
+            attack, of `data` and of `model`. None where a value is not known.
+    """
+
+    data: str
+    model: str
+    labels: int | None
+    split: str
+    attack: str
+    others: tuple[tuple[str, str | None], ...] = ()
+
+    def __str__(self) -> str:
+        labels = f"{self.labels:,} labels" if self.labels else "all labels"
+        return f"{self.data}, {self.model}, {labels}; {self.split} images under {self.attack}"
+
+    @property
+    def full(self) -> str:
+        """The setting with everything that it holds."""
+        return ", ".join([str(self), *(_text(name, value) for name, value in self.others)])
+
+    @property
+    def unknown(self) -> int:
+        """How many values are not known."""
+        return sum(value is None for _, value in self.others)
+
+    def get(self, name: str) -> str | None:
+        """The value of one of `others`."""
+        return dict(self.others).get(name)
+
+    def apart(self, among: Iterable[Setting]) -> list[str]:
+        """What distinguishes this setting from the others that have the same text: `pick=last`, `n=20`."""
+        rivals = [other for other in among if str(other) == str(self)]
+        return [
+            _text(name, value)
+            for name, value in self.others
+            if any(other.get(name) != value for other in rivals if other != self)
+        ]
+
+    def named(self, among: Iterable[Setting]) -> str:
+        """The text, with what distinguishes it from the other settings that are shown."""
+        return "; ".join([str(self), *([", ".join(differing)] if (differing := self.apart(among)) else [])])
+
+    def fits(self, other: Setting) -> bool:
+        """Whether both may be the same: they agree in everything that both know."""
+        if replace(self, others=()) != replace(other, others=()) or len(self.others) != len(other.others):
+            return False
+        pairs = zip(self.others, other.others, strict=True)
+        return all(a[0] == b[0] and (a[1] == b[1] or None in (a[1], b[1])) for a, b in pairs)
+
+
+def setting_of(run: Run, tuned: Run | None, together: bool) -> Setting:
+    """The setting of an evaluation of `tuned`. `together`: of several models, the first of which is `tuned`."""
+    of_model = tuned.config if tuned else {}
+    # A run that has not started, and one of several models, has the data and the model of what it evaluates.
+    configs = [of_model, run.config] if run.planned or together else [run.config, of_model]
+    attack = run.result.get("attack") or lookup(run.config, "attack")
+    labels = number(lookup(of_model, "data.labels"))
+    split = value_text(run.result.get("split") or lookup(run.config, "split", "test"))
+    return Setting(
+        data=_first(configs, "data.name"),
+        model=_first(configs, "model.name"),
+        labels=None if labels is None else int(labels),
+        split=split,
+        attack=describe_attack(attack),
+        others=tuple({**_others(run, configs, split), **_of_attack(attack)}.items()),
+    )
+
+
+def filled(settings: Iterable[Setting]) -> dict[Setting, Setting]:
+    """For each setting with unknown values the one setting that it may be; itself where none or several fit.
+
+    So a run that is still waiting, or that an earlier version wrote, counts with the finished ones that it agrees with.
+    """
+    different = sorted(dict.fromkeys(settings), key=lambda setting: setting.unknown)
+    found: dict[Setting, Setting] = {}
+    for setting in different:  # those that know most come first
+        fitting = {found[other] for other in found if other.unknown < setting.unknown and other.fits(setting)}
+        found[setting] = fitting.pop() if len(fitting) == 1 else setting
+    return found
+
+
+def conditions(run: Run) -> tuple[tuple[str, str | None], ...]:
+    """What moves the numbers of a transfer, except for its models: split, attack, images and the rest of `Setting.others`."""
+    attack = run.result.get("attack") or lookup(run.config, "attack")
+    split = value_text(run.result.get("split") or lookup(run.config, "split", "test"))
+    found = {
+        "split": split,
+        "attack": describe_attack(attack),
+        **_others(run, [run.config], split),
+        **_of_attack(attack),
+    }
+    return tuple(found.items())
+
+
+def _others(run: Run, configs: list[dict[str, Any]], split: str) -> dict[str, str | None]:
+    """Everything of an evaluation but its attack and what `Setting` names, with defaults for keys of later versions."""
+    n = number(run.result.get("n"))
+    if n is None and not run.result:
+        n = number(lookup(run.config, "data.limit"))
+    found: dict[str, str | None] = {
+        "n": None if n is None else f"{n:.0f}",
+        "images": fingerprint(run),
+        "pick": _pick(run),
+    }
+    for name, default in _defaults().items():
+        if name == "data.validation" and split != "validation":
+            continue
+        node = next((config for config in configs if lookup(config, name.partition(".")[0]) is not None), None)
+        found[name] = None if node is None else value_text(lookup(node, name, default))
+    return found
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    """The keys of an evaluation that move its numbers, except for the attack, with their defaults."""
+    keys = flatten(asdict(COMMANDS["evaluate"].schema()))
+    return {k: v for k, v in keys if not (says_where(k) or k in ELSEWHERE or k == "pick" or k.startswith("attack."))}
+
+
+def _pick(run: Run) -> str | None:
+    """Which checkpoint was judged: that of the file, where the evaluation names one."""
+    for link in (run.result.get("checkpoint"), lookup(run.config, "checkpoint")):
+        if isinstance(link, str) and link.endswith(".pt"):
+            return one_line(PurePath(link).stem, LONGEST)
+    return value_text(lookup(run.config, "pick", "best_ra")) if run.config else None
+
+
+def _of_attack(attack: Any) -> dict[str, str | None]:
+    """What `describe_attack` leaves out. A step size that follows from radius and steps is "default"."""
+    if not isinstance(attack, dict) or number(attack.get("steps")) == 0:
+        return {}
+    ours = attack if attack.get("name") else {**asdict(Attack()), **attack}
+    found = {name: value for name, value in ours.items() if name not in (*OF_DESCRIPTION, *OF_TRAINING)}
+    if "step_size" in found:
+        step, usual = number(found["step_size"]), usual_step(attack)
+        follows = found["step_size"] is None or (step and usual and abs(step / usual - 1) < 1e-6)
+        found["step_size"] = "default" if follows else found["step_size"]
+    return {f"attack.{name}": value_text(value) for name, value in found.items()}
+
+
+def usual_step(attack: dict[str, Any]) -> float | None:
+    """The length of a step that `attack.step_size=null` stands for; None without a radius."""
+    eps, steps = number(attack.get("eps")), number(attack.get("steps"))
+    return None if eps is None else eps * max(1 / 4, 1.25 / max(steps or 1.0, 1.0))
+
+
+def fingerprint(run: Run) -> str | None:
+    """The fingerprint of the images that a run was made from; None where it has not recorded any."""
+    found = lookup(run.made_from, "data.fingerprint")
+    return found if isinstance(found, str) and found else None
+
+
+def value_text(value: Any) -> str:
+    """A value as `key=value` words have it."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return f"{value:.6g}" if isinstance(value, float) else one_line(str(value), LONGEST)
+
+
+def _text(name: str, value: str | None) -> str:
+    if name == "images" and value is not None:
+        return f"images {value[:SHOWN]}"
+    return f"{name}={value if value is not None else UNKNOWN}"
+
+
+def _first(configs: list[dict[str, Any]], name: str) -> str:
+    found = (lookup(config, name) for config in configs)
+    return next((one_line(str(value), LONGEST) for value in found if value), UNKNOWN)
+
+
+def describe_attack(attack: Any) -> str:
+    """`{"norm": "linf", "eps": 0.0314, "steps": 20, …}` as "PGD-20, l∞ eps 8/255"."""
+    if not isinstance(attack, Mapping):
+        return "an unknown attack"
+    steps, eps = number(attack.get("steps")), number(attack.get("eps"))
+    restarts, norm = number(attack.get("restarts")) or 1, value_text(attack.get("norm", "linf"))
+    name = value_text(attack.get("name") or ("no attack" if steps == 0 else f"PGD-{steps:g}" if steps else "PGD"))
+    radius = "" if eps is None else f", {describe_ball(norm, eps)}"
+    more = f", {restarts:g} restarts" if restarts > 1 else ""
+    return name + radius + more + (", any iterate" if attack.get("keep") == "any" else "")
+
+
+def describe_ball(norm: str, eps: float) -> str:
+    """ "l∞ eps 8/255" or "l2 eps 0.5"."""
+    grey = eps * 255
+    radius = f"{round(grey)}/255" if abs(grey - round(grey)) < 1e-3 and grey >= 0.5 else f"{eps:g}"
+    return f"{describe_norm(norm)} eps {radius}"
+
+
+def describe_norm(norm: str) -> str:
+    """ "l∞" or "l2"."""
+    return "l∞" if norm == "linf" else norm
