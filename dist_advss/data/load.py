@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -10,13 +10,15 @@ import torch
 from ..config.schema import Data
 from ..errors import UserError
 from .image_set import ImageSet, Integers, Source
+from .sets.fingerprint import Files
 from .sets.sources import read
+from .sets.stage import staged
 from .splits import labelled_subset, train_validation
 
 SPLITS = ("train", "validation", "test")
 
 
-def load_data(data: Data, split: str, *, labelled: bool, files: list[Path] | None = None) -> ImageSet:
+def load_data(data: Data, split: str, *, labelled: bool, parts: Mapping[str, Files] | None = None) -> ImageSet:
     """The images of "train", "validation" or "test".
 
     train:      the first data.limit training images that are not held out; with `labelled`, data.labels of these;
@@ -25,11 +27,13 @@ def load_data(data: Data, split: str, *, labelled: bool, files: list[Path] | Non
                 of them where none is labelled
     test:       the first data.limit test images
 
-    `files` are those of the part, where they are known. Raises UserError for files that are missing, damaged, of another
-    shape, or empty, and with `labelled` for a set without any label.
+    The files are copied to data.stage first. `parts` are those of `find_parts`, where they are known. Raises UserError for
+    files that are missing, damaged, of another shape, or empty, and with `labelled` for a set without any label.
     """
-    source = read(data, part_of(split, labelled), files)
-    return _gather(source, rows_of(data, split, labelled, source.labels))
+    part = part_of(split, labelled)
+    with staged(data, "test" if split == "test" else "train", parts) as (here, files):
+        source = read(here, part, files)
+        return _gather(source, rows_of(data, split, labelled, source.labels))
 
 
 def part_of(split: str, labelled: bool) -> str:

@@ -11,7 +11,7 @@ from ..errors import RunError, UserError
 from .betons.beton import Beton
 from .betons.origin import find_beton, source_here
 from .identity import Identity, identity_of_beton, identity_of_files
-from .sets.fingerprint import Files, find_files
+from .sets.fingerprint import Files, find_parts
 
 INSTALL = (
     "on Debian: apt-get install g++ python3-dev pkg-config libopencv-dev libturbojpeg0-dev, then pip install ffcv numba "
@@ -25,13 +25,13 @@ class Located:
 
     data:     the configuration, with data.loader "memory" or "ffcv"
     part:     "train" or "test"
-    source:   the files of the part; None where only its beton is here
+    files:    the files of the part, and of the other part where data.stage copies the set; {} where only a beton is here
     identity: what a run remembers of the part
     """
 
     data: Data
     part: str
-    source: Files | None
+    files: dict[str, Files]
     identity: Identity
 
 
@@ -52,7 +52,8 @@ def locate(data: Data, split: str) -> Located:
             raise
         print(f"data.loader=auto: using the memory loader, because {error}", file=sys.stderr)
         return _in_memory(data, part)
-    return Located(replace(data, loader="ffcv"), part, source, identity_of_beton(data, beton))
+    files = {} if source is None else {part: source}
+    return Located(replace(data, loader="ffcv"), part, files, identity_of_beton(data, beton))
 
 
 def open_or_write(data: Data, part: str, source: Files | None) -> Beton:
@@ -64,8 +65,8 @@ def open_or_write(data: Data, part: str, source: Files | None) -> Beton:
 
 
 def _in_memory(data: Data, part: str) -> Located:
-    source = find_files(data, part)
-    return Located(replace(data, loader="memory"), part, source, identity_of_files(data, part, source))
+    files = find_parts(data, part)
+    return Located(replace(data, loader="memory"), part, files, identity_of_files(data, part, files[part]))
 
 
 def _ffcv_wanted(data: Data) -> bool:

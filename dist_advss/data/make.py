@@ -40,10 +40,10 @@ def make_loader(
     with other classes, RunError where a beton cannot be written.
     """
     located = data if isinstance(data, Located) else locate(data, split)
-    data, source = located.data, located.source
+    data = located.data
     place = (batch_size, rng, device, rank, world_size)
     if data.loader == "memory":
-        images = load_data(data, split, labelled=labelled, files=source.paths if source else None)
+        images = load_data(data, split, labelled=labelled, parts=located.files)
         if labelled:
             say_classes_without_images(data, split, images.labels.numpy(), images.classes)
         images = images.first(first)
@@ -53,7 +53,7 @@ def make_loader(
         return MemoryLoader(images, *place)
     from .betons.ffcv_loader import FfcvLoader, decoding_threads
 
-    beton = open_or_write(data, located.part, source)
+    beton = open_or_write(data, located.part, located.files.get(located.part))
     rows = rows_of(data, split, labelled, beton.labels)
     if labelled:
         say_classes_without_images(data, split, beton.labels[rows], beton.about.classes)

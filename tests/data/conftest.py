@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,6 +65,14 @@ def noise(count: int, size: int, channels: int = 3) -> np.ndarray:
 def joined(batches: Iterable[Batch]) -> Batch:
     parts = list(batches)
     return Batch(*(torch.cat([getattr(p, name) for p in parts]) for name in ("images", "labels", "row", "index")))
+
+
+def noise_file(file: Path, seed: int, times: tuple[int, int] | None = None) -> None:
+    """A bitmap of 8 x 8 drawn pixels, with these times of access and modification in ns. All have the same size."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)).save(file)
+    if times is not None:
+        os.utime(file, ns=times)
 
 
 def message(data: Data, part: str = "train") -> str:

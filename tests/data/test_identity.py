@@ -122,7 +122,7 @@ def test_a_set_that_is_made_again_within_a_second_is_noticed(animals: Data, cach
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert (file.stat().st_size, file.stat().st_mtime_ns) == (times.st_size, times.st_mtime_ns)
     assert identify(animals, "train").fingerprint != before.fingerprint
-    assert "{}" in {entry.read_text() for entry in (cache / "fingerprints").iterdir()}  # too young to remember
+    assert not (cache / "fingerprints").exists()  # too young to remember
 
 
 def test_content_that_changes_under_the_same_modification_time_is_noticed_later_too(

@@ -62,6 +62,16 @@ def find_files(data: Data, part: str) -> Files:
     return Files(paths, fingerprint(data, part, paths))
 
 
+def find_parts(data: Data, part: str) -> dict[str, Files]:
+    """The files of `part`. With data.stage also those of the other part, if there is one: a copy holds the whole set."""
+    parts = {part: find_files(data, part)}
+    if data.stage is not None:
+        with contextlib.suppress(UserError):  # a run needs one part only
+            other = "test" if part == "train" else "train"
+            parts[other] = find_files(data, other)
+    return parts
+
+
 def fingerprint(data: Data, part: str, paths: list[Path]) -> str:
     """The fingerprint of the files `paths` of a part, in hexadecimal digits. Raises UserError for one that cannot be read.
 
@@ -90,7 +100,7 @@ def fingerprint(data: Data, part: str, paths: list[Path]) -> str:
     for folder, files in folders.items():
         if folder not in digests:
             digests[folder] = _joined(f"{file.name}\0{contents[file.path]}" for file in files)
-    if missing:
+    if missing and settled:
         _remember(data, part, {keys[folder]: digests[folder] for folder in settled})
     return _joined([f"{data.name}\0{part}", *(f"{folder}\0{digest}" for folder, digest in digests.items())])[:LENGTH]
 

@@ -12,7 +12,6 @@ from ...config.schema import Data
 from ...config.sets import SETS
 from ...errors import UserError
 from ..image_set import Source
-from .stage import staged
 
 
 def files_of(data: Data, part: str) -> list[Path]:
@@ -33,10 +32,9 @@ def read(data: Data, part: str, files: list[Path] | None = None) -> Source:
     `files_of`, where they are known.
     """
     check_shape(data)
-    here = staged(data)
-    if files is None or here.root != data.root:
-        files = files_of(here, "test" if part == "test" else "train")
-    source: Source = implementation(SETS[data.name].read)(here, part, files)
+    if files is None:
+        files = files_of(data, "test" if part == "test" else "train")
+    source: Source = implementation(SETS[data.name].read)(data, part, files)
     if len(source.labels) == 0:
         raise UserError(f"data.root={data.root}: the {part} part of {data.name} is empty; check the files")
     classes = len(source.classes)
