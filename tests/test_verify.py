@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from dist_advss.cli import main
-from tests.trees import TRAINED, WORDS, picture, tree
+from tests.trees import TRAINED, picture, tree
 
 Verify = Callable[[], tuple[int, str]]
 

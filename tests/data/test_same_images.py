@@ -27,7 +27,7 @@ def tree(root: Path, seed: int = 0) -> None:
 
 
 def keys(root: Path, *more: str) -> list[str]:
-    return ["data=folder", f"data.root={root}", "data.size=8", "data.classes=2", "data.validation=0.2", *more]
+    return ["data=folder", f"data.root={root}", "data.size=28", "data.classes=2", "data.validation=0.2", *more]
 
 
 def finetune(out: Path, root: Path, *more: str) -> int:
@@ -77,7 +77,12 @@ def test_notes_beside_a_set_a_copy_and_new_times_are_no_reason_to_refuse_a_beton
         ("jpeg", 1.0, None, "data.jpeg=0: {} was made with data.jpeg=1; set data.jpeg=1, or give another data.beton"),
         ("jpeg", None, 0.5, "data.jpeg=0.5: {} was made with data.jpeg=0; set data.jpeg=0, or give another data.beton"),
         ("size", 8, 16, "data.size=16: {} was made with data.size=8; set data.size=8, or give another data.beton"),
-        ("size", 8, 128, "data.size=128: {} was made with data.size=8 and holds squares of 8 pixels; give another data.beton"),
+        (
+            "size",
+            8,
+            128,
+            "data.size=128: {} was made with data.size=8 and holds squares of 8 pixels; give another data.beton",
+        ),
     ],
 )
 def test_a_beton_that_stores_images_otherwise_is_refused_with_both_values(
@@ -121,7 +126,7 @@ def test_a_beton_of_an_earlier_version_has_to_be_written_again(tmp_path: Path, m
     data = Data(name="folder", root=str(tmp_path / "set"), size=8, classes=2, loader="ffcv", beton=str(tmp_path / "b"))
     earlier = Files(find_files(data, "test").paths, "0123456789abcdef")
     origin.write_beton(data, "test", tmp_path / "b" / "test.beton", earlier)
-    with pytest.raises(UserError, match="written by an earlier version.*write it again with dist-advss data write"):
+    with pytest.raises(UserError, match=r"written by an earlier version.*write it again with dist-advss data write"):
         make_loader(data, "test", 2, Rng(0), labelled=True)
     origin.write_betons(data, tmp_path / "b", "test")
     assert make_loader(data, "test", 2, Rng(0), labelled=True).count == 4
