@@ -6,12 +6,12 @@ This package imports the standard library only, so that `--help` prints at once.
 from __future__ import annotations
 
 import errno
-import os
 import sys
 from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import RunError, Stopped, UserError, exit_code, nearest
+from ..streams import OutputLost, guarded
 from ..text import one_line
 from . import files, launches, runs
 from .parser import Commands
@@ -29,16 +29,21 @@ COMMANDS: Commands = runs.COMMANDS | launches.COMMANDS | files.COMMANDS
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0 success, 1 a run that cannot continue, 2 a user's mistake.
 
-    A run that a signal stopped returns 128 + the signal's number. A bug keeps its traceback.
+    A run that a signal stopped returns 128 + the signal's number. A bug keeps its traceback. A closed or full standard
+    output ends the commands whose product it is (0 for a closed one), and none that does work.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    with guarded():
+        return _run(words)
+
+
+def _run(words: list[str]) -> int:
     try:
         code = _dispatch(words)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # the reader of the output, such as head, has exited
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except OutputLost as error:
+        return 0 if error.broken_pipe else _complain(RunError(str(error)))
     except (UserError, RunError, Stopped) as error:
         return _complain(error)
     except OSError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files import named_file
+from ..streams import output_is_optional
 from .parser import Commands, parser_of
 
 
@@ -19,6 +20,7 @@ def _report(rest: list[str]) -> int:
     file = named_file("-o", given.file) if given.file else given.directory / "report.html"
     from ..report.page import keep_writing, write
 
+    output_is_optional()
     if given.watch:
         keep_writing(
             given.directory,
@@ -44,6 +46,7 @@ def _sync(rest: list[str]) -> int:
     given = parser.parse_args(rest)
     from ..tracking.sync import sync
 
+    output_is_optional()
     return sync(given.directory, given.watch)
 
 
@@ -57,6 +60,7 @@ def _dashboard(rest: list[str]) -> int:
     file = named_file("-o", given.file) if given.file else given.directory / "dashboard.json"
     from ..tracking.dashboard import dashboard
 
+    output_is_optional()
     return dashboard(given.directory, file)
 
 
@@ -122,6 +126,7 @@ def _write_betons(words: list[str]) -> int:
     from ..data.betons.origin import write_betons
     from ..data.betons.progress_bar import ProgressBar
 
+    output_is_optional()
     with ProgressBar() as on_progress:
         for path in write_betons(data, file, part, on_progress):
             print(path)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import UserError, nearest
+from ..streams import output_is_optional
 from .parser import Commands, parser_of
 
 
@@ -55,6 +56,8 @@ def _launch(rest: list[str]) -> int:
         raise UserError("out: missing; give out=DIR, a folder for the runs of this launch")
     from launch.submit import launch
 
+    if not given.dry_run:
+        output_is_optional()
     return launch(experiment, cluster, out or "DIR", others, only, given.retry_failed, given.dry_run)
 
 

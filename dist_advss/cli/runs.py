@@ -8,6 +8,7 @@ from functools import partial
 from ..config.commands import COMMANDS as RUNS
 from ..config.commands import trains
 from ..config.implementation import implementation
+from ..streams import output_is_optional
 from .parser import Commands, Parser, parser_of
 
 PLAN_EXAMPLE = "pretrain model=resnet50v2 data=cifar10 data.root=. train.batch_size=1024 engine=ddp gpu=h100 nodes=2"
@@ -36,6 +37,7 @@ def _run(command: str, rest: list[str]) -> int:
     if given.print:
         print(as_yaml(config), end="")
     else:
+        output_is_optional()
         with ends_on_signal():
             implementation(facts.run)(config)
     return 0

@@ -17,6 +17,7 @@ from dist_advss.config.inherit import configure
 from dist_advss.errors import STOP_SIGNALS, UNREACHABLE, RunError, Stopped, UserError
 from dist_advss.files import locked
 from dist_advss.runs import state
+from dist_advss.streams import guarded, output_is_optional
 
 from ..queue.environment import OF_TORCHRUN
 from ..stage import run_stage, shared
@@ -38,7 +39,9 @@ def main(words: list[str]) -> int:
     for variable in OF_TORCHRUN:  # left by a shell or a set-up file; they would win over Slurm's own
         os.environ.pop(variable, None)
     place = find(Path(directory), name)
-    return run_rank(place) if what == "rank" else end_of_job(place, int(code[0]))
+    with guarded():
+        output_is_optional()  # a full disk under the log ends nothing
+        return run_rank(place) if what == "rank" else end_of_job(place, int(code[0]))
 
 
 def run_rank(place: Allocation) -> int:
