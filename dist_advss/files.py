@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import json
 import os
 import stat
@@ -76,22 +77,43 @@ def named_file(option: str, file: Path) -> Path:
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Writes `path` atomically: after a crash or on a full disk, the old file is still there. `write(file)` fills the new one.
 
+    Removes the temporary files that killed processes left of `path`.
     Raises RunError with one line when the disk is full or the folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with _open_locked(temporary) as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            os.replace(temporary, path)
         sync_folder(path.parent)
+        remove_leftovers(path.parent, glob.escape(path.name))
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
         raise RunError(f"{path}: could not be written ({_reason(error)}); an older file there is unchanged") from error
     finally:
         with contextlib.suppress(OSError):  # it exists only after an error
             temporary.unlink()
+
+
+def _open_locked(temporary: Path) -> BinaryIO:
+    """Opens a new file and locks it until it is closed, which shows other processes that it is still being written."""
+    while True:
+        file = temporary.open("wb")
+        with contextlib.suppress(OSError):  # a file system without locks: leftovers stay there
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink > 0:
+            return file
+        file.close()  # another process removed it just before it was locked
+
+
+def remove_leftovers(folder: Path, names: str = "*") -> None:
+    """Removes the temporary files in `folder` that killed processes left of files called `names`, a pattern."""
+    for leftover in folder.glob(f".{names}.[0-9]*.tmp"):
+        with contextlib.suppress(OSError), leftover.open("rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            leftover.unlink()
 
 
 def _reason(error: BaseException) -> str:

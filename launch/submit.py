@@ -11,6 +11,7 @@ from types import FrameType
 
 from dist_advss.config.paths import absolute
 from dist_advss.errors import Stopped, UserError, nearest
+from dist_advss.files import remove_leftovers
 from dist_advss.tracking.identity import run_id
 from dist_advss.training.folder import changes
 from dist_advss.training.interrupt import handled
@@ -54,6 +55,8 @@ def launch(
     with state.owner(directory):
         refuse_changes(directory, planned)
         _refuse_jobs(directory)
+        for folder in (directory, *(directory / name for name in planned.stages)):
+            remove_leftovers(folder)
         graph.store(directory, planned)
         for name, config in compositions(planned, directory).items():
             if config.get("tracking", {}).get("wandb", "disabled") != "disabled":  # a transfer has none

@@ -68,6 +68,7 @@ def run_unless_finished(
     """
     out = Path(config.out)
     if folder.finished_as_asked(out, config, config.split, files):
+        remove_partial(out)  # a process that was killed just after it wrote the result leaves them
         return out
     with init(config.device, config.threads, config.guard, find_place(), stacks=out / "stacks") as world:
         located = world.long_on_rank_zero(lambda: locate(config.data, config.split))

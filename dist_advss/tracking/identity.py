@@ -19,7 +19,7 @@ def run_id(folder: Path) -> str:
     path = folder / "wandb_id"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        fresh = folder / f".wandb_id.{secrets.token_hex(8)}.tmp"
+        fresh = folder / f".wandb_id.{os.getpid()}-{secrets.token_hex(8)}.tmp"
         fresh.write_text(secrets.token_hex(6))
         try:
             os.link(fresh, path)  # unlike a rename, it fails if another process was faster

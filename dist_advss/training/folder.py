@@ -15,7 +15,7 @@ from ..config.flags import says_where
 from ..config.paths import is_path, same_place
 from ..engines import World, find_place
 from ..errors import UserError
-from ..files import only_process, read_text, write_text
+from ..files import only_process, read_text, remove_leftovers, write_text
 from .checkpoint import file_of, states
 from .made_from import MadeFrom, load_weights, recorded, refuse_stale, refuse_to_resume, write
 
@@ -55,8 +55,7 @@ def claim(folder: Path, config: Any, made_from: MadeFrom, *, starts_over: bool =
         if before is not None and not starts_over:
             refuse_to_resume(folder, before, made_from)
         for place in (folder, folder / "checkpoints", folder / "samples"):
-            for leftover in place.glob(".*.[0-9]*.tmp"):  # left by a process that was killed while writing
-                leftover.unlink(missing_ok=True)
+            remove_leftovers(place)
         # A folder of an earlier version has no record, and gets one now.
         if before is None or (starts_over and (before.data, before.weights) != (made_from.data, made_from.weights)):
             before = made_from
