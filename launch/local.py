@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shlex
 import signal
@@ -100,7 +102,11 @@ class Local:
         log = directory / stage.name / "log.txt"
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
+            (log.parent / "state.json").unlink(missing_ok=True)
             with open_own(log, "a") as output:
+                # The child keeps the lock with its output. It shows that the child lives until state.json has its pid.
+                with contextlib.suppress(OSError):  # a file system without locks
+                    fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 output.write(f"$ {shlex.join(command)}\n")
                 output.flush()
                 start = output.tell()

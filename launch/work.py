@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dist_advss.errors import Stopped
-from dist_advss.runs.state import BROKEN, Status, finished, product, skipped, stale
+from dist_advss.runs.state import BROKEN, Status, finished, product, read, skipped, stale, write
 
 from . import state
 from .graph import Experiment
@@ -82,7 +82,16 @@ class Work:
     def _gone(self) -> dict[str, Status]:
         left = self._left_running()
         now = state.look(self.directory, self.experiment) if left else {}
-        return {name: now[name] for name in left if now[name].state != "running"}
+        return {name: self._recorded(name, now[name]) for name in left if now[name].state != "running"}
+
+    def _recorded(self, name: str, current: Status) -> Status:
+        """`current`. Writes the end of a finished stage whose launch was killed before it could."""
+        if current.state != "finished" or read(self.directory / name).state == "finished":
+            return current
+        result = product(self.directory, self.experiment.stages[name])
+        ended = replace(current, ended=result.stat().st_mtime)
+        write(self.directory / name, ended)
+        return ended
 
     def _skip_hopeless(self) -> None:
         for name in self._waiting():
@@ -114,6 +123,7 @@ class Work:
     def _announce_finished(self) -> None:
         for name in self._wanted():
             if self.states[name].state == "finished":
+                self._recorded(name, self.states[name])
                 self._print(name, "finished already")
             elif self.states[name].state == "running":
                 pid = self.states[name].pid

@@ -43,9 +43,9 @@ def run(words: Sequence[str], root: str, kill_at: int | None, log: str, environm
     sys.addaudithook(events.audit)
     sync = os.fsync
 
-    def counted(descriptor: int) -> None:
+    def counted(fd: Any) -> None:
         events.happened()
-        sync(descriptor)
+        sync(fd)
         events.happened()
 
     os.fsync = counted

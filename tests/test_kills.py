@@ -7,7 +7,6 @@ import multiprocessing
 import random
 import shutil
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -48,7 +47,8 @@ stages:
   report: {command: report}
 """
 # fmt: on
-NOT_COMPARED = ("time", "seconds", "images_per_s", "data_wait", "memory", "started", "ended", "pid", "born", "_runtime")
+NOT_COMPARED = {"time", "seconds", "images_per_s", "data_wait", "memory", "started", "ended", "pid", "born", "host"}
+NOT_COMPARED |= {"_runtime", "_timestamp"}  # of wandb's rows
 
 
 class Killer:

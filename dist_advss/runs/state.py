@@ -160,8 +160,12 @@ def process_lives(status: Status) -> bool:
 
 
 def alive(folder: Path, status: Status) -> bool:
-    """Whether a process works in the run folder: the one that started it, or whichever holds the folder's lock."""
-    return (status.state == "running" and process_lives(status)) or locked(folder / ".lock")
+    """Whether a process works in the run folder: the one that started it, or whichever holds the folder's lock.
+
+    A local launch that is killed as it starts a process may leave no pid. The process then holds the lock of its log.
+    """
+    started = status.state == "running" and process_lives(status)
+    return started or locked(folder / ".lock") or (status.pid is None and locked(folder / "log.txt"))
 
 
 def of_stage(directory: Path, stage: Stage, now: float, reader: Reader) -> Status:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dist_advss.runs.state import read
 from launch import state
 from launch.graph import Experiment, Stage, build
 from launch.local import Local
@@ -156,7 +157,10 @@ def test_a_child_does_not_get_the_terminals_ctrl_c(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "session").read_text() == "True"
 
 
-def test_a_stage_left_running_by_a_killed_launch_is_waited_for_and_not_started_twice(tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed", ["after it wrote the process down", "before that"])
+def test_a_stage_left_running_by_a_killed_launch_is_waited_for_and_not_started_twice(
+    tmp_path: Path, killed: str
+) -> None:
     patient = f"""
 with (folder / 'starts').open('a') as file: file.write('x')
 end = time.monotonic() + {PATIENCE}
@@ -168,10 +172,13 @@ while not (folder.parent / 'b' / 'result.json').exists() and time.monotonic() < 
     experiment = graph(a=(), b=(), c=("a",))
     abandoned = Local(1, 1, programs)
     abandoned.start(tmp_path, experiment.stages["a"])
+    if killed == "before that":
+        (tmp_path / "a" / "state.json").unlink()
     assert state.look(tmp_path, experiment)["a"].state == "running"
     work = run(tmp_path, experiment, Local(1, 1, programs))
     assert names(work) == {"a": "finished", "b": "finished", "c": "finished"}
     assert (tmp_path / "a" / "starts").read_text() == "x"
+    assert read(tmp_path / "a").state == "finished"
     abandoned.ended()
 
 

@@ -106,3 +106,25 @@ def test_folders_are_made_and_text_and_json_come_back(tmp_path: Path) -> None:
     content = {"ra": 56.25, "names": ["ü", None], "deep": {"n": 3}}
     write_json(tmp_path / "a" / "json", content)
     assert json.loads((tmp_path / "a" / "json").read_text()) == content
+
+
+def test_what_a_killed_process_left_of_a_file_is_removed_with_the_next_one(tmp_path: Path) -> None:
+    (tmp_path / ".file.4711.tmp").write_text("half")
+    (tmp_path / ".other.4711.tmp").write_text("half")
+    write_text(tmp_path / "file", "new")
+    assert names(tmp_path) == [".other.4711.tmp", "file"]
+
+
+def test_what_another_process_is_writing_stays(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+
+    def write_both(file: BinaryIO) -> None:
+        file.write(b"outer")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: 4711)
+            write_text(path, "inner")
+        assert path.read_text() == "inner"
+
+    write_whole(path, write_both)
+    assert path.read_text() == "outer"
+    assert names(tmp_path) == ["file"]
