@@ -123,10 +123,11 @@ class Partial:
                 )
         return empty.joined(parts)
 
-    def remove(self) -> None:
-        """Removes the files that `load` reads. Call it after the result is written."""
-        for file in self.out.glob(PARTIAL_FILE.format("*")):
-            file.unlink(missing_ok=True)
+
+def remove_partial(out: Path) -> None:
+    """Removes the files that a `Partial` saves. Call it after the result is written."""
+    for file in out.glob(PARTIAL_FILE.format("*")):
+        file.unlink(missing_ok=True)
 
 
 def until_stopped(loader: Loader, batch_size: int, world: World, interrupt: Interrupt) -> Iterator[Batch]:

@@ -30,7 +30,7 @@ from ..training import checkpoint, folder
 from ..training.interrupt import Interrupt
 from ..training.made_from import NO_CLASSES, Loaded, MadeFrom, digests, load_weights, refuse_changed_since
 from ..training.members import load_members, member_files
-from .by_image import Partial, origin_of, run_unless_finished, until_stopped
+from .by_image import Partial, origin_of, remove_partial, run_unless_finished, until_stopped
 from .rates import rates
 from .verdicts import Verdicts, judge_images, samples
 
@@ -110,7 +110,7 @@ def _evaluate(config: EvaluateConfig, located: Located, out: Path, world: World)
                 "seconds": round(time.monotonic() - started, 1),
             },
         )
-        saved.remove()
+        remove_partial(out)
 
 
 def checkpoint_files(config: EvaluateConfig) -> list[Path]:

@@ -37,7 +37,7 @@ from ..rng import Rng
 from ..training import checkpoint, folder
 from ..training.interrupt import Interrupt
 from ..training.made_from import NO_CLASSES, Loaded, MadeFrom, digests, load_weights, refuse_changed_since
-from .by_image import ByImage, Partial, judge_remaining, origin_of, run_unless_finished, until_stopped
+from .by_image import ByImage, Partial, judge_remaining, origin_of, remove_partial, run_unless_finished, until_stopped
 
 
 @dataclass
@@ -107,7 +107,7 @@ def _transfer(config: TransferConfig, located: Located, out: Path, world: World)
         rates = [[round(100 * float(rate), 4) for rate in row] for row in found.correct.mean(0, dtype=np.float64)]
         result = _result(config, names, rates, len(found), time.monotonic() - started)
         write_json(out / "result.json", result | {"made_from": made_from.as_record()})
-        saved.remove()
+        remove_partial(out)
 
 
 def _result(
