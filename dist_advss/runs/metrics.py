@@ -130,10 +130,20 @@ def _objects(content: bytes) -> tuple[list[dict[str, Any]], int]:
 
 
 def _parsed(line: bytes) -> Any:
+    """The JSON value of a line, None for a damaged one. A crash of the machine may leave zero bytes before a good line."""
     try:
-        return json.loads(line)
+        return json.loads(line.strip(b"\0 \t\r\n").decode())
     except (ValueError, RecursionError):
         return None
+
+
+def parse_line(line: bytes) -> dict[str, Any] | None:
+    """One line of metrics.jsonl with its kind, step and time; None for a damaged one."""
+    found = _parsed(line)
+    if not isinstance(found, dict) or not isinstance(found.get("kind"), str) or number(found.get("time")) is None:
+        return None
+    step = found.get("step")
+    return found if type(step) is int and 0 <= step < LARGEST else None
 
 
 def _by_column(lines: list[dict[str, Any]]) -> Lines:

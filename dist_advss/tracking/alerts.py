@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from ..runs.metrics import number
+
 COLLAPSE = 0.5  # fraction of the best RA so far
 WORTH = 10.0  # percent; a best RA below this cannot collapse
 STORM = 5  # sessions within STORM_SECONDS
@@ -30,6 +32,8 @@ class Alerts:
         return self._session(line) if line["kind"] == "session" else None
 
     def _validation(self, line: dict[str, Any]) -> str | None:
+        if any(number(line.get(name)) is None for name in ("epoch", "ta", "ra")):  # damaged
+            return None
         ra, best = line["ra"], self._best_ra
         self._best_ra = max(best, ra)
         was, self._collapsed = self._collapsed, best >= WORTH and ra < COLLAPSE * best

@@ -10,6 +10,7 @@ from typing import Any
 from ..config.schema import Tracking
 from ..errors import Stopped
 from ..files import write_whole
+from ..text import plural
 from . import session
 from .alerts import Alerts
 from .companion import Companion
@@ -27,7 +28,8 @@ class Log:
     def __init__(self, folder: Path, config: Tracking, tell: Callable[[str], None]) -> None:
         self._folder, self._config, self._tell = folder, config, tell
         self._file = MetricsFile(folder / "metrics.jsonl")
-        self._alerts = Alerts(read(folder / "metrics.jsonl"))
+        self._earlier = read(folder / "metrics.jsonl")
+        self._alerts = Alerts(self._earlier)
         self._companion: Companion | None = None
 
     def __enter__(self) -> Log:
@@ -50,8 +52,17 @@ class Log:
         if changes:
             write_whole(self._folder / "code.patch", lambda file: file.write(changes))
         self.write("session", step, **session.describe(command, world_size))
+        self._report_damage(step)
         if self._config.wandb != "disabled":
             self._companion = Companion(self._folder, self._config.wandb)
+
+    def _report_damage(self, step: int) -> None:
+        """Writes one event about damaged lines of metrics.jsonl, unless an earlier session reported the same ones."""
+        numbers = self._file.damaged
+        shown = ", ".join(map(str, numbers[:10])) + (", …" if len(numbers) > 10 else "")
+        text = f"metrics.jsonl: {plural(len(numbers), 'damaged line')} skipped (number {shown})"
+        if numbers and not any(line.get("text") == text for line in self._earlier):
+            self.event("damaged", step, text)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Writes one line, and an alert event if one is due. Raises RunError if the disk is full."""

@@ -11,10 +11,16 @@ from typing import Any
 
 from ..errors import RunError
 from ..files import open_own
+from ..runs.metrics import parse_line
+
+# Stands for a damaged line wherever lines are counted: wandb's own step is the number of a line.
+DAMAGED: dict[str, Any] = {"kind": "damaged"}
 
 
 class MetricsFile:
     """Appends lines, each with one unbuffered write. After a crash it cuts off a half-written last line.
+
+    Another damaged line stays in the file and is skipped. `damaged` holds the numbers of such lines, from 1.
 
     A resumed run repeats some steps with the same numbers. A "train" or "validation" line whose step is already in the
     file is not written again. `now` returns the time of a line (unix seconds).
@@ -22,12 +28,17 @@ class MetricsFile:
 
     def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
         self.path, self._now = path, now
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open_own(path, "ab", buffering=0)
-        _cut_half_line(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open_own(path, "ab", buffering=0)
+            _end_last_line(path)
+        except OSError as error:
+            raise RunError(f"{path}: could not be opened ({error.strerror}); move it away, then rerun") from error
+        lines = read(path)
+        self.damaged = [number for number, line in enumerate(lines, start=1) if line is DAMAGED]
         self._written = dict.fromkeys(("train", "validation"), -1)
-        for line in read(path):
-            if line.get("kind") in self._written:
+        for line in lines:
+            if line["kind"] in self._written:
                 self._written[line["kind"]] = max(self._written[line["kind"]], line["step"])
 
     def write(self, kind: str, step: int, **values: Any) -> dict[str, Any] | None:
@@ -53,7 +64,7 @@ class MetricsFile:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a metrics file; [] if there is no file."""
+    """The complete lines of a metrics file, `DAMAGED` for each damaged one; [] if there is no file."""
     return Tail(path).new()
 
 
@@ -64,7 +75,7 @@ class Tail:
         self.path, self._offset = path, 0
 
     def new(self) -> list[dict[str, Any]]:
-        """The complete lines since the last call. A half-written line is left for a later call."""
+        """The complete lines since the last call, `DAMAGED` for each damaged one. A half-written one is left for later."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self._offset)
@@ -73,7 +84,18 @@ class Tail:
             return []
         whole = content.rfind(b"\n") + 1
         self._offset += whole
-        return [json.loads(line) for line in content[:whole].split(b"\n") if line]
+        return [parse_line(line) or DAMAGED for line in content[:whole].split(b"\n") if line]
+
+
+def _end_last_line(path: Path) -> None:
+    """Completes a last line that lacks its line feed only, and cuts off a half-written one."""
+    content = path.read_bytes()
+    last = content[content.rfind(b"\n") + 1 :]
+    if parse_line(last):
+        with open_own(path, "ab", buffering=0) as file:
+            file.write(b"\n")
+    elif last:
+        _cut_half_line(path)
 
 
 def _cut_half_line(path: Path) -> None:

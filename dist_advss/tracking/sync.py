@@ -64,8 +64,13 @@ def _send(folder: Path, directory: Path) -> bool:
     lines = len(read(folder / "metrics.jsonl"))
     if before["lines"] == lines and before["result"] == finished:
         return True
-    (folder / "wandb").mkdir(exist_ok=True)
-    with open_own(folder / "wandb" / ".lock", "a") as lock, tempfile.TemporaryDirectory() as scratch:
+    try:
+        (folder / "wandb").mkdir(exist_ok=True)
+        lock = open_own(folder / "wandb" / ".lock", "a")
+    except OSError as error:
+        print(f"{name}: {folder / 'wandb'} cannot be written ({error.strerror})", flush=True)
+        return False
+    with lock, tempfile.TemporaryDirectory() as scratch:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

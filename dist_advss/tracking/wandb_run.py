@@ -98,7 +98,7 @@ class WandbRun:
                 self._run.config.update(self._facts(), allow_val_change=True)
             if line.get("event") in ALERTING and self.lines >= self._alerted:
                 title = f"{self.folder.name}: {line['event']}"[:63]
-                self._run.alert(title, line["text"], "ERROR")
+                self._run.alert(title, str(line.get("text")), "ERROR")
             self.new += self.lines >= self._first
             self.lines += 1
 
@@ -129,7 +129,9 @@ class WandbRun:
             "session": {k: v for k, v in self._sessions[-1].items() if k not in ("kind", "step", "time")},
             "sessions": len(self._sessions),
             "slurm_jobs": list(dict.fromkeys(entry["job"] for entry in slurm if "job" in entry)),
-            "nodes": list(dict.fromkeys([e["nodes"] for e in slurm if "nodes" in e] or [self._sessions[-1]["host"]])),
+            "nodes": list(
+                dict.fromkeys([e["nodes"] for e in slurm if "nodes" in e] or [self._sessions[-1].get("host")])
+            ),
         }
 
     def _settings(self, live: int | None, over: bool, finish_seconds: float) -> dict[str, Any]:
@@ -176,7 +178,9 @@ class WandbRun:
 
 def sent(folder: Path) -> dict[str, Any]:
     """What has arrived in wandb: the number of lines of metrics.jsonl, and whether the result is among them."""
-    return {"lines": 0, "result": False, **_json(folder / "wandb" / "sent.json")}
+    found = _json(folder / "wandb" / "sent.json")
+    lines = found.get("lines")
+    return {**found, "lines": lines if type(lines) is int else 0, "result": found.get("result") is True}
 
 
 def api_key() -> bool:
@@ -202,7 +206,7 @@ def _remove_offline(folder: Path) -> None:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
-        return found
-    except (OSError, ValueError):
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
         return {}
+    return found if isinstance(found, dict) else {}

@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from dist_advss.tracking import Meter, MetricsFile, read
+from dist_advss.config.schema import Tracking
+from dist_advss.errors import RunError
+from dist_advss.runs.metrics import parse
+from dist_advss.tracking import Log, Meter, MetricsFile, read
+from dist_advss.tracking.alerts import Alerts
+from dist_advss.tracking.rows import row
+from dist_advss.tracking.wandb_run import sent
 
 
 def write(path: Path, *steps: int, kind: str = "train", **values: float) -> None:
@@ -54,7 +60,7 @@ def test_a_file_that_is_not_there_has_no_lines(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "half", [b"{", b'{"kind": "train", "step": 4, "lo', b'{"kind": "train", "step": 4, "time": 1.0}']
+    "half", [b"{", b'{"kind": "train", "step": 4, "lo', b'{"kind": "train", "step": 4, "time": 1.', b"\0\0\0"]
 )
 def test_a_half_written_last_line_is_cut_off_and_its_step_written_again(path: Path, half: bytes) -> None:
     write(path, 1, 2, 3)
@@ -171,3 +177,87 @@ def test_time_is_the_clock_that_was_given(path: Path) -> None:
     file.write("event", 1)
     file.close()
     assert [line["time"] for line in read(path)] == [5.0, 6.0]
+
+
+def test_a_last_line_that_lacks_its_line_feed_only_is_kept(path: Path) -> None:
+    """As an editor may leave it."""
+    write(path, 1, 2, 3)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    write(path, 3, 4)
+    assert path.read_bytes().startswith(whole)
+    assert steps(path) == [1, 2, 3, 4]
+
+
+DAMAGE = {
+    "garbage": b"{garbage",
+    "half a line": b'{"kind": "train", "st',
+    "two halves": b'{"kind": "train", "st{"kind": "train", "step": 2, "time": 1.0}',
+    "zeros": b"\0" * 40,
+    "another encoding": '{"kind": "train", "step": 2, "time": 1.0}'.encode("utf-16"),
+    "Latin-1": b'{"kind": "event", "event": "start", "text": "\xe9", "step": 2, "time": 1.0}',
+    "no object": b"[1, 2]",
+    "no step": b'{"kind": "train", "time": 1.0}',
+    "a step that is no number": b'{"kind": "train", "step": "2", "time": 1.0}',
+    "a step out of range": b'{"kind": "train", "step": ' + b"9" * 30 + b', "time": 1.0}',
+    "digits without end": b'{"kind": "train", "step": 2, "time": ' + b"9" * 9999 + b"}",
+    "nested without end": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_line_stays_where_it_is_and_is_skipped_by_every_reader(path: Path, damage: str) -> None:
+    write(path, 1, 2)
+    path.write_bytes(path.read_bytes() + DAMAGE[damage] + b"\n")
+    write(path, 2, 3)
+    assert steps(path) == [1, 2, 3]
+    assert DAMAGE[damage] in path.read_bytes()
+    file = MetricsFile(path)
+    assert file.damaged == [3]
+    file.close()
+    lines = read(path)
+    assert len(lines) == 4  # wandb counts lines, so a damaged one has its number
+    assert Alerts(lines).see({"kind": "train", "step": 4}) is None
+    assert all(row(line) == {} for line in lines if line["kind"] == "damaged")
+
+
+def test_zero_bytes_before_a_good_line_do_not_damage_it(path: Path) -> None:
+    """As a file system may leave them after the machine has crashed."""
+    write(path, 1)
+    path.write_bytes(path.read_bytes() + b"\0" * 100 + b'{"kind": "train", "step": 2, "time": 1.0}\n')
+    assert steps(path) == [1, 2]
+    assert parse(path.read_bytes()).unreadable == 0
+
+
+def test_a_file_that_cannot_be_opened_is_one_line(path: Path) -> None:
+    path.mkdir(parents=True)
+    with pytest.raises(RunError, match=r"metrics\.jsonl: could not be opened \(Is a directory\)"):
+        MetricsFile(path)
+
+
+def log(folder: Path) -> list[str]:
+    """A session of a run, and the sentences that it told."""
+    told: list[str] = []
+    with Log(folder, Tracking(), told.append) as log:
+        log.begin(0, "pretrain")
+    return told
+
+
+def test_damage_is_reported_in_one_event_once(path: Path) -> None:
+    write(path, 1)
+    assert log(path.parent) == []
+    path.write_bytes(b"{garbage\n" + path.read_bytes() + b"more\n")
+    said = "metrics.jsonl: 2 damaged lines skipped (number 1, 4)"
+    assert log(path.parent) == [said]
+    assert said not in log(path.parent)
+    assert [line["text"] for line in read(path) if line.get("event") == "damaged"] == [said]
+    path.write_bytes(path.read_bytes() + b"\xff\n")
+    assert any("3 damaged lines" in text for text in log(path.parent))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"lines": "7"}', "\0", '{"lines": null, "result": 3}'])
+def test_a_damaged_record_of_what_wandb_received_counts_as_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "sent.json").write_text(content)
+    found = sent(tmp_path)
+    assert (found["lines"], found["result"]) == (0, False)
