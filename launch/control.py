@@ -54,10 +54,11 @@ def logs(directory: Path, stage: str, follow: bool, rank: int) -> int:
 
 def slurm_output(directory: Path, stage: str) -> Path | None:
     """The output of the batch shell of a stage's last job, from before Python starts; None if there is none."""
-    submission = slurm.Journal(directory).latest().get(stage)
-    if submission is None:
+    latest = slurm.Journal(directory).latest().get(stage)
+    if latest is None:
         return None
-    file = directory / slurm.FOLDER / "output" / f"{submission.job(stage)}_0_log.out"
+    submission, index = latest
+    file = directory / slurm.FOLDER / "output" / f"{submission.job(index)}_0_log.out"
     return file if file.is_file() and file.stat().st_size else None
 
 
@@ -73,9 +74,12 @@ def cancel(directory: Path, patterns: Sequence[str]) -> int:
         for stage in experiment.stages.values():
             if chosen & set(stage.needs):
                 chosen.add(stage.name)
-        live = {name: job for name, job in slurm.jobs(directory).items() if job.goes_on and name in chosen}
-        if live:
-            queue.cancel([job.id for job in live.values()])
+        jobs = slurm.jobs(directory)
+        live = {name: job for name, job in jobs.items() if job.goes_on and name in chosen}
+        for name, job in live.items():
+            if job.state == queue.ELSEWHERE:
+                raise UserError(f"{name}: {job.reason}; cancel it on a login node of that cluster")
+        queue.cancel(live.values())
     stopped = [
         name for name in experiment.stages if name in chosen and name not in live and _terminate(directory, name)
     ]

@@ -16,7 +16,7 @@ from dist_advss.runs.metrics import Reader
 from dist_advss.runs.state import BROKEN, Status, alive, finished, of_stage, read, skipped, stale
 
 from .graph import Experiment
-from .queue.slurm import Job
+from .queue.slurm import ELSEWHERE, Job
 
 
 def look(directory: Path, experiment: Experiment, jobs: Mapping[str, Job] | None = None) -> dict[str, Status]:
@@ -50,6 +50,8 @@ def look(directory: Path, experiment: Experiment, jobs: Mapping[str, Job] | None
 def _of_job(written: Status, job: Job) -> Status:
     """The status of a stage without a result, from its job."""
     known = replace(written, job=job.id, nodes=job.nodes or written.nodes)
+    if job.state == ELSEWHERE:  # it may run at any time, so it is not to be queued here
+        return replace(known, state="running" if written.state == "running" else "queued", error=job.reason, ended=None)
     if job.waits:
         return replace(known, state="queued", error=job.reason or None, ended=None)
     if job.goes_on:

@@ -84,7 +84,9 @@ def _back_to_the_queue(place: Allocation, why: str, said: dict[int, End], now: S
         return f"{why}; given up: {hopeless}"
     state.write(directory / name, replace(now, state="stopped", error=why))
     try:
-        listed = slurm.in_queue().get(place.job)
+        listed = slurm.queued([place.job.split("_")[0]]).get(place.job)
+        if listed is not None and listed.name != place.submission.name:
+            return f"{why}; not requeued, as job {place.job} is {listed.name} and not {place.submission.name}"
         if listed is not None and listed.state != "RUNNING":  # cancelled, or Slurm requeues it itself
             return None
         print(f"{name}: {why}; requeued", flush=True)

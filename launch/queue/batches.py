@@ -8,18 +8,23 @@ and their evaluations become three arrays. Each task starts as soon as its own p
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..graph import Stage
 from ..profile import Resources, Slurm
+from .limits import ARRAY
 
-LARGEST = 1000  # tasks of an array; Slurm's default for MaxArraySize is 1001
+Shape = tuple[tuple[str, ...], tuple[str, ...]]  # names of jobs, and of arrays, that a stage waits for
 
 
 @dataclass(frozen=True, order=True)
 class Ref:
-    """The task of a batch that runs a stage: the name of the batch and the array index, -1 where the batch is one job."""
+    """The task of a batch that runs a stage: the name of the batch and the array index.
+
+    The index is -1 where the batch is one job, and where every task of an array is meant.
+    """
 
     batch: str
     index: int = -1
@@ -46,21 +51,45 @@ class Batch:
         return ",".join([*parts, *(f"aftercorr:{ids[name]}" for name in self.beside)]) or None
 
 
-def plan(stages: Sequence[Stage], settings: Slurm, queued: Mapping[str, Ref]) -> list[Batch]:
+def plan(stages: Sequence[Stage], settings: Slurm, queued: Mapping[str, Ref], array_size: int = ARRAY) -> list[Batch]:
     """The batches for `stages` (each after the stages it needs), in the order in which to submit them.
 
-    `queued` holds the stages that are pending or running. A need that is in neither counts as finished.
+    `queued` holds the stages that are pending or running. A need that is in neither counts as finished. An array has at
+    most `array_size` tasks, with indices from 0 unless it has those of the array that it waits for.
     """
+    by_name = {stage.name: stage for stage in stages}
     tasks = dict(queued)
+    sizes: dict[str, int] = {}
     batches: list[Batch] = []
-    for group in _alike(stages, settings):
-        for members, after, beside in _arrays(group, tasks):
-            for cut in range(0, len(members), LARGEST):
-                part = dict(list(members.items())[cut : cut + LARGEST])
-                batch = _batch(part, after, beside, settings)
-                batches.append(batch)
-                tasks |= {stage: Ref(batch.name, index) for index, stage in batch.stages.items()}
+    for group in _alike(stages):
+        waits = {stage.name: _waits(stage, by_name, tasks, sizes) for stage in group}
+        for members, after, beside in _arrays(group, waits, array_size):
+            batch = _batch(members, after, beside, settings)
+            batches.append(batch)
+            sizes[batch.name] = len(batch.stages)
+            tasks |= {stage: Ref(batch.name, index) for index, stage in batch.stages.items()}
     return batches
+
+
+def _waits(
+    stage: Stage, planned: Mapping[str, Stage], tasks: Mapping[str, Ref], sizes: Mapping[str, int]
+) -> tuple[Ref, ...]:
+    """What a stage waits for, as few as possible, since a report may need thousands of stages.
+
+    A need that another need waits for is left out. All tasks of one array become that array. `sizes` holds the arrays of
+    this plan only, as some tasks of an older array may have failed.
+    """
+    further = [need for name in stage.needs if name in planned for need in planned[name].needs]
+    implied: set[str] = set()
+    while further:
+        name = further.pop()
+        if name not in implied:
+            implied.add(name)
+            further += planned[name].needs if name in planned else ()
+    refs = {tasks[need] for need in stage.needs if need in tasks and need not in implied}
+    counts = Counter(ref.batch for ref in refs)
+    whole = {batch for batch, count in counts.items() if count > 1 and count == sizes.get(batch)}
+    return tuple(sorted({Ref(ref.batch) if ref.batch in whole else ref for ref in refs}))
 
 
 def _batch(members: Mapping[int, Stage], after: Iterable[Ref], beside: Iterable[str], settings: Slurm) -> Batch:
@@ -80,7 +109,7 @@ def _batch(members: Mapping[int, Stage], after: Iterable[Ref], beside: Iterable[
     )
 
 
-def _alike(stages: Sequence[Stage], settings: Slurm) -> list[list[Stage]]:
+def _alike(stages: Sequence[Stage]) -> list[list[Stage]]:
     """Stages grouped by command and depth in the graph, the smallest depth first."""
     depth: dict[str, int] = {}
     groups: dict[tuple[int, str], list[Stage]] = {}
@@ -91,29 +120,39 @@ def _alike(stages: Sequence[Stage], settings: Slurm) -> list[list[Stage]]:
 
 
 def _arrays(
-    group: Sequence[Stage], tasks: Mapping[str, Ref]
-) -> list[tuple[dict[int, Stage], tuple[Ref, ...], tuple[str, ...]]]:
+    group: Sequence[Stage], waits: Mapping[str, tuple[Ref, ...]], size: int
+) -> Iterator[tuple[dict[int, Stage], tuple[Ref, ...], tuple[str, ...]]]:
     """Splits a group into arrays: (stages by index, what the whole array waits for, arrays to match index by index)."""
-    waits = {stage.name: tuple(sorted({tasks[need] for need in stage.needs if need in tasks})) for stage in group}
-    arrays = []
-    rest: list[Stage] = []
-    # aftercorr needs equal indices, so each stage takes the index of the one array task that it waits for
-    for shape in dict.fromkeys(_shape(waits[stage.name]) for stage in group):
-        alike = [stage for stage in group if _shape(waits[stage.name]) == shape]
-        indices = [{ref.index for ref in waits[stage.name] if ref.index >= 0} for stage in alike]
-        own = [next(iter(i)) for i in indices if len(i) == 1]
-        if shape[1] and len(own) == len(set(own)) == len(alike) > 1:
-            arrays.append((dict(zip(own, alike, strict=True)), tuple(Ref(name) for name in shape[0]), shape[1]))
-        else:
-            rest += alike
-    # the others form one array for each set of jobs that they wait for
-    for wait in dict.fromkeys(waits[stage.name] for stage in rest):
-        alike = [stage for stage in rest if waits[stage.name] == wait]
-        arrays.append((dict(enumerate(alike)), wait, ()))
-    return arrays
+    shapes: dict[Shape, list[Stage]] = {}
+    for stage in group:
+        shapes.setdefault(_shape(waits[stage.name]), []).append(stage)
+    rest: dict[tuple[Ref, ...], list[Stage]] = {}
+    # aftercorr needs equal indices, so each stage takes the index of the one array task that it waits for; a second stage
+    # behind the same task goes into a second array, unless there are fewer tasks than such arrays
+    for (jobs, arrays), alike in shapes.items():
+        layers: list[dict[int, Stage]] = []
+        depth: Counter[int] = Counter()
+        for stage in alike:
+            indices = {ref.index for ref in waits[stage.name] if ref.index >= 0}
+            index = indices.pop() if len(indices) == 1 else -1
+            if depth[index] == len(layers):
+                layers.append({})
+            layers[depth[index]][index] = stage
+            depth[index] += 1
+        paired = arrays and -1 not in depth and len(layers) <= len(depth)
+        for layer in layers:
+            if paired and len(layer) > 1:
+                yield layer, tuple(Ref(name) for name in jobs), arrays
+            else:
+                for stage in layer.values():
+                    rest.setdefault(waits[stage.name], []).append(stage)
+    # the others form arrays for each set of jobs that they wait for
+    for wait, alike in rest.items():
+        for start in range(0, len(alike), size):
+            yield dict(enumerate(alike[start : start + size])), wait, ()
 
 
-def _shape(waits: Iterable[Ref]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _shape(waits: Iterable[Ref]) -> Shape:
     """The names of the jobs and of the arrays that a stage waits for."""
     waits = list(waits)
     return (

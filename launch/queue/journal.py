@@ -23,7 +23,10 @@ FOLDER = "_slurm"  # a stage name cannot begin with an underscore
 
 @dataclass
 class Submission:
-    """One job or job array. `stages` by array index; a single job has the index -1. `id` is the job id once it is known."""
+    """One job or job array. `stages` by array index; a single job has the index -1. `id` is the job id once it is known.
+
+    `cluster` is Slurm's name of the cluster; None if it gave none, and in launch folders of the version before.
+    """
 
     name: str
     stages: dict[int, str]
@@ -31,11 +34,11 @@ class Submission:
     code: str
     settings: dict[str, Any]
     id: str | None = None
+    cluster: str | None = None
     void: bool = False
 
-    def job(self, stage: str) -> str:
-        """The job id of one stage, such as 17 or 18_3. Requires a known `id`."""
-        index = next(i for i, name in self.stages.items() if name == stage)
+    def job(self, index: int) -> str:
+        """The job id of the stage at an index, such as 17 or 18_3. Requires a known `id`."""
         assert self.id is not None
         return self.id if index < 0 else f"{self.id}_{index}"
 
@@ -62,8 +65,8 @@ class Journal:
             }
         )
 
-    def queued(self, name: str, job: str) -> None:
-        self._append({"event": "queued", "name": name, "id": job})
+    def queued(self, name: str, job: str, cluster: str | None) -> None:
+        self._append({"event": "queued", "name": name, "id": job, "cluster": cluster})
 
     def void(self, name: str) -> None:
         self._append({"event": "void", "name": name})
@@ -72,9 +75,10 @@ class Journal:
         """Intents that have neither a job id nor a void mark."""
         return [s for s in self.submissions.values() if s.id is None and not s.void]
 
-    def latest(self) -> dict[str, Submission]:
-        """The last submission of each stage that reached the queue, by stage."""
-        return {name: s for s in self.submissions.values() if s.id and not s.void for name in s.stages.values()}
+    def latest(self) -> dict[str, tuple[Submission, int]]:
+        """The last submission of each stage that reached the queue, and its array index there, by stage."""
+        reached = [s for s in self.submissions.values() if s.id and not s.void]
+        return {name: (submission, index) for submission in reached for index, name in submission.stages.items()}
 
     def _apply(self, line: dict[str, Any]) -> None:
         name = line["name"]
@@ -82,7 +86,7 @@ class Journal:
             stages = {int(index): stage for index, stage in line["stages"].items()}
             self.submissions[name] = Submission(name, stages, line["time"], line["code"], line["settings"])
         elif line["event"] == "queued":
-            self.submissions[name].id = line["id"]
+            self.submissions[name].id, self.submissions[name].cluster = line["id"], line.get("cluster")
         else:
             self.submissions[name].void = True
 

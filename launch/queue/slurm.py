@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dist_advss.errors import RunError
@@ -16,8 +16,12 @@ from dist_advss.errors import RunError
 from .environment import without_job
 
 TIMEOUT_S = 60  # of one command
+AT_ONCE = 500  # ids in one command line
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 GOING = ("RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
+
+
+ELSEWHERE = "ELSEWHERE"  # our word for the state of a job of another cluster
 
 
 class NoAnswer(RunError):
@@ -40,8 +44,8 @@ class Job:
 
     @property
     def goes_on(self) -> bool:
-        """Pending, running or in between: it has not ended."""
-        return self.state in WAITING or self.state in GOING
+        """Pending, running or in between: it has not ended, as far as one can know here."""
+        return self.state in (*WAITING, *GOING, ELSEWHERE)
 
 
 @dataclass(frozen=True)
@@ -78,29 +82,54 @@ def complaint(text: str) -> str:
     return "; ".join(dict.fromkeys(lines)) or "it failed without an error message"
 
 
-def jobs(ids: Iterable[str]) -> dict[str, Job]:
-    """These jobs (17, or 18_3 for an array task), by id, without those that Slurm no longer knows. Raises NoAnswer."""
-    wanted = set(ids)
-    if not wanted:
-        return {}
-    found = {id: job for id, job in in_queue().items() if id in wanted}
-    missing = wanted - set(found)
-    return found | {id: job for id, job in _ended(missing).items() if id in missing}
+def jobs(wanted: Mapping[str, str]) -> dict[str, Job]:
+    """The jobs with these ids (17, or 18_3 for an array task) and names, by id, if Slurm still knows them. Raises NoAnswer.
+
+    Slurm gives an id again when its counter starts anew, so a job with the id and another name is not the one that is meant.
+    """
+    bases = sorted({id.split("_")[0] for id in wanted}, key=int)
+    found: dict[str, Job] = {}
+    for start in range(0, len(bases), AT_ONCE):
+        found |= _named(wanted, queued(bases[start : start + AT_ONCE]))
+    missing = sorted({id.split("_")[0] for id in wanted if id not in found}, key=int)
+    for start in range(0, len(missing), AT_ONCE):
+        found = _named(wanted, _ended(missing[start : start + AT_ONCE])) | found
+    return found
+
+
+def _named(wanted: Mapping[str, str], found: Mapping[str, Job]) -> dict[str, Job]:
+    return {id: job for id, job in found.items() if wanted.get(id) == job.name}
+
+
+def queued(ids: Sequence[str]) -> dict[str, Job]:
+    """The jobs and array tasks with these numbers that are pending or running or ended recently, by id. Raises NoAnswer."""
+    try:
+        return _listed(f"--jobs={','.join(ids)}")
+    except NoAnswer as error:
+        if "Invalid job id" in str(error):  # none of them is in the queue
+            return {}
+        raise
 
 
 def in_queue() -> dict[str, Job]:
     """Every job of this user that is pending or running or ended recently, by id. Raises NoAnswer."""
-    text = ask("squeue", "--me", "--array", "--noheader", "--states=all", "--format=%i|%j|%T|%r|%N")
+    return _listed("--me")
+
+
+def _listed(which: str) -> dict[str, Job]:
+    """The jobs that squeue lists with the option `which`. With SLURM_CLUSTERS it names the cluster in a line of its own."""
+    text = ask("squeue", which, "--array", "--noheader", "--states=all", "--format=%i|%j|%T|%r|%N")
     found = {}
     for line in text.splitlines():
         id, name, state, reason, nodes = (line.strip().split("|") + [""] * 5)[:5]
-        found[id] = Job(id, name, state, "" if reason == "None" else reason, nodes)
+        if name:
+            found[id] = Job(id, name, state, "" if reason == "None" else reason, nodes)
     return found
 
 
 def named(name: str) -> str | None:
     """The id of the job or array with this name, from squeue or sacct; None if neither lists it. Raises NoAnswer."""
-    found = {job.id for job in in_queue().values() if job.name == name}
+    found = set(_listed(f"--name={name}"))
     if not found:
         try:
             text = ask(
@@ -118,16 +147,14 @@ def named(name: str) -> str | None:
     return min((id.split("_")[0] for id in found), default=None)
 
 
-def _ended(ids: set[str]) -> dict[str, Job]:
-    if not ids:
-        return {}
-    arrays = ",".join(sorted({id.split("_")[0] for id in ids}))
+def _ended(ids: Sequence[str]) -> dict[str, Job]:
+    """The jobs and array tasks with these numbers that have ended, by id."""
     try:
         text = ask(
-            "sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={arrays}", "--format=JobID,JobName,State,NodeList"
+            "sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={','.join(ids)}", "--format=JobID,JobName,State,NodeList"
         )  # fmt: skip
     except NoAnswer:
-        return _remembered(arrays.split(","))
+        return _remembered(ids)
     found = {}
     for line in text.splitlines():
         id, name, state, nodes = (line.split("|") + [""] * 4)[:4]
@@ -179,9 +206,13 @@ def _minutes(limit: str) -> int | None:
     return int(days or 0) * 1440 + hours * 60 + minutes
 
 
-def cancel(ids: Sequence[str]) -> None:
-    """Cancels these jobs, pending or running. Raises NoAnswer."""
-    ask("scancel", *ids)
+def cancel(jobs: Iterable[Job]) -> None:
+    """Cancels these jobs, pending or running. Slurm compares the names too. Raises NoAnswer."""
+    ids: dict[str, list[str]] = {}
+    for job in jobs:
+        ids.setdefault(job.name, []).append(job.id)
+    for name, alike in ids.items():
+        ask("scancel", f"--name={name}", *alike)
 
 
 def requeue(id: str, without: str | None = None) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,7 +15,7 @@ from dist_advss.config.commands import trains
 from dist_advss.config.schema import TrainConfig
 from dist_advss.errors import RunError, UserError, nearest
 from dist_advss.files import write_text
-from dist_advss.runs.state import BROKEN, Status, why_skipped
+from dist_advss.runs.state import BROKEN, Status, read, why_skipped
 
 from .. import state
 from ..experiment import configurations
@@ -26,6 +26,7 @@ from .batches import Batch, Ref
 from .environment import for_sbatch
 from .forecast import as_job, forecast
 from .journal import FOLDER, Journal
+from .limits import ARRAY, Limits, cluster_name, limits
 from .slurm import Job, Partition
 
 IN_FLIGHT = 5.0  # seconds until an sbatch whose launcher was killed has reached the queue, or never will
@@ -53,7 +54,8 @@ def refuse_impossible(directory: Path, experiment: Experiment, wanted: set[str],
         if there:
             _refuse_too_much(settings, command, there)
     _refuse_unshared_batches(directory, experiment, stages, settings)
-    _try(directory, batches.plan(stages, settings, {}), settings)
+    planned = batches.plan(stages, settings, {}, limits(settings).array)
+    refuse_what_slurm_rejects(directory, planned, settings)
 
 
 def _refuse_too_much(settings: Slurm, command: str, there: Sequence[Partition]) -> None:
@@ -106,11 +108,24 @@ def look(directory: Path, experiment: Experiment) -> dict[str, Status]:
 
 
 def jobs(directory: Path) -> dict[str, Job]:
-    """The last job of each stage that was queued from this folder; FORGOTTEN if Slurm does not list it. Raises NoAnswer."""
+    """The last job of each stage that was queued from this folder. Raises NoAnswer.
+
+    Its state is FORGOTTEN if Slurm does not list a job of that id and name, ELSEWHERE if it is a job of another cluster.
+    """
     latest = Journal(directory).latest()
-    ids = {stage: submission.job(stage) for stage, submission in latest.items()}
-    known = slurm.jobs(ids.values())
-    return {stage: known.get(id) or Job(id, latest[stage].name, "FORGOTTEN") for stage, id in ids.items()}
+    if not latest:
+        return {}
+    here = cluster_name()
+    last = {}
+    for stage, (submission, index) in latest.items():
+        job = Job(submission.job(index), submission.name, "FORGOTTEN")
+        ended = read(directory / stage).state in ("finished", "failed")
+        if here and submission.cluster not in (None, here) and not ended:
+            reason = f"job {job.id} belongs to cluster {submission.cluster}, and this is {here}"
+            job = replace(job, state=slurm.ELSEWHERE, reason=reason)
+        last[stage] = job
+    known = slurm.jobs({job.id: job.name for job in last.values() if job.state != slurm.ELSEWHERE})
+    return {stage: job if job.state == slurm.ELSEWHERE else known.get(job.id, job) for stage, job in last.items()}
 
 
 def submit(
@@ -122,16 +137,19 @@ def submit(
     RunError if Slurm refuses a job; the jobs before it stay queued.
     """
     journal = Journal(directory)
-    recover_intents(journal)
+    cluster = limits(settings)
+    recover_intents(journal, cluster.cluster)
     states = look(directory, experiment)
     todo = to_do(experiment, states, wanted, retry_failed)
     latest = journal.latest()
     places = {
-        stage: Ref(latest[stage].name, next(i for i, s in latest[stage].stages.items() if s == stage))
+        stage: Ref(latest[stage][0].name, latest[stage][1])
         for stage, current in states.items()
         if current.state in ("queued", "running") and stage in latest
     }
-    planned = batches.plan(todo, settings, places)
+    planned = batches.plan(todo, settings, places, cluster.array)
+    refuse_too_many(planned, cluster)
+    refuse_what_slurm_rejects(directory, planned, settings)
     code = snapshot.take(directory) if planned else None
     ids = {s.name: s.id for s in journal.submissions.values() if s.id}
     for batch in planned:
@@ -151,12 +169,26 @@ def submit(
             raise RunError(
                 f"{', '.join(batch.stages.values())}: not queued: {error}. Run the same command again to resume."
             ) from error
-        journal.queued(batch.name, ids[batch.name])
+        journal.queued(batch.name, ids[batch.name], cluster.cluster)
         _say(batch, ids)
     return _summarise(directory, experiment, wanted, states, todo, planned)
 
 
-def recover_intents(journal: Journal) -> None:
+def refuse_too_many(planned: Sequence[Batch], cluster: Limits) -> None:
+    """Raises UserError if the cluster does not let the user queue as many jobs. Each task of an array counts. Raises NoAnswer."""
+    new = sum(len(batch.stages) for batch in planned)
+    if not new or new <= min(cluster.jobs.values(), default=new) // 2:  # then it is not worth a look at the queue
+        return
+    there = sum(job.goes_on for job in slurm.in_queue().values())
+    for name, most in cluster.jobs.items():
+        if there + new > most:
+            raise UserError(
+                f"cluster: {new:,} stages are to be queued and {there:,} of your jobs are in the queue, but {name} allows "
+                f"{most:,}; nothing was queued; launch in parts with --only PATTERN"
+            )
+
+
+def recover_intents(journal: Journal, cluster: str | None) -> None:
     """Completes or voids the intents of a launcher that was killed, by the job's name in the queue. Raises NoAnswer."""
     for submission in journal.open():
         time.sleep(max(0.0, IN_FLIGHT - max(0.0, time.time() - submission.time)))
@@ -164,7 +196,7 @@ def recover_intents(journal: Journal) -> None:
         if id is None:
             journal.void(submission.name)
         else:
-            journal.queued(submission.name, id)
+            journal.queued(submission.name, id, cluster)
             print(f"{submission.name}: queued by an earlier launch as job {id}")
 
 
@@ -199,12 +231,12 @@ def sbatch(file: Path, settings: Slurm, lock: TextIO | None = None) -> str:
     return done.stdout.strip().split(";")[0]
 
 
-def _try(directory: Path, planned: Sequence[Batch], settings: Slurm) -> None:
-    """Checks one job of each command with `sbatch --test-only`. Raises UserError."""
-    kinds = {batch.command: batch for batch in planned}
+def refuse_what_slurm_rejects(directory: Path, planned: Sequence[Batch], settings: Slurm) -> None:
+    """Checks every batch with `sbatch --test-only`, once for those that differ in names only. Raises UserError."""
+    different = {(batch.command, tuple(batch.stages)): batch for batch in planned}
     with tempfile.TemporaryDirectory() as folder:
-        for batch in kinds.values():
-            alone = dataclasses.replace(batch, after=(), beside=())
+        for batch in different.values():
+            alone = replace(batch, after=(), beside=())
             file = Path(folder) / "job.sh"
             file.write_text(script.text(directory, alone, settings, Path(folder), {}))
             done = subprocess.run(
@@ -216,7 +248,7 @@ def _try(directory: Path, planned: Sequence[Batch], settings: Slurm) -> None:
 
 def dry_run(directory: Path, experiment: Experiment, wanted: set[str], settings: Slurm) -> None:
     """Prints every script that a launch into an empty folder would submit, and its estimates. Writes nothing."""
-    planned = batches.plan([s for s in experiment.stages.values() if s.name in wanted], settings, {})
+    planned = batches.plan([s for s in experiment.stages.values() if s.name in wanted], settings, {}, ARRAY)
     code = snapshot.describe(directory)
     ids = {batch.name: f"ID{number}" for number, batch in enumerate(planned, 1)}
     for batch in planned:

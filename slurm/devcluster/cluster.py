@@ -31,11 +31,15 @@ class CannotRun(Exception):
 
 
 class DevCluster:
-    """The devcluster in `folder`, running or not. With `tied`, its daemons end with the process that started them."""
+    """The devcluster in `folder`, running or not. With `tied`, its daemons end with the process that started them.
 
-    def __init__(self, folder: Path, tied: bool = False) -> None:
+    `more` are further lines for slurm.conf, such as those of a site that is to be tried.
+    """
+
+    def __init__(self, folder: Path, tied: bool = False, more: str = "") -> None:
         self.folder = folder.absolute()
         self._tied = tied
+        self._more = more
 
     @property
     def environment(self) -> dict[str, str]:
@@ -92,7 +96,7 @@ class DevCluster:
         self._password = secrets.token_hex(16)
         _private(self.folder / "munge" / "munge.key", secrets.token_bytes(128))
         _private(self.folder / "database.sql", configuration.database_sql(self._password).encode())
-        place.slurm_conf.write_text(configuration.slurm_conf(place))
+        place.slurm_conf.write_text(configuration.slurm_conf(place) + self._more)
         _private(
             place.slurm_conf.with_name("slurmdbd.conf"), configuration.slurmdbd_conf(place, self._password).encode()
         )

@@ -74,7 +74,10 @@ class FakeSlurm:
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "jobs.json"
-        self.file.write_text(json.dumps({"next": 1, "jobs": {}, "broken": [], "calls": []}))
+        config = {"ClusterName": "fake", "MaxArraySize": "1001", "MaxJobCount": "10000"}
+        self.file.write_text(
+            json.dumps({"next": 1, "jobs": {}, "broken": [], "calls": [], "config": config, "limits": {}})
+        )
 
     @property
     def content(self) -> dict[str, Any]:
@@ -96,6 +99,15 @@ class FakeSlurm:
             content["jobs"][id] |= {"state": state, "nodes": nodes}
         self.file.write_text(json.dumps(content))
 
+    def configures(self, **values: str) -> None:
+        """These lines of `scontrol show config` are other ones from now on."""
+        content = self.content
+        self.file.write_text(json.dumps(content | {"config": content["config"] | values}))
+
+    def limits(self, **rows: list[str]) -> None:
+        """What `sacctmgr show ENTITY` prints."""
+        self.file.write_text(json.dumps(self.content | {"limits": rows}))
+
     def breaks(self, *programs: str) -> None:
         """These commands do not answer from now on."""
         self.file.write_text(json.dumps(self.content | {"broken": list(programs)}))
@@ -103,10 +115,10 @@ class FakeSlurm:
 
 @pytest.fixture
 def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    """sbatch, squeue, sacct, scancel, scontrol and sinfo are those of fake_slurm/slurm."""
+    """sbatch, squeue, sacct, sacctmgr, scancel, scontrol and sinfo are those of fake_slurm/slurm."""
     folder = tmp_path / "fake_slurm"
     folder.mkdir()
-    for name in ("sbatch", "squeue", "sacct", "scancel", "scontrol", "sinfo"):
+    for name in ("sbatch", "squeue", "sacct", "scancel", "scontrol", "sinfo", "sacctmgr"):
         (folder / name).symlink_to(Path(__file__).parent / "fake_slurm" / "slurm")
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_SLURM", str(folder))

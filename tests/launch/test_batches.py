@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from launch.graph import Stage
 from launch.profile import Resources, Slurm
 from launch.queue.batches import Batch, Ref, plan
@@ -32,7 +34,7 @@ def test_chains_side_by_side_become_arrays_whose_members_wait_for_their_own_pred
         ({0: "f2", 1: "f3"}, "aftercorr:1"),
         ({-1: "e1"}, "afterok:2"),
         ({0: "e2", 1: "e3"}, "aftercorr:3"),
-        ({-1: "r"}, "afterok:4:5_0:5_1"),
+        ({-1: "r"}, "afterok:4:5"),
     ]
 
 
@@ -64,10 +66,72 @@ def test_two_stages_behind_the_same_member_are_no_pair_of_arrays() -> None:
     assert shown(plan(stages, Slurm(), {"p": Ref("array", 1)})) == [({0: "f2", 1: "f3"}, "afterok:88_1")]
 
 
-def test_large_arrays_are_cut_where_slurm_would_refuse_them() -> None:
-    found = plan([stage(f"p{n}", "pretrain") for n in range(1500)], Slurm(), {})
-    assert [len(batch.stages) for batch in found] == [1000, 500]
-    assert max(found[1].stages) == 1499 - 500 or max(found[1].stages) < 1500
+def test_two_stages_behind_each_task_are_two_arrays_and_many_behind_few_tasks_are_an_array_for_each_task() -> None:
+    firsts = [stage(f"p{n}", "pretrain") for n in range(3)]
+    two = [stage(f"f{n}{x}", "finetune", f"p{n}") for n in range(3) for x in "ab"]
+    assert shown(plan([*firsts, *two], Slurm(), {}))[1:] == [
+        ({0: "f0a", 1: "f1a", 2: "f2a"}, "aftercorr:1"),
+        ({0: "f0b", 1: "f1b", 2: "f2b"}, "aftercorr:1"),
+    ]
+    many = [stage(f"f{n}{x}", "finetune", f"p{n}") for n in range(2) for x in "abc"]
+    assert shown(plan([*firsts[:2], *many], Slurm(), {}))[1:] == [
+        ({0: "f0a", 1: "f0b", 2: "f0c"}, "afterok:1_0"),
+        ({0: "f1a", 1: "f1b", 2: "f1c"}, "afterok:1_1"),
+    ]
+    uneven = [*two, stage("f1c", "finetune", "p1")]
+    assert shown(plan([*firsts, *uneven], Slurm(), {}))[3:] == [({-1: "f1c"}, "afterok:1_1")]
+
+
+@pytest.mark.parametrize(("size", "parts"), [(1001, [1001, 499]), (1000, [1000, 500]), (600, [600, 600, 300])])
+def test_large_arrays_are_cut_at_the_size_that_slurm_allows_each_with_indices_from_zero(
+    size: int, parts: list[int]
+) -> None:
+    found = plan([stage(f"p{n}", "pretrain") for n in range(1500)], Slurm(), {}, size)
+    assert [list(batch.stages) for batch in found] == [list(range(part)) for part in parts]
+    assert [name for batch in found for name in batch.stages.values()] == [f"p{n}" for n in range(1500)]
+
+
+def test_an_array_behind_a_cut_one_is_cut_at_the_same_place_and_shares_its_indices() -> None:
+    stages = [stage(f"p{n}", "pretrain") for n in range(5)] + [stage(f"f{n}", "finetune", f"p{n}") for n in range(5)]
+    assert shown(plan(stages, Slurm(), {}, 3)) == [
+        ({0: "p0", 1: "p1", 2: "p2"}, None),
+        ({0: "p3", 1: "p4"}, None),
+        ({0: "f0", 1: "f1", 2: "f2"}, "aftercorr:1"),
+        ({0: "f3", 1: "f4"}, "aftercorr:2"),
+    ]
+
+
+def test_a_cluster_without_arrays_gets_jobs() -> None:
+    stages = [stage("p0", "pretrain"), stage("p1", "pretrain"), stage("f1", "finetune", "p1")]
+    assert shown(plan(stages, Slurm(), {}, 1)) == [({-1: "p0"}, None), ({-1: "p1"}, None), ({-1: "f1"}, "afterok:2")]
+
+
+def test_a_report_about_thousands_of_stages_waits_for_a_few_arrays() -> None:
+    many = range(3000)
+    stages = [stage(f"p{n}", "pretrain") for n in many] + [stage(f"f{n}", "finetune", f"p{n}") for n in many]
+    report = stage("r", "report", *(s.name for s in stages))
+    found = plan([*stages, report], Slurm(), {})
+    waits = shown(found)[-1][1] or ""
+    assert sorted(waits.split(":")) == [
+        "4",
+        "5",
+        "6",
+        "afterok",
+    ]  # the three arrays of fine-tunings, which wait for the pre-trainings themselves
+    assert [len(batch.stages) for batch in found] == [1001, 1001, 998] * 2 + [1]
+
+
+def test_an_array_that_is_queued_already_is_waited_for_task_by_task() -> None:
+    """Another of its tasks, which is not needed, may have failed."""
+    stages = [stage("r", "report", "a", "b")]
+    assert shown(plan(stages, Slurm(), {"a": Ref("array", 0), "b": Ref("array", 1)}))[0][1] == "afterok:88_0:88_1"
+
+
+def test_a_need_is_implied_only_by_a_stage_that_will_run() -> None:
+    """The stage between is finished, but what it needs runs again."""
+    assert shown(plan([stage("r", "report", "p", "f")], Slurm(), {"p": Ref("old")}))[0][1] == "afterok:77"
+    between = [stage("f", "finetune", "p"), stage("r", "report", "p", "f")]
+    assert shown(plan(between, Slurm(), {"p": Ref("old")})) == [({-1: "f"}, "afterok:77"), ({-1: "r"}, "afterok:1")]
 
 
 def test_names_are_used_once() -> None:

@@ -105,6 +105,17 @@ def test_a_job_that_slurm_has_cancelled_or_requeued_itself_is_left_alone(place: 
     assert not requeued(fake_slurm)
 
 
+def test_a_job_of_another_name_is_not_requeued(place: Allocation, fake_slurm: Any) -> None:
+    """As when the id in the environment is that of the job in which the launch was made."""
+    content = fake_slurm.content
+    content["jobs"][JOB]["name"] = "interactive"
+    fake_slurm.file.write_text(json.dumps(content))
+    said(place, "stopped", "stopped")
+    assert end_of_job(place, 0) == 1
+    assert not requeued(fake_slurm)
+    assert "job 7 is interactive and not s-1" in (state.read(place.directory / "s").error or "")
+
+
 def test_there_is_an_end_to_requeues(place: Allocation, fake_slurm: Any) -> None:
     said_place = Allocation(**{**place.__dict__, "restart": 2})
     said(said_place, "stopped", "stopped")

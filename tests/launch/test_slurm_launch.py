@@ -14,9 +14,11 @@ from dist_advss.live.glance import row
 from dist_advss.runs import state
 from dist_advss.runs.state import Status
 from launch.graph import stored
+from launch.profile import Slurm
 from launch.queue import slurm as queue
 from launch.queue import submission as slurm
 from launch.queue.journal import Journal
+from launch.queue.limits import Limits, limits
 from launch.status import read
 from launch.submit import launch
 
@@ -114,7 +116,7 @@ def test_an_intent_without_an_answer_is_looked_up_by_its_name(
     monkeypatch.setattr(slurm, "IN_FLIGHT", 0.0)
     on_slurm(chain, tmp_path, only=["p1_finetune"])
     journal = Journal(tmp_path / "out")
-    name = journal.latest()["p1_finetune"].name
+    name = journal.latest()["p1_finetune"][0].name
     lines = journal.file.read_text().splitlines()[:-1]  # as if the launcher had been killed before it wrote the id
     if not reached:
         lines[0] = lines[0].replace(name, "p1_finetune-never")
@@ -226,3 +228,128 @@ def test_the_code_that_jobs_run_is_a_copy(chain: str, tmp_path: Path, fake_slurm
     assert f"export PYTHONPATH={copy}" in fake_slurm.jobs["1"]["script"]
     for file in ("dist_advss/cli/__init__.py", "launch/job/task.py", "configs/pretrain.yaml"):
         assert (copy / file).read_bytes() == (repository / file).read_bytes()
+
+
+def test_a_job_that_has_got_the_id_of_an_earlier_one_is_left_alone(
+    chain: str, tmp_path: Path, fake_slurm: Any, capsys: Any
+) -> None:
+    """Slurm's counter starts anew after a reset, so job 2 may be another launch's."""
+    on_slurm(chain, tmp_path)
+    content = fake_slurm.content
+    content["jobs"]["2"] |= {"name": "p3_pretrain-ffffffff", "state": "RUNNING", "nodes": "node3"}
+    fake_slurm.file.write_text(json.dumps(content))
+    assert states(tmp_path)["p3_pretrain"] == "died"
+    assert main(["cancel", str(tmp_path / "out"), "p3_pretrain"]) == 0
+    assert fake_slurm.jobs["2"]["state"] == "RUNNING"
+    assert {id for id, job in fake_slurm.jobs.items() if job["state"] == "CANCELLED"} == {"3", "5"}
+    assert main(["attach", str(tmp_path / "out"), "p3_pretrain"]) == 2
+    assert on_slurm(chain, tmp_path) == 0
+    assert [job["name"].rpartition("-")[0] for job in fake_slurm.jobs.values()][5:] == [
+        "p3_pretrain",
+        "p3_finetune",
+        "p3_evaluate",
+    ]
+
+
+def test_a_job_of_another_cluster_is_not_taken_for_one_of_this_nor_queued_twice(
+    chain: str, tmp_path: Path, fake_slurm: Any, capsys: Any
+) -> None:
+    """Two clusters see one disk. Both have a job 2."""
+    on_slurm(chain, tmp_path)
+    finish(tmp_path, "p1_finetune", fake_slurm)
+    state.write(tmp_path / "out" / "p1_finetune", Status("finished"))
+    fake_slurm.configures(ClusterName="other")
+    assert states(tmp_path) == dict.fromkeys(IDS, "queued") | {"p1_finetune": "finished"}
+    shown = row(read(tmp_path / "out", 0.0).runs["p3_pretrain"], 0.0)
+    assert shown.note == "job 2 belongs to cluster fake, and this is other"
+    assert on_slurm(chain, tmp_path) == 0
+    assert len(fake_slurm.jobs) == 5
+    capsys.readouterr()
+    assert main(["cancel", str(tmp_path / "out")]) == 2
+    assert "p3_pretrain: job 2 belongs to cluster fake, and this is other" in capsys.readouterr().err
+    assert fake_slurm.calls("scancel") == []
+
+
+def test_a_launch_folder_of_the_version_before_names_no_cluster(chain: str, tmp_path: Path, fake_slurm: Any) -> None:
+    on_slurm(chain, tmp_path)
+    journal = Journal(tmp_path / "out").file
+    journal.write_text(journal.read_text().replace(', "cluster": "fake"', ""))
+    assert "cluster" not in journal.read_text()
+    fake_slurm.end("2", state="RUNNING")
+    assert states(tmp_path)["p3_pretrain"] == "running"
+
+
+def test_one_s_own_jobs_are_asked_for_by_number(chain: str, tmp_path: Path, fake_slurm: Any) -> None:
+    on_slurm(chain, tmp_path)
+    states(tmp_path)
+    (call,) = [call for call in fake_slurm.calls("squeue") if any(word.startswith("--jobs") for word in call)]
+    assert "--jobs=1,2,3,4,5" in call
+
+
+MANY = "stages: {'p_{n}': {matrix: {n: [0, 1, 2, 3, 4]}, command: pretrain, overrides: ['seed={n}']}, r: {command: report}}"
+
+
+def test_arrays_are_as_large_as_the_cluster_allows(write: Any, tmp_path: Path, fake_slurm: Any) -> None:
+    fake_slurm.configures(MaxArraySize="3")
+    assert on_slurm(write(MANY), tmp_path) == 0
+    assert list(fake_slurm.jobs) == ["1_0", "1_1", "1_2", "2_0", "2_1", "3"]
+    assert sorted(fake_slurm.jobs["3"]["dependency"].split(":")) == ["1", "2", "afterok"]
+
+
+@pytest.mark.parametrize(
+    ("configuration", "array"),
+    [
+        ({}, 1001),
+        ({"MaxArraySize": "50"}, 50),
+        ({"MaxArraySize": "0"}, 1),
+        ({"SchedulerParameters": "bf_interval=2,max_array_tasks=20"}, 20),
+        ({"MaxArraySize": "10", "SchedulerParameters": "max_array_tasks=20"}, 10),
+    ],
+)
+def test_the_size_of_an_array_comes_from_the_cluster(
+    configuration: dict[str, str], array: int, fake_slurm: Any
+) -> None:
+    fake_slurm.configures(**configuration)
+    assert limits(Slurm()).array == array
+
+
+def test_without_scontrol_the_defaults_of_slurm_hold(fake_slurm: Any) -> None:
+    fake_slurm.breaks("scontrol")
+    assert limits(Slurm()) == Limits(None, 1001, {})
+
+
+@pytest.mark.parametrize(
+    ("configuration", "rows", "said"),
+    [
+        ({"MaxJobCount": "7"}, {}, r"6 stages are to be queued and 2 of your jobs are in the queue, but MaxJobCount allows 7"),
+        ({"AccountingStorageEnforce": "associations,limits"}, {"associations": ["5", "7"]}, "MaxSubmitJobs of your account allows 7"),
+        ({"AccountingStorageEnforce": "limits"}, {"qos": ["6"]}, "MaxSubmitJobsPerUser of qos high allows 6"),
+    ],
+)  # fmt: skip
+def test_more_stages_than_the_cluster_takes_are_refused_before_the_first_is_queued(
+    configuration: dict[str, str], rows: dict[str, list[str]], said: str, write: Any, chain: str, tmp_path: Path, fake_slurm: Any
+) -> None:  # fmt: skip
+    assert launch(chain, "slurm", tmp_path / "before", only=["p1_evaluate"]) == 0
+    fake_slurm.configures(**configuration)
+    fake_slurm.limits(**rows)
+    with pytest.raises(UserError, match=said):
+        on_slurm(write(MANY), tmp_path, "cluster.qos=high")
+    assert len(fake_slurm.jobs) == 2
+    assert on_slurm(write(MANY), tmp_path, "cluster.qos=high", only=["p_[0-2]"]) == 0
+
+
+@pytest.mark.parametrize("rows", [{}, {"associations": ["", "3"]}, {"associations": []}, {"qos": [""]}])
+def test_an_account_without_a_limit_has_none(rows: dict[str, list[str]], fake_slurm: Any) -> None:
+    fake_slurm.configures(AccountingStorageEnforce="limits", MaxJobCount="")
+    fake_slurm.limits(**rows)
+    assert limits(Slurm(qos="high")).jobs == {}
+
+
+def test_every_batch_is_tried_before_the_first_is_queued(write: Any, tmp_path: Path, fake_slurm: Any) -> None:
+    """Once for those that differ in names only."""
+    fake_slurm.configures(MaxArraySize="3")
+    assert on_slurm(write(MANY), tmp_path) == 0
+    tried = ["--test-only" in call for call in fake_slurm.calls("sbatch")]
+    assert (
+        tried == [True] * 6 + [False] * 3
+    )  # arrays of three and of two tasks, the report; before the folder is made, then again

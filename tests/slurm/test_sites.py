@@ -8,12 +8,15 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from launch.profile import Slurm
 from launch.queue import slurm as queue
+from launch.queue.journal import Journal
+from launch.queue.limits import limits, of_accounting
 from launch.queue.snapshot import PACKAGES
 from slurm.devcluster.cluster import DevCluster
 from tests.slurm.conftest import PATIENCE, Launch, slurm_command
@@ -90,7 +93,58 @@ def test_a_launch_from_a_task_of_an_array_has_jobs_of_its_own(
     assert states["struck"].state == "finished", launched.story()
     assert states["struck"].job == job and len(resumed_at(launched, "struck")) == 1, launched.story()
     assert "rank 0 of 4" in launched.log("struck")
-    ended = queue.jobs([f"{parent}_0", f"{parent}_1"])
+    ended = queue.jobs(dict.fromkeys([f"{parent}_0", f"{parent}_1"], "wrap"))
     assert {done.state for done in ended.values()} == {"COMPLETED"}
     starts = [line for line in (tmp_path / "parent-1.txt").read_text().splitlines() if line.startswith("job ")]
     assert starts == [f"job {job}: struck  [2 x 2 tasks]"]
+
+
+@pytest.fixture
+def small_arrays(devcluster: DevCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A cluster of its own, as slurmctld reads MaxArraySize once."""
+    own = DevCluster(tmp_path / "small", tied=True, more="MaxArraySize=4\n")
+    own.start()
+    for name, value in own.environment.items():
+        monkeypatch.setenv(name, value)
+    yield
+    own.stop()
+
+
+def test_arrays_have_the_size_that_the_cluster_allows(
+    launch: Callable[..., Launch], small_arrays: None, closed: None
+) -> None:
+    assert limits(Slurm()).array == 4
+    text = """
+stages:
+  "p_{n}": {matrix: {n: [0, 1, 2, 3, 4, 5, 6]}, command: pretrain, overrides: [attack=none, "seed={n}"]}
+  "f_{n}": {matrix: {n: [0, 1, 2, 3, 4, 5, 6]}, command: finetune, overrides: [attack=none, "init=@p_{n}"]}
+  r: {command: report}
+"""
+    launched = launch(text, "cluster.pretrain.nodes=1", "cluster.pretrain.gpus_per_node=1")
+    assert launched.run() == 0
+    names = [(job.name.rpartition("-")[0], id.partition("_")[2]) for id, job in queue.in_queue().items() if job.waits]
+    expected = [(name, str(n)) for name in ("pretrains", "finetunes") for n in (0, 1, 2, 3, 0, 1, 2)]
+    assert sorted(names) == sorted([*expected, ("r", "")])
+    waits = slurm_command("squeue", "--noheader", "--name=" + queue_name(launched, "r"), "--format=%E")
+    assert waits.count("afterok") == 2, waits  # the two arrays of fine-tunings
+    assert launched.run() == 0
+    assert sum(job.waits for job in queue.in_queue().values()) == 15
+
+
+def queue_name(launched: Launch, stage: str) -> str:
+    return Journal(launched.directory).latest()[stage][0].name
+
+
+def test_submit_limits_are_read_as_sacctmgr_prints_them(devcluster: DevCluster) -> None:
+    for words in (
+        ["account", "lab"],
+        ["user", "root", "account=lab", "MaxSubmitJobs=30"],
+        ["qos", "short", "MaxSubmitJobsPerUser=5"],
+    ):
+        slurm_command("sacctmgr", "--immediate", "add", *words)
+    assert of_accounting(Slurm(account="lab"), "devcluster") == {"MaxSubmitJobs of your account": 30}
+    assert of_accounting(Slurm(account="lab", qos="short"), "devcluster") == {
+        "MaxSubmitJobs of your account": 30,
+        "MaxSubmitJobsPerUser of qos short": 5,
+    }
+    assert of_accounting(Slurm(account="lab", qos="normal"), "elsewhere") == {}
