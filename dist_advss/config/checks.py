@@ -39,7 +39,7 @@ def check(command: str, config: Any) -> None:
     # Several commands share these keys.
     _check_out(config.out)
     check_data(config.data)
-    if COMMANDS[command].labelled is not False:
+    if COMMANDS[command].labelled or COMMANDS[command].classifiers:
         check_classes(command, config.data)
     if hasattr(config, "attack"):
         _check_attack(config)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 CHUNK = 64  # files decoded by one task of the thread pool
-NAMED = 10  # unreadable files that a message names
+NAMED = 5  # unreadable files that a message names
 
 Failure = tuple[Path, str]  # a file that cannot be read, and the reason
 
@@ -121,13 +121,15 @@ def original(file: Path, max_side: int, channels: int) -> Bytes:
 
 def _open(file: Path, channels: int) -> Image.Image:
     """The decoded image as a viewer shows it, grey or RGB. Raises Unreadable."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     from .image_modes import formats, shown_as
 
     try:
         with Image.open(file, formats=formats()) as opened:
             return shown_as(opened, channels)
+    except UnidentifiedImageError as error:
+        raise Unreadable([(file, "unknown format")]) from error
     except Exception as error:  # Pillow's decoders raise many types of errors for damaged bytes
         reason = printable(" ".join(str(error).split())[:200]) or type(error).__name__
         raise Unreadable([(file, reason)]) from error

@@ -9,7 +9,8 @@ import torch
 
 from ..config.schema import Data
 from ..errors import UserError
-from .image_set import ImageSet, Integers, Source
+from .image_files import Unreadable
+from .image_set import Bytes, ImageSet, Integers, Source
 from .sets.fingerprint import Files
 from .sets.sources import read
 from .sets.stage import staged
@@ -79,11 +80,26 @@ def rows_of(data: Data, split: str, labelled: bool, labels: Integers) -> Integer
 
 def _gather(source: Source, rows: Integers) -> ImageSet:
     return ImageSet(
-        torch.from_numpy(source.pixels(rows)),
+        torch.from_numpy(_pixels(source, rows)),
         torch.from_numpy(source.labels[rows]),
         torch.from_numpy(rows.astype(np.int64)),
         source.classes,
     )
+
+
+def _pixels(source: Source, rows: Integers) -> Bytes:
+    """The images at positions `rows`. Raises Unreadable."""
+    try:
+        return source.pixels(rows)
+    except Unreadable as error:
+        # The same run reads the held-out images next, so their unreadable files are named too.
+        rest = np.setdiff1d(np.arange(len(source.labels)), rows)
+        if len(rest) <= len(rows):
+            try:
+                source.pixels(rest)
+            except Unreadable as other:
+                raise Unreadable(sorted(error.failures + other.failures)) from error
+        raise
 
 
 def _check_not_empty(data: Data, train: int, held_out: int) -> None:

@@ -77,7 +77,8 @@ def _transfer(config: TransferConfig, located: Located, out: Path, world: World)
         sources.append(source)
     now = MadeFrom(images, digests(sources))
     rng = Rng(config.seed, "evaluation")
-    loaded = partial(make_loader, located, config.split, 1, rng, labelled=True, first=config.data.limit)
+    labelled = any(isinstance(judged.model, Classify) for judged in models.values())
+    loaded = partial(make_loader, located, config.split, 1, rng, labelled=labelled, first=config.data.limit)
     loader = world.long_work(lambda: loaded(device=world.device, rank=world.rank, world_size=world.size))
 
     def judged(batch: Batch) -> Matrix:

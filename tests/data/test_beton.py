@@ -240,3 +240,20 @@ def test_without_a_folder_each_source_has_one_of_its_own_in_the_cache(
 def test_a_missing_beton_whose_source_is_not_here_is_one_line(tmp_path: Path) -> None:
     data = Data(name="cifar10", beton=str(tmp_path), loader="ffcv")
     assert "data.root: missing" in complaint(lambda: find_beton(data, "train"))
+
+
+@pytest.mark.parametrize("size", [32, 128])
+def test_all_unreadable_files_are_named_and_no_beton_is_left(tmp_path: Path, size: int) -> None:
+    image = Image.new("RGB", (size, size))
+    for number in range(600):  # more than two chunks
+        file = tmp_path / "train" / "ab"[number % 2] / f"{number:03}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if number % 100 == 50:
+            file.write_bytes(b"no image")
+        else:
+            image.save(file)
+    data = Data(name="folder", root=str(tmp_path), size=size, classes=2)
+    text = complaint(lambda: write_betons(data, tmp_path / "betons", "train"))
+    assert text.startswith("6 images cannot be read, such as ")
+    assert not list((tmp_path / "betons").glob("*.beton"))
+    assert not list((tmp_path / "betons").glob(".*.tmp"))

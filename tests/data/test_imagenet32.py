@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from dist_advss.config.schema import Data
+from dist_advss.data.betons.beton import open_beton
 from dist_advss.data.betons.write import write_beton
 from dist_advss.data.sets.fingerprint import find_files
 from dist_advss.data.sets.imagenet32 import BATCHES
@@ -196,6 +197,8 @@ def test_labels_that_count_from_0_or_from_1_are_recognised(
     for part in ("train", "test"):  # the test part has no extremes, so the training part decides
         labels = np.concatenate([fake.labels[name] for name in BATCHES[part]])
         assert np.array_equal(read(data, part).labels, labels - first)
+        write_beton(data, part, tmp_path / "beton", find_files(data, part))
+        assert np.array_equal(open_beton(tmp_path / "beton").labels, labels - first)
     assert read(data, "train").classes == [str(k) for k in range(1, 1001)]
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dist_advss.config.schema import Data
-from dist_advss.data import ImageSet, load, load_data
+from dist_advss.data import ImageSet, load, load_data, make_loader, notes
 from dist_advss.data.image_set import Source
 from dist_advss.errors import UserError
+from dist_advss.rng import Rng
 
 MINI = Data(name="fashion_mini", size=28, channels=1)
 
@@ -141,3 +145,44 @@ def test_more_labels_than_images_are_refused() -> None:
 def test_an_unknown_split_is_a_fault_of_the_program() -> None:
     with pytest.raises(ValueError, match="none of"):
         load_data(MINI, "dev", labelled=True)
+
+
+@pytest.mark.parametrize(
+    ("keys", "split", "expected"),
+    [
+        ({"limit": 2}, "train", "data.limit=2: leaves 1 of 3 classes without training images: rare"),
+        ({"limit": 2}, "test", "data.limit=2: leaves 1 of 3 classes without test images: rare"),
+        ({}, "validation", "data.validation=0.1: leaves 1 of 3 classes without held-out images: rare"),
+        ({"validation": 0.5}, "validation", ""),
+        ({}, "train", ""),
+    ],
+)
+def test_classes_that_a_split_leaves_out_are_named_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], keys: dict[str, Any], split: str, expected: str
+) -> None:
+    for part, counts in (("train", (30, 12, 3)), ("test", (3, 3, 3))):
+        for name, count in zip(("common", "middle", "rare"), counts, strict=True):
+            for number in range(count):
+                file = tmp_path / part / name / f"{number}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (8, 8)).save(file)
+    data = Data(name="folder", root=str(tmp_path), size=8, classes=3, loader="memory", **keys)
+    notes.say.cache_clear()
+    for labelled in (True, True, False):
+        make_loader(data, split, 1, Rng(0, "train"), labelled=labelled)
+    assert capsys.readouterr().err == (f"{expected}\n" if expected else "")
+
+
+def test_fewer_labels_than_classes_are_refused(half_labelled: Data) -> None:
+    with pytest.raises(UserError, match=r"data\.labels=1: fewer than one label for each of the 2 classes"):
+        load_data(replace(half_labelled, classes=None, labels=1), "train", labelled=True)
+
+
+def test_unreadable_files_among_the_held_out_images_are_named_with_the_others(tmp_path: Path) -> None:
+    for number in range(40):
+        file = tmp_path / "train" / "ab"[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"no image")
+    data = Data(name="folder", root=str(tmp_path), size=8, classes=2)
+    with pytest.raises(UserError, match=r"^40 images cannot be read, such as "):
+        load_data(data, "train", labelled=True)

@@ -20,6 +20,7 @@ from dist_advss.data.image_set import NoSuchPart
 from dist_advss.data.located import ffcv_missing
 from dist_advss.data.sets.sources import read
 from dist_advss.errors import UserError
+from dist_advss.evaluation.transfer import transfer
 from dist_advss.training.run import finetune, pretrain
 
 COUNT = 50
@@ -96,6 +97,9 @@ def test_pre_training_and_then_fine_tuning_on_labels(flat: Path, labelled: Path,
     pretrain(configure("pretrain", [*words, "objective=rotation", f"data.root={flat}", f"out={tmp_path / 'pre'}"]))
     assert result(tmp_path / "pre")["loader"] == loader
     assert torch.isfinite(torch.tensor(result(tmp_path / "pre")["last"]["ta"]))
+    words = [f"sources=[{tmp_path / 'pre'}]", "split=validation", "attack=fgsm", f"data.loader={loader}"]
+    transfer(configure("transfer", [*words, f"out={tmp_path / 'transfer'}"]))
+    assert result(tmp_path / "transfer")["n"] == 10
     words = [*TINY, "data=folder", f"data.root={labelled}", "data.classes=2", f"init={tmp_path / 'pre'}"]
     finetune(configure("finetune", [*words, f"out={tmp_path / 'fine'}"]))
     assert result(tmp_path / "fine")["transferred"]["matched"] == result(tmp_path / "fine")["transferred"]["total"]
