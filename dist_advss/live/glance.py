@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 BARS = "▁▂▃▄▅▆▇█"
 MARKS = {
     "finished": "●",
+    "stale": "✗",
     "running": "◐",
     "queued": "◌",
     "stopped": "■",
@@ -30,6 +31,7 @@ MARKS = {
 }
 COLOURS = {
     "finished": "green",
+    "stale": "yellow",
     "running": "cyan",
     "queued": "magenta",
     "stopped": "yellow",
@@ -40,6 +42,7 @@ URGENT = (
     "running",
     "failed",
     "died",
+    "stale",
     "stopped",
     "queued",
     "waiting",

@@ -30,7 +30,7 @@ def per_class(launch: Launch, rows: list[Row]) -> PerClass | None:
     full = full_names(rows)
     table: dict[str, dict[str, float]] = {}  # class, then stage
     for row in rows:
-        by_class = _ra_by_class(launch.runs[row.evaluation])
+        by_class = _ra_by_class(launch.runs[row.evaluation]) if row.state == "finished" else {}
         for name, ra in by_class.items():
             table.setdefault(name, {})[row.evaluation] = ra
         if by_class:

@@ -16,7 +16,7 @@ TAIL_BYTES = 64 * 1024  # read from the end of a log
 
 @dataclass(frozen=True)
 class Failure:
-    """A stage that failed or was stopped.
+    """A stage that failed or was stopped, or whose result is stale.
 
     why:   the reason in one line
     file:  its log, a path in the run folder; "" without one
@@ -30,9 +30,9 @@ class Failure:
 
 
 def failures(launch: Launch) -> list[Failure]:
-    """The stages that failed, died or were stopped, except the report."""
-    runs = [run for run in launch.runs.values() if run.command != "report" and run.state in ENDED]
-    return [Failure(run, _why(run), *last_lines(run)) for run in runs]
+    """The stages that failed, died, were stopped or are stale, except the report."""
+    runs = [run for run in launch.runs.values() if run.command != "report" and run.state in (*ENDED, "stale")]
+    return [Failure(run, _why(run), *(last_lines(run) if run.state in ENDED else ("", []))) for run in runs]
 
 
 def _why(run: Run) -> str:

@@ -176,7 +176,7 @@ def _evaluations(launch: Launch) -> pd.DataFrame:
 def _per_class(runs: list[Run]) -> pd.DataFrame:
     rows = []
     for run in runs:
-        entries = run.result.get("per_class")
+        entries = run.result.get("per_class") if run.state == "finished" else None
         for entry in entries if isinstance(entries, list) else []:
             if isinstance(entry, dict):
                 rows.append({"stage": run.stage, **entry})

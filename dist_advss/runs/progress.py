@@ -49,7 +49,12 @@ def epochs(run: Run) -> tuple[float, float] | None:
 
 
 def rate(run: Run, name: str) -> float | None:
-    """An evaluation's "ta" or "ra" in percent; a training's at its best validation RA, before its end at the last one."""
+    """An evaluation's "ta" or "ra" in percent; a training's at its best validation RA, before its end at the last one.
+
+    None for a stale run: the number is not that of the weights that are there now.
+    """
+    if run.state == "stale":
+        return None
     value = number(run.result.get(name))
     if value is None:
         value = number(lookup(run.result, f"best_ra.{name}"))
@@ -81,7 +86,7 @@ def elapsed(run: Run, now: float) -> float | None:
     start = status.started if status.started is not None else run.started
     if run.state == "running" and start is not None:
         return max(0.0, now - start)
-    if run.state != "finished" and status.started is not None:
+    if run.state not in ("finished", "stale") and status.started is not None:
         end = status.ended or run.last_sign or status.started
         return max(0.0, end - status.started)
     return run.seconds()

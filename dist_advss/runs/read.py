@@ -30,9 +30,9 @@ class Run:
     status:    its state, and what the launcher or Slurm wrote about it
     config:    {} where there is none; `planned` where it was derived from the experiment, before the run has started
     started:   time of the first line of metrics, unix seconds; last_sign: of the last line
-    made_from: the record of its images and weights; {} before it starts, and for a run of an earlier version
     problems:  sentences about damaged files and about why the run ended without a result
     requeues:  how often Slurm has restarted its job
+    made_from: the record of its images and weights; {} before it starts, and for a run of an earlier version
     """
 
     stage: str
@@ -43,12 +43,12 @@ class Run:
     planned: bool
     metrics: Metrics
     result: dict[str, Any]
-    made_from: dict[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     started: float | None = None
     last_sign: float | None = None
     requeues: int = 0
+    made_from: dict[str, Any] = field(default_factory=dict)
 
     @property
     def state(self) -> State:
@@ -64,7 +64,8 @@ class Run:
     def with_status(self, status: Status, requeues: int = 0) -> Run:
         """A copy of this run in another state, such as that of its Slurm job."""
         others = tuple(problem for problem in self.problems if problem != self.status.error)
-        problems = (*others, status.error) if status.state in (*ENDED, *BROKEN) and status.error else others
+        bad = status.state in (*ENDED, *BROKEN, "stale")
+        problems = (*others, status.error) if bad and status.error else others
         return replace(self, status=status, problems=problems, requeues=requeues)
 
 
@@ -83,10 +84,12 @@ class Launch:
 
     def with_statuses(self, statuses: Mapping[str, Status], requeues: Mapping[str, int]) -> Launch:
         """A copy of this launch with these states and numbers of requeues, both by stage."""
-        runs = {
-            stage: run.with_status(statuses[stage], requeues.get(stage, 0)) if stage in statuses else run
-            for stage, run in self.runs.items()
-        }
+        runs = dict(self.runs)
+        for stage, run in self.runs.items():
+            status = statuses.get(stage, run.status)
+            if run.state == "stale" and status.state in ("finished", "failed"):  # as a launcher calls it
+                status = replace(status, state="stale", error=status.error or run.status.error)
+            runs[stage] = run.with_status(status, requeues.get(stage, run.requeues))
         return replace(self, runs=runs)
 
 
@@ -112,7 +115,9 @@ def read(directory: Path, now: float, reader: Reader | None = None) -> Launch:
     if not runs:
         raise UserError(f"{directory}: holds no run folder (one with {', '.join(OF_A_RUN)}); give a launch folder")
     name = experiment(root).get("name")
-    return Launch(root, str(name) if name else root.name, runs)
+    from .stale import marked  # it needs this module
+
+    return marked(Launch(root, str(name) if name else root.name, runs))
 
 
 def read_run(path: Path, now: float, reader: Reader | None = None) -> Run:

@@ -6,6 +6,7 @@
 | queued | Slurm has its job and has not started it |
 | running | its process lives |
 | finished | has its result |
+| stale | has a result that was made from other weights than its source run has now |
 | stopped | a signal ended it after it saved; the same command resumes it |
 | failed | ended with an error; `launch --retry-failed` tries it again |
 | died | its process is gone without a result or an error; the next launch resumes it |
@@ -28,8 +29,18 @@ from ..files import locked, read_text, write_json
 from .folders import is_run, last_writes, lookup, mapping
 from .metrics import Metrics, Reader, number
 
-State = Literal["waiting", "queued", "running", "finished", "stopped", "failed", "died", "skipped"]
-STATES: tuple[State, ...] = ("finished", "running", "queued", "stopped", "failed", "died", "skipped", "waiting")
+State = Literal["waiting", "queued", "running", "finished", "stale", "stopped", "failed", "died", "skipped"]
+STATES: tuple[State, ...] = (
+    "finished",
+    "stale",
+    "running",
+    "queued",
+    "stopped",
+    "failed",
+    "died",
+    "skipped",
+    "waiting",
+)
 UNDER_WAY = ("running", "queued")
 BROKEN = ("failed", "died", "skipped")  # stages that need such a one are skipped
 ENDED = ("stopped", "failed", "died")  # without a result
@@ -143,7 +154,7 @@ def changed_weights(folder: Path, later: tuple[Path, ...] = ()) -> str | None:
         if place != launch.name or not is_run(launch / run) or launch / run in (*later, folder):
             continue
         now = lookup(mapping(launch / run / "result.json", []), f"{Path(name).stem}.weights")
-        if now is not None and now != digest:
+        if isinstance(now, str) and isinstance(digest, str) and now != digest:
             return f"{run}/checkpoints/{name} had digest {digest}, now {now}"
         before = changed_weights(launch / run, (*later, folder))
         if before is not None:

@@ -37,7 +37,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Row:
-    """One evaluation. TA, RA and n are None until it has finished.
+    """One evaluation. TA, RA and n are None until it has finished, and if it is stale.
 
     recipe:            how the model was trained
     variant:           what tells its recipe from the others of its method: "schedule.lr=0.05"; "" where there is one
@@ -176,7 +176,7 @@ def _cells(row: Row, name: str) -> tuple[str, str, str, str]:
 
 def _row(run: Run, launch: Launch) -> Row:
     tuned = finetune_of(run, launch)
-    n = number(run.result.get("n"))
+    n = number(run.result.get("n")) if run.state == "finished" else None
     together = lookup(run.config, "model.name") == "ensemble" and not lookup(run.config, "checkpoint")
     attack = run.result.get("attack") or lookup(run.config, "attack")
     recipe = recipe_of(members_of(run, launch) if together else [tuned] if tuned else [], launch)
@@ -207,6 +207,8 @@ def _norm(attack: dict[str, object]) -> str:
 
 
 def _rate(run: Run, name: str) -> Rate | None:
+    if run.state != "finished":
+        return None
     value, interval = number(run.result.get(name)), run.result.get(f"{name}_interval")
     if value is None:
         return None

@@ -108,7 +108,9 @@ def test_what_came_of_weights_that_were_replaced_has_failed(
     (tmp_path / "launch" / "experiment.yaml").write_text(json.dumps({"stages": planned(experiment)}))
     shown = read(tmp_path / "launch", time.time()).runs
     assert {name: shown[name].state for name in ("pre", "tuned", "judged")} == {
-        name: expected[name] for name in ("pre", "tuned", "judged")
+        "pre": "finished",
+        "tuned": "stale",
+        "judged": "stale",
     }
     assert any("other weights" in problem for problem in shown["judged"].problems)
 

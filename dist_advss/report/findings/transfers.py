@@ -63,7 +63,7 @@ class Transfer:
 def transfers(launch: Launch) -> list[Transfer]:
     """One for each transfer run with a result. A result whose rates do not fit its names is left out."""
     finished = []
-    runs = [run for run in launch.runs.values() if run.result.get("kind") == "transfer"]
+    runs = [run for run in launch.runs.values() if run.result.get("kind") == "transfer" and run.state == "finished"]
     variants = variants_of(launch) if runs else {}
     for run in runs:
         sources, targets, ra = (run.result.get(name) for name in ("sources", "targets", "ra"))
