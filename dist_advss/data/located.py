@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from ..config.schema import Data
 from ..errors import RunError, UserError
 from .betons.beton import Beton
-from .betons.origin import find_beton, source_here
+from .betons.origin import NoFolder, find_beton, source_here
 from .identity import Identity, identity_of_beton, identity_of_files
 from .sets.fingerprint import Files, find_parts
 
@@ -47,7 +47,7 @@ def locate(data: Data, split: str) -> Located:
     source = source_here(data, part)
     try:
         beton = open_or_write(data, part, source)
-    except RunError as error:  # the disk is full, or no folder can be written
+    except (RunError, NoFolder) as error:  # the disk is full, or the cache cannot be written
         if data.loader != "auto" or data.crop == "random":
             raise
         print(f"data.loader=auto: using the memory loader, because {error}", file=sys.stderr)

@@ -38,6 +38,10 @@ def source_here(data: Data, part: str) -> Files | None:
         raise
 
 
+class NoFolder(UserError):
+    """A missing beton has no folder that this process can write."""
+
+
 def find_beton(data: Data, part: str, source: Files | None, on_progress: OnProgress = quiet) -> Beton:
     """The beton of a part of the set, "train" or "test", written first where it is missing.
 
@@ -151,7 +155,7 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = open_own(path.parent / f".{path.name}.lock", "a")
     except OSError as error:
-        raise UserError(
+        raise NoFolder(
             f"{path.parent}: cannot be written ({error.strerror}); give data.beton=FOLDER, a folder that you can write"
         ) from error
     with lock:

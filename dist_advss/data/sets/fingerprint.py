@@ -106,8 +106,14 @@ def fingerprint(data: Data, part: str, paths: list[Path]) -> str:
 
 
 def cache_folder() -> Path:
-    """The folder of this package in the user's cache: ~/.cache/dist_advss, or $XDG_CACHE_HOME/dist_advss."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dist_advss"
+    """The folder of this package in the user's cache: ~/.cache/dist_advss, or $XDG_CACHE_HOME/dist_advss.
+
+    Raises RunError for a user without a home folder, as in a container.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dist_advss"
+    except RuntimeError as error:
+        raise RunError("no home folder for a cache; set HOME or XDG_CACHE_HOME, or give data.beton=FOLDER") from error
 
 
 def _state(path: Path) -> os.stat_result:
@@ -166,7 +172,7 @@ def _remembered(data: Data, part: str) -> dict[str, str]:
     """The remembered hashes; {} where there is no file of them, or a damaged one."""
     try:
         content = json.loads(_file_of(data, part).read_text())
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError, RunError):
         return {}
     if not isinstance(content, dict):
         return {}
@@ -180,8 +186,7 @@ def _remember(data: Data, part: str, digests: dict[str, str]) -> None:
 
 def _announce(data: Data, size: int) -> None:
     if size >= ANNOUNCED:
-        print(
-            f"data.root={data.root}: hashing {size / 1e9:,.1f} GB to identify the images; {cache_folder()} remembers it",
-            file=sys.stderr,
-            flush=True,
-        )
+        text = f"data.root={data.root}: hashing {size / 1e9:,.1f} GB to identify the images"
+        with contextlib.suppress(RunError):
+            text += f"; {cache_folder()} remembers it"
+        print(text, file=sys.stderr, flush=True)
