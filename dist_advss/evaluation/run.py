@@ -64,7 +64,7 @@ def _evaluate(config: EvaluateConfig, located: Located, out: Path, world: World)
     loader = world.long_work(
         lambda: loaded(first=config.data.limit, device=world.device, rank=world.rank, world_size=world.size)
     )
-    attack = attacks.build(config.attack, model)
+    attack, origin = attacks.build(config.attack, model), " + ".join(str(source.path) for source in sources)
     first = loaded(first=min(SAMPLES, loader.count), device=world.device) if world.rank == 0 else None
 
     with contextlib.ExitStack() as stack:
@@ -85,7 +85,7 @@ def _evaluate(config: EvaluateConfig, located: Located, out: Path, world: World)
         try:
             with Interrupt() as interrupt:
                 batches = until_stopped(loader, config.batch_size, world, interrupt)
-                shares = world.gather(judge_images(model, batches, attack, config.seed, known, saved, show))
+                shares = world.gather(judge_images(model, batches, attack, config.seed, origin, known, saved, show))
         except Stopped as stopped:
             if world.rank == 0:
                 log.event("stop", 0, str(stopped))

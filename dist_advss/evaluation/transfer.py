@@ -8,7 +8,7 @@ So an image that was found on one task can be judged on another.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,7 @@ from ..training import checkpoint, folder
 from ..training.interrupt import Interrupt
 from ..training.made_from import NO_CLASSES, Loaded, MadeFrom, digests, load_weights, refuse_changed_since
 from .by_image import ByImage, Partial, judge_remaining, origin_of, remove_partial, run_unless_finished, until_stopped
+from .finite import INDEX, Finite
 
 
 @dataclass
@@ -82,12 +83,7 @@ def _transfer(config: TransferConfig, located: Located, out: Path, world: World)
     loader = world.long_work(lambda: loaded(device=world.device, rank=world.rank, world_size=world.size))
 
     def judged(batch: Batch) -> Matrix:
-        clean, rows = as_float(batch.images), rng.rows(batch.row)
-        labels = {name: model.labels(batch.labels) for name, model in models.items()}
-        shown = [attacked(models[name].model, config, clean, labels[name], rows) for name in config.sources] + [clean]
-        right = [[judge(models[name].model, x, labels[name], rows).correct for name in names] for x in shown]
-        correct = torch.stack([torch.stack(line, 1) for line in right], 1)
-        return Matrix(batch.index.cpu().numpy(), correct.float().cpu().numpy())
+        return judge_batch(config, models, names, batch, rng.rows(batch.row))
 
     def show(found: Matrix) -> None:
         world.heartbeat()
@@ -173,6 +169,34 @@ def load_model(key: str, source: str, pick: str, trust: Sequence[str] = ()) -> t
     return objective, loaded
 
 
+def judge_batch(
+    config: TransferConfig, models: Mapping[str, Judged], targets: Sequence[str], batch: Batch, rng: Rng
+) -> Matrix:
+    """The verdicts of the targets on a batch, as each source's attack leaves it and, last, as it is.
+
+    Raises RunError at the first image for which a model gives numbers that are not finite.
+    """
+    clean, index = as_float(batch.images), batch.index
+    labels = {name: model.labels(batch.labels) for name, model in models.items()}
+    finite = {name: Finite(name, index.device) for name in models}
+
+    def verdicts(x: Tensor, note: Callable[[Finite, Judgement, Tensor], None]) -> Tensor:
+        judged = {name: judge(models[name].model, x, labels[name], rng) for name in targets}
+        for name, judgement in judged.items():
+            note(finite[name], judgement, index)
+        return torch.stack([judged[name].correct for name in targets], 1)
+
+    lines = []
+    for source in config.sources:
+        task = Task(clean, labels[source], rng, by_row={INDEX: index})
+        x_adv = attacked(models[source].model, config, task, finite[source])
+        lines.append(verdicts(x_adv, Finite.attacked))
+    lines.append(verdicts(clean, Finite.clean))
+    for watch in finite.values():
+        watch.check()
+    return Matrix(index.cpu().numpy(), torch.stack(lines, 1).float().cpu().numpy())
+
+
 def judge(model: Objective, x: Tensor, labels: Tensor, rng: Rng) -> Judgement:
     """Loss and verdict of each image of x (N, C, H, W) in [0,1] on the task that the model was trained for."""
     with torch.no_grad():
@@ -180,11 +204,14 @@ def judge(model: Objective, x: Tensor, labels: Tensor, rng: Rng) -> Judgement:
         return model.judge(task.inputs, task)
 
 
-def attacked(model: Objective, config: TransferConfig, clean: Tensor, labels: Tensor, rng: Rng) -> Tensor:
-    """Adversarial images, (N, C, H, W): the attack ascends the model's loss through `prepare`."""
+def attacked(model: Objective, config: TransferConfig, task: Task, finite: Finite) -> Tensor:
+    """Adversarial images, (N, C, H, W), for clean ones and labels: the attack ascends the model's loss through `prepare`.
 
-    def judged(x: Tensor, task: Task) -> Judgement:
-        own = model.prepare(x, task.targets, task.rng)
+    `finite` watches the model meanwhile; `task.by_row` has its entry INDEX.
+    """
+
+    def judged(x: Tensor, shown: Task) -> Judgement:
+        own = model.prepare(x, shown.targets, shown.rng)
         return model.judge(own.inputs, own)
 
-    return attacks.build(config.attack, model).fool(judged, Task(clean, labels, rng))
+    return attacks.build(config.attack, model).fool(finite.watched(judged), task)

@@ -12,9 +12,11 @@ import torch
 from ..attacks import Attack
 from ..data import Batch, as_float
 from ..images import alone
+from ..objectives.base import cross_entropy
 from ..objectives.classify import Classify
 from ..rng import Rng
 from .by_image import ByImage, Partial, judge_remaining
+from .finite import INDEX, Finite
 
 
 @dataclass
@@ -51,6 +53,7 @@ def judge_images(
     batches: Iterable[Batch],
     attack: Attack,
     seed: int,
+    origin: str,
     known: Verdicts,
     partial: Partial,
     on_batch: Callable[[Verdicts], Any] = lambda verdicts: None,
@@ -59,16 +62,23 @@ def judge_images(
 
     The attack ascends the cross-entropy, whatever loss the model was trained with.
     An image's random start depends on the seed and its position alone, not on batch size, interruption or the number of
-    processes. Images in `known` are not judged again. Results are saved to `partial` every few seconds.
+    processes. Images in `known` are not judged again. Results are saved to `partial` every few seconds. Raises RunError
+    at the first image for which the model, called `origin`, gives numbers that are not finite.
     """
     model.eval()
     rng = Rng(seed, "evaluation")
 
     def judge(batch: Batch) -> Verdicts:
+        finite = Finite(origin, batch.index.device)
         task = model.prepare(as_float(batch.images), batch.labels, rng.rows(batch.row))
-        found = attack.fool(model.judge, task)
+        task.by_row[INDEX] = batch.index
+        found = attack.fool(finite.watched(model.judge), task)
         with torch.no_grad():
-            predictions = [model.logits(alone(x)).argmax(1).cpu().numpy() for x in (task.inputs, found)]
+            logits = [model.logits(alone(x)) for x in (task.inputs, found)]
+        for note, z in zip((finite.clean, finite.attacked), logits, strict=True):
+            note(cross_entropy(z, batch.labels), batch.index)
+        finite.check()
+        predictions = [z.argmax(1).cpu().numpy() for z in logits]
         return Verdicts(batch.index.cpu().numpy(), batch.labels.cpu().numpy(), *predictions)
 
     return judge_remaining(batches, judge, known, partial, on_batch)

@@ -52,6 +52,12 @@ class Judgement(NamedTuple):
     logits: Tensor | None = None
 
 
+def finite(judgement: Judgement) -> Tensor:
+    """Which rows (N,) have a finite loss and finite logits. A verdict on any other row means nothing: NaN has an argmax."""
+    rows = judgement.loss.detach().isfinite()
+    return rows if judgement.logits is None else rows & judgement.logits.detach().isfinite().flatten(1).all(1)
+
+
 @dataclass
 class Outcome:
     """The result of one wrapped forward: the scalar to minimise, judgements of the clean and the adversarial images, and

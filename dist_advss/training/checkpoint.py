@@ -41,7 +41,7 @@ def save_last(folder: Path, content: dict[str, Any]) -> None:
 def load(path: Path) -> dict[str, Any]:
     """The content of a checkpoint, on the CPU: plain tensors and numbers, the weights by name under "model".
 
-    Raises UserError when it is missing, damaged, or larger in memory than on the disk.
+    Raises UserError when it is missing, damaged, larger in memory than on the disk, or when a weight is not finite.
     """
     if not os.path.isfile(path):  # unlike Path.is_file, never raises
         raise UserError(f"{path}: no such checkpoint")
@@ -59,7 +59,18 @@ def load(path: Path) -> dict[str, Any]:
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in weights.items()
     ):
         raise UserError(f"{path}: holds no 'model'; give a checkpoint that dist-advss wrote")
+    refuse_non_finite(path, weights)
     return content
+
+
+def refuse_non_finite(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
+    """Raises UserError, with the first name, when a weight or a statistic in the file `path` is NaN or infinite."""
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise UserError(
+                f"{path}: {name} is not finite in it (NaN or infinity), so nothing can be computed with it; take another "
+                "checkpoint"
+            )
 
 
 def digest(weights: Mapping[str, torch.Tensor]) -> str:

@@ -237,9 +237,9 @@ class Trainer:
 
         result = validate(self.engine.module, self.held_out, share, self.config, self.world, stop_after_signal)
         values = {name: value for name, value in asdict(result).items() if value != []}
-        self._refuse_non_finite(
-            self.global_step, {f"validation {name}": v for name, v in values.items() if isinstance(v, float)}
-        )
+        numbers = {f"validation {name}": v for name, v in values.items() if isinstance(v, float)}
+        numbers |= {f"validation attack_loss.{i}": loss for i, loss in enumerate(result.attack_loss)}
+        self._refuse_non_finite(self.global_step, numbers)
         self.unvalidated = False
         # best_ra.pt and best_ta.pt keep weights only: they are for transfer and evaluation, not for a resume.
         weights = self.world.on_rank_zero(lambda: checkpoint.digest(state["model"]))

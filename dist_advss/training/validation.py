@@ -14,7 +14,7 @@ from ..config.schema import TrainConfig
 from ..data import Batch, Loader, held_out_views
 from ..engines import World
 from ..images import Images
-from ..objectives.base import Objective, Task
+from ..objectives.base import Objective, Task, finite
 from ..rng import Rng
 
 
@@ -22,6 +22,7 @@ from ..rng import Rng
 class Validation:
     """Rates in percent and mean losses: of the pretext task in pre-training, of the classes in fine-tuning.
 
+    A loss is NaN when that of an image, or a logit of it, is not finite.
     attack_success:     percentage of the correct clean predictions that the attack changes to wrong ones
     attack_loss:        mean loss before each step of the attack
     ta_class, ra_class: rates of each class in the order of the labels, None without images of it; empty in pre-training
@@ -72,7 +73,9 @@ def validate(
             clean, adversarial = objective.judge(task.inputs, task), objective.judge(x_adv, task)
         if counts:
             right, robust, one = clean.correct, adversarial.correct, torch.ones_like(clean.loss)
-            parts = [one, right, robust, clean.loss, adversarial.loss, right * (1 - robust)]
+            # A row with a logit that is not finite has no loss, so the mean is NaN, which the run refuses.
+            losses = [torch.where(finite(judged), judged.loss, torch.nan) for judged in (clean, adversarial)]
+            parts = [one, right, robust, *losses, right * (1 - robust)]
             totals = [part.double().sum() for part in parts] + [loss.double() * len(one) for loss in attack.losses]
             by_class = [torch.bincount(task.targets, part, classes) for part in (one, right, robust) if classes]
             sums += torch.cat([torch.stack(totals), *(row.double() for row in by_class)]).cpu()

@@ -18,6 +18,7 @@ from dist_advss.evaluation import by_image
 from dist_advss.evaluation import run as run_module
 from dist_advss.evaluation.run import evaluate
 from dist_advss.evaluation.transfer import transfer
+from dist_advss.evaluation.verdicts import Verdicts
 from dist_advss.training import checkpoint
 
 from .conftest import SMALL
@@ -133,9 +134,9 @@ def power_cut(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
                     raise SystemExit("power cut")
                 yield batch
 
-        def noted(model: Any, batches: Iterable[Batch], attack: Any, seed: int, known: Any, *rest: Any) -> Any:
-            sizes.append(len(known))
-            return judge(model, cut(batches), attack, seed, known, *rest)
+        def noted(model: Any, batches: Iterable[Batch], *rest: Any) -> Any:
+            sizes.extend(len(known) for known in rest if isinstance(known, Verdicts))
+            return judge(model, cut(batches), *rest)
 
         monkeypatch.setattr(run_module, "judge_images", noted)
         return sizes
