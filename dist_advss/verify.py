@@ -24,9 +24,8 @@ from .config.schema import Data
 from .data.identity import Identity, difference, identify, restore
 from .errors import EXIT_FAILED, RunError, UserError
 from .runs.folders import lookup, mapping
-from .runs.methods import follow
 from .runs.metrics import number
-from .runs.read import Launch, Run, read
+from .runs.read import Launch, Run, follow, read
 from .text import plural
 from .training import checkpoint
 

@@ -1,12 +1,11 @@
 """The method of a run in the paper's terms, from its configuration: P1 to P3, the pretext task, F1 to F4.
 
 An evaluation names a checkpoint, its fine-tuning names an `init`, and that pre-training names its objective and attack.
-`follow` finds each of these folders, also after a move or a copy.
+`read.follow` finds each of these folders, also after a move or a copy.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
@@ -16,7 +15,7 @@ from ..config.commands import trains
 from ..config.objectives import Joint
 from .folders import lookup
 from .metrics import number
-from .read import Launch, Run, read_run
+from .read import Launch, Run, follow
 
 UNKNOWN = "?"
 
@@ -129,53 +128,6 @@ def members_of(run: Run, launch: Launch) -> list[Run]:
     found = [follow(run, str(link), launch) for link in links] if isinstance(links, list) else []
     there = [member for member in found if member is not None]
     return there if len(there) == len(found) else []
-
-
-def follow(run: Run, link: str, launch: Launch) -> Run | None:
-    """The run that `link` (a run folder, or a checkpoint file in one) leads to; None if it cannot be found.
-
-    It tries, in this order:
-    1. the link relative to the run's `out`, which works after a move or a copy of the whole folder
-    2. the link itself, absolute or relative to the launch folder or the working directory
-    3. a stage of that name
-    """
-    if "\0" in link:  # no path
-        return None
-    out = lookup(run.config, "out")
-    if out and Path(str(out)).is_absolute() == Path(link).is_absolute():
-        found = _at(run.path / os.path.relpath(link, str(out)), launch)
-        if found:
-            return found
-    for start in (launch.root, Path.cwd()):  # an absolute link replaces the start
-        found = _at(start / link, launch)
-        if found:
-            return found
-    return _named(PurePath(link), run, launch)
-
-
-def _at(path: Path, launch: Launch) -> Run | None:
-    """The run at this path, or the run that contains the file at this path. The launch's own runs come first."""
-    path = Path(os.path.normpath(path))
-    folders = [path, path.parent, path.parent.parent][: 3 if path.suffix == ".pt" else 1]
-    for folder in folders:
-        inside = launch.by_path.get(folder) or launch.by_path.get(Path(os.path.realpath(folder)))
-        if inside:
-            return inside
-    for folder in folders:
-        outside = read_run(folder, now=0.0)  # its state is not used
-        if outside.config:
-            return outside
-    return None
-
-
-def _named(path: PurePath, run: Run, launch: Launch) -> Run | None:
-    """The stage named by a part of the path, last part first. In a folder of launches, the run's own launch comes first."""
-    own = run.stage.rpartition("/")[0]
-    for part in reversed(path.parts):
-        for name in (f"{own}/{part}" if own else part, part):
-            if name in launch.runs and name != run.stage:
-                return launch.runs[name]
-    return None
 
 
 def _pretraining(run: Run) -> Method:

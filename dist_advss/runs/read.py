@@ -11,13 +11,14 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from ..config.commands import COMMANDS, command_of
 from ..errors import UserError
-from .folders import OF_A_RUN, Place, experiment, last_writes, mapping, walk
+from .folders import OF_A_RUN, Place, experiment, last_writes, lookup, mapping, walk
 from .metrics import Metrics, Reader, number
+from .stale import Source, stale_reasons
 from .state import BROKEN, ENDED, State, Status, of_stage, of_unfinished, skipped
 
 REFERENCE = re.compile(r"(?<=[=\[,])@")  # init=@stage, model.members=[@one,@other]
@@ -115,14 +116,78 @@ def read(directory: Path, now: float, reader: Reader | None = None) -> Launch:
     if not runs:
         raise UserError(f"{directory}: holds no run folder (one with {', '.join(OF_A_RUN)}); give a launch folder")
     name = experiment(root).get("name")
-    from .stale import marked  # it needs this module
+    launch = Launch(root, str(name) if name else root.name, runs)
+    # A result counts only if its source runs have the weights that it was made from.
+    sources = {stage: _sources(run, launch) for stage, run in runs.items() if run.state in ("finished", "failed")}
+    statuses = {
+        stage: replace(runs[stage].status, state="stale", error=runs[stage].status.error or why)
+        for stage, why in stale_reasons(sources).items()
+    }
+    return launch.with_statuses(statuses, {})
 
-    return marked(Launch(root, str(name) if name else root.name, runs))
+
+def _sources(run: Run, launch: Launch) -> list[Source]:
+    """The checkpoints that a result was made from, of which the runs are found."""
+    recorded = lookup(run.result, "made_from.weights")
+    links = recorded.items() if isinstance(recorded, dict) else ()
+    found = [(link, digest, follow(run, link, launch)) for link, digest in links]
+    return [
+        Source(link, digest, source.stage, source.result)
+        for link, digest, source in found
+        if source is not None and source.path != run.path
+    ]
 
 
 def read_run(path: Path, now: float, reader: Reader | None = None) -> Run:
     """One run folder, judged at `now` (unix seconds)."""
     return _run_of(Place(path.name, path), now, reader or Reader(), {})
+
+
+def follow(run: Run, link: str, launch: Launch) -> Run | None:
+    """The run that `link` (a run folder, or a checkpoint file in one) leads to; None if it cannot be found.
+
+    It tries, in this order:
+    1. the link relative to the run's `out`, which works after a move or a copy of the whole folder
+    2. the link itself, absolute or relative to the launch folder or the working directory
+    3. a stage of that name
+    """
+    if "\0" in link:  # no path
+        return None
+    out = lookup(run.config, "out")
+    if out and Path(str(out)).is_absolute() == Path(link).is_absolute():
+        found = _at(run.path / os.path.relpath(link, str(out)), launch)
+        if found:
+            return found
+    for start in (launch.root, Path.cwd()):  # an absolute link replaces the start
+        found = _at(start / link, launch)
+        if found:
+            return found
+    return _named(PurePath(link), run, launch)
+
+
+def _at(path: Path, launch: Launch) -> Run | None:
+    """The run at this path, or the run that contains the file at this path. The launch's own runs come first."""
+    path = Path(os.path.normpath(path))
+    folders = [path, path.parent, path.parent.parent][: 3 if path.suffix == ".pt" else 1]
+    for folder in folders:
+        inside = launch.by_path.get(folder) or launch.by_path.get(Path(os.path.realpath(folder)))
+        if inside:
+            return inside
+    for folder in folders:
+        outside = read_run(folder, now=0.0)  # its state is not used
+        if outside.config:
+            return outside
+    return None
+
+
+def _named(path: PurePath, run: Run, launch: Launch) -> Run | None:
+    """The stage named by a part of the path, last part first. In a folder of launches, the run's own launch comes first."""
+    own = run.stage.rpartition("/")[0]
+    for part in reversed(path.parts):
+        for name in (f"{own}/{part}" if own else part, part):
+            if name in launch.runs and name != run.stage:
+                return launch.runs[name]
+    return None
 
 
 def _run_of(place: Place, now: float, reader: Reader, configs: Mapping[str, Any]) -> Run:

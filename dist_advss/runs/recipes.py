@@ -15,9 +15,9 @@ from ..config.commands import COMMANDS, trains
 from ..config.flags import of_any_command, says_where
 from ..config.objectives import OBJECTIVES
 from .folders import lookup
-from .methods import follow, members_of, method_of
+from .methods import members_of, method_of
 from .metrics import number
-from .read import Launch, Run, flatten
+from .read import Launch, Run, flatten, follow
 from .settings import SHOWN, fingerprint, value_text
 
 MOST_KEYS = 3  # in a name

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from dist_advss.runs.methods import follow, method_of
-from dist_advss.runs.read import read
+from dist_advss.runs.methods import method_of
+from dist_advss.runs.read import follow, read
 from dist_advss.runs.table import summary_rows
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ...runs.folders import lookup
-from ...runs.methods import finetune_of, follow, members_of
-from ...runs.read import Launch, Run, number, processes
+from ...runs.methods import finetune_of, members_of
+from ...runs.read import Launch, Run, follow, number, processes
 from ...runs.table import Row
 from .effects import baseline_of
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ...runs.methods import follow
-from ...runs.read import Launch, Run, flatten
+from ...runs.read import Launch, Run, flatten, follow
 
 OWN = ("out", "checkpoint")  # differ in every run; the stage names already tell the runs apart
 
