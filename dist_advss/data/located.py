@@ -42,7 +42,7 @@ def locate(data: Data, split: str) -> Located:
     where it is installed, and main memory where it is not or where the beton cannot be written. Raises UserError, RunError.
     """
     part = "test" if split == "test" else "train"
-    if not _ffcv_wanted(data):
+    if not ffcv_wanted(data):
         return _in_memory(data, part)
     source = source_here(data, part)
     try:
@@ -69,8 +69,8 @@ def _in_memory(data: Data, part: str) -> Located:
     return Located(replace(data, loader="memory"), part, files, identity_of_files(data, part, files[part]))
 
 
-def _ffcv_wanted(data: Data) -> bool:
-    """Whether a loader of betons is configured, and installed where it is only "auto". Raises UserError."""
+def ffcv_wanted(data: Data) -> bool:
+    """Whether a loader of betons is configured and, if it is "auto", installed. Raises UserError where one is missing."""
     missing = ffcv_missing()
     if data.loader == "ffcv" and missing:
         raise UserError(f"data.loader=ffcv: {missing}; {INSTALL}, or set data.loader=memory")

@@ -14,7 +14,7 @@ from .identity import class_order
 from .image_set import Integers
 from .load import load_data, rows_of
 from .loader import Loader, MemoryLoader
-from .located import Located, locate, open_or_write
+from .located import Located, ffcv_wanted, locate, open_or_write
 from .notes import say_classes_without_images
 
 
@@ -51,6 +51,7 @@ def make_loader(
             labels = _relabelled(images.labels.numpy(), images.classes, classes)
             images = replace(images, labels=torch.from_numpy(labels), classes=list(classes))
         return MemoryLoader(images, *place)
+    ffcv_wanted(data)  # rank 0 has it, and this may be another node
     from .betons.ffcv_loader import FfcvLoader, decoding_threads
 
     beton = open_or_write(data, located.part, located.files.get(located.part))
