@@ -18,7 +18,7 @@ from .compose import compose, parse_words
 from .members import data_of
 from .objectives import is_pretext
 from .paths import make_absolute
-from .source_run import NODES, begun, passed_on, read, refuse_unknown_keys, run_folder
+from .source_run import NODES, SourceMissing, begun, passed_on, read, refuse_unknown_keys, run_folder
 
 NOTHING = ("", "null", "none", "None")
 
@@ -37,8 +37,24 @@ def configure(command: str, words: Sequence[str], planned: Mapping[str, Any] | N
 def inherited(
     command: str, words: Sequence[str], planned: Mapping[str, Any] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """The nodes that the run named by `init` or `checkpoint` gives: `{"data": {…}, "model": {…}}`, or fewer. Raises UserError."""
+    """The nodes that the run named by `init` or `checkpoint` gives: `{"data": {…}, "model": {…}}`, or fewer. Raises UserError.
+
+    That run counts only at the start. When it has moved or gone, a run that can resume without it, or that is finished,
+    gets the nodes of its own config.yaml.
+    """
     chosen = dict(parse_words(words))
+    try:
+        return _of_sources(command, chosen, planned)
+    except SourceMissing:
+        own = begun(chosen.get("out", ""))
+        if own is None:
+            raise
+        return {node: passed_on(node, own[node]) for node in NODES if node not in chosen}
+
+
+def _of_sources(
+    command: str, chosen: Mapping[str, str], planned: Mapping[str, Any] | None = None
+) -> dict[str, dict[str, Any]]:
     key = COMMANDS[command].source
     source = os.path.expanduser(chosen.get(key, "")) if key else ""
     # Several runs must agree on the images, so the first one provides them.
@@ -50,13 +66,7 @@ def inherited(
     folder = run_folder(source)
     config = (planned or {}).get(str(folder))
     if config is None:
-        try:
-            config = read(key, source, wanted)
-        except UserError:
-            # `init` counts only at the start of a run: a run with a checkpoint resumes without it.
-            config = begun(chosen.get("out", "")) if COMMANDS[command].trains else None
-            if config is None:
-                raise
+        config = read(key, source, wanted)
     if config is None:
         return {}
     refuse_unknown_keys(f"{key}={source}: its config.yaml", config, wanted)

@@ -18,6 +18,10 @@ RESUMED_FROM = ("last.pt", "previous.pt")  # the checkpoints with all that a res
 NODES = tuple(names_with(TrainConfig, "inherited"))  # the groups that a run inherits: data and model
 
 
+class SourceMissing(UserError):
+    """The run that another run starts from is not there, or not finished."""
+
+
 def run_folder(source: str) -> Path:
     """The run folder that `source` names: itself, or the one around a checkpoint file (RUN/checkpoints/best_ra.pt)."""
     path = Path(source)
@@ -33,20 +37,25 @@ def passed_on(node: str, content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read(key: str, source: str, wanted: Sequence[str]) -> dict[str, Any] | None:
-    """The config.yaml of a run on disk; None for a checkpoint without one if the words choose every group."""
+    """The config.yaml of a run on disk; None for a checkpoint without one if the words choose every group.
+
+    Raises SourceMissing where there is none, or an unfinished one.
+    """
     path, folder = Path(source), run_folder(source)
     if not os.path.exists(path):  # unlike Path.exists, never raises
-        raise UserError(f"{key}={source}: no such {'checkpoint' if path.suffix == '.pt' else 'run folder'}")
+        raise SourceMissing(f"{key}={source}: no such {'checkpoint' if path.suffix == '.pt' else 'run folder'}")
     file = folder / "config.yaml"
     if not os.path.isfile(file):
         if path.is_file() and not wanted:
             return None
         if path.is_file():
             missing = " ".join(f"{node}=…" for node in wanted)
-            raise UserError(f"{key}={source}: no config.yaml next to this checkpoint; add {missing}")
-        raise UserError(f"{key}={source}: not a run folder (no config.yaml in it); give the out=… of an earlier run")
+            raise SourceMissing(f"{key}={source}: no config.yaml next to this checkpoint; add {missing}")
+        raise SourceMissing(
+            f"{key}={source}: not a run folder (no config.yaml in it); give the out=… of an earlier run"
+        )
     if path.is_dir() and not (folder / "result.json").is_file():
-        raise UserError(
+        raise SourceMissing(
             f"{key}={source}: not finished (no result.json); finish that run first, or name one of its checkpoints, "
             f"{key}={folder / 'checkpoints' / 'best_ra.pt'}"
         )
@@ -54,11 +63,15 @@ def read(key: str, source: str, wanted: Sequence[str]) -> dict[str, Any] | None:
 
 
 def begun(out: str) -> dict[str, Any] | None:
-    """The config.yaml of the run in the folder `out` if the run has a checkpoint to resume from; None otherwise."""
+    """The config.yaml of the run in the folder `out`, if it has a checkpoint to resume from or a result; None otherwise."""
     folder = Path(os.path.expanduser(out))
-    if not any(os.path.isfile(folder / "checkpoints" / name) for name in RESUMED_FROM):
+    places = (*(f"checkpoints/{name}" for name in RESUMED_FROM), "result.json")
+    if not any(os.path.isfile(folder / place) for place in places):
         return None
-    return _config(f"out={out}", folder / "config.yaml") if os.path.isfile(folder / "config.yaml") else None
+    try:
+        return _config(f"out={out}", folder / "config.yaml")
+    except UserError:  # not a run with data and model
+        return None
 
 
 def refuse_unknown_keys(where: str, config: Mapping[str, Any], nodes: Sequence[str]) -> None:

@@ -106,10 +106,11 @@ class Partial:
     def load(self, empty: T, say: Callable[[str], Any]) -> T:
         """The results that interrupted sessions saved, joined. `empty` holds no images and gives the kind.
 
+        A session that could not write its result, as on a full disk, has left verdicts.npz with all images.
         Images in a damaged file, and in one of another origin, are judged again. The latter is said in a line.
         """
         parts = []
-        for file in sorted(self.out.glob(PARTIAL_FILE.format("*"))):
+        for file in (*sorted(self.out.glob(PARTIAL_FILE.format("*"))), *self.out.glob("verdicts.npz")):
             try:
                 part, origin = type(empty).load(file)
                 empty.joined([part])

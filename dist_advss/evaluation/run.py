@@ -69,6 +69,7 @@ def _evaluate(config: EvaluateConfig, located: Located, out: Path, world: World)
 
     with contextlib.ExitStack() as stack:
         made_from = stack.enter_context(folder.claimed(world, out, config, now, starts_over=True))
+        interrupt = stack.enter_context(Interrupt())
         if world.rank == 0:
             log = stack.enter_context(Log(out, config.tracking, lambda text: console.print(text, style="dim")))
             log.begin(0, "evaluate", world.size)
@@ -83,9 +84,8 @@ def _evaluate(config: EvaluateConfig, located: Located, out: Path, world: World)
             console.print(text, end="\r" if console.is_terminal else "\n")
 
         try:
-            with Interrupt() as interrupt:
-                batches = until_stopped(loader, config.batch_size, world, interrupt)
-                shares = world.gather(judge_images(model, batches, attack, config.seed, origin, known, saved, show))
+            batches = until_stopped(loader, config.batch_size, world, interrupt)
+            shares = world.gather(judge_images(model, batches, attack, config.seed, origin, known, saved, show))
         except Stopped as stopped:
             if world.rank == 0:
                 log.event("stop", 0, str(stopped))

@@ -89,14 +89,13 @@ def _transfer(config: TransferConfig, located: Located, out: Path, world: World)
         world.heartbeat()
         console.print(f"transfer  {len(found)}/{loader.count}", end="\r" if console.is_terminal else "\n")
 
-    with folder.claimed(world, out, config, now, starts_over=True) as made_from:
+    with folder.claimed(world, out, config, now, starts_over=True) as made_from, Interrupt() as interrupt:
         started = time.monotonic()
         empty = Matrix.empty(len(config.sources), len(names))
         saved = Partial(out, world.rank, origin_of(config, now))
         known = saved.load(empty, lambda text: console.print(text, style="dim"))
-        with Interrupt() as interrupt:
-            batches = until_stopped(loader, config.batch_size, world, interrupt)
-            shares = world.gather(judge_remaining(batches, judged, known, saved, show))
+        batches = until_stopped(loader, config.batch_size, world, interrupt)
+        shares = world.gather(judge_remaining(batches, judged, known, saved, show))
         if shares is None:
             return
         found = empty.joined(shares)

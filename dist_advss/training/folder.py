@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +19,10 @@ from ..errors import UserError
 from ..files import only_process, read_text, remove_leftovers, write_text
 from .checkpoint import file_of, states
 from .made_from import MadeFrom, load_weights, recorded, refuse_stale, refuse_to_resume, write
+
+# What runs write in their folder.
+FILES = ("config.yaml", "made_from.json", "metrics.jsonl", "code.patch", "verdicts.npz", "result.json")
+FOLDERS = ("checkpoints", "samples", "stacks", "wandb")
 
 
 def finished(folder: Path) -> bool:
@@ -51,6 +56,7 @@ def claim(folder: Path, config: Any, made_from: MadeFrom, *, starts_over: bool =
     in_use = "another process is running in this folder; wait for it or choose another"
     with only_process(folder, ".lock", lambda _: in_use):
         refuse_other_config(folder, config)  # the last holder of the lock may have written one
+        _refuse_obstacles(folder)
         before = recorded(folder)
         if before is not None and not starts_over:
             refuse_to_resume(folder, before, made_from)
@@ -63,6 +69,19 @@ def claim(folder: Path, config: Any, made_from: MadeFrom, *, starts_over: bool =
         if not (folder / "config.yaml").exists():
             write_text(folder / "config.yaml", as_yaml(config))
         yield before
+
+
+def _refuse_obstacles(folder: Path) -> None:
+    """Raises UserError where a file or folder of a run could not be written, which a run would otherwise meet at its end."""
+    for name in FILES:
+        if (folder / name).is_dir():
+            raise UserError(f"out={folder}: {name} is a folder there; remove it, or choose another out")
+    for name in FOLDERS:
+        place = folder / name
+        if place.exists() and not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+            raise UserError(
+                f"out={folder}: {name} there is no folder that can be written; remove it, or choose another out"
+            )
 
 
 @contextlib.contextmanager

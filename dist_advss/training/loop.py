@@ -260,8 +260,15 @@ class Trainer:
         self._write(lambda: checkpoint.save_last(self.checkpoints, {**state, **self._content()}))
 
     def _write(self, write: Callable[[], None]) -> None:
-        """Rank 0 calls `write`. Every process raises the RunError of a full disk."""
-        self.world.on_rank_zero(write)
+        """Rank 0 calls `write`. Every process raises the RunError of a full disk, or of a run folder that is gone."""
+
+        def write_in_folder() -> None:
+            folder = self.checkpoints.parent
+            if not (folder / "config.yaml").exists():
+                raise RunError(f"{folder}: was removed while the run was writing to it; start it again")
+            write()
+
+        self.world.on_rank_zero(write_in_folder)
         self.world.heartbeat()
 
     def _weights(self, state: State) -> State:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +13,9 @@ import pytest
 
 from dist_advss.attacks import PGD
 from dist_advss.cli import main
-from dist_advss.errors import STOP_SIGNALS
+from dist_advss.errors import STOP_SIGNALS, RunError, UserError
+from dist_advss.evaluation import run as run_module
+from dist_advss.evaluation import transfer as transfer_module
 from dist_advss.tracking import read
 from tests.evaluation.conftest import SMALL
 
@@ -85,3 +89,73 @@ def test_a_transfer_saves_its_verdicts_too(
     assert sum(sizes) == 60 - 18
     assert main(words("whole")) == 0
     assert evaluations.result("stopped")["ra"] == evaluations.result("whole")["ra"]
+
+
+def test_a_signal_while_the_result_is_written_lets_it_be_written(
+    evaluations: Evaluations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = run_module._save_samples
+
+    def signalled(*arguments: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        save(*arguments)
+
+    monkeypatch.setattr(run_module, "_save_samples", signalled)
+    evaluations.run()
+    assert evaluations.result()["n"] == 60
+
+
+@pytest.mark.parametrize("command", ["evaluate", "transfer"])
+def test_a_result_that_does_not_fit_on_the_disk_costs_no_verdict(
+    evaluations: Evaluations,
+    signal_in_batch: Callable[[int, int], list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    source = f"checkpoint={evaluations.checkpoint}" if command == "evaluate" else f"sources=[{evaluations.checkpoint}]"
+    words = [command, source, *SMALL, f"out={evaluations.folder('judged')}"]
+    module = run_module if command == "evaluate" else transfer_module
+
+    def full(path: Path, content: Any) -> None:
+        raise RunError(f"{path}: could not be written (No space left on device)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_json", full)
+        assert main(words) == 1
+    sizes = signal_in_batch(100, signal.SIGTERM)
+    assert main(words) == 0
+    assert sizes == ([16] if command == "evaluate" else [])  # the samples
+    assert evaluations.result()["n"] == 60
+
+
+def test_a_finished_evaluation_is_kept_when_its_checkpoint_is_gone(
+    evaluations: Evaluations, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = evaluations.root / "run"
+    shutil.copytree(evaluations.checkpoint, run)
+    words = ["evaluate", f"checkpoint={run}", *SMALL, f"out={evaluations.folder('judged')}"]
+    assert main(words) == 0
+    shutil.rmtree(run)
+    assert main(words) == 0
+    assert "finished already, nothing to do" in capsys.readouterr().out
+    words[-1] = f"out={evaluations.folder('new')}"
+    assert main(words) == 2
+    assert capsys.readouterr().err == f"dist-advss: checkpoint={run}: no such run folder\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("result.json", "is a folder"), ("verdicts.npz", "is a folder"), ("samples", "is no folder")]
+)
+def test_what_could_not_be_written_in_the_end_is_refused_before_the_work(
+    evaluations: Evaluations, name: str, said: str, signal_in_batch: Callable[[int, int], list[int]]
+) -> None:
+    place = evaluations.folder("judged") / name
+    if name == "samples":
+        place.parent.mkdir()
+        place.write_text("")
+    else:
+        place.mkdir(parents=True)
+    sizes = signal_in_batch(100, signal.SIGTERM)
+    with pytest.raises(UserError, match=f"{name} .*{said}" if name != "samples" else "samples there is no folder"):
+        evaluations.run()
+    assert sizes == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,8 @@ import pytest
 import yaml
 
 from dist_advss.config.compose import as_yaml
-from dist_advss.errors import UserError
+from dist_advss.errors import RunError, UserError
+from dist_advss.tracking import Tracker
 from dist_advss.training.folder import claim, differences
 from dist_advss.training.made_from import MadeFrom, survey
 
@@ -169,3 +171,50 @@ def test_a_file_system_without_locks_is_told_apart_from_a_folder_in_use(
         claim(runs.folder("run"), (config := runs.config()), made_from(config)),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("checkpoints", "checkpoints there is no folder that can be written"),
+        ("result.json", "result.json is a folder there"),
+        ("metrics.jsonl", "metrics.jsonl is a folder there"),
+        ("code.patch", "code.patch is a folder there"),
+    ],
+)
+def test_what_could_not_be_written_later_is_refused_before_the_first_step(runs: Runs, name: str, said: str) -> None:
+    place = runs.folder("run") / name
+    if name == "checkpoints":
+        place.parent.mkdir()
+        place.write_text("in the way")
+    else:
+        place.mkdir(parents=True)
+    assert said in refusal(runs)
+
+
+def test_a_folder_that_is_removed_under_a_run_ends_it_in_one_line(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def remove(*arguments: Any) -> None:
+        shutil.rmtree(runs.folder("run"))
+
+    monkeypatch.setattr("dist_advss.tracking.Tracker.validation_line", remove)
+    with pytest.raises(RunError, match="was removed while the run was writing to it"):
+        runs.train()
+    assert not runs.folder("run").exists()
+
+
+def test_checkpoints_that_are_removed_under_a_run_are_written_again(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line, removed = Tracker.validation_line, False
+
+    def remove(self: Tracker, *arguments: Any) -> None:
+        nonlocal removed
+        if not removed:
+            shutil.rmtree(runs.folder("run") / "checkpoints")
+        removed = True
+        line(self, *arguments)
+
+    monkeypatch.setattr(Tracker, "validation_line", remove)
+    runs.train()
+    runs.train(name="whole")
+    assert runs.outcome("run") == runs.outcome("whole")
