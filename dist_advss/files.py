@@ -59,8 +59,9 @@ def named_file(option: str, file: Path) -> Path:
 
     Raises UserError for what is no regular file, such as a folder or a device.
     """
-    target = Path(os.path.realpath(file))
+    target = file
     try:
+        target = Path(os.path.realpath(file))
         mode = os.lstat(target).st_mode
     except FileNotFoundError:
         mode = stat.S_IFREG

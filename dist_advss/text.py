@@ -6,12 +6,12 @@ import os
 from collections.abc import Iterable, Sequence
 
 
-def printable(text: str | os.PathLike[str]) -> str:
-    """A file's name or another text for messages and records: one line of valid Unicode.
+def printable(text: str | os.PathLike[str], keep: str = "") -> str:
+    """A file's name or another text for messages and records: one line of valid Unicode. The characters `keep` stay.
 
     Bytes that are not UTF-8, as in names of older systems, and control characters become escapes: "caf\\xe9.png".
     """
-    return "".join(c if c.isprintable() else _escape(c) for c in os.fspath(text))
+    return "".join(c if c.isprintable() or c in keep else _escape(c) for c in os.fspath(text))
 
 
 def _escape(character: str) -> str:

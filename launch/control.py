@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dist_advss.errors import UserError, nearest
 from dist_advss.runs.state import UNDER_WAY, process_lives, read
+from dist_advss.text import printable
 
 from . import state
 from .graph import Experiment
@@ -48,7 +49,7 @@ def logs(directory: Path, stage: str, follow: bool, rank: int) -> int:
         output = slurm_output(directory, stage)
         if output is None:
             raise UserError(f"{stage}: has printed nothing yet{f' as rank {rank}' if rank else ''}")
-        print(output.read_text(errors="replace"), end="")
+        print(printable(output.read_text(errors="replace"), keep="\n\r\t"), end="")
     return 0
 
 
@@ -128,7 +129,7 @@ def _print_from(file: Path, start: int) -> int:
             new = opened.read()
     except OSError:
         return 0
-    sys.stdout.write(new.decode(errors="replace"))
+    sys.stdout.write(printable(new.decode(errors="replace"), keep="\n\r\t"))
     sys.stdout.flush()
     return len(new)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from .. import yaml_text
 from ..files import read_text
+from ..text import printable
 
 OF_A_RUN = ("config.yaml", "metrics.jsonl", "result.json")
 NOT_RUNS = {"checkpoints", "samples", "wandb", "logs"}
@@ -44,7 +45,7 @@ def walk(directory: Path) -> Iterator[Place]:
     A folder in it that is not a run is searched too, one level deep.
     """
     if is_run(directory):
-        yield Place(directory.name, directory)
+        yield Place(printable(directory.name), directory)
     elif directory.is_dir():
         yield from _inside(directory, "")
 
@@ -74,9 +75,9 @@ def _inside(directory: Path, prefix: str) -> Iterator[Place]:
         if child.name in planned or child.name in NOT_RUNS:
             continue
         if is_run(child):
-            yield Place(prefix + child.name, child)
+            yield Place(prefix + printable(child.name), child)
         elif not prefix:
-            yield from _inside(child, f"{child.name}/")
+            yield from _inside(child, f"{printable(child.name)}/")
 
 
 def _is_child(name: str) -> bool:
@@ -88,7 +89,7 @@ def mapping(file: Path, problems: list[str]) -> dict[str, Any]:
     """The mapping in a YAML or JSON file; {} if it is missing or damaged. A damaged file adds a line to `problems`."""
     try:
         text = read_text(file)
-        content = json.loads(text) if file.suffix == ".json" else yaml_text.read(text)
+        content = _shown(json.loads(text) if file.suffix == ".json" else yaml_text.read(text))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
@@ -98,6 +99,15 @@ def mapping(file: Path, problems: list[str]) -> dict[str, Any]:
         return content
     problems.append(f"{file.name} is empty or holds no mapping")
     return {}
+
+
+def _shown(content: Any) -> Any:
+    """The content with all its texts printable, as they are shown in terminals and on pages."""
+    if isinstance(content, dict):
+        return {_shown(name): _shown(value) for name, value in content.items()}
+    if isinstance(content, list):
+        return [_shown(value) for value in content]
+    return printable(content, keep="\n\t") if isinstance(content, str) else content
 
 
 def last_writes(path: Path) -> list[float]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..files import read_bytes
-from ..text import plural
+from ..text import plural, printable
 
 LONGEST = 1000  # entries read of a list in a line
 LARGEST_FILE = 4 * 2**30  # bytes of metrics.jsonl
@@ -106,8 +106,8 @@ def parse(content: bytes) -> Metrics:
             of[kind].append(line)
     events = [
         Event(
-            str(line.get("event", "")),
-            str(line.get("text", "")),
+            printable(str(line.get("event", ""))),
+            printable(str(line.get("text", "")), keep="\n"),
             number(line.get("time")),
             None if (step := number(line.get("step"))) is None else int(step),
         )

@@ -26,6 +26,7 @@ import numpy as np
 import psutil
 
 from ..files import locked, read_text, write_json
+from ..text import one_line
 from .folders import is_run, last_writes, lookup, mapping
 from .metrics import Metrics, Reader, number
 
@@ -96,7 +97,10 @@ def read(folder: Path) -> Status:
         status = Status(**content)
     except (OSError, ValueError, TypeError, RecursionError):
         return Status("waiting")
-    return status if _is_plausible(status) else Status("waiting")
+    if not _is_plausible(status):
+        return Status("waiting")
+    texts: dict[str, Any] = {name: one_line(text) for name, text in asdict(status).items() if isinstance(text, str)}
+    return replace(status, **texts)
 
 
 def _is_plausible(status: Status) -> bool:

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dist_advss.files import open_own, sync_folder
+from dist_advss.errors import UserError
+from dist_advss.files import open_own, read_bytes, sync_folder
 
 FOLDER = "_slurm"  # a stage name cannot begin with an underscore
 
@@ -44,13 +46,24 @@ class Submission:
 
 
 class Journal:
-    """The submissions of a launch folder, in the order in which they were made."""
+    """The submissions of a launch folder, in the order in which they were made.
+
+    Reading it raises UserError for a damaged line: a stage could be submitted twice. The half-written line of a killed
+    launcher is skipped.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.file = directory / FOLDER / "jobs.jsonl"
         self.submissions: dict[str, Submission] = {}
-        for line in self._lines():
-            self._apply(line)
+        for number, line in self._lines():
+            try:
+                _refuse_damage(line)
+                self._apply(line)
+            except (LookupError, TypeError, ValueError, AttributeError) as error:
+                raise UserError(
+                    f"{self.file}, line {number}: damaged, or not from dist-advss; look for jobs of this launch with squeue, "
+                    "then remove the line"
+                ) from error
 
     def intend(self, name: str, stages: Mapping[int, str], code: str, settings: Mapping[str, Any]) -> None:
         """Records that sbatch is about to be called. `settings` are the keys of the profile that the job itself reads."""
@@ -104,12 +117,26 @@ class Journal:
         sync_folder(self.file.parent)
         self._apply(json.loads(text))
 
-    def _lines(self) -> list[dict[str, Any]]:
+    def _lines(self) -> list[tuple[int, Any]]:
+        """The number and the content of each line."""
         lines = []
         if self.file.exists():
-            for text in self.file.read_text(errors="replace").splitlines():
+            for number, text in enumerate(read_bytes(self.file).decode(errors="replace").split("\n"), 1):
                 try:
-                    lines.append(json.loads(text))
-                except ValueError:  # the unfinished line of a launcher that was killed while writing
+                    lines.append((number, json.loads(text)))
+                except (ValueError, RecursionError):  # the unfinished line of a launcher that was killed while writing
                     continue
         return lines
+
+
+def _refuse_damage(line: Any) -> None:
+    """Raises ValueError, TypeError, LookupError or AttributeError unless a line is one that `Journal` writes."""
+    if line["event"] not in ("intent", "queued", "void") or not isinstance(line["name"], str):
+        raise ValueError("no event of a submission")
+    if line["event"] == "queued" and not re.fullmatch(r"[0-9]+(_[0-9]+)?", line["id"]):
+        raise ValueError("no id of a job")
+    if line["event"] == "intent":
+        texts = [line["code"], *line["stages"].values()]
+        if not all(isinstance(text, str) for text in texts) or not isinstance(line["settings"], dict):
+            raise ValueError("no submission")
+        float(line["time"])
