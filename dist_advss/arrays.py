@@ -15,6 +15,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 LARGEST = 2 * 2**30  # bytes of all arrays of a file; the verdicts of 20 models on 20 sources over ImageNet take 90 MB
+HEADER = 12_000  # bytes that hold every header; numpy refuses longer ones
 PLAIN = "biufU"  # kinds of dtype: truth values, whole numbers, real numbers, texts
 
 
@@ -34,7 +35,8 @@ def read_arrays(file: Path) -> dict[str, NDArray[Any]]:
                 if claimed > LARGEST:
                     raise ArraysError(f"{claimed:,} bytes when unpacked, more than {LARGEST:,}")
                 return {
-                    entry.filename.removesuffix(".npy"): _array(archive.read(entry)) for entry in archive.infolist()
+                    entry.filename.removesuffix(".npy"): _array(_unpacked(archive, entry))
+                    for entry in archive.infolist()
                 }
         except ArraysError:
             raise
@@ -42,9 +44,22 @@ def read_arrays(file: Path) -> dict[str, NDArray[Any]]:
             raise ArraysError(str(error).split("\n")[0] or type(error).__name__) from error
 
 
-def _array(content: bytes) -> NDArray[Any]:
+def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytearray:
+    """The bytes of an entry, which its array uses without another copy."""
+    content = bytearray(entry.file_size)
+    stream: Any
+    with archive.open(entry) as stream:
+        done = 0
+        while done < len(content) and (count := stream.readinto(memoryview(content)[done:])):
+            done += count
+        if done < len(content) or stream.read(1):
+            raise ArraysError("an entry does not have as many bytes as it claims")
+    return content
+
+
+def _array(content: bytearray) -> NDArray[Any]:
     """The array in an .npy file. Raises ArraysError unless its header describes exactly the bytes that follow."""
-    stream = io.BytesIO(content)
+    stream = io.BytesIO(memoryview(content)[:HEADER])
     version = npy.read_magic(stream)
     read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
     if read_header is None:
@@ -55,4 +70,4 @@ def _array(content: bytes) -> NDArray[Any]:
     if math.prod(shape) * dtype.itemsize != len(content) - stream.tell():
         raise ArraysError(f"an array of shape {list(shape)} does not have that many bytes")
     array = np.frombuffer(content, dtype, offset=stream.tell())
-    return array.reshape(shape, order="F" if by_column else "C").copy()
+    return array.reshape(shape, order="F" if by_column else "C")

