@@ -21,6 +21,7 @@ from .job.task import log_file
 from .queue import slurm as queue
 from .queue import submission as slurm
 from .queue.environment import without_job
+from .queue.script import output_file
 from .status import experiment_of
 
 POLL = 1.0  # seconds between two reads of a log
@@ -59,7 +60,7 @@ def slurm_output(directory: Path, stage: str) -> Path | None:
     if latest is None:
         return None
     submission, index = latest
-    file = directory / slurm.FOLDER / "output" / f"{submission.job(index)}_0_log.out"
+    file = output_file(directory, submission.job(index))
     return file if file.is_file() and file.stat().st_size else None
 
 

@@ -96,7 +96,9 @@ class Slurm:
     exclude: str | None = key(None, "nodes to exclude, such as node[3,7-9]")
     mail: str | None = key(None, "address for Slurm's mail when a job ends or fails")
     modules: list[str] = key([], "environment modules to load, such as [cuda/12.4]")
-    source: str | None = key(None, "shell file to source before Python starts, for other set-up")
+    source: str | None = key(
+        None, "shell file to source before the modules are loaded; the stage fails if its last command does"
+    )
     environment: list[str] = key([], "environment variables to set in the jobs, such as [NCCL_DEBUG=WARN]")
     container: str | None = key(None, "container image to run in (srun --container-image, from pyxis)")
     mounts: list[str] = key([], "folders mounted into the container, such as [/data:/data]")

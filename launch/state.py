@@ -56,8 +56,12 @@ def _of_job(written: Status, job: Job) -> Status:
         return replace(known, state="queued", error=job.reason or None, ended=None)
     if job.goes_on:
         return replace(known, state="running", error=None, ended=None)
-    if job.state == "CANCELLED" or written.state == "stopped":
+    if job.state == "CANCELLED":
         return replace(known, state="stopped", error=f"job {job.id} was cancelled; launch again to resume")
+    if written.state == "stopped":  # it could not be requeued
+        return replace(
+            known, state="stopped", error=f"{written.error or 'stopped'} (job {job.id} ended as {job.state})"
+        )
     how = f"ended as {job.state}" if job.state != "FORGOTTEN" else "is no longer known to Slurm"
     return replace(known, state="died", error=f"job {job.id} {how} and left no result")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import secrets
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from dist_advss.errors import RunError
 from ..graph import Stage, stored
 from ..queue import slurm
 from ..queue.journal import Journal, Submission
+from ..queue.script import PORT
 
 PORTS = (
     12_000,
@@ -81,17 +84,51 @@ def refuse_other_world(place: Allocation, environment: Mapping[str, str] = os.en
 
 
 def rendezvous(place: Allocation, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """MASTER_ADDR and MASTER_PORT of a job with several ranks. The port comes from the job id, so two jobs on a node differ."""
-    number = int(environment.get("SLURM_JOB_ID", 0))
-    port = PORTS[0] + (2 * number) % PORTS[1]
-    return {"MASTER_ADDR": address_of(place.nodes[0]), "MASTER_PORT": str(port)}
+    """MASTER_ADDR and MASTER_PORT of a job with several ranks. The batch shell, on the node of rank 0, has chosen the port."""
+    port = environment.get(PORT) or str(first_port(environment))
+    return {"MASTER_ADDR": address_of(place.nodes[0], environment), "MASTER_PORT": port}
 
 
-def address_of(node: str) -> str:
-    """The name of a node if it resolves, else the address that Slurm has for it."""
+def first_port(environment: Mapping[str, str] = os.environ) -> int:
+    """A port that comes from the job id, so that two jobs on a node differ."""
+    return PORTS[0] + (2 * int(environment.get("SLURM_JOB_ID", 0))) % PORTS[1]
+
+
+def free_port(first: int) -> int:
+    """The port `first` if nothing on this machine listens on it or the next one, else another such port.
+
+    The preflight takes the second of the two. Other jobs' ports are even steps from `first`, so a random one is likely to
+    stay free. Raises RunError.
+    """
+    for port in [first, *(PORTS[0] + 2 * secrets.randbelow(PORTS[1] // 2) for _ in range(100))]:
+        if _free(port) and _free(port + 1):
+            return port
+    raise RunError(f"no free port from {PORTS[0]} to {sum(PORTS)} on {socket.gethostname()}")
+
+
+def _free(port: int) -> bool:
+    """Whether a process could listen on a port, at all addresses, as torch does."""
+    for family, every in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
+        try:
+            with socket.socket(family) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that are closing do not count
+                probe.bind((every, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:  # others: this machine has no IPv6
+                return False
+    return True
+
+
+def address_of(node: str, environment: Mapping[str, str] = os.environ) -> str:
+    """The name of a node if it resolves, else the address that Slurm has for it. Raises NoAnswer."""
     try:
         socket.getaddrinfo(node, None)
         return node
     except OSError:
-        output = slurm.ask("scontrol", "--oneliner", "show", "node", node)
+        try:
+            output = slurm.ask("scontrol", "--oneliner", "show", "node", node)
+        except slurm.NoAnswer:  # some sites have no scontrol on the nodes; srun runs on the first one
+            if "SLURM_LAUNCH_NODE_IPADDR" not in environment:
+                raise
+            return environment["SLURM_LAUNCH_NODE_IPADDR"]
         return next((word.partition("=")[2] for word in output.split() if word.startswith("NodeAddr=")), node)

@@ -16,12 +16,12 @@ from dist_advss.files import open_own, write_json
 
 from ..queue.journal import FOLDER
 
-STUCK = 3  # failed preflights in a row after which a stage fails
+STUCK = 3  # starts in a row that end before the run begins, after which a stage fails
 
 
 @dataclass(frozen=True)
 class Session:
-    """One start of a stage in a job. `progress` is `progress_of` at that time. `healthy` is False if the preflight failed."""
+    """One start of a stage in a job. `progress` is `progress_of` at that time. `healthy` is False if the run did not begin."""
 
     submission: str
     job: str
@@ -93,7 +93,7 @@ def why_give_up(past: list[Session], submission: str, requeues: int, most: int, 
         return f"requeued {most} times already (cluster.max_requeues); launch again to resume"
     own = [session for session in past if session.submission == submission]
     if len(own) >= STUCK and not any(session.healthy for session in own[-STUCK:]):
-        return f"the preflight failed {STUCK} times in a row"
+        return f"{STUCK} starts in a row ended before the run began"
     if own and own[-1].healthy and own[-1].restart > 0 and own[-1].progress == now:
         return "nothing was saved between two requeues; set train.checkpoint_every or a longer cluster.minutes"
     return None

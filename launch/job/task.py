@@ -1,14 +1,18 @@
-"""The program of a job: `python SNAPSHOT/launch/job rank DIR NAME` in every task, then `… end DIR NAME CODE` in the batch shell."""
+"""The program of a job, `python SNAPSHOT/launch/job WHAT DIR NAME`.
+
+Every task of srun runs `rank`. The batch shell runs `port` before srun, `end` with srun's exit code after it, and `set-up`
+in place of both if a command of the profile has failed.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import signal
 import sys
 import time
 import traceback
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,14 +26,14 @@ from dist_advss.streams import guarded, output_is_optional
 from ..queue.environment import OF_TORCHRUN
 from ..stage import run_stage, shared
 from . import preflight
-from .allocation import Allocation, find, refuse_other_world, rendezvous
-from .ending import end_of_job
+from .allocation import Allocation, find, first_port, free_port, refuse_other_world, rendezvous
+from .ending import end_of_job, set_up_failed
 from .sessions import End, Session, ends_folder, progress_of, record, record_end, sessions, why_give_up
 
-# errors of torch.distributed after another rank has exited; a rank with one of these is not the one that failed
+# errors of torch.distributed after another rank has exited, or if a port is taken; no rank with one of these is to blame
 LOST = re.compile(
     r"Connection (closed|reset) by peer|Broken pipe|gloo/transport|NCCL error|ncclRemoteError|ncclSystemError|"
-    rf"{UNREACHABLE}|[Tt]imed out|TCPStore|DistStoreError|recvValue failed"
+    rf"{UNREACHABLE}|EADDRINUSE|[Tt]imed out|TCPStore|DistStoreError|recvValue failed"
 )
 LOCK_TIMEOUT_S = 600.0  # for a process on a lost node to release the lock of the run folder
 
@@ -39,9 +43,26 @@ def main(words: list[str]) -> int:
     for variable in OF_TORCHRUN:  # left by a shell or a set-up file; they would win over Slurm's own
         os.environ.pop(variable, None)
     place = find(Path(directory), name)
+    if what == "port":
+        print(free_port(first_port()))
+        return 0
     with guarded():
         output_is_optional()  # a full disk under the log ends nothing
-        return run_rank(place) if what == "rank" else end_of_job(place, int(code[0]))
+        if what == "rank":
+            return run_rank(place)
+        return set_up_failed(place, code[0]) if what == "set-up" else end(place, int(code[0]))
+
+
+def end(place: Allocation, code: int) -> int:
+    """Decides about the stage. If that fails, so has the stage, with the reason. Returns the job's exit code."""
+    try:
+        return end_of_job(place, code)
+    except Exception as error:
+        traceback.print_exc()
+        now = replace(state.read(place.directory / place.stage.name), job=place.job, ended=time.time())
+        why = f"the end of job {place.job} could not be settled: {_one_line(error)}"
+        state.write(place.directory / place.stage.name, replace(now, state="failed", error=why))
+        return 1
 
 
 def run_rank(place: Allocation) -> int:
@@ -107,15 +128,18 @@ def _run(place: Allocation) -> tuple[str, str | None]:
         return ("finished" if code == 0 else "stopped" if code > 128 else "lost"), None
     except Exception as error:  # a bug, or a lost connection to another rank
         traceback.print_exc()
-        line = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-        return ("lost" if place.ranks > 1 and LOST.search(str(error)) else "failed"), line
+        return ("lost" if place.ranks > 1 and LOST.search(str(error)) else "failed"), _one_line(error)
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 def _config(place: Allocation) -> dict[str, Any]:
     """The configuration of the stage as nested mappings, empty for a report."""
     if place.stage.command == "report":
         return {}
-    return dataclasses.asdict(configure(place.stage.command, place.stage.words(place.directory)))
+    return asdict(configure(place.stage.command, place.stage.words(place.directory)))
 
 
 def _begin(place: Allocation) -> None:
@@ -132,7 +156,7 @@ def _begin(place: Allocation) -> None:
         Session(place.submission.name, place.job, place.restart, place.node_list, time.time(), progress),
     )
     running = state.running(os.getpid(), time.time())
-    state.write(directory / name, dataclasses.replace(running, job=place.job, nodes=place.node_list))
+    state.write(directory / name, replace(running, job=place.job, nodes=place.node_list))
     _wait_for_folder(directory, name)
 
 

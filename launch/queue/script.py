@@ -18,6 +18,7 @@ from ..profile import Slurm
 from .batches import Batch
 from .journal import FOLDER
 
+PORT = "DIST_ADVSS_PORT"  # the variable with which the batch shell passes a free port to the ranks
 SRUN_WAIT_S = 60  # srun kills the other ranks this long after the first one has exited; until then they can record why
 
 
@@ -35,6 +36,11 @@ class StageExecutor(SlurmExecutor):
         return self._make_submission_file_text(command, "")
 
 
+def output_file(directory: Path, job: str) -> Path:
+    """The output of a job's batch shell and of srun. `job` is 17, or 18_3 for a task of an array."""
+    return directory / FOLDER / "output" / f"{job}_0_log.out"
+
+
 def text(directory: Path, batch: Batch, settings: Slurm, code: Path, ids: dict[str, str]) -> str:
     """The script of one batch.
 
@@ -44,8 +50,12 @@ def text(directory: Path, batch: Batch, settings: Slurm, code: Path, ids: dict[s
     array = sorted(batch.stages) if -1 not in batch.stages else []
     gpus = f"{settings.gpu_type}:{needs.gpus_per_node}" if settings.gpu_type else needs.gpus_per_node
     python = "python3" if settings.container else shlex.quote(sys.executable)
-    program = shlex.quote(str(code / "launch" / "job"))
+    program = f"-u {shlex.quote(str(code / 'launch' / 'job'))}"
+    shell = f"{shlex.quote(sys.executable)} {program}"  # the batch shell runs outside a container
     arguments = shlex.join([str(directory), batch.name])
+    set_up = _set_up(settings, f"{shell} set-up {arguments}")
+    if needs.ranks > 1:
+        set_up.append(f"export {PORT}=$({shell} port {arguments})")
     # submitit takes the signal from a variable; --export and the srun option win over SBATCH_EXPORT=NONE and a site's default
     signal = f"USR2@{settings.signal_seconds}"
     extra: dict[str, Any] = {"requeue": True, "kill-on-invalid-dep": "yes", "signal": signal, "export": "ALL"}
@@ -69,25 +79,30 @@ def text(directory: Path, batch: Batch, settings: Slurm, code: Path, ids: dict[s
         mem=None if needs.mem_gb is None else f"{round(needs.mem_gb * 1024)}M",
         time=needs.minutes,
         dependency=batch.dependency(ids),
-        setup=_setup(settings, code),
-        teardown=[f"{shlex.quote(sys.executable)} -u {program} end {arguments} $?"],
+        setup=[*set_up, f"export PYTHONPATH={shlex.quote(str(code))}"],
+        teardown=[f"{shell} end {arguments} $?"],
         stderr_to_stdout=True,
         wckey=None,
         srun_args=["--export=ALL", "--kill-on-bad-exit=0", f"--wait={SRUN_WAIT_S}", *_container(settings)],
         additional_parameters=extra,
     )
-    return executor.text(f"{python} -u {program} rank {arguments}", len(array) or None)
+    return executor.text(f"{python} {program} rank {arguments}", len(array) or None)
 
 
-def _setup(settings: Slurm, code: Path) -> list[str]:
-    """Shell lines before srun. Every value is quoted."""
-    lines = [f"module load {shlex.quote(module)}" for module in settings.modules]
+def _set_up(settings: Slurm, failed: str) -> list[str]:
+    """The profile's own shell lines. Every value is quoted. `failed` is the command that records which of them failed.
+
+    The file to source comes first, as it may define `module`.
+    """
+    commands = [f"module load {shlex.quote(module)}" for module in settings.modules]
     if settings.source:
-        lines.append(f"source {shlex.quote(str(Path(settings.source).expanduser().absolute()))}")
+        commands.insert(0, f"source {shlex.quote(str(Path(settings.source).expanduser().absolute()))}")
+    lines = [f'set_up_failed() {{ {failed} "$1"; exit 1; }}'] if commands else []
+    lines += [f"{command} || set_up_failed {shlex.quote(command)}" for command in commands]
     for word in settings.environment:
         name, _, value = word.partition("=")
         lines.append(f"export {name}={shlex.quote(value)}")
-    return [*lines, f"export PYTHONPATH={shlex.quote(str(code))}"]
+    return lines
 
 
 def _container(settings: Slurm) -> list[str]:

@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dist_advss.runs import state
-from launch.graph import Stage
+from launch.graph import Stage, build
+from launch.job import ending, task
 from launch.job.allocation import Allocation
-from launch.job.ending import end_of_job
-from launch.job.sessions import End, Session, ends_folder, progress_of, record, record_end
+from launch.job.ending import end_of_job, set_up_failed
+from launch.job.sessions import End, Session, ends_folder, progress_of, record, record_end, sessions
 from launch.queue.journal import Journal
+from launch.queue.script import output_file
+from launch.queue.slurm import Job
+from launch.queue.submission import to_do
+from launch.state import look
 
 JOB = "7"
 
@@ -141,11 +147,115 @@ def test_a_requeued_session_that_saves_nothing_is_the_last(
         assert "nothing was saved between two requeues" in (state.read(place.directory / "s").error or "")
 
 
-def test_a_requeue_that_slurm_refuses_is_the_reason_shown(place: Allocation, fake_slurm: Any) -> None:
-    fake_slurm.breaks("scontrol")
+@pytest.mark.parametrize("broken", [["scontrol"], ["scontrol", "squeue"]])
+def test_a_requeue_that_slurm_refuses_leaves_a_stage_that_the_next_launch_resumes(
+    broken: list[str], place: Allocation, fake_slurm: Any
+) -> None:
+    fake_slurm.breaks(*broken)
     said(place, "stopped", "stopped", error="stopped at step 5, saved")
-    assert end_of_job(place, 0) == 1
-    assert "stopped at step 5, saved; could not be requeued" in (state.read(place.directory / "s").error or "")
+    assert end_of_job(place, 0) == 1  # so that no stage that needs this one starts
+    written = state.read(place.directory / "s")
+    assert written.state == "stopped"
+    assert "stopped at step 5, saved; could not be requeued (scontrol: " in (written.error or "")
+    experiment = build("e", "", [place.stage])
+    fake_slurm.breaks()
+    found = look(place.directory, experiment, {"s": Job(JOB, "s-1", "FAILED")})
+    assert found["s"].state == "stopped"
+    assert "could not be requeued" in (found["s"].error or "") and "cancelled" not in (found["s"].error or "")
+    assert [stage.name for stage in to_do(experiment, found, {"s"}, retry_failed=False)] == ["s"]
+
+
+def test_a_job_requeues_itself_where_only_squeue_is_missing(place: Allocation, fake_slurm: Any) -> None:
+    fake_slurm.breaks("squeue")
+    said(place, "stopped", "stopped")
+    assert end_of_job(place, 0) == 0
+    assert requeued(fake_slurm)
+
+
+def output(place: Allocation, text: str) -> None:
+    file = output_file(place.directory, place.job)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+def test_a_stage_of_which_no_rank_starts_is_given_up_after_three_starts_with_what_srun_said(
+    place: Allocation, fake_slurm: Any
+) -> None:
+    settings = replace(place.submission, settings={"max_requeues": 50})
+    srun = "srun: error: Unable to create step for job 7: Memory required by task is not available"
+    output(place, f"{srun}\nsrun: error: n1: task 0: Exited with exit code 1\n")
+    ended = []
+    for restart in range(3):
+        ended.append(end_of_job(replace(place, submission=settings, restart=restart), 1))
+        fake_slurm.end(JOB, state="RUNNING")
+    assert ended == [0, 0, 1]
+    error = state.read(place.directory / "s").error or ""
+    assert (
+        error == f"no rank started (srun exit code 1): {srun}; given up: 3 starts in a row ended before the run began"
+    )
+
+
+def test_a_rank_that_is_late_three_times_is_given_up_with_what_rank_0_said(place: Allocation, fake_slurm: Any) -> None:
+    settings = replace(place.submission, settings={"max_requeues": 50})
+    ended = []
+    for restart in range(3):
+        here = replace(place, submission=settings, restart=restart)
+        said(here, "lost", None, error="Timed out after 121 seconds waiting for clients. 1/2 clients joined.")
+        ended.append(end_of_job(here, 1))
+        fake_slurm.end(JOB, state="RUNNING")
+    assert ended == [0, 0, 1]
+    error = state.read(place.directory / "s").error or ""
+    assert "rank 1 of 2 exited without a message" in error and "rank 0: Timed out after 121 seconds" in error
+
+
+def test_starts_that_fail_between_others_that_do_not_are_not_given_up(place: Allocation, fake_slurm: Any) -> None:
+    settings = replace(place.submission, settings={"max_requeues": 50})
+    checkpoint = place.directory / "s" / "checkpoints" / "last.pt"
+    checkpoint.parent.mkdir()
+    for restart in range(8):
+        fake_slurm.end(JOB, state="RUNNING")
+        if restart % 2:
+            record(place.directory, "s", Session("s-1", JOB, restart, "n1", 0.0, progress_of(place.directory / "s")))
+            checkpoint.write_text("x" * restart)
+        assert end_of_job(replace(place, submission=settings, restart=restart), 1) == 0
+
+
+def test_starts_that_a_signal_ends_do_not_count(place: Allocation, fake_slurm: Any) -> None:
+    settings = replace(place.submission, settings={"max_requeues": 50})
+    for restart in range(5):
+        here = replace(place, submission=settings, restart=restart)
+        said(here, "stopped", None)
+        fake_slurm.end(JOB, state="RUNNING")
+        assert end_of_job(here, 0) == 0
+    assert sessions(place.directory, "s") == []
+
+
+def test_a_start_that_slurm_itself_ends_does_not_count(place: Allocation, fake_slurm: Any) -> None:
+    fake_slurm.end(JOB, state="COMPLETING")
+    for restart in range(5):
+        assert end_of_job(replace(place, restart=restart), 143) == 0
+    assert sessions(place.directory, "s") == []
+
+
+def test_an_end_that_cannot_be_settled_is_a_failure_with_its_reason(
+    place: Allocation, fake_slurm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*_: Any) -> None:
+        raise ValueError("a bug\nin two lines")
+
+    monkeypatch.setattr(ending, "ends", breaks)
+    assert task.end(place, 0) == 1
+    written = state.read(place.directory / "s")
+    assert (written.state, written.error) == ("failed", "the end of job 7 could not be settled: ValueError: a bug")
+    found = look(place.directory, build("e", "", [place.stage]), {"s": Job(JOB, "s-1", "FAILED")})
+    assert found["s"].state == "failed"
+
+
+def test_a_set_up_that_fails_is_the_reason_of_the_stage(place: Allocation, fake_slurm: Any) -> None:
+    assert set_up_failed(place, "module load cuda/99") == 1
+    written = state.read(place.directory / "s")
+    assert written.state == "failed"
+    assert (written.error or "").startswith("set-up on n1: `module load cuda/99` failed")
 
 
 def test_a_superseded_job_does_nothing(place: Allocation, fake_slurm: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -83,16 +84,48 @@ def test_what_may_hold_any_character_reaches_the_shell_as_it_is(tmp_path: Path) 
     assert subprocess.run(["bash", "-n"], input=shown, text=True, check=False).returncode == 0
 
 
-def test_set_up_stands_in_front_of_the_run(tmp_path: Path) -> None:
+def test_set_up_stands_in_front_of_the_run_and_the_file_to_source_in_front_of_the_modules(tmp_path: Path) -> None:
     (tmp_path / "setup.sh").write_text("")
-    settings = Slurm(modules=["cuda/12.4"], source=str(tmp_path / "setup.sh"), container="img#x:1", mounts=["/a:/b"])
+    settings = Slurm(
+        modules=["cuda/12.4"],
+        source=str(tmp_path / "setup.sh"),
+        container="img#x:1",
+        mounts=["/a:/b"],
+        tasks_per_node=2,
+    )
     shown = text(settings)
-    order = [
-        shown.index(part)
-        for part in ("module load cuda/12.4", "source ", "export PYTHONPATH", "srun ", "/launch/job' end")
-    ]
+    parts = ("source ", "module load cuda/12.4", "/launch/job' port", "export PYTHONPATH", "srun ", "/launch/job' end")
+    order = [shown.index(part) for part in parts]
     assert order == sorted(order)
     assert "--container-image=img#x:1" in shown and "--container-mounts=/a:/b" in shown
+    assert " port " not in text(Slurm())  # a single process needs none
+
+
+@pytest.mark.parametrize(
+    ("file", "failed"),
+    [
+        ("module() { true; }", None),
+        ("module() { [ $2 = good/1 ]; }", "module load bad/2"),
+        ("module() { true; }; false", "source FILE"),
+        ("true", "module load good/1"),  # no such command
+    ],
+)
+def test_a_set_up_that_fails_runs_nothing_and_is_recorded(file: str, failed: str | None, tmp_path: Path) -> None:
+    source = tmp_path / "setup.sh"
+    source.write_text(file + "\n")
+    shown = text(Slurm(modules=["good/1", "bad/2"], source=str(source)), tmp_path / "out")
+    recorder = tmp_path / "python"
+    recorder.write_text(f'#!/bin/bash\nprintf "%s\\n" "$@" >> {tmp_path}/called\n')
+    recorder.chmod(0o755)
+    shown = shown.replace(sys.executable, str(recorder)).replace("srun ", f"echo srun >> {tmp_path}/called; true ")
+    done = subprocess.run(["bash"], input=shown, capture_output=True, text=True, check=False)
+    called = (tmp_path / "called").read_text().splitlines()
+    if failed is None:
+        assert "srun" in called and "end" in called and "set-up" not in called
+    else:
+        assert done.returncode == 1
+        assert called[2:3] == ["set-up"] and called[-1] == failed.replace("FILE", str(source))
+        assert "srun" not in called
 
 
 @pytest.mark.parametrize("name", ["a100", "h100", "cpu"])

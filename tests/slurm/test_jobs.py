@@ -112,4 +112,4 @@ stages:
     ]
     assert len({session["nodes"] for session in sessions}) == 3
     assert "failed its preflight: data.root=" in (states["s"].error or "")
-    assert "the preflight failed 3 times in a row" in (states["s"].error or "")
+    assert "3 starts in a row ended before the run began" in (states["s"].error or "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -13,10 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from launch.job.allocation import first_port
+from launch.job.sessions import sessions
 from launch.profile import Slurm
 from launch.queue import slurm as queue
 from launch.queue.journal import Journal
 from launch.queue.limits import limits, of_accounting
+from launch.queue.script import output_file
 from launch.queue.snapshot import PACKAGES
 from slurm.devcluster.cluster import DevCluster
 from tests.slurm.conftest import PATIENCE, Launch, slurm_command
@@ -148,3 +152,81 @@ def test_submit_limits_are_read_as_sacctmgr_prints_them(devcluster: DevCluster) 
         "MaxSubmitJobsPerUser of qos short": 5,
     }
     assert of_accounting(Slurm(account="lab", qos="normal"), "elsewhere") == {}
+
+
+def without_tools(folder: Path, *hidden: str) -> str:
+    """A PATH with every program of this machine but the hidden ones."""
+    folder.mkdir()
+    for place in reversed(os.environ["PATH"].split(os.pathsep)):
+        for program in Path(place).iterdir() if Path(place).is_dir() else ():
+            link = folder / program.name
+            link.unlink(missing_ok=True)
+            if program.name not in hidden:
+                link.symlink_to(program)
+    return str(folder)
+
+
+def test_where_the_nodes_have_no_client_tools_the_next_launch_resumes(
+    launch: Callable[..., Launch], tmp_path: Path
+) -> None:
+    """Two ranks on two nodes meet there, too, although only scontrol knows the nodes' addresses."""
+    path = without_tools(tmp_path / "bin", "scontrol", "squeue", "sbatch", "sacct", "scancel", "sinfo")
+    text = f"""
+common: {{pretrain: {SMALL.replace("epochs=1", "epochs=4")}}}
+stages:
+  p: {{command: pretrain}}
+  f: {{command: finetune, overrides: [init=@p, attack=none, data.limit=40, schedule.epochs=1, train.batch_size=16,
+       validation.limit=20, validation.steps=1, device=cpu]}}
+"""
+    launched = launch(text, "cluster.pretrain.gpus_per_node=1", f"cluster.environment=[OMP_NUM_THREADS=1,PATH={path}]")
+    assert launched.run() == 0
+    end = time.monotonic() + PATIENCE
+    while steps(launched, "p") < 3:
+        assert time.monotonic() < end, launched.story()
+        time.sleep(0.2)
+    slurm_command("scancel", "--signal=USR2", launched.states()["p"].job or "")
+    states = launched.wait()
+    assert (states["p"].state, states["f"].state) == ("stopped", "skipped"), launched.story()
+    assert "could not be requeued (scontrol: command not found" in (states["p"].error or "")
+    assert launched.run() == 0
+    states = launched.wait()
+    assert (states["p"].state, states["f"].state) == ("finished", "finished"), launched.story()
+    assert len(resumed_at(launched, "p")) == 1
+
+
+def test_a_port_that_is_taken_costs_nothing(launch: Callable[..., Launch], closed: None) -> None:
+    launched = launch(f"common: {{pretrain: {SMALL}}}\nstages: {{p: {{command: pretrain}}}}\n")
+    assert launched.run() == 0
+    job = launched.states()["p"].job or ""
+    with socket.socket() as busy:
+        busy.bind(("0.0.0.0", first_port({"SLURM_JOB_ID": job})))
+        busy.listen()
+        slurm_command("scontrol", "update", "PartitionName=main", "State=UP")
+        states = launched.wait()
+    assert states["p"].state == "finished", launched.story()
+    assert [past.restart for past in sessions(launched.directory, "p")] == [0]
+
+
+def test_an_srun_that_starts_no_rank_is_given_up_soon_with_what_it_said(launch: Callable[..., Launch]) -> None:
+    text = f"common: {{pretrain: {SMALL}}}\nstages: {{p: {{command: pretrain}}}}\n"
+    refusing = "cluster.environment=[SLURM_MEM_PER_CPU=100]"  # srun does not take this beside --mem
+    launched = launch(text, "cluster.mem_gb=0.5", refusing)
+    assert launched.run() == 0
+    states = launched.wait()
+    assert states["p"].state == "failed", launched.story()
+    error = states["p"].error or ""
+    assert error.startswith("no rank started (srun exit code 1): srun: ") and "mutually exclusive" in error, error
+    assert error.endswith("given up: 3 starts in a row ended before the run began")
+
+
+def test_a_module_that_cannot_be_loaded_is_the_reason_at_once(launch: Callable[..., Launch], tmp_path: Path) -> None:
+    (tmp_path / "setup.sh").write_text("module() { echo no module $2; return 1; }\n")
+    launched = launch(
+        f"common: {{pretrain: {SMALL}}}\nstages: {{p: {{command: pretrain}}}}\n",
+        "cluster.modules=[cuda/99]", f"cluster.source={tmp_path / 'setup.sh'}",
+    )  # fmt: skip
+    assert launched.run() == 0
+    states = launched.wait()
+    assert states["p"].state == "failed", launched.story()
+    assert "`module load cuda/99` failed" in (states["p"].error or "")
+    assert "no module cuda/99" in output_file(launched.directory, states["p"].job or "").read_text()
