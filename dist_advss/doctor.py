@@ -12,13 +12,10 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 from urllib.parse import urlparse
 
 from .errors import UserError
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 Verdict = Literal["ok", "missing", "optional"]
 REQUIRED = (
@@ -44,6 +41,7 @@ FFCV_NEEDS = {  # a compiler, Python's headers, pkg-config, OpenCV, libjpeg-turb
     "dnf": "dnf install gcc-c++ python3-devel pkgconf opencv-devel turbojpeg-devel (EPEL and CRB enabled)",
     "conda": "conda install -c conda-forge cxx-compiler pkg-config opencv libjpeg-turbo",
 }
+WIDTH = 18  # of the longest name, data fashion_mnist
 ROOM = 2e9  # bytes; about the size of a large model's checkpoints and its images
 COLOURS = {"ok": "green", "missing": "red", "optional": "yellow"}
 
@@ -59,15 +57,13 @@ class Finding:
 
 
 def doctor() -> int:
-    """Prints the findings as a table or plain lines. Returns 1 if a requirement is missing, else 0."""
-    findings = list(examine())
-    if sys.stdout.isatty() and importlib.util.find_spec("rich"):
-        from rich.console import Console
-
-        Console().print(_table(findings))
-    else:
-        print(as_text(findings))
-    missing = [f.what for f in findings if f.verdict == "missing"]
+    """Prints each finding as a line as soon as it is there. Returns 1 if a requirement is missing, else 0."""
+    write = _writer()
+    missing = []
+    for finding in examine():
+        write(finding)
+        if finding.verdict == "missing":
+            missing.append(finding.what)
     print(f"\n{'missing: ' + ', '.join(missing) if missing else 'all requirements are installed'}")
     return 1 if missing else 0
 
@@ -87,10 +83,10 @@ def examine() -> Iterator[Finding]:
     yield from data_sets()
 
 
-def as_text(findings: list[Finding]) -> str:
-    """Aligned lines."""
-    width = max(len(f.what) for f in findings)
-    return "\n".join(f"{f.verdict:<8}  {f.what:<{width}}  {f.found}{f'; {f.fix}' if f.fix else ''}" for f in findings)
+def as_line(finding: Finding) -> str:
+    """The finding on one line, aligned with the others."""
+    fix = f"; {finding.fix}" if finding.fix else ""
+    return f"{finding.verdict:<8}  {finding.what:<{WIDTH}}  {finding.found}{fix}"
 
 
 def torch_and_gpu() -> Iterator[Finding]:
@@ -265,11 +261,12 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
-def _table(findings: list[Finding]) -> Table:
-    from rich.table import Table
+def _writer() -> Callable[[Finding], None]:
+    """Prints findings, in colour in a terminal. The first lines come before slow checks, so each line is flushed."""
+    if not (sys.stdout.isatty() and importlib.util.find_spec("rich")):
+        return lambda finding: print(as_line(finding), flush=True)
+    from rich.console import Console
     from rich.text import Text
 
-    table = Table("", "found", "fix", box=None, header_style="bold", pad_edge=False)
-    for f in findings:
-        table.add_row(Text(f.what, style=COLOURS[f.verdict]), Text(f.found), Text(f.fix))
-    return table
+    console = Console(highlight=False)
+    return lambda finding: console.print(Text(as_line(finding), style=COLOURS[finding.verdict]), soft_wrap=True)

@@ -10,7 +10,8 @@ import signal
 import subprocess
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -21,6 +22,7 @@ from dist_advss.runs import state
 from dist_advss.runs.state import Status
 
 from .graph import Stage
+from .queue.environment import OF_TORCHRUN
 from .stage import command_line as stage_command
 from .stage import run_stage as run_in_process
 
@@ -87,18 +89,24 @@ class Inline:
 class Local:
     """Runs stages as child processes, `workers` at a time, each with an equal share of `threads` CPU threads.
 
-    A child writes to STAGE/log.txt. It has its own session, so Ctrl-C reaches it only through `stop`. It survives if this
-    process is killed, and the next launch waits for it.
+    A child sees one of `gpus` (values of CUDA_VISIBLE_DEVICES), the one with the fewest children. With more workers than
+    GPUs, some share one. A child writes to STAGE/log.txt. It has its own session, so Ctrl-C reaches it only through `stop`.
+    It survives if this process is killed, and the next launch waits for it.
     """
 
-    def __init__(self, workers: int, threads: int, command_line: CommandLine = stage_command) -> None:
+    def __init__(
+        self, workers: int, threads: int, command_line: CommandLine = stage_command, gpus: Sequence[str] = ()
+    ) -> None:
         self.places = workers
+        self._gpus = tuple(gpus)
         self._threads = max(1, threads // workers)
         self._command_line = command_line
         self._children: dict[str, Child] = {}
 
     def start(self, directory: Path, stage: Stage) -> None:
         command = list(self._command_line(directory, stage))
+        load = Counter(child.gpu for child in self._children.values())
+        gpu = min(self._gpus, key=lambda one: load[one], default=None)
         log = directory / stage.name / "log.txt"
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
@@ -115,14 +123,21 @@ class Local:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    env={**os.environ, "OMP_NUM_THREADS": str(self._threads)},
+                    env=self._environment(gpu),
                     start_new_session=True,
                 )
         except OSError as error:
             raise RunError(f"{stage.name} could not be started: {error}") from error
         begun = state.running(child.pid, time.time())
-        self._children[stage.name] = Child(child, directory, stage, begun, start)
+        self._children[stage.name] = Child(child, directory, stage, begun, start, gpu)
         state.write(directory / stage.name, begun)
+
+    def _environment(self, gpu: str | None) -> dict[str, str]:
+        """A child's environment. The ranks of a torchrun around this process are not those of its children."""
+        own = {name: value for name, value in os.environ.items() if name not in OF_TORCHRUN}
+        return (
+            own | {"OMP_NUM_THREADS": str(self._threads)} | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu is not None else {})
+        )
 
     def ended(self) -> dict[str, Status]:
         time.sleep(POLL)
@@ -150,13 +165,14 @@ class Local:
 
 
 class Child(NamedTuple):
-    """A running stage in a child process. Its output starts at byte `log_start` of its log."""
+    """A running stage in a child process, on one GPU or on none in particular. Its output starts at byte `log_start` of its log."""
 
     process: subprocess.Popen[bytes]
     directory: Path
     stage: Stage
     begun: Status
     log_start: int
+    gpu: str | None
 
     def end(self) -> Status:
         """The status of a child that has ended."""
@@ -171,6 +187,14 @@ class Child(NamedTuple):
                 begun, state="failed", error=f"killed by {signal.Signals(-code).name}; its last line: {last}"
             )
         return replace(begun, state="failed", error=last)
+
+
+def visible_gpus(count: Callable[[], int], environment: Mapping[str, str] = os.environ) -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them. `count` gives their number if nothing does."""
+    chosen = environment.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None:
+        return [str(number) for number in range(count())]
+    return [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1", "NoDevFiles")]
 
 
 def last_line(file: Path, start: int = 0) -> str:

@@ -45,7 +45,7 @@ class Local:
     """Runs stages as child processes on this machine."""
 
     name: str = key("local", "kind of cluster", choices=("local",))
-    workers: int = key(2, "stages that run at the same time; they share the CPU threads", low=1)
+    workers: int = key(2, "stages that run at the same time; they share the CPU threads, and each gets a GPU", low=1)
 
 
 @dataclass

@@ -19,7 +19,7 @@ from dist_advss.training.interrupt import handled
 from . import graph, profile, state
 from .experiment import compositions, load
 from .graph import Experiment
-from .local import Executor, Inline, Local, RunStage
+from .local import Executor, Inline, Local, RunStage, visible_gpus
 from .queue.journal import FOLDER
 from .stage import run_stage as run_in_process
 from .work import Work
@@ -106,7 +106,10 @@ def plan(experiment: str, cluster: str, directory: Path, words: Sequence[str]) -
 
 def _executor(settings: profile.Inline | profile.Local, run_stage: RunStage) -> Executor:
     if isinstance(settings, profile.Local):
-        return Local(settings.workers, len(os.sched_getaffinity(0)))
+        import torch
+
+        gpus = visible_gpus(torch.cuda.device_count)
+        return Local(settings.workers, len(os.sched_getaffinity(0)), gpus=gpus)
     return Inline(run_stage)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dist_advss import doctor as room
-from dist_advss.doctor import Finding, as_text, data_sets, disk, doctor, extra, ffcv, package, slurm, wandb_login
+from dist_advss.doctor import Finding, as_line, data_sets, disk, doctor, extra, ffcv, package, slurm, wandb_login
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
 
@@ -88,7 +89,7 @@ def test_a_wandb_key_is_found_and_not_shown(tmp_path: Path) -> None:
         wandb_login({"NETRC": str(netrc)}, nowhere),
     ]
     assert {finding.verdict for finding in found} == {"ok"}
-    assert SECRET not in as_text(found)
+    assert all(SECRET not in as_line(finding) for finding in found)
 
 
 def test_a_missing_wandb_key_is_no_obstacle(tmp_path: Path) -> None:
@@ -128,6 +129,19 @@ def test_only_what_is_required_changes_the_exit_code(
     said = capsys.readouterr().out
     assert "as it is; do this" in said
     assert ("missing: thing" in said) == bool(code)
+
+
+def test_what_is_known_is_printed_before_a_check_that_takes_long(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def examine() -> Iterator[Finding]:
+        yield Finding("first", "ok", "here")
+        assert capsys.readouterr().out == f"ok        first{' ' * (room.WIDTH - 5)}  here\n"
+        yield Finding("slow", "optional", "none", "get one")
+
+    monkeypatch.setattr(room, "examine", examine)
+    assert doctor() == 0
+    assert capsys.readouterr().out.startswith("optional  slow")
 
 
 def test_the_doctor_examines_this_machine_in_plain_lines() -> None:

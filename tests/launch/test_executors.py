@@ -13,7 +13,7 @@ import pytest
 from dist_advss.runs.state import read
 from launch import state
 from launch.graph import Experiment, Stage, build
-from launch.local import Local
+from launch.local import Local, visible_gpus
 from launch.work import Work
 
 PATIENCE = 60.0  # seconds that a test waits for a child before it gives up
@@ -89,6 +89,51 @@ def test_a_stage_begins_when_what_it_needs_has_finished(tmp_path: Path) -> None:
         "a": "finished",
         "b": "finished",
     }
+
+
+def test_each_worker_has_a_gpu_of_its_own_and_gives_it_back(tmp_path: Path) -> None:
+    """Two at a time on two GPUs: the third stage gets the GPU of the one that has ended."""
+    meet = f"""
+(folder / 'gpu').write_text(os.environ['CUDA_VISIBLE_DEVICES'])
+end = time.monotonic() + {PATIENCE}
+names = {{'a': 'ab', 'b': 'abc', 'c': 'bc'}}[folder.name]
+while not all((folder.parent / name / 'gpu').exists() for name in names) and time.monotonic() < end:
+    time.sleep(0.01)
+{SUCCEED}
+"""
+    work = run(tmp_path, graph(a=(), b=(), c=("a",)), Local(2, 2, python(meet), gpus=["GPU-5", "7"]))
+    assert set(names(work).values()) == {"finished"}
+    assert [(tmp_path / name / "gpu").read_text() for name in "abc"] == ["GPU-5", "7", "GPU-5"]
+
+
+def test_more_workers_than_gpus_share_them_evenly(tmp_path: Path) -> None:
+    meet = f"""
+(folder / 'gpu').write_text(os.environ['CUDA_VISIBLE_DEVICES'])
+end = time.monotonic() + {PATIENCE}
+while not all((folder.parent / name / 'gpu').exists() for name in 'abcd') and time.monotonic() < end:
+    time.sleep(0.01)
+{SUCCEED}
+"""
+    run(tmp_path, graph(a=(), b=(), c=(), d=()), Local(4, 2, python(meet), gpus=["0", "1"]))
+    assert sorted((tmp_path / name / "gpu").read_text() for name in "abcd") == ["0", "0", "1", "1"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "gpus"),
+    [(None, ["0", "1", "2"]), ("2,0", ["2", "0"]), ("GPU-a, MIG-b", ["GPU-a", "MIG-b"]), ("", []), ("-1", [])],
+)
+def test_the_gpus_are_those_that_this_process_may_use(chosen: str | None, gpus: list[str]) -> None:
+    assert visible_gpus(lambda: 3, {} if chosen is None else {"CUDA_VISIBLE_DEVICES": chosen}) == gpus
+
+
+def test_without_a_gpu_and_under_torchrun_a_child_is_a_process_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    check = f"assert not {{'RANK', 'WORLD_SIZE'}} & set(os.environ)\nassert not os.environ['CUDA_VISIBLE_DEVICES']\n{SUCCEED}"
+    assert names(run(tmp_path, graph(a=()), Local(2, 2, python(check)))) == {"a": "finished"}
 
 
 def test_workers_share_the_threads_and_write_to_their_logs(tmp_path: Path) -> None:
