@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import glob
+import hashlib
 import json
 import os
 import stat
@@ -146,6 +147,17 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
+def lock_file(folder: Path, name: str) -> Path:
+    """The file whose lock stands for `folder`: `name` in it, or a file in the folder DIST_ADVSS_LOCKS, for disks without locks.
+
+    Every machine that works in `folder` must have the same DIST_ADVSS_LOCKS, on a disk that they share.
+    """
+    elsewhere = os.environ.get("DIST_ADVSS_LOCKS")
+    if not elsewhere:
+        return folder / name
+    return Path(elsewhere) / f"{hashlib.sha256(os.path.realpath(folder).encode()).hexdigest()[:16]}{name}"
+
+
 @contextlib.contextmanager
 def only_process(folder: Path, name: str, in_use: Callable[[str], str]) -> Iterator[TextIO]:
     """Locks `folder` for this process, and creates it when it is missing. Yields the lock file `name` in it.
@@ -154,12 +166,14 @@ def only_process(folder: Path, name: str, in_use: Callable[[str], str]) -> Itera
     cannot be written or locked, or when another process holds the lock. `in_use` makes the message from the text that the
     other process wrote into the lock file.
     """
+    path = lock_file(folder, name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open_own(folder / name, "a+")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open_own(path, "a+")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        file = f" in {name}" if isinstance(error, OSError) and error.filename == str(folder / name) else ""
+        file = f" in {path.name}" if isinstance(error, OSError) and error.filename == str(path) else ""
         raise UserError(
             f"out={folder}: cannot be written ({reason}{file}); choose a folder that you can write"
         ) from error
@@ -171,7 +185,8 @@ def only_process(folder: Path, name: str, in_use: Callable[[str], str]) -> Itera
             raise UserError(f"out={folder}: {in_use(lock.read().strip())}") from error
         except OSError as error:
             raise UserError(
-                f"out={folder}: cannot be locked ({error.strerror}); choose a folder on another disk"
+                f"out={folder}: cannot be locked ({error.strerror}); choose a folder on another disk, or set DIST_ADVSS_LOCKS "
+                "to a folder that can be locked and that all machines see, such as one in your home"
             ) from error
         yield lock
 
@@ -187,6 +202,8 @@ def _take(lock: TextIO) -> None:
 
 def locked(file: Path) -> bool:
     """Whether a process on any machine that shares the disk holds this lock file; False where the disk has no locks."""
+    if file.name.endswith(".lock"):
+        file = lock_file(file.parent, file.name)
     try:
         with open(file, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that several readers do not block each other

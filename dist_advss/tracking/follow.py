@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import STOP_SIGNALS
-from ..files import open_own
+from ..files import lock_file, open_own
 from .companion import command
 from .wandb_run import Mode, WandbRun, api_key
 
@@ -92,7 +92,7 @@ def _ended(parent: int) -> bool:
 def _alone(folder: Path, parent: int) -> Iterator[None]:
     """Waits while the process of an earlier session is still sending."""
     (folder / "wandb").mkdir(exist_ok=True)
-    with open_own(folder / "wandb" / ".lock", "a") as lock:
+    with open_own(lock_file(folder / "wandb", ".lock"), "a") as lock:
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

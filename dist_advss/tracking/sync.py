@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import RunError, UserError, exit_of_signal
-from ..files import locked, open_own
+from ..files import lock_file, locked, open_own
 from ..runs.folders import walk
 from ..text import plural
 from .follow import end_children, reason
@@ -66,7 +66,7 @@ def _send(folder: Path, directory: Path) -> bool:
         return True
     try:
         (folder / "wandb").mkdir(exist_ok=True)
-        lock = open_own(folder / "wandb" / ".lock", "a")
+        lock = open_own(lock_file(folder / "wandb", ".lock"), "a")
     except OSError as error:
         print(f"{name}: {folder / 'wandb'} cannot be written ({error.strerror})", flush=True)
         return False

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
 from dist_advss.config.compose import as_yaml
 from dist_advss.errors import RunError, UserError
+from dist_advss.files import locked, only_process
 from dist_advss.tracking import Tracker
 from dist_advss.training.folder import claim, differences
 from dist_advss.training.made_from import MadeFrom, survey
@@ -218,3 +220,30 @@ def test_checkpoints_that_are_removed_under_a_run_are_written_again(
     runs.train()
     runs.train(name="whole")
     assert runs.outcome("run") == runs.outcome("whole")
+
+
+def test_locks_of_a_disk_that_has_none_can_be_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link to a folder is the same folder; another folder has another lock."""
+    real = fcntl.flock
+    folder, link, other = tmp_path / "run", tmp_path / "link", tmp_path / "other"
+    link.symlink_to(folder)
+
+    def refuse(file: IO[str], operation: int) -> None:
+        if str(folder) in file.name:
+            raise OSError(errno.ENOLCK, "No locks available")
+        real(file, operation)
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(UserError, match=r"No locks available.*DIST_ADVSS_LOCKS"), only_process(folder, ".lock", str):
+        pass
+    monkeypatch.setenv("DIST_ADVSS_LOCKS", str(tmp_path / "locks"))
+    assert not locked(folder / ".lock")
+    with only_process(folder, ".lock", str) as lock:
+        lock.write("process 7")
+        lock.flush()
+        assert locked(folder / ".lock") and locked(link / ".lock") and not locked(other / ".lock")
+        with pytest.raises(UserError, match="process 7"), only_process(link, ".lock", str):
+            pass
+        with only_process(other, ".lock", str), only_process(folder, ".launch.lock", str):
+            pass
+    assert not locked(folder / ".lock")
