@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from submitit import JobEnvironment
+from submitit.slurm.slurm import SlurmJobEnvironment
 
 from dist_advss.errors import RunError
 
@@ -51,7 +51,7 @@ def find(directory: Path, name: str, environment: Mapping[str, str] = os.environ
     experiment = stored(directory)
     if submission is None or experiment is None:
         raise RunError(f"{directory}: no submission {name} in it")
-    job = JobEnvironment()
+    job = SlurmJobEnvironment()  # JobEnvironment asks a variable that submitit's script sets only before srun
     single = -1 in submission.stages
     stage = submission.stages[-1 if single else int(environment["SLURM_ARRAY_TASK_ID"])]
     return Allocation(

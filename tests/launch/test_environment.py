@@ -99,7 +99,7 @@ def queued(tmp_path: Path) -> Callable[..., Path]:
 
 
 TASK = {
-    "SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "17", "SLURM_STEP_ID": "0", "SLURM_PROCID": "2", "SLURM_LOCALID": "0",
+    "SLURM_JOB_ID": "17", "SLURM_STEP_ID": "0", "SLURM_PROCID": "2", "SLURM_LOCALID": "0",
     "SLURM_NTASKS": "4", "SLURM_JOB_NODELIST": "n1", "SLURM_JOB_NAME": "one",
 }  # fmt: skip
 

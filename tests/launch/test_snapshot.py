@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from launch.profile import Slurm
 from launch.queue import batches, script, snapshot
 from launch.queue.journal import Journal
 
-IN_A_JOB = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "n1"}
+IN_A_JOB = {"SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "n1"}
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +92,15 @@ def test_a_new_file_that_git_does_not_track_is_a_change(tmp_path: Path, monkeypa
     (clone / "notes.txt").write_text("no part of what is copied")
     (clone / "dist_advss" / "mine.py").unlink()
     assert note()["changed"] is False
+
+
+@pytest.mark.parametrize("part", ["port", "set-up"])
+def test_what_the_batch_shell_runs_before_srun_needs_no_variable_of_submitit(part: str, launched: Path) -> None:
+    code = next((launched / "_slurm" / "code").iterdir())
+    (name,) = Journal(launched).submissions
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SUBMITIT_")} | IN_A_JOB
+    command = [sys.executable, str(code / "launch" / "job"), part, str(launched), name, "module load x"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    if part == "port":
+        assert 12_000 <= int(done.stdout) < 32_000
