@@ -151,6 +151,7 @@ def view(launch: Launch, now: float, width: int, height: int | None = None) -> R
         left = Counter(run.state for run in every if run not in runs)
         more = ", ".join(f"{n} {state}" for state, n in left.items())
         parts.append(Text(f"and {len(every) - len(runs)} more: {more}", "dim"))
+    parts += [Text(sentence, "yellow") for sentence in launch.passed_by]
     parts += [Text(note, style, no_wrap=True, overflow="ellipsis") for note, style in notes.items()]
     return Group(*parts)
 

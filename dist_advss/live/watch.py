@@ -55,7 +55,8 @@ def show(launch: Launch, console: Console) -> None:
         console.print(view(launch, time.time(), console.width))
     else:
         rows = [row(run, time.time()) for run in stages(launch)]
-        console.out(f"{as_text(rows)}\n{launch.name}: {progress(launch)}", highlight=False)
+        lines = [as_text(rows), f"{launch.name}: {progress(launch)}", *launch.passed_by]
+        console.out("\n".join(lines), highlight=False)
 
 
 def _looks(look: Look, every: float, sleep: Callable[[float], None]) -> Iterator[Launch]:

@@ -23,6 +23,7 @@ class Header:
     began:       unix seconds, None where unknown
     run_seconds: over all runs
     progress:    "5 of 8 stages finished, …"
+    passed_by:   a sentence for folders that were not searched for runs
     headline:    the effect of adversarial pre-training, or why there is none yet; "" where `clauses` has several
     clauses:     (task, effect) of each task, where there are several
     note:        what the intervals of the effects leave out, and which setting of several they are of; "" for nothing
@@ -33,6 +34,7 @@ class Header:
     began: float | None
     run_seconds: float
     progress: str
+    passed_by: tuple[str, ...]
     headline: str
     clauses: list[tuple[str, str]]
     note: str
@@ -53,6 +55,7 @@ def header(launch: Launch, rows: list[Row]) -> Header:
         began=began(launch),
         run_seconds=sum(run.seconds() or 0.0 for run in launch.runs.values()),
         progress=progress(launch),
+        passed_by=launch.passed_by,
         headline="" if several else sentence(measured[0]) if measured else waiting(rows),
         clauses=[(effect.task, clause(effect)) for effect in measured] if several else [],
         note=" ".join(

@@ -11,17 +11,20 @@ from typing import Any
 
 from .. import yaml_text
 from ..files import read_text
-from ..text import printable
+from ..text import plural, printable
 
 OF_A_RUN = ("config.yaml", "metrics.jsonl", "result.json")
-NOT_RUNS = {"checkpoints", "samples", "wandb", "logs"}
+NEVER_RUNS = {"wandb"}
+NOT_RUNS = {*NEVER_RUNS, "checkpoints", "samples", "logs", "stacks", "_slurm"}  # in a run or launch folder
+DEEPEST = 16  # levels below the folder that are searched for runs
+MOST_FOLDERS = 10_000  # that are searched
 
 
 @dataclass(frozen=True)
 class Place:
     """A run folder. It may not exist yet if an experiment plans it.
 
-    name:      the stage's name; LAUNCH/STAGE in a folder of launches
+    name:      the stage's name, or the path below the folder that is read: LAUNCH/STAGE, RUN/EVALUATION
     command:   the planned command; "" if no experiment names the run
     overrides: the planned `key=value` words, in which @STAGE is a run folder of the same launch; None without a plan
     needs:     the names of the stages that it needs
@@ -39,15 +42,19 @@ def is_run(path: Path) -> bool:
     return any(os.path.isfile(path / name) for name in OF_A_RUN)  # unlike Path.is_file, never raises
 
 
-def walk(directory: Path) -> Iterator[Place]:
-    """Yields `directory` if it is a run folder, else the runs in it: planned stages in order, then others, by name.
+def walk(directory: Path, passed_by: list[str]) -> Iterator[Place]:
+    """The runs in `directory` and below it, itself included: planned stages in order, then others, by name.
 
-    A folder in it that is not a run is searched too, one level deep.
+    Every folder is searched once, also if links lead to it. A sentence in `passed_by` counts folders that were not
+    searched: below DEEPEST levels, above MOST_FOLDERS in all, or unreadable.
     """
-    if is_run(directory):
-        yield Place(printable(directory.name), directory)
-    elif directory.is_dir():
-        yield from _inside(directory, "")
+    search = _Search()
+    if directory.is_dir():
+        name = printable(directory.name) if is_run(directory) else ""
+        yield from search.below(directory, name, 0)
+        while search.links:  # a folder that is there without a link keeps its own name
+            yield from search.below(*search.links.pop(0))
+    passed_by += search.sentences()
 
 
 def experiment(directory: Path) -> dict[str, Any]:
@@ -55,14 +62,68 @@ def experiment(directory: Path) -> dict[str, Any]:
     return mapping(directory / "experiment.yaml", [])
 
 
-def _inside(directory: Path, prefix: str) -> Iterator[Place]:
+class _Search:
+    """One walk: the folders that it has seen, the links that it will follow, and what it passes by."""
+
+    def __init__(self) -> None:
+        self.seen: set[tuple[int, int]] = set()
+        self.links: list[tuple[Path, str, int]] = []
+        self.passed_by = 0
+        self.unreadable = 0
+
+    def below(self, path: Path, name: str, depth: int, planned: bool = False) -> Iterator[Place]:
+        """The run in `path`, named `name`, unless its experiment has named it, and those in the folders below."""
+        try:
+            status = os.stat(path)
+            if (status.st_dev, status.st_ino) in self.seen:
+                return
+            if depth > DEEPEST or len(self.seen) >= MOST_FOLDERS:
+                self.passed_by += 1
+                return
+            self.seen.add((status.st_dev, status.st_ino))
+            with os.scandir(path) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+            folders = {entry.name: entry.is_symlink() for entry in entries if entry.is_dir()}
+            of_run = any(entry.name in OF_A_RUN and entry.is_file() for entry in entries)
+        except OSError:
+            self.unreadable += not planned  # a planned stage may not exist yet
+            return
+        if of_run and not planned:
+            yield Place(name, path)
+        prefix = f"{name}/" if name else ""
+        stages = list(_planned(path, prefix)) if any(entry.name == "experiment.yaml" for entry in entries) else []
+        yield from stages
+        for stage in stages:
+            yield from self.below(stage.path, stage.name, depth + 1, planned=True)
+        named = {stage.path.name for stage in stages} | (NOT_RUNS if of_run or planned or stages else NEVER_RUNS)
+        for folder, is_link in folders.items():
+            below = path / folder, prefix + printable(folder), depth + 1
+            if folder in named or folder.startswith("."):
+                continue
+            if is_link:
+                self.links.append(below)
+            else:
+                yield from self.below(*below)
+
+    def sentences(self) -> list[str]:
+        """What was passed by, a sentence each."""
+        found = []
+        if self.passed_by:
+            found.append(
+                f"{plural(self.passed_by, 'folder')} with all below were not searched for runs: at most "
+                f"{MOST_FOLDERS:,} folders and {DEEPEST} levels are searched. Give a folder further down."
+            )
+        if self.unreadable:
+            found.append(f"{plural(self.unreadable, 'folder')} cannot be read.")
+        return found
+
+
+def _planned(directory: Path, prefix: str) -> Iterator[Place]:
+    """The stages of the experiment in a launch folder."""
     stages = experiment(directory).get("stages")
-    planned = (
-        {name: stage for name, stage in stages.items() if isinstance(stage, dict) and _is_child(name)}
-        if isinstance(stages, dict)
-        else {}
-    )
-    for stage, plan in planned.items():
+    for stage, plan in stages.items() if isinstance(stages, dict) else ():
+        if not isinstance(plan, dict) or not _is_child(stage):
+            continue
         overrides, needs = plan.get("overrides"), plan.get("needs")
         yield Place(
             prefix + stage,
@@ -71,13 +132,6 @@ def _inside(directory: Path, prefix: str) -> Iterator[Place]:
             overrides=tuple(map(str, overrides)) if isinstance(overrides, list) else None,
             needs=tuple(prefix + str(need) for need in needs) if isinstance(needs, list) else (),
         )
-    for child in sorted(p for p in directory.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        if child.name in planned or child.name in NOT_RUNS:
-            continue
-        if is_run(child):
-            yield Place(prefix + printable(child.name), child)
-        elif not prefix:
-            yield from _inside(child, f"{printable(child.name)}/")
 
 
 def _is_child(name: str) -> bool:

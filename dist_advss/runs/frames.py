@@ -29,6 +29,7 @@ class Runs:
                  variant
     per_class    TA and RA by evaluation and class
     config       every key of the configuration (columns) of every stage
+    passed_by    a sentence for folders that were not searched for runs; [] for none
     """
 
     stages: pd.DataFrame
@@ -38,6 +39,7 @@ class Runs:
     evaluations: pd.DataFrame
     per_class: pd.DataFrame
     config: pd.DataFrame
+    passed_by: list[str]
 
     def verdicts(self, evaluation: str) -> pd.DataFrame:
         """One row an image of an evaluation, by its position in the set: label, both predictions, and whether each is right.
@@ -77,6 +79,7 @@ def load_runs(directory: str | Path) -> Runs:
         evaluations=_evaluations(launch),
         per_class=_per_class(runs),
         config=_table(({"stage": run.stage, **dict(flatten(run.config))} for run in runs if run.config), "stage"),
+        passed_by=list(launch.passed_by),
     )
 
 

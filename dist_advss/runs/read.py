@@ -72,11 +72,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Launch:
-    """A folder of runs by stage name, in the order of the experiment where there is one."""
+    """A folder of runs by stage name, in the order of the experiment where there is one.
+
+    passed_by: a sentence for folders that were not searched for runs
+    """
 
     root: Path
     name: str
     runs: dict[str, Run]
+    passed_by: tuple[str, ...] = ()
 
     @cached_property
     def by_path(self) -> dict[Path, Run]:
@@ -106,7 +110,8 @@ def read(directory: Path, now: float, reader: Reader | None = None) -> Launch:
     root = directory.resolve()
     runs: dict[str, Run] = {}
     configs: dict[str, Any] = {}
-    for place in walk(root):
+    passed_by: list[str] = []
+    for place in walk(root, passed_by):
         run = _run_of(place, now, reader, configs)
         skip = skipped(run.needs, {need: runs[need].status for need in run.needs if need in runs})
         if skip and run.state == "waiting":
@@ -114,9 +119,12 @@ def read(directory: Path, now: float, reader: Reader | None = None) -> Launch:
         configs[str(run.path)] = run.config
         runs[run.stage] = run
     if not runs:
-        raise UserError(f"{directory}: holds no run folder (one with {', '.join(OF_A_RUN)}); give a launch folder")
+        more = f" ({' '.join(passed_by)})" if passed_by else ""
+        raise UserError(
+            f"{directory}: holds no run folder (one with {', '.join(OF_A_RUN)}); give a launch folder{more}"
+        )
     name = experiment(root).get("name")
-    launch = Launch(root, str(name) if name else root.name, runs)
+    launch = Launch(root, str(name) if name else root.name, runs, tuple(passed_by))
     # A result counts only if its source runs have the weights that it was made from.
     sources = {stage: _sources(run, launch) for stage, run in runs.items() if run.state in ("finished", "failed")}
     statuses = {
@@ -181,10 +189,12 @@ def _at(path: Path, launch: Launch) -> Run | None:
 
 
 def _named(path: PurePath, run: Run, launch: Launch) -> Run | None:
-    """The stage named by a part of the path, last part first. In a folder of launches, the run's own launch comes first."""
-    own = run.stage.rpartition("/")[0]
+    """The stage named by a part of the path, last part first, in the run's own folder before those around it."""
+    around = run.stage.split("/")[:-1]
+    folders = ["/".join(around[:count]) for count in range(len(around), -1, -1)]
     for part in reversed(path.parts):
-        for name in (f"{own}/{part}" if own else part, part):
+        for folder in folders:
+            name = f"{folder}/{part}" if folder else part
             if name in launch.runs and name != run.stage:
                 return launch.runs[name]
     return None

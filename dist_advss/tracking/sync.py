@@ -28,7 +28,11 @@ def sync(directory: Path, watch: float | None = None, sleep: Callable[[float], N
     Safe to repeat and to interrupt. With `watch` it repeats every `watch` seconds until no run is active and all has
     arrived. Raises UserError without runs or an API key, and RunError if a run could not be sent.
     """
-    if not list(run_folders(directory)):
+    passed_by: list[str] = []
+    found = list(walk(directory, passed_by))
+    for sentence in passed_by:
+        print(f"sync: {sentence}", flush=True)
+    if not any((place.path / "config.yaml").is_file() for place in found):
         raise UserError(
             f"{directory}: holds no run folder (one with config.yaml); give a launch folder, or one run folder"
         )
@@ -53,7 +57,7 @@ def sync(directory: Path, watch: float | None = None, sleep: Callable[[float], N
 
 def run_folders(directory: Path) -> Iterator[Path]:
     """The run folders in `directory` that have a config.yaml."""
-    return (place.path for place in walk(directory) if (place.path / "config.yaml").is_file())
+    return (place.path for place in walk(directory, []) if (place.path / "config.yaml").is_file())
 
 
 def _send(folder: Path, directory: Path) -> bool:
