@@ -14,7 +14,15 @@ from .sets import SETS
 def class_folders(folder: Path) -> list[str]:
     """The names of the folders in `folder`, sorted, hidden ones left out: the classes of a tree. Raises OSError."""
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        return sorted(entry.name for entry in entries if is_folder(entry) and not entry.name.startswith("."))
+
+
+def is_folder(entry: os.DirEntry[str] | Path) -> bool:
+    """Whether an entry of a folder is a folder, or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def check_classes(command: str, data: Any) -> None:

@@ -55,7 +55,7 @@ class Data:
     )
     labels: int | None = key(
         None,
-        "use N labelled training images, stratified (low-label setting); at most data.limit",
+        "use N labelled training images, stratified, one or more of each class (low-label setting); at most data.limit",
         low=1,
         inherited=False,
         needs_labels=True,

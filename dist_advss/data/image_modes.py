@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-# EPS and WMF run other programs, the next four only hold data of other libraries, MPEG is a film, and the last two have no
-# known black and white.
+# EPS and WMF need other programs. BUFR, GRIB, HDF5, IPTC and MPEG are containers that Pillow does not decode by itself. The
+# numbers in FITS and SPIDER have no known black and white.
 NOT_READ = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "IPTC", "MPEG", "FITS", "SPIDER"}
 BACKGROUND = "white"  # of images with transparent pixels
 DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # modes with more than 8 bits a pixel

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dist_advss.cli import main
 from dist_advss.config.schema import Data
 from dist_advss.data import load_data
 from dist_advss.data.image_files import decode
 from dist_advss.data.sets.sources import read
 from dist_advss.errors import UserError
 from tests.data.conftest import message
+from tests.trees import TRAINED
+from tests.trees import tree as small_tree
 
 CLASSES = ["ant", "bee", "cow"]
 
@@ -147,7 +150,8 @@ def test_links_are_followed_and_loops_end(tree: Data, tmp_path_factory: pytest.T
 
 def test_links_to_missing_files_are_refused(tree: Data) -> None:
     for k in range(2):
-        (root(tree) / "train" / "cow" / f"gone{k}.png").symlink_to("nowhere")
+        (root(tree) / "train" / "cow" / f"gone{k}.png").symlink_to(["nowhere", "gone1.png"][k])  # the second, to itself
+    (root(tree) / "train" / "circle").symlink_to("circle")  # no class
     assert "2 links to missing files: gone0.png, gone1.png; restore or remove them" in message(tree)
 
 
@@ -170,6 +174,20 @@ def test_names_may_be_any_bytes(tree: Data, capsys: pytest.CaptureFixture[str]) 
     Path(f"{tree.root}/train/caf\udce9/na\udcefve.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"caf\\xe9/na\\xefve\.png: cannot be read"):
         source.pixels(np.arange(10))
+
+
+def test_runs_and_reports_know_classes_whose_names_are_any_bytes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = small_tree(tmp_path / "set", ["cat", "caf\udce9"])
+    data = [f"data.root={root}", "data.classes=2"]
+    assert main(["finetune", *TRAINED, "schedule.epochs=1", *data, f"out={tmp_path / 'run'}"]) == 0
+    assert main(["evaluate", f"checkpoint={tmp_path / 'run'}", "attack=fgsm", f"out={tmp_path / 'evaluation'}"]) == 0
+    assert main(["report", str(tmp_path / "evaluation"), "-o", str(tmp_path / "report.html")]) == 0
+    assert main(["data", "show", "data=folder", "data.size=32", *data, "--png", str(tmp_path / "sheet.png")]) == 0
+    assert "caf\\xe9" in capsys.readouterr().out
+    with np.load(tmp_path / "evaluation" / "samples" / "samples.npz") as samples:
+        assert samples["classes"].tolist() == ["caf\\xe9", "cat"]
 
 
 def test_names_that_differ_by_case_or_by_unicode_form_are_different_classes(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...config.classes import class_folders
+from ...config.classes import class_folders, is_folder
 from ...config.schema import Data
 from ...errors import UserError
 from ...text import plural, printable
@@ -144,22 +144,26 @@ def _walk(top: Path, *, deep: bool) -> tuple[list[Path], list[Path]]:
     waiting: list[os.DirEntry[str] | Path] = [top]  # the last one is next
     while waiting:
         place = waiting.pop()
-        if not place.is_dir():
+        # 1. A file. What is neither a file nor a folder, such as a pipe, counts as another file.
+        if not is_folder(place):
             path = Path(place)
             if path.suffix.lower() not in readable:
                 others.append(path)
-            elif place.is_file():
-                images.append(path)
+            elif place.is_symlink() and not os.path.exists(place):
+                broken.append(path)
             else:
-                (broken if place.is_symlink() else others).append(path)
+                (images if place.is_file() else others).append(path)
             continue
+        # 2. A folder that was not read yet. Its first entry is next.
         try:
             facts = os.stat(place)
             if (facts.st_dev, facts.st_ino) in visited:
                 continue
             visited.add((facts.st_dev, facts.st_ino))
             with os.scandir(place) as entries:
-                found = [entry for entry in entries if not entry.name.startswith(".") and (deep or not entry.is_dir())]
+                found = [
+                    entry for entry in entries if not entry.name.startswith(".") and (deep or not is_folder(entry))
+                ]
         except OSError as error:
             raise UserError(
                 f"{printable(place)}: cannot be listed ({error.strerror}); correct its permissions"
