@@ -28,7 +28,7 @@ class Identity:
     root:        the absolute path of the set; None for an included set
     classes:     the names of the classes: label k is classes[k]; [] for images without labels
     images:      their number, unlabelled ones included
-    fingerprint: a hash of names and content of the part's own files; equal for a copy elsewhere
+    fingerprint: a hash of names and content of the part's own files; equal for a copy elsewhere; "" where it is unknown
     """
 
     name: str
@@ -93,7 +93,7 @@ def difference(before: Identity, now: Identity) -> str | None:
         ("part", before.part, now.part),
         ("classes", _listed(before.classes), _listed(now.classes)),
         ("images", before.images, now.images),
-        ("fingerprint", before.fingerprint, now.fingerprint),
+        ("fingerprint", before.fingerprint or now.fingerprint, now.fingerprint or before.fingerprint),
     ):
         if old != new:
             return f"{text} {old}, now {new}"

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from dist_advss.config.compose import compose, restore
+from dist_advss.config.inherit import configure
 from dist_advss.config.objectives import Classify as ClassifyConfig
 from dist_advss.config.schema import Data, Model
 from dist_advss.errors import UserError
-from dist_advss.exchange.published import BRANCHES, convert
+from dist_advss.evaluation.run import load_classifier
+from dist_advss.exchange.published import BRANCHES, CIFAR10, convert
 from dist_advss.models import build
 from dist_advss.models.ensemble import ensemble, load_member
 from dist_advss.objectives import Classify
@@ -135,7 +140,7 @@ def test_the_published_ensemble_gives_what_its_description_gives(tmp_path: Path)
         state = random_branch("")
         published |= {f"{branch}.{n}": t for n, t in state.items()} | {f"models.{i}.{n}": t for n, t in state.items()}
     torch.save(published, tmp_path / "Chen2020Adversarial.pt")
-    folders = convert(tmp_path / "Chen2020Adversarial.pt", tmp_path, ["data.root=unused"])
+    folders = convert([tmp_path / "Chen2020Adversarial.pt"], tmp_path, ["data.root=unused"])
 
     config = restore(_yaml(folders[0]))
     assert (config.data.name, config.model.name) == ("cifar10", "resnet50v2")
@@ -157,11 +162,101 @@ def test_the_published_ensemble_gives_what_its_description_gives(tmp_path: Path)
     torch.testing.assert_close(logits, wanted, rtol=1e-5, atol=1e-5 * wanted.abs().max().item())
 
 
-def test_a_file_of_another_layout_is_refused(tmp_path: Path) -> None:
-    torch.save({"state_dict": {"conv1.weight": torch.zeros(1)}}, tmp_path / "other.pt")
-    with pytest.raises(UserError, match="branch1: not in this file; expected mu, sigma"):
-        convert(tmp_path / "other.pt", tmp_path, ["data.root=unused"])
-    assert not (tmp_path / "branch1").exists()
+@pytest.mark.parametrize(
+    ("nested", "prefix", "normalised", "half"),
+    [
+        ((), "", False, False),
+        (("state_dict",), "module.", False, False),
+        (("net",), "module.model.", True, False),
+        (("model", "state_dict"), "", False, True),
+        ((), "model.", True, True),
+    ],
+)
+def test_a_bare_network_gives_what_its_description_gives(
+    tmp_path: Path, nested: tuple[str, ...], prefix: str, normalised: bool, half: bool
+) -> None:
+    torch.manual_seed(0)
+    state = random_branch("")
+    if half:
+        state = {n: t.half().float() if t.is_floating_point() else t for n, t in state.items()}
+    content: Any = {f"{prefix}{n}": t.half() if half and t.is_floating_point() else t for n, t in state.items()}
+    if normalised:
+        content |= {"mu": torch.tensor(MEAN).view(1, 3, 1, 1), "sigma": torch.tensor(STD).view(1, 3, 1, 1)}
+    for key in reversed(nested):
+        content = {key: content, "epoch": 7}
+    torch.save(content, tmp_path / "m0.pt")
+    (folder,) = convert([tmp_path / "m0.pt"], tmp_path / "runs", ["data.root=unused"])
+    assert folder == tmp_path / "runs" / "m0"
+
+    config = configure("evaluate", [f"checkpoint={folder}", "out=OUT"])
+    model, (source,) = load_classifier(config, sorted(CIFAR10))
+    assert source.classes == CIFAR10
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        wanted = reference(state, x, training=False)
+        torch.testing.assert_close(model.eval().logits(x), wanted, rtol=1e-5, atol=1e-5 * wanted.abs().max().item())
+
+
+def test_three_bare_files_become_an_ensemble(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    files = [tmp_path / f"m{i}.pt" for i in range(3)]
+    states = [random_branch("") for _ in files]
+    for file, state in zip(files, states, strict=True):
+        torch.save({"state_dict": state}, file)
+    folders = convert(files, tmp_path / "runs", ["data.root=unused"])
+    assert [folder.name for folder in folders] == ["m0", "m1", "m2"]
+    words = ["model=ensemble", f"model.members=[{','.join(map(str, folders))}]", "out=OUT"]
+    model, sources = load_classifier(configure("evaluate", words), CIFAR10)
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = sum((reference(s, x, training=False).softmax(1) for s in states), torch.zeros(2, 10)) / 3
+        torch.testing.assert_close(model.eval().logits(x).exp(), expected, rtol=1e-5, atol=1e-5)
+    for folder, source in zip(folders, sources, strict=True):
+        result = json.loads((folder / "result.json").read_text())
+        assert result["best_ra"]["weights"] == source.digest
+        assert result["made_from"]["data"]["classes"] == CIFAR10
+    with pytest.raises(UserError, match="holds a run already"):
+        convert(files[:1], tmp_path / "runs", ["data.root=unused"])
+
+
+def another(change: str) -> Any:
+    state = random_branch("")
+    if change == "classes":
+        state |= {"linear.weight": torch.zeros(100, 2048), "linear.bias": torch.zeros(100)}
+    elif change == "missing":
+        del state["layer2.0.bn1.weight"], state["layer4.2.conv3.weight"]
+    elif change == "unknown":
+        state["fc.weight"] = torch.zeros(10, 2048)
+    elif change == "nan":
+        state["linear.bias"][3] = math.nan
+    elif change == "branch":
+        return {f"branch1.{name}": tensor for name, tensor in state.items()}
+    elif change == "empty":
+        return {"state_dict": {}, "epoch": 3}
+    elif change == "object":
+        return {"state_dict": state, "args": Path("x")}
+    return state
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("classes", r"linear.bias has the shape \[100\], not \[10\]"),
+        ("missing", r"2 of its tensors are missing, such as layer2.0.bn1.weight"),
+        ("unknown", r"1 of its tensors are unknown, such as fc.weight"),
+        ("nan", r"top.linear.bias is not finite"),
+        ("branch", r"branch2 is not a ResNet-50v2 of this family \(\d+ of its tensors are missing"),
+        ("empty", r"m0 is not a ResNet-50v2 of this family .*accepted: one ResNet-50v2 .* or the ensemble"),
+        ("object", r"not a checkpoint of plain tensors"),
+    ],
+)
+def test_a_file_of_another_layout_is_refused(tmp_path: Path, change: str, said: str) -> None:
+    torch.save(another(change), tmp_path / "m0.pt")
+    with pytest.raises(UserError, match=said) as caught:
+        convert([tmp_path / "m0.pt"], tmp_path / "runs", ["data.root=unused"])
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path / "m0.pt") in str(caught.value)
+    assert not (tmp_path / "runs").exists()
 
 
 def _yaml(folder: Path) -> dict:
