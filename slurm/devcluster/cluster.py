@@ -33,13 +33,14 @@ class CannotRun(Exception):
 class DevCluster:
     """The devcluster in `folder`, running or not. With `tied`, its daemons end with the process that started them.
 
-    `more` are further lines for slurm.conf, such as those of a site that is to be tried.
+    `more` are further lines for slurm.conf, such as those of a site that is to be tried. `name` is Slurm's name of it.
     """
 
-    def __init__(self, folder: Path, tied: bool = False, more: str = "") -> None:
+    def __init__(self, folder: Path, tied: bool = False, more: str = "", name: str = "devcluster") -> None:
         self.folder = folder.absolute()
         self._tied = tied
         self._more = more
+        self._name = name
 
     @property
     def environment(self) -> dict[str, str]:
@@ -51,7 +52,7 @@ class DevCluster:
         refuse_where_impossible()
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
-        place = Place(self.folder, socket.gethostname().split(".")[0], free_ports(PORTS))
+        place = Place(self.folder, socket.gethostname().split(".")[0], free_ports(PORTS), self._name)
         try:
             self._write(place)
             self._start_munge(place)
@@ -136,7 +137,7 @@ class DevCluster:
         self._expect("mariadbd", lambda: _answers(place.ports["database"]))
         self._spawn("slurmdbd", ["slurmdbd", "-D"])
         self._expect("slurmdbd", lambda: _answers(place.ports["accounting"]))
-        known = self._slurm("sacctmgr", "--immediate", "add", "cluster", "devcluster", check=False)
+        known = self._slurm("sacctmgr", "--immediate", "add", "cluster", self._name, check=False)
         if known.returncode and "already exists" not in known.stdout + known.stderr:
             raise CannotRun(f"sacctmgr: {' '.join((known.stdout + known.stderr).split())}")
 

@@ -14,11 +14,12 @@ PORTS = ("controller", "accounting", "database", *NODES)
 
 @dataclass(frozen=True)
 class Place:
-    """The devcluster's folder, this host's short name, and a port for each of `PORTS`."""
+    """The devcluster's folder, this host's short name, a port for each of `PORTS`, and Slurm's name of the cluster."""
 
     folder: Path
     host: str
     ports: dict[str, int]
+    cluster: str = "devcluster"
 
     @property
     def slurm_conf(self) -> Path:
@@ -37,7 +38,7 @@ def slurm_conf(place: Place) -> str:
         for node in NODES
     )
     return f"""\
-ClusterName=devcluster
+ClusterName={place.cluster}
 SlurmctldHost={place.host}(127.0.0.1)
 SlurmctldPort={place.ports["controller"]}
 SlurmUser=root

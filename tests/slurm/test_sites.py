@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from dist_advss.cli import main
 from launch.job.allocation import first_port
 from launch.job.sessions import sessions
 from launch.profile import Slurm
@@ -104,19 +105,58 @@ def test_a_launch_from_a_task_of_an_array_has_jobs_of_its_own(
 
 
 @pytest.fixture
-def small_arrays(devcluster: DevCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A cluster of its own, as slurmctld reads MaxArraySize once."""
-    own = DevCluster(tmp_path / "small", tied=True, more="MaxArraySize=4\n")
-    own.start()
-    for name, value in own.environment.items():
-        monkeypatch.setenv(name, value)
-    yield
-    own.stop()
+def another(
+    devcluster: DevCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., DevCluster]]:
+    """`another(more, name)` starts a further cluster, whose commands are those of this process until the test ends."""
+    started = []
+
+    def start(more: str, name: str = "devcluster") -> DevCluster:
+        started.append(DevCluster(tmp_path / f"slurm{len(started)}", tied=True, more=more, name=name))
+        started[-1].start()
+        for variable, value in started[-1].environment.items():
+            monkeypatch.setenv(variable, value)
+        return started[-1]
+
+    yield start
+    for cluster in started:
+        cluster.stop()
+
+
+@pytest.mark.parametrize("name", ["devcluster", "other"])
+def test_a_job_with_the_same_id_is_left_alone_on_another_cluster_and_after_a_reset(
+    name: str, launch: Callable[..., Launch], closed: None, another: Callable[..., DevCluster],
+    devcluster: DevCluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    launched = launch("stages: {p: {command: pretrain, overrides: [attack=none]}}\n")
+    assert launched.run() == 0
+    job = launched.states()["p"].job or ""
+    another(f"FirstJobId={job}\n", name)
+    assert slurm_command("sbatch", "--parsable", "--hold", "--job-name=theirs", "--wrap=true").strip() == job
+    capsys.readouterr()
+    if name == "other":
+        assert launched.states()["p"].error == f"job {job} belongs to cluster devcluster, and this is other"
+        assert main(["cancel", str(launched.directory)]) == 2
+        assert launched.run() == 0
+        assert [there.name for there in queue.in_queue().values()] == ["theirs"]
+    else:
+        assert launched.states()["p"].error == f"job {job} is no longer known to Slurm and left no result"
+        assert main(["cancel", str(launched.directory)]) == 0
+        assert launched.run() == 0  # queued again, as it is lost
+        assert int(launched.states()["p"].job or 0) > int(job)
+    assert queue.in_queue()[job].waits
+    if name == "other":
+        monkeypatch.setenv("SLURM_CONF", devcluster.environment["SLURM_CONF"])
+        assert launched.states()["p"].state == "queued"
+        assert main(["cancel", str(launched.directory)]) == 0
+        assert launched.states()["p"].state == "stopped"
 
 
 def test_arrays_have_the_size_that_the_cluster_allows(
-    launch: Callable[..., Launch], small_arrays: None, closed: None
+    launch: Callable[..., Launch], another: Callable[..., DevCluster]
 ) -> None:
+    another("MaxArraySize=4\n")  # slurmctld reads it once
+    slurm_command("scontrol", "update", "PartitionName=main", "State=DOWN")
     assert limits(Slurm()).array == 4
     text = """
 stages:
