@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from ...config.schema import Data
 from ...config.sets import SETS
@@ -45,8 +45,7 @@ class Files:
     fingerprint: str
 
 
-@dataclass(frozen=True)
-class _Listed:
+class _Listed(NamedTuple):
     """A file: its name in its folder, its size in bytes, and when its content and its entry changed, in ns."""
 
     name: str
@@ -85,9 +84,12 @@ def fingerprint(data: Data, part: str, paths: list[Path]) -> str:
     began = time.time()
     # 1. the sizes and times of all files, by folder
     folders: dict[str, list[_Listed]] = defaultdict(list)
+    names: dict[str, str] = {}
     for path, state in zip(paths, _in_threads(_state, paths), strict=True):
-        folder = str(path.parent.relative_to(root)) if root is not None else ""
-        folders[folder].append(_Listed(path.name, path, state.st_size, state.st_mtime_ns, state.st_ctime_ns))
+        place, name = os.path.split(path)
+        if place not in names:
+            names[place] = str(path.parent.relative_to(root)) if root is not None else ""
+        folders[names[place]].append(_Listed(name, path, state.st_size, state.st_mtime_ns, state.st_ctime_ns))
     keys = {folder: _key(files) for folder, files in folders.items()}
     # 2. folders whose files have these sizes and times since they were hashed, and lie still long enough to be sure
     settled = {folder for folder, files in folders.items() if _newest(files, began) < began - SETTLED_S}
