@@ -61,7 +61,8 @@ def find(directory: Path, name: str, environment: Mapping[str, str] = os.environ
         job=job.raw_job_id if single else job.job_id,
         restart=int(environment.get("SLURM_RESTART_COUNT") or 0),
         rank=job.global_rank,
-        ranks=job.num_tasks,
+        # a batch shell may have no SLURM_NTASKS
+        ranks=job.num_tasks if environment.get("SLURM_NTASKS") else int(submission.settings.get("ranks", 1)),
         local_rank=job.local_rank,
         node=environment.get("SLURMD_NODENAME") or job.hostname,
         nodes=tuple(job.hostnames),

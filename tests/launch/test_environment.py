@@ -138,6 +138,14 @@ def test_a_world_that_is_not_the_one_asked_for_is_refused(
             refuse_other_world(place)
 
 
+def test_a_batch_shell_without_a_number_of_tasks_reads_the_journal(
+    queued: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SLURM_NTASKS", raising=False)
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    assert find(queued(), "one").ranks == 4
+
+
 def test_a_submission_of_the_version_before_has_no_number_to_compare(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
