@@ -269,4 +269,10 @@ def _writer() -> Callable[[Finding], None]:
     from rich.text import Text
 
     console = Console(highlight=False)
-    return lambda finding: console.print(Text(as_line(finding), style=COLOURS[finding.verdict]), soft_wrap=True)
+
+    def write(finding: Finding) -> None:
+        line = Text(as_line(finding))
+        line.stylize(COLOURS[finding.verdict], 0, len(finding.verdict))
+        console.print(line, soft_wrap=True)
+
+    return write
