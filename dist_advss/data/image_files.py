@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 CHUNK = 64  # files decoded by one task of the thread pool
+STRIP = 100  # ratio of the sides above which an image is cut at both ends before it is scaled
 NAMED = 5  # unreadable files that a message names
 
 Failure = tuple[Path, str]  # a file that cannot be read, and the reason
@@ -97,14 +98,22 @@ def square(file: Path, size: int, channels: int) -> Bytes:
     from PIL import Image
 
     image = _open(file, channels)
+    # The ends of a strip are not shown. Scaled whole, a strip of one line would need gigabytes.
+    longest = STRIP * min(image.size)
+    if max(image.size) > longest:
+        image = _middle(image, min(image.width, longest), min(image.height, longest))
     width, height = image.size
     if (width, height) != (size, size):
         scale = size / min(width, height)
         width, height = max(size, round(width * scale)), max(size, round(height * scale))
         image = image.resize((width, height), Image.Resampling.BILINEAR)
-        left, top = (width - size) // 2, (height - size) // 2
-        image = image.crop((left, top, left + size, top + size))
+        image = _middle(image, size, size)
     return np.asarray(image).reshape(size, size, channels)
+
+
+def _middle(image: Image.Image, width: int, height: int) -> Image.Image:
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def original(file: Path, max_side: int, channels: int) -> Bytes:

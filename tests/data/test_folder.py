@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -243,6 +244,25 @@ def test_an_image_of_another_size_is_scaled_by_its_short_side(tmp_path: Path, sh
     assert image.shape == (8, 8)
     inner = slice(2, 6)  # at its ends a ramp is averaged with less
     assert np.abs(image[:, inner] - expected[inner]).max() <= slope + 2
+
+
+@pytest.mark.parametrize("shape", [(1, 60_000), (60_000, 1), (2, 3001)])
+def test_of_a_strip_only_the_middle_is_scaled(tmp_path: Path, shape: tuple[int, int], monkeypatch: Any) -> None:
+    """Scaled whole to 512 pixels, it would take 47 GB."""
+    short, long = min(shape), max(shape)
+    strip = np.zeros(long, np.uint8)
+    strip[long // 2 - 200 : long // 2 + 200] = 90
+    save(tmp_path / "a.png", np.repeat(strip[None], short, 0).reshape(shape, order="C" if shape[0] == short else "F"))
+    sizes: list[tuple[int, int]] = []
+    resize = Image.Image.resize
+
+    def noted(image: Image.Image, size: tuple[int, int], method: int) -> Image.Image:
+        sizes.append(size)
+        return resize(image, size, method)
+
+    monkeypatch.setattr(Image.Image, "resize", noted)
+    assert (decode([tmp_path / "a.png"], 512, 1) == 90).all()
+    assert max(sizes[0]) == 100 * 512
 
 
 def test_a_fitting_jpeg_is_what_pillow_decodes(tmp_path: Path) -> None:
