@@ -7,12 +7,13 @@ somebody else. So `transfer`, which builds the objectives of its sources, refuse
 from __future__ import annotations
 
 import ast
+import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import UserError, nearest
-from ..files import read_text
+from ..files import read_bytes, read_text
 
 
 def resolve(objective: str) -> str:
@@ -32,6 +33,15 @@ def resolve(objective: str) -> str:
     if name not in found:
         raise UserError(f"objective={objective}: the file defines no class {name}; {nearest(name, found)}")
     return f"{file}:{name}"
+
+
+def digest(objective: str) -> str:
+    """The content of the user's file of FILE.py:CLASS: 16 hexadecimal digits of its SHA-256. Raises UserError."""
+    file = Path(objective.rpartition(":")[0])
+    try:
+        return hashlib.sha256(read_bytes(file)).hexdigest()[:16]
+    except OSError as error:
+        raise UserError(f"objective={objective}: cannot be read ({error.strerror}); restore the file") from error
 
 
 def refuse_untrusted(key: str, source: str, objective: str, trusted: Iterable[str]) -> None:

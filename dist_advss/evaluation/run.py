@@ -48,7 +48,7 @@ def evaluate(config: EvaluateConfig) -> Path:
 
 
 def _evaluate(config: EvaluateConfig, located: Located, out: Path, world: World) -> None:
-    console = Console(highlight=False, soft_wrap=True, quiet=world.rank > 0)
+    console = Console(highlight=False, markup=False, soft_wrap=True, quiet=world.rank > 0)
     # 1. Everything that may raise a UserError comes first, before anything is written.
     images = located.identity
     model, sources = load_classifier(config, images.classes)

@@ -7,6 +7,7 @@ So an image that was found on one task can be judged on another.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,11 +22,11 @@ from torch import Tensor
 
 from .. import attacks, objectives
 from ..attacks.pgd import step_size
+from ..config import plugins
 from ..config.compose import restore
 from ..config.objectives import is_plugin
-from ..config.plugins import refuse_untrusted
 from ..config.schema import TransferConfig
-from ..config.source_run import config_of
+from ..config.source_run import config_of, run_folder
 from ..data import Batch, Located, as_float, make_loader
 from ..data.identity import Identity, class_order
 from ..engines import World
@@ -36,7 +37,7 @@ from ..objectives.base import Judgement, Objective, Task
 from ..rng import Rng
 from ..training import checkpoint, folder
 from ..training.interrupt import Interrupt
-from ..training.made_from import NO_CLASSES, Loaded, MadeFrom, digests, load_weights, refuse_changed_since
+from ..training.made_from import NO_CLASSES, Loaded, MadeFrom, digests, load_weights, recorded, refuse_changed_since
 from .by_image import ByImage, Partial, judge_remaining, origin_of, remove_partial, run_unless_finished, until_stopped
 from .finite import INDEX, Finite
 
@@ -64,13 +65,19 @@ def transfer(config: TransferConfig) -> Path:
 
 
 def _transfer(config: TransferConfig, located: Located, out: Path, world: World) -> None:
-    console = Console(highlight=False, soft_wrap=True, quiet=world.rank > 0)
+    console = Console(highlight=False, markup=False, soft_wrap=True, quiet=world.rank > 0)
     names = config.targets or config.sources
     images = located.identity
-    models, sources = {}, []
+    models, sources, own_files = {}, [], set()
     for name in dict.fromkeys([*config.sources, *names]):
         key = f"{'sources' if name in config.sources else 'targets'}={name}"
         model, source = load_model(key, name, config.pick, config.trust)
+        objective = config_of(key.partition("=")[0], name)["objective"]["name"]
+        if is_plugin(objective):
+            own_files.add(objective)
+            trained = recorded(run_folder(name))
+            if trained is not None and trained.code not in (None, plugins.digest(objective)):
+                console.print(f"{objective} has changed since {name} was trained", style="dim")
         refuse_changed_since(key, source, images)
         models[name] = Judged.of(model.to(world.device).eval(), key, source, images)
         if source.classes is None and isinstance(model, Classify):
@@ -89,7 +96,11 @@ def _transfer(config: TransferConfig, located: Located, out: Path, world: World)
         world.heartbeat()
         console.print(f"transfer  {len(found)}/{loader.count}", end="\r" if console.is_terminal else "\n")
 
-    with folder.claimed(world, out, config, now, starts_over=True) as made_from, Interrupt() as interrupt:
+    with contextlib.ExitStack() as stack:
+        made_from = stack.enter_context(folder.claimed(world, out, config, now, starts_over=True))
+        interrupt = stack.enter_context(Interrupt())
+        for own in own_files:
+            stack.enter_context(objectives.errors_of(own, out / f"error{world.rank or ''}.txt"))
         started = time.monotonic()
         empty = Matrix.empty(len(config.sources), len(names))
         saved = Partial(out, world.rank, origin_of(config, now))
@@ -152,7 +163,7 @@ def load_model(key: str, source: str, pick: str, trust: Sequence[str] = ()) -> t
     config = restore(config_of("sources", source))
     keys = config.objective
     if is_plugin(keys.name):
-        refuse_untrusted("sources", source, keys.name, trust)
+        plugins.refuse_untrusted("sources", source, keys.name, trust)
     if keys.couples_rows or keys.views > 1:
         raise UserError(
             f"{key}: objective={keys.name} compares images with each other, and transfer judges each image by "

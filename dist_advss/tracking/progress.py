@@ -13,7 +13,7 @@ class Progress:
     """Epoch, loss, TA, RA, images/s and the time left of one run."""
 
     def __init__(self, title: str, epochs: int, steps_per_epoch: int, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = console or Console(highlight=False, markup=False, soft_wrap=True)
         self.title, self.epochs = title, epochs
         self._loss = self._rates = self._speed = ""
         self._bar: RichProgress | None = None

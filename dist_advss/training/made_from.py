@@ -14,7 +14,7 @@ from .. import __version__
 from ..config.schema import Data
 from ..data.identity import Identity, difference, identify, restore
 from ..errors import UserError
-from ..files import write_json
+from ..files import read_text, write_json
 from . import checkpoint
 
 FILE = "made_from.json"
@@ -28,15 +28,18 @@ class MadeFrom:
     data:    the images of the part that it reads, training or test
     weights: the digest of every checkpoint that it loads, by the absolute path of the file
     version: of dist_advss, in the run's first session
+    code:    the digest of the user's file with the objective; None without one
     """
 
     data: Identity
     weights: dict[str, str]
     version: str = __version__
+    code: str | None = None
 
     def as_record(self) -> dict[str, Any]:
         """Plain values, for made_from.json and result.json."""
-        return {"data": self.data.as_record(), "weights": self.weights, "version": self.version}
+        record = {"data": self.data.as_record(), "weights": self.weights, "version": self.version}
+        return record if self.code is None else {**record, "code": self.code}
 
 
 def survey(data: Data, split: str) -> Identity:
@@ -80,11 +83,11 @@ def recorded(folder: Path) -> MadeFrom | None:
     """
     file = folder / FILE
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(read_text(file))
         images, weights = restore(content["data"]), {str(k): str(v) for k, v in content["weights"].items()}
         if images is None:
             raise ValueError
-        return MadeFrom(images, weights, str(content["version"]))
+        return MadeFrom(images, weights, str(content["version"]), content.get("code"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import attacks, engines, objectives
+from ..config import plugins
 from ..config.checks import check_world
 from ..config.commands import COMMANDS
 from ..config.objectives import is_plugin
@@ -71,12 +72,14 @@ def _train(config: TrainConfig, located: Located, command: str, out: Path, world
     _refuse_few_held_out(config, held_out.count, world.size)
     steps = len(loader)
     objective = objectives.build(config)
-    if is_plugin(config.objective.name):
-        objectives.try_out(config.objective.name, objective, config.data)
+    own, code = config.objective.name if is_plugin(config.objective.name) else None, None
+    if own is not None:
+        objectives.try_out(own, objective, config.data)
+        code = plugins.digest(own)
     parameters = count_parameters(objective)
     has_checkpoint = world.on_rank_zero(lambda: bool(checkpoint.states(out / "checkpoints")))
     transferred, loaded = (None, []) if has_checkpoint else _initial_weights(config, objective, images)
-    now = MadeFrom(images, digests(loaded))
+    now = MadeFrom(images, digests(loaded), code=code)
 
     with contextlib.ExitStack() as stack:
         # 2. From here on no other process may use the folder, and a signal stops the run after a save.
@@ -96,8 +99,10 @@ def _train(config: TrainConfig, located: Located, command: str, out: Path, world
 
         # 4. The result comes last: a folder that has one is finished.
         tracker.start(trainer.global_step)
-        if is_plugin(config.objective.name):
-            stack.enter_context(objectives.errors_of(config.objective.name, out / f"error{world.rank or ''}.txt"))
+        if own is not None:
+            if code != made_from.code:
+                tracker.event("code", trainer.global_step, f"{own} has changed since the run began")
+            stack.enter_context(objectives.errors_of(own, out / f"error{world.rank or ''}.txt"))
         trainer.run(interrupt)
         if world.rank == 0:
             result = _result(config, command, trainer, loader, world, parameters)
