@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import psutil
+
 from dist_advss.errors import UserError, nearest
 from dist_advss.runs.state import UNDER_WAY, process_lives, read
 from dist_advss.text import printable
@@ -95,12 +97,26 @@ def cancel(directory: Path, patterns: Sequence[str]) -> int:
 
 
 def _terminate(directory: Path, stage: str) -> bool:
-    """Sends SIGTERM to a stage that runs on this machine (cluster=local), so that it saves and stops. False if none runs."""
+    """Sends SIGTERM to a stage that runs on this machine, so that it saves and stops. False if none runs."""
     written = read(directory / stage)
     if written.state != "running" or written.job or written.pid is None or not process_lives(written):
         return False
+    if not _has_open(written.pid, directory):
+        return False
     os.kill(written.pid, signal.SIGTERM)
     return True
+
+
+def _has_open(pid: int, directory: Path) -> bool:
+    """Whether the process has a file of the launch folder open: its log, or the lock of the folder.
+
+    A state.json from somebody else can name any process of yours.
+    """
+    try:
+        files = psutil.Process(pid).open_files()
+    except psutil.Error:
+        return False
+    return any(Path(file.path).is_relative_to(directory.resolve()) for file in files)
 
 
 def shell(directory: Path, stage: str, command: Sequence[str] = ("bash",)) -> int:

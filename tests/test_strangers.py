@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import shutil
+import socket
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import yaml
@@ -17,11 +23,15 @@ from dist_advss.arrays import ArraysError, read_arrays
 from dist_advss.cli import main
 from dist_advss.config.compose import compose
 from dist_advss.config.inherit import configure
+from dist_advss.data.sets.fashion import read_idx
 from dist_advss.errors import UserError
 from dist_advss.evaluation.transfer import load_model
 from dist_advss.models import build
+from dist_advss.runs.folders import walk
 from dist_advss.training import checkpoint
 from dist_advss.training.run import pretrain
+from launch import graph
+from launch.graph import Stage
 
 SMALL = ["model.width=4", "data.limit=40", "train.batch_size=20", "schedule.epochs=1", "attack=none", "device=cpu"]
 SMALL += ["validation.steps=1", "validation.limit=20", "train.threads=1"]
@@ -324,3 +334,128 @@ def test_an_archive_that_unpacks_to_more_than_the_bound_is_not_unpacked(
     monkeypatch.setattr("dist_advss.arrays.LARGEST", 10**6)
     with pytest.raises(ArraysError, match="when unpacked"):
         read_arrays(tmp_path / "bomb.npz")
+
+
+def test_a_compressed_set_is_not_unpacked_beyond_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "train-images-idx3-ubyte.gz"
+    file.write_bytes(gzip.compress(bytes(10**6)))
+    monkeypatch.setattr("dist_advss.data.sets.fashion.LARGEST", 10**5)
+    with pytest.raises(UserError, match="when unpacked"):
+        read_idx(file)
+
+
+def test_cancel_ends_only_a_process_that_works_in_the_folder(repository: Path, tmp_path: Path) -> None:
+    launch = tmp_path / "L"
+    shutil.copytree(repository / "tests" / "earlier" / "0.1.0", launch)
+    shutil.rmtree(launch / "_slurm")
+    (launch / "broken" / "log.txt").touch()
+    for log, ends in ((tmp_path / "elsewhere.txt", False), (launch / "broken" / "log.txt", True)):
+        with log.open("a") as output:
+            process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], stdout=output)
+        try:
+            born = psutil.Process(process.pid).create_time()
+            status = {"state": "running", "pid": process.pid, "host": socket.gethostname(), "born": born}
+            (launch / "broken" / "state.json").write_text(json.dumps(status))
+            assert main(["cancel", str(launch)]) == 0
+            if ends:
+                assert process.wait(timeout=30) == -15
+            assert (process.poll() is not None) == ends
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/outside", "..", "", "a/b"])
+def test_a_stage_is_a_folder_inside_its_launch(name: str, tmp_path: Path) -> None:
+    launch = tmp_path / "a" / "launch"
+    launch.mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "config.yaml").write_text("{}")
+    stage = {"command": "pretrain", "overrides": [], "needs": []}
+    (launch / "experiment.yaml").write_text(yaml.safe_dump({"name": "x", "stages": {name: stage, "good": stage}}))
+    assert [place.path for place in walk(launch, [])] == [launch / "good"]
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{one}: &{one} [{', '.join([f'*{before}'] * 10)}]\n" for before, one in zip("abcdefgh", "bcdefghi", strict=True)
+)
+STAGE = "stages: {{{name}: {{command: pretrain, overrides: [objective=rotation]{more}}}}}\n"
+AXIS = "[" + ", ".join(map(str, range(40))) + "]"
+MATRIX = ", matrix: {" + ", ".join(f"{axis}: {AXIS}" for axis in "abcdef") + "}"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (BOMB, "more than 100,000 values"),
+        ("[" * 3000, "nested more than 40 levels"),
+        ("{a: " * 3000, "nested more than 40 levels"),
+        ("- " * 3000, "nested more than 40 levels"),
+        ("a: &a [*a]", "a part of itself"),
+        (STAGE.format(name='"{a}{b}{c}{d}{e}{f}"', more=MATRIX), "4,096,000,000 combinations"),
+        (STAGE.format(name='"a\\n"', more=""), "not usable as a folder name"),
+        (STAGE.format(name='"a\\e[2J"', more=""), r"\x1b"),
+        (STAGE.format(name="../a", more=""), "not usable as a folder name"),
+        (STAGE.format(name='""', more=""), "not usable as a folder name"),
+        (STAGE.format(name="a", more=", matrix: {x: [[1], {y: 2}]}"), "give single values"),
+        (STAGE.format(name="a", more=", matrix: {x: 3}"), "not a mapping"),
+        (STAGE.format(name="a", more=", needs: {x: 3}"), "not a list"),
+        ("stages: {a: {command: [pretrain]}}", "not a text"),
+        ("stages: {a: {command: pretrain}, a: {command: pretrain}}", "'a' is defined twice"),
+        ("stages: !!python/object/apply:os.system [id]", "is a tag"),
+        ("name: x\n3: y", "unknown key"),
+        ("\0", "not valid YAML"),
+        ("stages:\n" + "".join(f"  s{k}: {{command: report}}\n" for k in range(2100)), "2,100 stages"),
+    ],
+)
+def test_a_hostile_experiment_is_one_line(
+    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text(text)
+    for end in ("--print", "--dry-run"):
+        assert main(["launch", f"experiment={file}", f"out={tmp_path / 'out'}", end]) == 2
+        assert said in last_line(capsys)
+    file.write_text(text if "stages" not in text else text.replace("stages", "slurm"))
+    assert main(["launch", f"cluster={file}", "experiment=quickstart", f"out={tmp_path / 'out'}", "--print"]) == 2
+    last_line(capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbers_of_an_experiment_are_as_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stage = 'stages: {"s{n}": {command: pretrain, matrix: {n: [010, 1_0, 0x1F]}, overrides: ["tracking.notes={n}"]}}'
+    (tmp_path / "x.yaml").write_text(stage)
+    assert main(["launch", f"experiment={tmp_path / 'x.yaml'}", "out=OUT", "--print"]) == 0
+    assert list(yaml.safe_load(capsys.readouterr().out)["stages"]) == ["s010", "s1_0", "s0x1F"]
+
+
+def test_a_long_chain_of_stages_is_put_in_order(tmp_path: Path) -> None:
+    stages = [Stage(f"s{k}", "pretrain", (), (f"s{k + 1}",) if k < 1999 else ()) for k in range(2000)]
+    assert list(graph.build("x", "", stages).stages) == [f"s{k}" for k in reversed(range(2000))]
+    circle = [Stage(f"s{a}", "pretrain", (), (f"s{b}",)) for a, b in ((0, 1), (1, 2), (2, 1))]
+    with pytest.raises(UserError, match="circle: s1 -> s2 -> s1"):
+        graph.build("x", "", circle)
+
+
+def test_texts_of_files_are_printed_without_control_characters(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launch = tmp_path / "L"
+    shutil.copytree(repository / "tests" / "earlier" / "0.1.0", launch)
+    evil = "\x1b]0;title\x07\x1b[2J\u202e"
+    (launch / "broken" / "state.json").write_text(json.dumps({"state": "failed", "error": evil}))
+    (launch / "broken" / "log.txt").write_text(f"{evil}\na\tb\r\n")
+    (launch / f"x{evil}").mkdir()
+    (launch / f"x{evil}" / "metrics.jsonl").write_text(
+        json.dumps({"kind": "event", "step": 1, "event": "nan", "text": evil, "time": 1.0}) + "\n"
+    )
+    for words in (
+        ["status", str(launch)],
+        ["logs", str(launch), "broken"],
+        ["status", evil],
+        ["logs", str(launch), evil],
+    ):
+        main(words)
+        shown = "".join(capsys.readouterr())
+        assert not {c for c in shown if not c.isprintable()} - set("\n\r\t")
+        assert "\\x1b" in shown

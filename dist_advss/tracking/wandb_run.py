@@ -110,7 +110,7 @@ class WandbRun:
             self._run.log({**result_row(result), **self._pictures(result)}, step=self.lines)
             if self._tracking.get("checkpoints"):
                 self._upload_checkpoints(result)
-        if (self.folder / "code.patch").exists():
+        if _is_own(self.folder / "code.patch"):
             self._run.save(self.folder / "code.patch", base_path=self.folder, policy="now")
         last = read(self.folder / "metrics.jsonl")[-1:]
         if not result and last and last[0].get("event") == "stop":
@@ -171,9 +171,14 @@ class WandbRun:
         artifact = self._wandb.Artifact(name, type="model", metadata=result)
         for checkpoint in CHECKPOINTS:
             file = self.folder / "checkpoints" / f"{checkpoint}.pt"
-            if file.exists():
+            if _is_own(file):
                 artifact.add_file(str(file), policy="immutable")
         self._run.log_artifact(artifact)
+
+
+def _is_own(file: Path) -> bool:
+    """Whether this is a file of the folder, and no link to one elsewhere that would be uploaded in its place."""
+    return file.is_file() and not file.is_symlink()
 
 
 def sent(folder: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from .torchvision_sets import fetch
 
 CLASSES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 DEBIAN = Path(SETS["fashion_mnist"].root or "")
+LARGEST = 2 * 2**30  # bytes of an IDX file when unpacked; the images of the full set have 47 MB
 MINI = Path(__file__).parents[1] / "fashion_mini.npz.xz"
 MINI_SHA256 = SETS["fashion_mini"].sha256 or ""
 
@@ -58,14 +59,15 @@ def read_full(data: Data, part: str, files: list[Path]) -> Source:
 def read_idx(file: Path) -> Bytes:
     """The array of unsigned bytes in an IDX file (LeCun's MNIST format), gzipped (NAME.gz) or plain. Raises UserError."""
     try:
-        content = file.read_bytes()
-        if file.suffix == ".gz":
-            content = gzip.decompress(content)
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+            content = stream.read(LARGEST + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{file}: cannot be read ({error}); download it again") from error
     dimensions = content[3] if len(content) > 3 else 0
     start = 4 + 4 * dimensions
     shape = tuple(np.frombuffer(content[4:start], ">u4").tolist()) if len(content) >= start else ()
+    if len(content) > LARGEST:
+        raise UserError(f"{file}: more than {LARGEST:,} bytes when unpacked; download it again")
     # the third byte of the header is the type of the elements: 8 means unsigned bytes
     if content[:3] != b"\0\0\x08" or not shape or len(content) != start + math.prod(shape):
         raise UserError(f"{file}: not a complete IDX file of bytes; download it again")
