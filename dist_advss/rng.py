@@ -97,6 +97,14 @@ class Rng:
         """(N, *shape) int64, uniform in 0..high-1; high up to 2^20 (bias below 2^-12)."""
         return _shift(self._bits(name, shape), 32) * high >> 32
 
+    def balanced(self, name: str, high: int) -> Tensor:
+        """(N,) int64, uniform in 0..high-1 for each row. Rows 0 to high-1 have each value once, so have the next `high` rows, …"""
+        row = self._row()
+        order = (
+            self.rows(row // high)._bits(name, (high,)).argsort(dim=1, stable=True)
+        )  # one permutation for each group
+        return order.gather(1, (row % high)[:, None])[:, 0]
+
     def keep_mask(self, name: str, shape: Sequence[int], drop: float) -> Tensor:
         """(N, *shape) float32, 0 with probability `drop`, else 1/(1-drop): a dropout mask."""
         return (self.uniform(name, shape) >= drop).to(torch.float32) / (1.0 - drop)

@@ -31,6 +31,7 @@ DRAWS: dict[str, Draw] = {
     "uniform, one a row": lambda rng: rng.uniform("name"),
     "normal": lambda rng: rng.normal("name", (3, 2)),
     "integers": lambda rng: rng.integers("name", 1 << 20, (4,)),
+    "balanced": lambda rng: rng.balanced("name", 1000),
     "keep_mask": lambda rng: rng.keep_mask("name", (40,), 0.5),
 }
 each_draw = pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS.keys())
@@ -115,7 +116,7 @@ def test_another_seed_purpose_epoch_or_step_gives_another_draw(draw: Draw, other
 
 @each_draw
 def test_rows_of_a_batch_differ_from_each_other(draw: Draw) -> None:
-    drawn = draw(rng_of(16)).flatten(1) if draw is not DRAWS["uniform, one a row"] else draw(rng_of(16))[:, None]
+    drawn = draw(rng_of(16)).reshape(16, -1)
     assert len(torch.unique(drawn, dim=0)) == 16
 
 
@@ -203,6 +204,16 @@ def test_integers_stay_below_high(high: int, seed: int) -> None:
     drawn = rng_of(32, seed).integers("i", high, (4,))
     assert drawn.min() >= 0
     assert drawn.max() < high
+
+
+@pytest.mark.parametrize("high", [2, 4])
+def test_balanced_draws_permute_each_group_of_rows_all_permutations_alike(high: int) -> None:
+    groups = rng_of(high * 6000).balanced("b", high).view(6000, high)
+    assert torch.equal(groups.sort(1).values, torch.arange(high).expand(6000, high))
+    codes = (groups * high ** torch.arange(high)).sum(1).numpy()
+    counts = np.unique(codes, return_counts=True)[1]
+    assert len(counts) == math.factorial(high)
+    assert stats.chisquare(counts).pvalue > SMALLEST_P
 
 
 def lag_correlation(a: Tensor, b: Tensor) -> float:

@@ -65,7 +65,7 @@ class PGD:
     ) -> None:
         self.config = config
         self.module = module
-        self.threat = threat or THREATS[config.norm](config.eps)
+        self.threat = threat or THREATS[config.norm](config.eps, config.clamp_start)
         self.couples_rows = couples_rows
         self.step_size = step_size(config)
         self.losses: list[Tensor] = []

@@ -1,6 +1,7 @@
 """Threat models: what an attacker may do to images. `THREATS` names the norm balls that `attack.norm` accepts.
 
-A norm ball is centred on the clean image and clipped to the box [0,1]. eps is in pixel units of [0,1] (l-inf) or the length of the
+A norm ball is centred on the clean image and clipped to the box [0,1]. Without `clamp_start`, a start need not be in the box; every
+step leads into it. eps is in pixel units of [0,1] (l-inf) or the length of the
 whole perturbation (l2). Images may have any number of dimensions after the first.
 """
 
@@ -55,13 +56,15 @@ class Linf(_Pixels):
     """max |delta| <= eps (Madry et al. 2018)."""
 
     eps: float
+    clamp_start: bool = True
 
     def start(self, clean: Tensor, rng: Rng | None, name: str) -> Tensor:
-        """Uniform in the ball, then clamped to the box."""
+        """Uniform in the ball, then, with `clamp_start`, clamped to the box."""
         if rng is None:
             return clean
         noise = rng.uniform(name, clean.shape[1:], -self.eps, self.eps)
-        return self.project(clean + noise.to(clean.dtype), clean)
+        start = clean + noise.to(clean.dtype)
+        return self.project(start, clean) if self.clamp_start else start
 
     def step(self, z: Tensor, gradient: Tensor, step_size: float) -> Tensor:
         """Every pixel moves by step_size in the direction of its gradient's sign, or not at all where that is 0 or NaN."""
@@ -77,15 +80,17 @@ class L2(_Pixels):
     """||delta||_2 <= eps."""
 
     eps: float
+    clamp_start: bool = True
 
     def start(self, clean: Tensor, rng: Rng | None, name: str) -> Tensor:
-        """Uniform in the ball: a normal direction at radius eps * u^(1/d), then clamped to the box."""
+        """Uniform in the ball: a normal direction at radius eps * u^(1/d). With `clamp_start`, then clamped to the box."""
         if rng is None:
             return clean
         shape = clean.shape[1:]
         direction = rng.normal(f"{name}.direction", shape).to(clean.dtype)
         radius = column(rng.uniform(f"{name}.radius").to(clean.dtype), clean) ** (1.0 / shape.numel())
-        return self.project(clean + self.eps * radius * unit(direction), clean)
+        start = clean + self.eps * radius * unit(direction)
+        return self.project(start, clean) if self.clamp_start else start
 
     def step(self, z: Tensor, gradient: Tensor, step_size: float) -> Tensor:
         """step_size along the gradient, scaled to unit length."""
@@ -98,4 +103,4 @@ class L2(_Pixels):
         return (clean + delta).clamp_(0, 1)
 
 
-THREATS: dict[str, Callable[[float], Threat]] = {"linf": Linf, "l2": L2}
+THREATS: dict[str, Callable[..., Threat]] = {"linf": Linf, "l2": L2}

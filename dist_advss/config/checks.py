@@ -179,6 +179,10 @@ def _check_attack(config: Any) -> None:
         )
     if attack.steps > 0 and attack.step_size == 0:
         raise UserError("attack.step_size=0: the attack would not move; set it above 0, or to null for the default")
+    if attack.keep == "any" and not attack.clamp_start:
+        raise UserError(
+            "attack.clamp_start=false: attack.keep=any judges the start too, and it must be an image in [0,1]; set it to true"
+        )
     if attack.restarts > 1 and not attack.random_start:
         raise UserError(
             f"attack.restarts={attack.restarts}: without a random start all restarts are the same; set attack.random_start=true"

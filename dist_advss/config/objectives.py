@@ -42,7 +42,27 @@ class Objective:
 
 
 @dataclass
-class Rotation(Objective):
+class TwoPasses:
+    """The key of objectives whose step runs the network on clean and on adversarial inputs."""
+
+    first: str = key(
+        "adversarial",
+        "inputs that the network sees first in a step; the later ones count more in batch norm's running statistics",
+        choices=("adversarial", "clean"),
+    )
+
+
+@dataclass
+class RotationKeys:
+    """Rotation's keys, alone and in joint pre-training."""
+
+    balanced: bool = key(
+        False, "true: turn one of every four images of a batch by each angle; false: draw each image's angle alone"
+    )
+
+
+@dataclass
+class Rotation(RotationKeys, TwoPasses, Objective):
     build: ClassVar[str] = "dist_advss.objectives.rotation:Rotation"
     joinable: ClassVar[bool] = True
     name: str = key("rotation", "what to learn", choices=("rotation",))
@@ -58,7 +78,7 @@ class JigsawKeys:
 
 
 @dataclass
-class Jigsaw(JigsawKeys, Objective):
+class Jigsaw(JigsawKeys, TwoPasses, Objective):
     build: ClassVar[str] = "dist_advss.objectives.jigsaw:Jigsaw"
     joinable: ClassVar[bool] = True
     name: str = key("jigsaw", "what to learn", choices=("jigsaw",))
@@ -78,7 +98,7 @@ class SelfieKeys:
 
 
 @dataclass
-class Selfie(SelfieKeys, Objective):
+class Selfie(SelfieKeys, TwoPasses, Objective):
     build: ClassVar[str] = "dist_advss.objectives.selfie:Selfie"
     joinable: ClassVar[bool] = True
     looks_at_patches: ClassVar[bool] = True
@@ -113,13 +133,20 @@ class Joint(Objective):
     patch_bn: bool = key(
         False, "true: separate batch norms for Selfie's patches; false: the same as for whole images (published)"
     )
+    first: str = key(
+        "adversarial",
+        "inputs that the network sees first in a step; published: Jigsaw clean, then adversarial, Rotation adversarial, then "
+        "clean, Selfie clean, then adversarial",
+        choices=("adversarial", "clean", "published"),
+    )
     diversity: Diversity = field(default_factory=Diversity)
+    rotation: RotationKeys = field(default_factory=RotationKeys)
     jigsaw: JigsawKeys = field(default_factory=JigsawKeys)
     selfie: SelfieKeys = field(default_factory=SelfieKeys)
 
 
 @dataclass
-class Plugin(Objective):
+class Plugin(TwoPasses, Objective):
     """A pretext task from the user's file; see `config/plugins.py`."""
 
     name: str = key(REQUIRED, "FILE.py:CLASS")
@@ -133,13 +160,18 @@ class Classify(Objective):
 
 
 @dataclass
-class Trades(Objective):
+class Trades(TwoPasses, Objective):
     build: ClassVar[str] = "dist_advss.objectives.trades:Trades"
     labelled: ClassVar[bool] = True
     needs_attack: ClassVar[bool] = True
     needs_random_start: ClassVar[bool] = True
     name: str = key("trades", "what to learn", choices=("trades",))
     beta: float = key(6.0, "weight of the KL term (Zhang et al. 2019, eq. 5: 1/lambda)", low=0.0)
+    first: str = key(
+        "clean",
+        "inputs that the network sees first in a step; the later ones count more in batch norm's running statistics",
+        choices=("adversarial", "clean"),
+    )
 
 
 OBJECTIVES: dict[str, type[Objective]] = {

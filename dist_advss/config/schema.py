@@ -122,6 +122,10 @@ class Attack:
         None, "length of a step in attack.norm; null: eps/4, or 1.25 eps/steps for fewer than five steps", low=0.0
     )
     random_start: bool = key(True, "start at a uniform random point within attack.eps; false: start at the clean image")
+    clamp_start: bool = key(
+        True,
+        "clamp the random start to [0,1]; false: clamp from the first step on, as the published code (not with keep=any)",
+    )
     restarts: int = key(
         1, "independent random starts; attack.keep=last keeps the one with the highest loss", low=1, high=1000
     )

@@ -49,6 +49,7 @@ def build(config: TrainConfig) -> Objective:
         classes = (config.data.classes,) if config.objective.labelled else ()
         with errors_of(name) if is_plugin(name) else contextlib.nullcontext():
             objective: Objective = class_of(name)(config.objective, backbone, *classes)
+    objective.first = getattr(config.objective, "first", objective.first)
     replace_unsound(objective)  # a plug-in may bring its own layers
     if config.freeze == "encoder":
         objective.freeze_encoder()

@@ -84,10 +84,13 @@ class Objective(nn.Module):
     """The base of every objective. It owns its backbone and heads; `encoder` is theta_p, what pre-training transfers.
 
     `clean_weight` is the share of the clean loss where there is an adversarial one: 1/2 in pre-training (the paper's P3),
-    0 in fine-tuning (F2, F4). `precision` is what `forward` computes in, "fp32", "bf16" or "fp16"; an engine sets it.
+    0 in fine-tuning (F2, F4). `first`, "adversarial" or "clean", is the pass that runs first (`objective.first`). It only
+    decides which pass counts more in batch norm's running statistics. `precision` is what `forward` computes in, "fp32",
+    "bf16" or "fp16"; an engine sets it.
     """
 
     clean_weight = 0.5
+    first = "adversarial"
     precision = "fp32"
     encoder: nn.Module
     encoder_frozen = False
@@ -130,10 +133,15 @@ class Objective(nn.Module):
         if x_adv is None:
             clean = self.judge(task.inputs, task)
             return Outcome(clean.loss.mean(), clean, None)
-        adversarial = self.judge(x_adv, task)
         if self.clean_weight == 0:
+            adversarial = self.judge(x_adv, task)
             return Outcome(adversarial.loss.mean(), None, adversarial)
-        clean = self.judge(task.inputs, task)
+        if self.first == "clean":
+            clean = self.judge(task.inputs, task)
+            adversarial = self.judge(x_adv, task)
+        else:
+            adversarial = self.judge(x_adv, task)
+            clean = self.judge(task.inputs, task)
         loss = self.clean_weight * clean.loss.mean() + (1 - self.clean_weight) * adversarial.loss.mean()
         return Outcome(loss, clean, adversarial)
 

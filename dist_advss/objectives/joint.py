@@ -30,6 +30,14 @@ from ..row_maths import differentiable_unit
 from .base import Judgement, Objective, Outcome, Task
 
 RIDGE = 1e-5  # keeps the determinant of aligned gradients above 0
+PUBLISHED_ORDER = [
+    ("jigsaw", "clean"),
+    ("jigsaw", "adversarial"),
+    ("rotation", "adversarial"),
+    ("rotation", "clean"),
+    ("selfie", "clean"),
+    ("selfie", "adversarial"),
+]
 
 
 @dataclass
@@ -107,18 +115,42 @@ class Joint(Objective):
         if x_adv is None:
             clean = self._judge_each(task.inputs, task)
             return Outcome(_mean(clean).loss.mean(), _mean(clean), None, self._by_task("clean", clean))
-        weight = self.diversity.weight
-        x = [piece.detach().requires_grad_(weight > 0) for piece in pack(x_adv)]
-        with torch.set_grad_enabled(torch.is_grad_enabled() or weight > 0):  # h needs gradients, also in an evaluation
-            adversarial = self._judge_each(x, task)
-            h = diversity([j.loss for j in adversarial], x).mean() if weight > 0 else None
-        clean = self._judge_each(task.inputs, task)
+        clean, adversarial, h = self._judge_both(task, x_adv)
         loss = (_mean(clean).loss.mean() + _mean(adversarial).loss.mean()) / 2
         also = self._by_task("clean", clean) | self._by_task("adversarial", adversarial)
         if h is not None:
+            weight = self.diversity.weight
             loss = loss + (weight if self.diversity.sign == "published" else -weight) * h
             also["diversity"] = h
         return Outcome(loss, _mean(clean), _mean(adversarial), also)
+
+    def _judge_both(self, task: Task, x_adv: Images) -> tuple[list[Judgement], list[Judgement], Tensor | None]:
+        """Judgements of the clean and of the adversarial inputs by task, and the mean h, if it has a weight.
+
+        The network runs in the order of `first`.
+        """
+        assert isinstance(task, JointTask)
+        diverse = self.diversity.weight > 0  # h needs gradients, also in an evaluation
+        x = [piece.detach().requires_grad_(diverse) for piece in pack(x_adv)]
+        inputs = {"clean": pack(task.inputs), "adversarial": x}
+        judged: dict[str, dict[int, Judgement]] = {"clean": {}, "adversarial": {}}
+        h = None
+        for i, part in self._passes():
+            with torch.set_grad_enabled(torch.is_grad_enabled() or (diverse and part == "adversarial")):
+                judged[part][i] = self._heads()[i].judge(inputs[part][i], task.parts[i])
+                if part == "adversarial" and diverse and len(judged[part]) == len(x):
+                    h = diversity([judged[part][k].loss for k in range(len(x))], x).mean()
+        clean, adversarial = ([judged[part][k] for k in range(len(x))] for part in ("clean", "adversarial"))
+        return clean, adversarial, h
+
+    def _passes(self) -> list[tuple[int, str]]:
+        """The runs of the network in a step, as (number of the task, "clean" or "adversarial"), in the order of `first`."""
+        parts = ("clean", "adversarial") if self.first == "clean" else ("adversarial", "clean")
+        passes = [(i, part) for part in parts for i in range(len(self.heads))]
+        if self.first == "published":
+            names = list(self.heads)
+            passes.sort(key=lambda one: PUBLISHED_ORDER.index((names[one[0]], one[1])))
+        return passes
 
     def _heads(self) -> list[Objective]:
         return list(self.heads.values())  # type: ignore[arg-type]

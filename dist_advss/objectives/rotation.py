@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..config.objectives import Objective as ObjectiveConfig
+from ..config.objectives import RotationKeys
 from ..images import Images, alone
 from ..models import Backbone
 from ..rng import Rng
@@ -15,16 +15,20 @@ TURNS = 4
 
 
 class Rotation(Objective):
-    """Each image is turned counter-clockwise by 0, 90, 180 or 270 degrees; 4-way cross-entropy. Images are square."""
+    """Each image is turned counter-clockwise by 0, 90, 180 or 270 degrees; 4-way cross-entropy. Images are square.
 
-    def __init__(self, config: ObjectiveConfig, backbone: Backbone) -> None:
+    With `balanced`, each angle occurs once in every four rows of the batch. Otherwise images are turned independently.
+    """
+
+    def __init__(self, config: RotationKeys, backbone: Backbone) -> None:
         super().__init__()
+        self.balanced = config.balanced
         self.encoder = backbone.encoder
         self.top = backbone.top(TURNS)
 
     def prepare(self, images: Images, labels: Tensor, rng: Rng) -> Task:
         images = alone(images)
-        turns = rng.integers("rotation", TURNS)
+        turns = rng.balanced("rotation", TURNS) if self.balanced else rng.integers("rotation", TURNS)
         turned = torch.stack([images.rot90(k, (2, 3)) for k in range(TURNS)])
         return Task(turned[turns, torch.arange(len(images), device=images.device)], turns, rng)
 

@@ -29,7 +29,10 @@ class Trades(Classify):
     def outcome(self, task: Task, x_adv: Images | None) -> Outcome:
         if x_adv is None:
             return super().outcome(task, None)
-        logits_clean, logits_adv = self.logits(alone(task.inputs)), self.logits(alone(x_adv))
+        if self.first == "clean":
+            logits_clean, logits_adv = self.logits(alone(task.inputs)), self.logits(alone(x_adv))
+        else:
+            logits_adv, logits_clean = self.logits(alone(x_adv)), self.logits(alone(task.inputs))
         clean = cross_entropy(logits_clean, task.targets)
         kl = divergence(logits_clean, logits_adv)
         correct = (logits_adv.detach().argmax(1) == task.targets).float()

@@ -94,13 +94,15 @@ def test_x_adv_equals_torchattacks_from_the_same_start(trained, attack: Attack, 
 
 @each_attack
 @pytest.mark.parametrize("random_start", [True, False])
-def test_x_adv_equals_a_plain_loop_over_images(trained, attack: Attack, random_start: bool) -> None:
+@pytest.mark.parametrize("clamp_start", [True, False])
+def test_x_adv_equals_a_plain_loop_over_images(trained, attack: Attack, random_start: bool, clamp_start: bool) -> None:
     net = copy.deepcopy(trained.net).double()
     images, labels = trained.images[:N].double(), trained.labels[:N]
     task = Task(images, labels, Rng(3).rows(torch.arange(N)))
-    pgd = PGD(replace(attack, random_start=random_start), net)
+    pgd = PGD(replace(attack, random_start=random_start, clamp_start=clamp_start), net)
     (start,) = pgd.start(task, 0)
     assert torch.equal(start, images) != random_start
+    assert torch.equal(start, start.clamp(0, 1)) == (clamp_start or not random_start)
     expected = plain_loop(net, start, images, labels, attack)
     assert (pgd(cross_entropy(net), task) - expected).abs().max() < 1e-9
 

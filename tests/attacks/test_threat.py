@@ -114,3 +114,16 @@ def test_a_point_inside_ball_and_box_is_its_own_projection(norm: str) -> None:
     ball = THREATS[norm](0.3)
     inside = ball.project(clean + normal(4, 6, 1, 4, 4), clean)
     assert torch.allclose(ball.project(inside, clean), inside, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", THREATS)
+def test_without_clamping_a_start_is_uniform_in_the_ball_also_at_the_edge_of_the_box(norm: str) -> None:
+    eps, shape = 0.3, (1, 2, 2)
+    clean = torch.zeros(2000, *shape)
+    start = THREATS[norm](eps, clamp_start=False).start(clean, rng_of(2000), "s").double()
+    distance = start.abs().amax((1, 2, 3)) if norm == "linf" else start.flatten(1).norm(dim=1)
+    # in four dimensions the share of the ball's volume within distance r is (r/eps)^4
+    assert stats.kstest((distance / eps).numpy() ** 4, "uniform").pvalue > SMALLEST_P
+    assert stats.binomtest(int((start < 0).sum()), start.numel()).pvalue > SMALLEST_P
+    clamped = THREATS[norm](eps).start(clean, rng_of(2000), "s").double()
+    assert torch.equal(clamped, start.clamp_min(0))

@@ -16,7 +16,7 @@ UNKNOWN = [
     ("pretrain", "atack.eps=0.1", "atack.eps", "did you mean 'attack'?"),
     ("pretrain", "data.sise=28", "data.sise", "did you mean 'size'?"),
     ("pretrain", "schedule.epoch=4", "schedule.epoch", "did you mean 'epochs'?"),
-    ("pretrain", "objective.grid=4", "objective.grid", "Accepted: flip, name, pad"),
+    ("pretrain", "objective.grid=4", "objective.grid", "Accepted: balanced, first, flip, name, pad"),
     ("pretrain", "data.size.height=28", "data.size.height", "data.size is a value", "set data.size="),
     ("pretrain", "train=fast", "train", "train.batch_size"),
     ("finetune", "objective.masked=4", "objective.masked", "Accepted: flip, name, pad"),
@@ -85,6 +85,7 @@ IMPOSSIBLE_ATTACK = [
     ("pretrain", "attack=pgd20_any", "attack.keep=any", "attack.keep=last"),
     ("finetune", "objective=trades attack=none", "objective=trades", "attack=pgd10"),
     ("finetune", "objective=trades attack.random_start=false", "attack.random_start=false", "true"),
+    ("evaluate", "attack=pgd20_any attack.clamp_start=false", "attack.clamp_start=false", "attack.keep=any"),
     ("evaluate", "attack=none attack.keep=any", "attack.keep=any", "attack=pgd20_any"),
     ("evaluate", "attack.eps=8", "attack.eps=8", "8/255"),
 ]

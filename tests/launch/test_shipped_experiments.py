@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 
 import pytest
 
 from dist_advss.config.compose import options
+from dist_advss.training.folder import differences
 from launch.experiment import compositions, load
 from launch.graph import Experiment
 from launch.profile import Slurm, choose
@@ -63,6 +65,7 @@ def test_the_paper_grid_has_every_cell_with_the_published_hyperparameters() -> N
             assert (schedule["lr"], schedule["nesterov"], schedule["weight_decay"]) == (1e-3, True, 1e-4)
             assert (schedule["epochs"], schedule["final_lr"], config["attack"]["steps"]) == (150, 1e-8, 10)
             assert config["objective"]["diversity"] == {"weight": 0.1, "sign": "published", "in_attack": True}
+            assert (config["objective"]["first"], config["train"]["batch_size"]) == ("published", 32)
             continue
         assert config["train"]["batch_size"] == 128
         assert (schedule["optimizer"], schedule["lr"], schedule["momentum"]) == ("sgd", 0.1, 0.9)
@@ -75,11 +78,38 @@ def test_the_paper_grid_has_every_cell_with_the_published_hyperparameters() -> N
         elif "selfie" in name:
             assert (schedule["epochs"], schedule["final_lr"], schedule["nesterov"]) == (200, 1e-7, True)
             assert (schedule["weight_decay"], schedule["warmup"]) == (1e-4, 0)
+            assert config["objective"]["first"] == "clean"
         else:
             assert (schedule["epochs"], schedule["final_lr"], schedule["nesterov"]) == (100, 1e-6, False)
             assert schedule["weight_decay"] == 3e-4
         if "selfie_pretrain" not in name:
             assert (schedule["warmup"], schedule["warmup_unit"], schedule["warmup_start"]) == (200, "steps", 0.1)
+
+
+def test_the_words_in_the_docs_make_the_paper_follow_the_published_scripts(repository: Path) -> None:
+    text = (repository / "docs" / "methods.md").read_text()
+    table = text.partition("to follow the scripts |")[2].partition("\n\n")[0]
+    cells = [line.split("|")[-2] for line in table.splitlines() if line.endswith("|")]
+    words = [
+        word
+        for cell in cells
+        if "in a copy" not in cell
+        for part in re.findall("`(.*?)`", cell)
+        for word in part.split()
+    ]
+    assert len(words) == 5
+    ours = compositions(shipped("paper_cifar10"), DIRECTORY)
+    theirs = compositions(load("paper_cifar10", DIRECTORY, ["data.root=/data", *words]), DIRECTORY)
+    changed = {name: [(key, now) for key, _, now in differences(ours[name], theirs[name])] for name in ours}
+    start = ("attack.clamp_start", False)
+    assert set(changed["p3_rotation_pretrain"]) == {start, ("objective.balanced", True)}
+    assert set(changed["p2_selfie_pretrain"]) == {start, ("objective.double_softmax", True)}
+    assert set(changed["joint_pretrain"]) == {
+        start,
+        ("objective.rotation.balanced", True),
+        ("objective.selfie.double_softmax", True),
+    }
+    assert all(changed[name] == [start] for name in ours if not name.endswith("pretrain") or "jigsaw" in name)
 
 
 def test_the_twin_of_the_paper_has_its_stages_on_the_embedded_images() -> None:

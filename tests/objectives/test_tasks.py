@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from dist_advss.config.objectives import RotationKeys
 from dist_advss.objectives.base import Task, assemble, patches
 from dist_advss.objectives.jigsaw import distinct_orders
 from dist_advss.rng import Rng
@@ -42,6 +43,24 @@ def test_all_four_rotations_are_equally_likely(make) -> None:
     images = torch.zeros(n, 1, 2, 2)
     targets = make("rotation").prepare(images, torch.zeros(n), Rng(0).rows(torch.arange(n))).targets
     assert stats.chisquare(np.bincount(targets.numpy(), minlength=4)).pvalue > SMALLEST_P
+
+
+def test_balanced_rotations_are_equally_many_in_a_batch_and_others_are_not(make, rng) -> None:
+    images, labels = torch.zeros(128, 1, 2, 2), torch.zeros(128)
+
+    def counts(balanced: bool, step: int) -> list[int]:
+        targets = make("rotation", balanced=balanced).prepare(images, labels, rng(128, step=step)).targets
+        return np.bincount(targets.numpy(), minlength=4).tolist()
+
+    assert all(counts(True, step) == [32] * 4 for step in range(5))
+    assert not any(counts(False, step) == [32] * 4 for step in range(5))
+
+
+def test_joint_pre_training_balances_its_rotations_too(make, rng, batch) -> None:
+    images, labels = batch(8)
+    objective = make("joint", tasks=["rotation", "jigsaw"], rotation=RotationKeys(balanced=True))
+    rotation = objective.prepare(images, labels, rng(8)).parts[0]
+    assert rotation.targets.bincount(minlength=4).tolist() == [2] * 4
 
 
 @pytest.mark.parametrize("grid", [2, 4])
