@@ -190,11 +190,15 @@ def test_an_evaluation_shared_out_is_the_whole_one_image_by_image(start: Any, tm
     assert not list((tmp_path / "4").glob("verdicts.partial*"))
 
 
+@pytest.mark.parametrize(
+    "engine",
+    ["ddp", pytest.param("fsdp", marks=pytest.mark.slow), pytest.param("zero3", marks=pytest.mark.slow)],
+)
 def test_a_signal_at_one_rank_in_a_validation_stops_all_of_them_and_the_rerun_validates_first(
-    start: Any, tmp_path: Path
+    start: Any, tmp_path: Path, engine: str
 ) -> None:
     """40 held-out images over two processes are three batches each. All stop one batch after the signal."""
-    words = ["objective=rotation", "engine=ddp", "attack.steps=1", "validation.limit=40"]
+    words = ["objective=rotation", *jobs.ENGINES[engine], "attack.steps=1", "validation.limit=40", "schedule.epochs=2"]
     whole = start(2, jobs.train, "pretrain", *words, f"out={tmp_path / 'whole'}")
     assert whole.wait() == [0, 0], whole.said()
     out = tmp_path / "pieces"
