@@ -29,7 +29,7 @@ class Data:
     )
     stage: str | None = key(
         None,
-        "copy data.root to this node-local folder first, such as '$TMPDIR', once per node",
+        "copy the set to this node-local folder first, such as '$TMPDIR', once per node; for data.loader=memory",
         where=True,
         path=True,
     )

@@ -152,7 +152,7 @@ def test_without_room_the_set_is_read_where_it_is(
 ) -> None:
     monkeypatch.setattr(stage.shutil, "disk_usage", lambda _: type("", (), {"free": 4})())
     assert copy_of(data) == Path(data.root or "")
-    assert "has no room" in capsys.readouterr().out
+    assert "has no room" in capsys.readouterr().err
     threads = [threading.Thread(target=copy_of, args=(data,), daemon=True) for _ in range(2)]  # none waits for another
     with staged(data, "train"):
         for thread in threads:

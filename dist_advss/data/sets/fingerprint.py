@@ -23,6 +23,7 @@ from ...config.schema import Data
 from ...config.sets import SETS
 from ...errors import RunError, UserError
 from ...files import write_text
+from ...text import printable
 from ..image_files import usable_cores
 from .sources import files_of
 
@@ -191,4 +192,4 @@ def _announce(data: Data, size: int) -> None:
         text = f"data.root={data.root}: hashing {size / 1e9:,.1f} GB to identify the images"
         with contextlib.suppress(RunError):
             text += f"; {cache_folder()} remembers it"
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)

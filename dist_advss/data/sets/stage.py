@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -20,6 +21,7 @@ from typing import Any, TextIO
 
 from ...config.schema import Data
 from ...errors import RunError, UserError
+from ...text import printable
 from .fingerprint import Files, find_parts, fingerprint
 
 MANIFEST = ".dist_advss.json"  # in a complete copy: name, size and time of change of each file
@@ -81,7 +83,8 @@ def _hold(data: Data, lock: TextIO, copy: Path, names: Mapping[Path, Path], part
                 _remove_older(copy)
                 if not _fits(copy, names):
                     fcntl.flock(lock, fcntl.LOCK_UN)
-                    print(f"data.stage: {copy.parent} has no room for the images; reading from {data.root}")
+                    line = f"data.stage: {copy.parent} has no room for the images; reading from {data.root}"
+                    print(printable(line), file=sys.stderr)
                     return False
             _make(data, copy, names, parts)
             _remove_older(copy)
