@@ -28,7 +28,7 @@ from ..rng import Rng
 from ..tracking import Log
 from ..training import checkpoint, folder
 from ..training.interrupt import Interrupt
-from ..training.made_from import NO_CLASSES, Loaded, MadeFrom, digests, load_weights, refuse_changed_since
+from ..training.made_from import NO_CLASSES, Loaded, MadeFrom, digests, load_weights, refuse_trained_on
 from ..training.members import load_members, member_files
 from .by_image import Partial, origin_of, remove_partial, run_unless_finished, until_stopped
 from .rates import rates
@@ -55,7 +55,7 @@ def _evaluate(config: EvaluateConfig, located: Located, out: Path, world: World)
     model.to(world.device)
     now = MadeFrom(images, digests(sources))
     for source in sources:
-        refuse_changed_since(f"split={config.split}: {source.path}", source, images)
+        refuse_trained_on(f"split={config.split}: {source.path}", source, images, config.data)
         if source.classes is None:
             console.print(f"{source.path}: {NO_CLASSES}", style="dim")
     # Labels count through the model's classes, in whatever order the set has them.

@@ -37,7 +37,7 @@ from ..objectives.base import Judgement, Objective, Task
 from ..rng import Rng
 from ..training import checkpoint, folder
 from ..training.interrupt import Interrupt
-from ..training.made_from import NO_CLASSES, Loaded, MadeFrom, digests, load_weights, recorded, refuse_changed_since
+from ..training.made_from import NO_CLASSES, Loaded, MadeFrom, digests, load_weights, recorded, refuse_trained_on
 from .by_image import ByImage, Partial, judge_remaining, origin_of, remove_partial, run_unless_finished, until_stopped
 from .finite import INDEX, Finite
 
@@ -78,7 +78,7 @@ def _transfer(config: TransferConfig, located: Located, out: Path, world: World)
             trained = recorded(run_folder(name))
             if trained is not None and trained.code not in (None, plugins.digest(objective)):
                 console.print(f"{objective} has changed since {name} was trained", style="dim")
-        refuse_changed_since(key, source, images)
+        refuse_trained_on(key, source, images, config.data)
         models[name] = Judged.of(model.to(world.device).eval(), key, source, images)
         if source.classes is None and isinstance(model, Classify):
             console.print(f"{source.path}: {NO_CLASSES}", style="dim")

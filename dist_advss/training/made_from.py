@@ -15,6 +15,7 @@ from ..config.schema import Data
 from ..data.identity import Identity, difference, identify, restore
 from ..errors import UserError
 from ..files import read_text, write_json
+from ..runs.folders import lookup
 from . import checkpoint
 
 FILE = "made_from.json"
@@ -49,14 +50,15 @@ def survey(data: Data, split: str) -> Identity:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A checkpoint whose weights a run loaded: its absolute path, its digest, and the images that trained it.
+    """A checkpoint whose weights a run loaded: its absolute path, its digest, the images that trained it, and data.validation.
 
-    `data` is None for a checkpoint that an earlier version wrote.
+    `data` is None for a checkpoint that an earlier version wrote, `held_out` for one without a configuration.
     """
 
     path: Path
     digest: str
     data: Identity | None
+    held_out: float | None = None
 
     @property
     def classes(self) -> list[str] | None:
@@ -68,7 +70,9 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], Loaded]:
     """The state dict in a checkpoint file, and its identity. Raises UserError for a file that cannot be used."""
     content = checkpoint.load(path)
     weights = content["model"]
-    return weights, Loaded(path.resolve(), checkpoint.digest(weights), restore(content.get("data")))
+    share = lookup(content, "config.data.validation")
+    held_out = share if isinstance(share, float) else None
+    return weights, Loaded(path.resolve(), checkpoint.digest(weights), restore(content.get("data")), held_out)
 
 
 def digests(loaded: Iterable[Loaded]) -> dict[str, str]:
@@ -132,20 +136,26 @@ def refuse_to_resume(folder: Path, before: MadeFrom, now: MadeFrom) -> None:
         )
 
 
-def refuse_changed_since(key: str, source: Loaded, now: Identity) -> None:
-    """Raises UserError when the folder `now.root` has changed since the weights of `source` were trained on it.
+def refuse_trained_on(key: str, source: Loaded, now: Identity, data: Data) -> None:
+    """Raises UserError when the weights of `source` were trained on images that `data` holds out for validation.
 
-    The split would be another one, so some of the images held out now were training images then. Images in another folder
-    are another set, which may be chosen on purpose. The message begins with `key`, such as "init=RUN".
+    That is so when the folder `now.root` has changed since, because the split is another one then, and when `data` holds out
+    more of the same images than that training did. Images in another folder are another set, which may be chosen on
+    purpose. The message begins with `key`, such as "init=RUN", or with data.validation.
     """
     then = source.data
-    if then is None or now.root is None or (then.root, then.name, then.part) != (now.root, now.name, now.part):
+    if then is None or (then.name, then.part) != (now.name, now.part):
         return
     changed = difference(then, now)
-    if changed is not None:
+    if changed is not None and now.root is not None and then.root == now.root:
         raise UserError(
             f"{key}: the images in data.root={now.root} have changed since it was trained on them ({changed}), so the "
             "held-out images would not be the same; restore them, or give a copy in another folder as data.root"
+        )
+    if changed is None and now.part == "train" and source.held_out is not None and data.validation > source.held_out:
+        raise UserError(
+            f"data.validation={data.validation:g}: {source.path} held out {source.held_out:g} of these images and was trained "
+            f"on the others; set data.validation={source.held_out:g}, or less"
         )
 
 

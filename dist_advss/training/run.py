@@ -26,7 +26,7 @@ from ..tracking import Silent, Tracker
 from . import checkpoint, folder
 from .interrupt import Interrupt
 from .loop import Trainer
-from .made_from import Loaded, MadeFrom, digests, load_weights, refuse_changed_since
+from .made_from import Loaded, MadeFrom, digests, load_weights, refuse_trained_on
 from .members import load_members, member_files
 from .utilisation import ideal_seconds
 
@@ -170,11 +170,11 @@ def _initial_weights(
     if config.model.members:
         taken, loaded = load_members(objective, config.model.members, MEMBERS_PICK, images.classes, images.classes)
         for member, source in zip(config.model.members, loaded, strict=True):
-            refuse_changed_since(f"model.members: {member}", source, images)
+            refuse_trained_on(f"model.members: {member}", source, images, config.data)
         return {"matched": taken, "total": taken}, loaded
     for path in _initial_files(config):
         weights, source = load_weights(path)
-        refuse_changed_since(f"init={config.init}", source, images)
+        refuse_trained_on(f"init={config.init}", source, images, config.data)
         report = load_encoder(objective, weights, str(path))
         return {"matched": report.matched, "total": report.total}, [source]
     return None, []

@@ -206,6 +206,30 @@ def test_pre_training_and_fine_tuning_hold_out_the_same_images_or_the_latter_is_
     judged(tmp_path / "e", f"checkpoint={tmp_path / 'out'}", "split=test")
 
 
+def test_no_validation_on_images_that_trained_the_weights(learned: Path, root: Path, tmp_path: Path) -> None:
+    """A larger share holds out images that were trained on. A smaller one is part of the first one."""
+    with pytest.raises(UserError, match=r"^data\.validation=0\.3: .*/best_ra\.pt held out 0\.1 of these images"):
+        judged(tmp_path / "e", f"checkpoint={learned}", "split=validation", "data.validation=0.3")
+    with pytest.raises(UserError, match=r"^data\.validation=0\.3: .* set data\.validation=0\.1, or less"):
+        fine_tuned(tmp_path / "t", root, f"init={learned}", "data.validation=0.3")
+    assert list(tmp_path.iterdir()) == []
+    assert judged(tmp_path / "e", f"checkpoint={learned}", "split=validation", "data.validation=0.05")["n"] == 3
+    judged(tmp_path / "test", f"checkpoint={learned}", "data.validation=0.3")  # the test images were never trained on
+
+
+def test_a_relative_folder_is_that_of_the_run_and_not_one_of_the_same_name(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    shutil.copytree(root, here / "set")
+    tree(there / "set", ["cat", "dog", "emu"], colours=[3, 4, 5])
+    monkeypatch.chdir(here)
+    fine_tuned(tmp_path / "run", Path("set"))
+    monkeypatch.chdir(there)
+    assert judged(tmp_path / "e", f"checkpoint={tmp_path / 'run'}")["ta"] == 100
+    assert result(tmp_path / "e")["made_from"]["data"]["root"] == str((here / "set").resolve())
+
+
 def changed_since(folder: Path, root: Path) -> Path:
     """The run folder/out, with one of its training images removed afterwards."""
     (root / "train" / "emu" / "late.png").unlink()
