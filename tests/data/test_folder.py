@@ -186,7 +186,9 @@ def test_runs_and_reports_know_classes_whose_names_are_any_bytes(
     assert main(["evaluate", f"checkpoint={tmp_path / 'run'}", "attack=fgsm", f"out={tmp_path / 'evaluation'}"]) == 0
     assert main(["report", str(tmp_path / "evaluation"), "-o", str(tmp_path / "report.html")]) == 0
     assert main(["data", "show", "data=folder", "data.size=32", *data, "--png", str(tmp_path / "sheet.png")]) == 0
-    assert "caf\\xe9" in capsys.readouterr().out
+    assert main(["data", "write", "data=folder", "data.size=32", *data, f"out={tmp_path / 'betons'}"]) == 0
+    assert main(["data", "show", str(tmp_path / "betons" / "test.beton")]) == 0
+    assert capsys.readouterr().out.count("caf\\xe9  ") == 2
     with np.load(tmp_path / "evaluation" / "samples" / "samples.npz") as samples:
         assert samples["classes"].tolist() == ["caf\\xe9", "cat"]
 

@@ -26,7 +26,10 @@ from dist_advss.training.run import finetune, pretrain
 COUNT = 50
 TINY = ["attack=fgsm", "attack.eps=0.02", "model=preact_small", "model.width=8", "schedule.epochs=1"]
 TINY += ["train.batch_size=20", "validation.steps=1", "validation.limit=5", "data.size=32", "data.loader=memory"]
-LOADERS = ["memory", pytest.param("ffcv", marks=pytest.mark.skipif(ffcv_missing() is not None, reason="FFCV"))]
+LOADERS = [
+    "memory",
+    pytest.param("ffcv", marks=pytest.mark.skipif(ffcv_missing() is not None, reason="NOT TESTED: FFCV")),
+]
 
 
 def level(number: int, colour: int = 100) -> Image.Image:
@@ -105,7 +108,7 @@ def test_pre_training_and_then_fine_tuning_on_labels(flat: Path, labelled: Path,
     assert result(tmp_path / "fine")["transferred"]["matched"] == result(tmp_path / "fine")["transferred"]["total"]
 
 
-@pytest.mark.skipif(ffcv_missing() is not None, reason="FFCV")
+@pytest.mark.skipif(ffcv_missing() is not None, reason="NOT TESTED: FFCV")
 def test_both_loaders_train_the_same_weights(flat: Path, tmp_path: Path) -> None:
     weights = []
     for loader in ("memory", "ffcv"):
@@ -211,3 +214,19 @@ def test_folders_beside_images_without_labels_are_not_read_and_said(
     level(9).save(tmp_path / "runs" / "samples" / "a.png")
     assert len(read(data_of(tmp_path), "train").labels) == 5
     assert f"{tmp_path}: 1 folder in it, not read: runs" in capsys.readouterr().err
+
+
+def test_a_flat_test_folder_has_no_labels_either(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        (tmp_path / part).mkdir()
+        for number in range(10):
+            level(number).save(tmp_path / part / f"{number}.png")
+    assert read(data_of(tmp_path), "test").labels.tolist() == [-1] * 10
+    assert len(load_data(data_of(tmp_path), "test", labelled=False)) == 10
+    with pytest.raises(UserError, match="no labels"):
+        load_data(data_of(tmp_path), "test", labelled=True)
+    # class folders in one part only
+    (tmp_path / "val" / "cat").mkdir()
+    level(0).save(tmp_path / "val" / "cat" / "0.png")
+    with pytest.raises(UserError, match="its classes differ"):
+        read(data_of(tmp_path), "test")
