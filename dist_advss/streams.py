@@ -92,6 +92,8 @@ def _wrapped(stream: TextIO | None, number: int, optional: bool) -> TextIO:
     """The stream over a `Descriptor`; unchanged where it has no descriptor, as in a test. Text of any kind can be printed."""
     encoding = "utf-8"
     if stream is not None:
+        if not isinstance(stream, io.TextIOWrapper):  # as in a notebook, which shows its text elsewhere
+            return stream
         try:
             number, encoding = stream.fileno(), stream.encoding
         except (OSError, ValueError, AttributeError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -167,3 +168,15 @@ def test_text_that_the_terminal_cannot_show_is_escaped(tmp_path: Path, monkeypat
             output_is_optional()
             print("P1→F4")
     assert (tmp_path / "log").read_text() == "P1\\u2192F4\n"
+
+
+def test_a_stream_of_a_notebook_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Cell(io.StringIO):
+        def fileno(self) -> int:
+            return 1  # of the terminal in which the notebook was started
+
+    cell = Cell()
+    monkeypatch.setattr(sys, "stdout", cell)
+    with guarded():
+        print("shown")
+    assert cell.getvalue() == "shown\n"

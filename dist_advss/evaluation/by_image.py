@@ -135,11 +135,13 @@ def until_stopped(loader: Loader, batch_size: int, world: World, interrupt: Inte
     """This process's batches in the order of the set. Raises Stopped after a signal, in every process after as many batches."""
     batches = loader.in_order(batch_size)
     most = math.ceil(math.ceil(loader.count / world.size) / batch_size)  # of the process with the most images
-    for _ in range(most):
+    for number in range(most):
         batch = next(batches, None)
         if batch is not None:
             yield batch
         signum = world.stop_requested(interrupt.signum or 0)
+        if number > 0:  # this process may have no images left while others work: it waits for them in the call above
+            world.heartbeat()
         if signum:
             raise Stopped(signum, f"stopped by {signal.Signals(signum).name}, saved; rerun the command to resume")
 

@@ -6,7 +6,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -16,7 +16,9 @@ from dist_advss.cli import main
 from dist_advss.errors import STOP_SIGNALS, RunError, UserError
 from dist_advss.evaluation import run as run_module
 from dist_advss.evaluation import transfer as transfer_module
+from dist_advss.evaluation.by_image import until_stopped
 from dist_advss.tracking import read
+from dist_advss.training.interrupt import Interrupt
 from tests.evaluation.conftest import SMALL
 
 if TYPE_CHECKING:
@@ -159,3 +161,26 @@ def test_what_could_not_be_written_in_the_end_is_refused_before_the_work(
     with pytest.raises(UserError, match=f"{name} .*{said}" if name != "samples" else "samples there is no folder"):
         evaluations.run()
     assert sizes == []
+
+
+def test_a_process_without_images_left_does_not_count_as_hanging() -> None:
+    """Its share may have been judged in an earlier session, while the other processes still work."""
+
+    class Waiting:
+        size, beats = 1, 0
+
+        def stop_requested(self, signum: int) -> int:
+            return signum
+
+        def heartbeat(self) -> None:
+            self.beats += 1
+
+    class Exhausted:
+        count = 50
+
+        def in_order(self, batch_size: int) -> Iterator[Any]:
+            return iter(())
+
+    world: Any = Waiting()
+    assert list(until_stopped(cast(Any, Exhausted()), 10, world, Interrupt())) == []
+    assert world.beats == 4
