@@ -23,8 +23,11 @@ class ArraysError(ValueError):
     """A file that is no .npz of plain arrays. Its text is one line, without the file's name."""
 
 
-def read_arrays(file: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of an .npz file by name. Raises OSError for a missing one, ArraysError for a damaged or too large one."""
+def read_arrays(file: Path, largest: int = LARGEST) -> dict[str, NDArray[Any]]:
+    """The arrays of an .npz file by name, of `largest` bytes at most when unpacked.
+
+    Raises OSError for a missing file, ArraysError for a damaged or too large one.
+    """
     descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
     with open(descriptor, "rb") as opened:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -32,8 +35,8 @@ def read_arrays(file: Path) -> dict[str, NDArray[Any]]:
         try:
             with zipfile.ZipFile(opened) as archive:
                 claimed = sum(entry.file_size for entry in archive.infolist())
-                if claimed > LARGEST:
-                    raise ArraysError(f"{claimed:,} bytes when unpacked, more than {LARGEST:,}")
+                if claimed > largest:
+                    raise ArraysError(f"{claimed:,} bytes when unpacked, more than {largest:,}")
                 return {
                     entry.filename.removesuffix(".npy"): _array(_unpacked(archive, entry))
                     for entry in archive.infolist()

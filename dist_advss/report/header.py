@@ -9,7 +9,7 @@ from typing import Any
 from ..runs.folders import lookup
 from ..runs.progress import progress
 from ..runs.read import Launch, number
-from ..runs.settings import describe_ball
+from ..runs.settings import captions, describe_ball
 from ..runs.state import STATES
 from ..runs.table import Row
 from .findings.effects import clause, effects, one_seed, sentence
@@ -59,7 +59,13 @@ def header(launch: Launch, rows: list[Row]) -> Header:
         headline="" if several else sentence(measured[0]) if measured else waiting(rows),
         clauses=[(effect.task, clause(effect)) for effect in measured] if several else [],
         note=" ".join(
-            filter(None, (one_seed(measured), f"Setting: {first.named(settings)}." if first and elsewhere else ""))
+            filter(
+                None,
+                (
+                    one_seed(measured),
+                    f"Setting: {captions(settings.elements())[first]}." if first and elsewhere else "",
+                ),
+            )
         ),
     )
 

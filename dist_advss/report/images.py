@@ -16,11 +16,13 @@ from ..arrays import read_arrays
 from ..runs.folders import lookup
 from ..runs.read import Launch, Run, number
 from ..runs.table import Row, full_names
+from ..text import one_line
 
 # fmt: off
 BUDGET = 2_500_000  # bytes of data URIs on a page, over all its evaluations
 PER_RUN = 8         # samples of one evaluation
 LARGEST = 96        # pixels a side; larger images are scaled down
+MOST_BYTES = 256 * 2**20  # of a file's arrays; 16 pairs of images of 512 pixels take 100 MB
 # fmt: on
 
 Floats = NDArray[np.float32]
@@ -102,7 +104,7 @@ def _gallery(run: Run, row: Row, name: str, budget: int) -> Gallery | None:
 
 def _sample(arrays: dict[str, NDArray[Any]], i: int, perturbation: str) -> Sample:
     """Image `i` of the saved ones."""
-    classes = [str(name) for name in arrays.get("classes", np.array([], dtype=str))]
+    classes = [one_line(str(name), 80) for name in arrays.get("classes", np.array([], dtype=str)).ravel()]
     label = int(arrays["label"][i])
     clean = int(arrays["clean_prediction"][i])
     adversarial = int(arrays["adversarial_prediction"][i])
@@ -121,15 +123,22 @@ def _sample(arrays: dict[str, NDArray[Any]], i: int, perturbation: str) -> Sampl
 def _load(file: Path) -> dict[str, NDArray[Any]] | None:
     """The arrays of samples.npz; None where the file is missing, damaged, or its shapes do not fit together."""
     try:
-        arrays = read_arrays(file)
+        arrays = read_arrays(file, MOST_BYTES)
     except (OSError, ValueError):
         return None
     clean, adversarial = arrays.get("clean"), arrays.get("adversarial")
     numbers = [arrays.get(name) for name in ("label", "clean_prediction", "adversarial_prediction")]
     if clean is None or adversarial is None or clean.shape != adversarial.shape or clean.ndim != 4:
         return None
-    if clean.shape[-1] not in (1, 3) or any(a is None or a.shape != (len(clean),) for a in numbers):
+    if clean.shape[-1] not in (1, 3) or any(
+        a is None or a.shape != (len(clean),) or a.dtype.kind not in "iu" for a in numbers
+    ):
         return None
+    if clean.size == 0 or clean.dtype.kind != "f" or adversarial.dtype.kind != "f":
+        return None
+    # The few that are shown, in the range of images: a difference cannot overflow.
+    for name in ("clean", "adversarial"):
+        arrays[name] = np.clip(np.nan_to_num(arrays[name][:PER_RUN]), 0.0, 1.0).astype(np.float32)
     return arrays
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Literal
 
-from ..runs.settings import Setting
+from ..runs.settings import Setting, captions
 from ..runs.table import Row, one_each
 from .charts.style import Chart
 from .findings.effects import Difference, baseline_of, difference
@@ -79,14 +79,14 @@ def results(groups: list[Group], scatters: dict[Setting, Chart]) -> Results | No
 def group_rows(rows: list[Row]) -> list[Group]:
     """One group for each setting, the group with the most evaluations first."""
     groups = []
-    settings = list(dict.fromkeys(row.setting for row in rows))
-    for setting in settings:
+    texts = captions(row.setting for row in rows)
+    for setting in dict.fromkeys(row.setting for row in rows):
         same_setting = [row for row in rows if row.setting == setting]
         counts = {row.n for row in same_setting if row.n is not None}
         groups.append(
             Group(
                 setting=setting,
-                caption=setting.named(settings),
+                caption=texts[setting],
                 n=counts.pop() if len(counts) == 1 else None,
                 comparisons=[_comparison(row, same_setting) for row in same_setting],
                 several_seeds=len({row.seeds for row in same_setting if row.seed is not None}) > 1,

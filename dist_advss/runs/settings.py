@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
@@ -65,25 +66,31 @@ class Setting:
         """The value of one of `others`."""
         return dict(self.others).get(name)
 
-    def apart(self, among: Iterable[Setting]) -> list[str]:
-        """What distinguishes this setting from the others that have the same text: `pick=last`, `n=20`."""
-        rivals = [other for other in among if str(other) == str(self)]
-        return [
-            _text(name, value)
-            for name, value in self.others
-            if any(other.get(name) != value for other in rivals if other != self)
-        ]
-
-    def named(self, among: Iterable[Setting]) -> str:
-        """The text, with what distinguishes it from the other settings that are shown."""
-        return "; ".join([str(self), *([", ".join(differing)] if (differing := self.apart(among)) else [])])
-
     def fits(self, other: Setting) -> bool:
         """Whether both may be the same: they agree in everything that both know."""
         if replace(self, others=()) != replace(other, others=()) or len(self.others) != len(other.others):
             return False
         pairs = zip(self.others, other.others, strict=True)
         return all(a[0] == b[0] and (a[1] == b[1] or None in (a[1], b[1])) for a, b in pairs)
+
+
+def apart(settings: Iterable[Setting]) -> dict[Setting, list[str]]:
+    """For each setting what distinguishes it from the most frequent one of the same text: `pick=last instead of best_ra`."""
+    by_text: dict[str, Counter[Setting]] = {}
+    for setting in settings:
+        by_text.setdefault(str(setting), Counter())[setting] += 1
+    words: dict[Setting, list[str]] = {}
+    for alike in by_text.values():
+        usual = alike.most_common(1)[0][0]
+        for setting in alike:
+            pairs = [(name, value, usual.get(name)) for name, value in setting.others]
+            words[setting] = [_text(name, a, b) for name, a, b in pairs if a != b]
+    return words
+
+
+def captions(settings: Iterable[Setting]) -> dict[Setting, str]:
+    """The text of each setting, with what distinguishes it from the others."""
+    return {setting: "; ".join(filter(None, (str(setting), ", ".join(of)))) for setting, of in apart(settings).items()}
 
 
 def setting_of(run: Run, tuned: Run | None, together: bool) -> Setting:
@@ -195,10 +202,11 @@ def value_text(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else one_line(str(value), LONGEST)
 
 
-def _text(name: str, value: str | None) -> str:
-    if name == "images" and value is not None:
-        return f"images {value[:SHOWN]}"
-    return f"{name}={value if value is not None else UNKNOWN}"
+def _text(name: str, value: str | None, usual: str | None = "") -> str:
+    """`pick=last`, or with another value than the `usual` one `pick=last instead of best_ra`."""
+    values = [UNKNOWN if value is None else value[:SHOWN] if name == "images" else value for value in (value, usual)]
+    more = f" instead of {values[1]}" if usual != "" else ""
+    return f"{name} {values[0]}{more}" if name == "images" else f"{name}={values[0]}{more}"
 
 
 def _first(configs: list[dict[str, Any]], name: str) -> str:

@@ -16,7 +16,7 @@ from .methods import UNKNOWN, Method, finetune_of, members_of, method_of
 from .metrics import number
 from .read import Launch, Run, read
 from .recipes import Recipe, recipe_of, variants
-from .settings import Setting, describe_attack, describe_norm, filled, setting_of
+from .settings import Setting, apart, describe_attack, describe_norm, filled, setting_of
 from .state import State
 
 if TYPE_CHECKING:
@@ -124,15 +124,15 @@ def one_each(rows: Sequence[Row]) -> list[Row]:
 
 def full_names(rows: Sequence[Row]) -> dict[str, str]:
     """For each evaluation its method, with seed and setting as far as the rows differ in them."""
-    settings = list(dict.fromkeys(row.setting for row in rows))
-    attacks = {setting.attack for setting in settings}
+    words_of = apart(row.setting for row in rows)
+    attacks = {setting.attack for setting in words_of}
     several = len({row.seed for row in rows if row.seed is not None}) > 1
     names = {}
     for row in rows:
         words = [row.name if row.method.finetune != UNKNOWN else row.evaluation]
         words[0] += f" seed {row.seeds}" if row.seed is not None and (several or row.seed) else ""
         words += [row.setting.attack] if len(attacks) > 1 else []
-        words += row.setting.apart(settings)
+        words += words_of[row.setting]
         names[row.evaluation] = one_line(", ".join(words), 400)
     # the same model twice in one setting: another draw of the random starts, or a copy
     alike: dict[str, list[Row]] = {}

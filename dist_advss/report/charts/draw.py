@@ -37,9 +37,10 @@ def draw(launch: Launch, rows: list[Row], sweeps: list[Sweep]) -> Charts:
     methods = {run.stage: method_of(run, launch) for run in launch.runs.values()}
     by_method = styles(list(methods.values()))
     scatters = {}
-    for setting in dict.fromkeys(row.setting for row in rows):
+    settings = list(dict.fromkeys(row.setting for row in rows))
+    for setting in settings:
         finished = [row for row in rows if row.setting == setting and row.ta and row.ra]
-        if finished:
+        if len(finished) > 1 or (finished and len(settings) == 1):  # of many settings, those with something to compare
             scatters[setting] = scatter(finished, by_method)
     trained = [run for run in launch.runs.values() if run.command in PANELS and run.metrics.validation]
     trained.sort(key=lambda run: methods[run.stage].order)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ...runs.methods import Method
-from ...runs.settings import Setting
+from ...runs.settings import Setting, captions
 from ...runs.table import Rate, Row
 
 CLEAN = "clean"  # named as the evaluation at radius 0: every evaluation of the curve has the same TA
@@ -58,7 +58,8 @@ def sweeps(rows: list[Row]) -> list[Sweep]:
             points.insert(0, (0.0, first.ta, CLEAN))
         name = first.name + (f", seed {first.seeds}" if first.seed else "")
         curves.setdefault(setting, []).append(Curve(name, first.method, points))
-    return [Sweep(setting, setting.named(curves), of_setting) for setting, of_setting in curves.items()]
+    texts = captions(setting for setting, of_setting in curves.items() for _ in of_setting)
+    return [Sweep(setting, texts[setting], of_setting) for setting, of_setting in curves.items()]
 
 
 def at_one_radius(rows: list[Row]) -> list[Row]:

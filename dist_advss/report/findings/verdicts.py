@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from ...arrays import read_arrays
 from .intervals import Mask
 
+LARGEST = 128 * 2**20  # bytes of a file's arrays: four million images
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -41,10 +43,11 @@ def judged(folder: Path) -> Judged | None:
 @lru_cache(maxsize=512)  # a row is compared several times; `version` distinguishes a file from its replacement
 def _read(file: Path, version: int) -> Judged | None:
     try:
-        arrays = read_arrays(file)
+        arrays = read_arrays(file, LARGEST)
         index, label = arrays["index"], arrays["label"]
         right = {"ta": arrays["clean_prediction"] == label, "ra": arrays["adversarial_prediction"] == label}
     except (OSError, ValueError, KeyError):
         return None
-    fits = index.ndim == 1 and all(isinstance(r, np.ndarray) and r.shape == index.shape for r in right.values())
+    fits = index.ndim == 1 and label.shape == index.shape
+    fits = fits and all(isinstance(r, np.ndarray) and r.shape == index.shape for r in right.values())
     return Judged(index, label, right) if fits and len(index) else None
