@@ -70,6 +70,7 @@ def _first_label(data: Data, part: str, labels: Integers, classes: int) -> int:
 
     If both fit because neither end occurs, the labels of the other part decide. If these are no help, it is 1.
     """
+    part = "test" if part == "test" else "train"
     fitting = _fitting(labels, classes)
     if not fitting:
         raise UserError(
