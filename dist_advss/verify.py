@@ -95,7 +95,8 @@ def _images(run: Run, record: Any, identities: dict[str, Identity]) -> Iterator[
     before = restore(record)
     if before is None:
         return
-    raw = {name: value for name, value in dict(run.config.get("data") or {}).items() if name != "download"}
+    configured = run.config.get("data")
+    raw = {k: v for k, v in configured.items() if k != "download"} if isinstance(configured, dict) else {}
     try:
         data = compose_node("data", Data(), {**raw, "stage": None}, [])
         key = f"{data} {before.part}"
@@ -113,7 +114,7 @@ def _images(run: Run, record: Any, identities: dict[str, Identity]) -> Iterator[
 
 def _sources(run: Run, record: Any, launch: Launch) -> Iterator[Finding]:
     """The checkpoints that the run loaded, against their digests. It looks for them where the launch is now first."""
-    for link, before in dict(record or {}).items():
+    for link, before in (record if isinstance(record, dict) else {}).items():
         source = follow(run, link, launch)
         moved = source.path / "checkpoints" / Path(link).name if source else None
         file = moved if moved is not None and moved.is_file() else Path(link)

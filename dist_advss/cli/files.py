@@ -8,6 +8,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..files import named_file
 from ..streams import output_is_optional
+from ..text import printable
 from .parser import Commands, parser_of
 
 
@@ -25,10 +26,10 @@ def _report(rest: list[str]) -> int:
         keep_writing(
             given.directory,
             file,
-            on_first=lambda file: print(f"report: {file}, rewritten until the launch ends", flush=True),
+            on_first=lambda file: print(f"report: {printable(file)}, rewritten until the launch ends", flush=True),
         )
     else:
-        print(f"report: {write(given.directory, file)}")
+        print(f"report: {printable(write(given.directory, file))}")
     return 0
 
 

@@ -10,6 +10,7 @@ import yaml
 
 from ..errors import UserError
 from ..files import write_json
+from ..text import printable
 from .follow import reason
 from .identity import group_of
 from .sync import run_folders
@@ -53,7 +54,7 @@ def dashboard(directory: Path, file: Path) -> int:
     saved = {"entity": entity, "project": project, "id": workspace._internal_id, "name": workspace._internal_name}
     write_json(file, {**saved, "view": json.loads(workspace._to_model().model_dump_json(by_alias=True))})
     if trouble:
-        print(f"dashboard: {file}; not saved in wandb: {trouble}")
+        print(f"dashboard: {printable(file)}; not saved in wandb: {printable(trouble)}")
     else:
         print(f"dashboard: {workspace.url}")
     return 0
