@@ -8,6 +8,7 @@ from statistics import mean
 from ..runs.folders import lookup
 from ..runs.read import Launch, Run, number
 from ..runs.table import Row, full_names
+from ..text import one_line
 
 MOST_CLASSES = 30
 
@@ -51,5 +52,5 @@ def _ra_by_class(run: Run) -> dict[str, float]:
     for entry in entries if isinstance(entries, list) else []:
         ra = number(lookup(entry, "ra"))
         if ra is not None:
-            rates[str(lookup(entry, "class", "?"))] = ra
+            rates[one_line(str(lookup(entry, "class", "?")), 80)] = ra
     return rates

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..runs.read import Launch, Run
 from ..runs.state import ENDED
+from ..text import one_line
 
 # fmt: off
 MOST_LINES = 15         # of a log, on the page
@@ -38,7 +39,7 @@ def failures(launch: Launch) -> list[Failure]:
 def _why(run: Run) -> str:
     """The latest problem, else the latest bad event, else the state."""
     bad_events = [event.text or event.event for event in run.metrics.events if event.event in ("nan", "stop", "alert")]
-    return next(iter([*run.problems[-1:], *bad_events[-1:]]), run.state)
+    return one_line(next(iter([*run.problems[-1:], *bad_events[-1:]]), run.state), MOST_LETTERS)
 
 
 def last_lines(run: Run) -> tuple[str, list[str]]:

@@ -10,7 +10,11 @@ from ..config.commands import of_one_model, trains
 from ..runs.folders import lookup
 from ..runs.methods import Method, method_of
 from ..runs.read import Launch, Run, number
+from ..text import one_line
 from .charts.graph import Graph, draw_graph
+
+MOST_NOTES = 10  # about damage, of a stage
+LONGEST = 400  # letters of a note
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ def _notes(run: Run, launch: Launch) -> list[str]:
     """Problems first, then what happened during the run, then what it waits for."""
     notes = list(run.problems)
     events = run.metrics.events
-    notes += [event.text or event.event for event in events if event.event in ("damaged", "nan")]
+    bad = [event.text or event.event for event in events if event.event in ("damaged", "nan")]
+    notes += bad[:MOST_NOTES] + ([f"and {len(bad) - MOST_NOTES} more"] if len(bad) > MOST_NOTES else [])
     if run.state == "stopped" and events and not run.problems:
         notes.append(events[-1].text or events[-1].event)
     resumed = sum(event.event == "resume" for event in events)
@@ -73,4 +78,4 @@ def _notes(run: Run, launch: Launch) -> list[str]:
     unfinished = [need for need in run.needs if need in launch.runs and launch.runs[need].state != "finished"]
     if unfinished and run.state == "waiting":
         notes.append(f"waits for {', '.join(unfinished)}")
-    return notes
+    return [one_line(note, LONGEST) for note in notes]

@@ -21,6 +21,7 @@ from .metrics import Metrics, Reader, number
 from .stale import Source, stale_reasons
 from .state import BROKEN, ENDED, State, Status, of_stage, of_unfinished, skipped
 
+MOST_SOURCES = 100  # checkpoints of one result; an ensemble has a few
 REFERENCE = re.compile(r"(?<=[=\[,])@")  # init=@stage, model.members=[@one,@other]
 
 
@@ -137,7 +138,7 @@ def read(directory: Path, now: float, reader: Reader | None = None) -> Launch:
 def _sources(run: Run, launch: Launch) -> list[Source]:
     """The checkpoints that a result was made from, of which the runs are found."""
     recorded = lookup(run.result, "made_from.weights")
-    links = recorded.items() if isinstance(recorded, dict) else ()
+    links = list(recorded.items())[:MOST_SOURCES] if isinstance(recorded, dict) else []
     found = [(link, digest, follow(run, link, launch)) for link, digest in links]
     return [
         Source(link, digest, source.stage, source.result)

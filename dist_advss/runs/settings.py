@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +21,7 @@ from .read import Run, flatten
 UNKNOWN = "unknown"
 SHOWN = 8  # letters of a fingerprint
 LONGEST = 200  # letters of a value
+MOST_KEYS = 100  # of an attack
 # keys of an evaluation that name the model, have their own place in a Setting, or do not move a number
 # fmt: off
 ELSEWHERE = (
@@ -82,8 +84,9 @@ def apart(settings: Iterable[Setting]) -> dict[Setting, list[str]]:
     words: dict[Setting, list[str]] = {}
     for alike in by_text.values():
         usual = alike.most_common(1)[0][0]
+        of_usual = dict(usual.others)
         for setting in alike:
-            pairs = [(name, value, usual.get(name)) for name, value in setting.others]
+            pairs = [(name, value, of_usual.get(name)) for name, value in setting.others]
             words[setting] = [_text(name, a, b) for name, a, b in pairs if a != b]
     return words
 
@@ -180,7 +183,11 @@ def _of_attack(attack: Any) -> dict[str, str | None]:
         step, usual = number(found["step_size"]), usual_step(attack)
         follows = found["step_size"] is None or (step and usual and abs(step / usual - 1) < 1e-6)
         found["step_size"] = "default" if follows else found["step_size"]
-    return {f"attack.{name}": value_text(value) for name, value in found.items()}
+    texts = {one_line(f"attack.{name}", LONGEST): value_text(value) for name, value in found.items()}
+    if len(texts) <= MOST_KEYS:
+        return dict(texts)
+    # More keys than any attack has: they count by their hash.
+    return {"attack": hashlib.sha256(repr(sorted(texts.items())).encode(errors="replace")).hexdigest()[:16]}
 
 
 def usual_step(attack: dict[str, Any]) -> float | None:

@@ -12,6 +12,7 @@ ACROSS, DOWN = 44.0, 12.0    # between boxes
 MARGIN = 2.0
 LONGEST = 25                 # letters of a name in a box
 # fmt: on
+MOST_STAGES = 300
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,16 @@ class Graph:
 
 
 def draw_graph(launch: Launch) -> Graph | None:
-    """The stages of a launch except the report, which needs all of them. None where no stage needs another.
+    """The stages of a launch except the report, which needs all of them.
+
+    None where no stage needs another, and above MOST_STAGES, which nobody could read.
 
     A column holds the stages that are equally far from the end. Evaluations, in the last column, are one below the other.
     A stage that several others need is centred beside them.
     """
     runs = {stage: run for stage, run in launch.runs.items() if run.command != "report"}
     needs = {stage: [need for need in run.needs if need in runs and need != stage] for stage, run in runs.items()}
-    if not any(needs.values()):
+    if not any(needs.values()) or len(runs) > MOST_STAGES:
         return None
     users: dict[str, list[str]] = {stage: [] for stage in runs}
     for stage, needed in needs.items():
