@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dist_advss
+from dist_advss.errors import UserError
 from dist_advss.files import write_json, write_text
 
 from .journal import FOLDER
@@ -55,11 +56,18 @@ def describe(directory: Path) -> Code:
 
 
 def take(directory: Path) -> Code:
-    """Copies the code of this process into the launch folder, unless a copy with the same hash is there. Raises OSError."""
+    """Copies the code of this process into the launch folder, unless that copy is there.
+
+    Raises OSError, and UserError where the copy has other files: jobs would run the code of whoever wrote the folder.
+    """
     code = describe(directory)
-    if code.path.is_dir():
-        return code
     top = Path(dist_advss.__file__).resolve().parents[1]
+    if code.path.is_dir():
+        if not _is_copy(code.path, top):
+            raise UserError(
+                f"out={directory}: {code.path} has other files than the code of this version; remove it, and launch again"
+            )
+        return code
     partial = code.path.with_name(f".{code.hash}.{os.getpid()}.tmp")
     shutil.rmtree(partial, ignore_errors=True)
     for file in _files(top):
@@ -68,6 +76,17 @@ def take(directory: Path) -> Code:
         shutil.copyfile(file, target)
     partial.rename(code.path)
     return code
+
+
+def _is_copy(copy: Path, top: Path) -> bool:
+    """Whether the folder `copy` has the files of our packages and no others. Removes bytecode, which Python would run unread."""
+    for cache in [*copy.rglob("__pycache__")]:
+        shutil.rmtree(cache, ignore_errors=True)
+    there = {file.relative_to(copy) for file in copy.rglob("*") if file.is_symlink() or not file.is_dir()}
+    ours = _files(top)
+    return there == {file.relative_to(top) for file in ours} and all(
+        (copy / file.relative_to(top)).read_bytes() == file.read_bytes() for file in ours
+    )
 
 
 def _files(top: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from dist_advss.errors import UserError
 from dist_advss.tracking import companion
 from launch.graph import Stage, build, store
 from launch.profile import Slurm
@@ -104,3 +105,23 @@ def test_what_the_batch_shell_runs_before_srun_needs_no_variable_of_submitit(par
     assert done.returncode == 0, done.stderr
     if part == "port":
         assert 12_000 <= int(done.stdout) < 32_000
+
+
+@pytest.mark.parametrize("change", ["other content", "another file", "a link", "bytecode"])
+def test_jobs_run_no_code_that_somebody_left_in_the_launch_folder(change: str, tmp_path: Path) -> None:
+    copy = snapshot.take(tmp_path).path
+    file = copy / "dist_advss" / "errors.py"
+    if change == "other content":
+        file.write_text(file.read_text() + "\nimport this\n")
+    elif change == "another file":
+        (copy / "sitecustomize.py").write_text("import this")
+    elif change == "a link":
+        (copy / "torch").symlink_to(tmp_path)
+    else:
+        (copy / "launch" / "__pycache__").mkdir()
+        (copy / "launch" / "__pycache__" / "work.cpython-311.pyc").write_bytes(b"code")
+        assert snapshot.take(tmp_path).path == copy
+        assert not list(copy.rglob("*.pyc"))
+        return
+    with pytest.raises(UserError, match="has other files than the code of this version"):
+        snapshot.take(tmp_path)
