@@ -2,7 +2,7 @@
 
 A fine-tuning uses the images and the backbone of the pre-training that `init` names. An evaluation uses those of the
 fine-tuning that `checkpoint` names. The nodes `data` and `model` therefore come from that run's config.yaml, without
-`data.limit` and `data.labels`. A group that the user chooses is not inherited. No torch here.
+`data.limit`, `data.labels` and `data.stage`. A group that the user chooses is not inherited. No torch here.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ class Data:
         "copy the set to this node-local folder first, such as '$TMPDIR', once per node; for data.loader=memory",
         where=True,
         path=True,
+        inherited=False,
     )
     download: bool = key(False, "download the set into data.root if it is missing (torchvision's sets)", where=True)
     size: int = key(32, "height and width of an image in pixels", low=8, high=512)

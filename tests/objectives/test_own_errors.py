@@ -14,8 +14,8 @@ from dist_advss.objectives import load_plugin
 WORDS = ["model.width=4", "data.limit=40", "train.batch_size=20", "schedule.epochs=1", "attack=none", "device=cpu"]
 WORDS += ["validation.steps=1", "validation.limit=20", "train.threads=1"]
 HEAD = """import torch
-from dist_advss.objectives import Judgement, Objective, Rotation, Task
-
+from dist_advss.objectives import Judgement, Rotation as Turned; from dist_advss.config.objectives import RotationKeys as Keys
+class Rotation(Turned): __init__ = lambda self, config, backbone: Turned.__init__(self, Keys(), backbone)
 class Mine(Rotation):
 """
 
