@@ -77,16 +77,17 @@ class Setting:
 
 
 def apart(settings: Iterable[Setting]) -> dict[Setting, list[str]]:
-    """For each setting what distinguishes it from the most frequent one of the same text: `pick=last instead of best_ra`."""
-    by_text: dict[str, Counter[Setting]] = {}
+    """For each setting where it is not as most of the same text are: `pick=last instead of best_ra`."""
+    by_text: dict[str, list[Setting]] = {}
     for setting in settings:
-        by_text.setdefault(str(setting), Counter())[setting] += 1
+        by_text.setdefault(str(setting), []).append(setting)
     words: dict[Setting, list[str]] = {}
     for alike in by_text.values():
-        usual = alike.most_common(1)[0][0]
-        of_usual = dict(usual.others)
-        for setting in alike:
-            pairs = [(name, value, of_usual.get(name)) for name, value in setting.others]
+        held = [dict(setting.others) for setting in alike]
+        names = dict.fromkeys(name for values in held for name in values)
+        usual = {name: Counter(values.get(name) for values in held).most_common(1)[0][0] for name in names}
+        for setting, values in zip(alike, held, strict=True):
+            pairs = [(name, values.get(name), usual[name]) for name in names]
             words[setting] = [_text(name, a, b) for name, a, b in pairs if a != b]
     return words
 

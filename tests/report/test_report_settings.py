@@ -122,6 +122,18 @@ def test_a_setting_is_shown_by_what_differs_and_holds_everything(quickstart: Any
         assert text in full
 
 
+def test_a_key_that_only_one_attack_has_is_shown(folder: Any) -> None:
+    folder.method("P1", None, "F4", "p1")
+    theirs = {"name": "AutoAttack", "norm": "linf", "eps": 0.1}
+    again(folder, "p1_evaluate", {}, {"attack": theirs}, "plain")
+    again(folder, "p1_evaluate", {}, {"attack": {**theirs, "version": "rand"}}, "rand")
+    found = [caption.partition("eps 0.1")[2] for caption in settings(folder)]
+    assert sorted(found) in (
+        ["", "", "; attack.version=rand instead of unknown"],
+        ["", "", "; attack.version=unknown instead of rand"],
+    )
+
+
 def test_a_waiting_evaluation_and_one_without_a_record_count_with_those_they_agree_with(quickstart: Any) -> None:
     for stage in ("p1_evaluate", "p2_evaluate"):
         record = {"data": {"fingerprint": "a" * 16}}
