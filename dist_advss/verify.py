@@ -21,7 +21,7 @@ from .arrays import read_arrays
 from .config.commands import COMMANDS, trains
 from .config.compose import compose_node
 from .config.schema import Data
-from .data.identity import Identity, difference, identify, restore
+from .data.identity import Identity, difference, identify, is_here, restore
 from .errors import EXIT_FAILED, RunError, UserError
 from .runs.folders import lookup, mapping
 from .runs.metrics import number
@@ -97,14 +97,14 @@ def _images(run: Run, record: Any, identities: dict[str, Identity]) -> Iterator[
         return
     configured = run.config.get("data")
     raw = {k: v for k, v in configured.items() if k != "download"} if isinstance(configured, dict) else {}
+    data = Data()
     try:
         data = compose_node("data", Data(), {**raw, "stage": None}, [])
         key = f"{data} {before.part}"
         if key not in identities:
             identities[key] = identify(data, before.part)
     except (UserError, RunError) as error:
-        absent = before.root is not None and not Path(before.root).is_dir()
-        yield Finding("unknown" if absent else "wrong", f"images: {error}")
+        yield Finding("wrong" if is_here(data) else "unknown", f"images: {error}")
         return
     now = identities[key]
     changed = difference(before, now)

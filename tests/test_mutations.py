@@ -95,6 +95,11 @@ def train_again(lab: Lab) -> None:
     assert main(lab.words("finetune", "seed=1")) == 0
 
 
+def remove_a_class(lab: Lab) -> None:
+    for part in ("train", "test"):
+        shutil.rmtree(lab.images / part / "emu")
+
+
 IMAGES = {"an image": replace_images, "swapped classes": swap_classes, "a renamed class": rename_a_class}
 
 
@@ -146,3 +151,16 @@ def test_other_weights_make_a_result_stale(lab: Lab, capsys: pytest.CaptureFixtu
 def test_images_stored_in_another_way_are_in_another_beton(lab: Lab) -> None:
     ways = [[], ["data.jpeg=1"], ["data.jpeg=1", "data.quality=50"], ["data.size=16"]]
     assert len({lab.beton("train", *way) for way in ways}) == len(ways)
+
+
+def test_a_set_without_one_of_its_classes_is_noticed_and_one_that_is_gone_is_not_compared(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It cannot be read with three classes any more, so there is no fingerprint to compare."""
+    remove_a_class(lab)
+    assert main(lab.words("evaluate")) == 2
+    assert "result is of other images" in capsys.readouterr().err
+    assert main(["verify", str(lab.runs)]) == 1
+    shutil.rmtree(lab.images)
+    assert main(lab.words("evaluate")) == 0
+    assert main(["verify", str(lab.runs)]) == 0

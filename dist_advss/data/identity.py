@@ -83,6 +83,12 @@ def _absolute_root(data: Data) -> str | None:
     return None if configured is None else str(Path(configured).expanduser().resolve())
 
 
+def is_here(data: Data) -> bool:
+    """Whether data.root is on this machine. An empty folder is not: it may be where a disk is mounted on other machines."""
+    root = _absolute_root(data)
+    return root is None or (Path(root).is_dir() and any(Path(root).iterdir()))
+
+
 def difference(before: Identity, now: Identity) -> str | None:
     """How the images differ from those of a record, for a message: "12 images, now 13". None where they are the same.
 

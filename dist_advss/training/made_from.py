@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..config.schema import Data
-from ..data.identity import Identity, difference, identify, restore
+from ..data.identity import Identity, difference, identify, is_here, restore
 from ..errors import UserError
 from ..files import read_text, write_json
 from ..runs.folders import lookup
@@ -162,7 +162,8 @@ def refuse_trained_on(key: str, source: Loaded, now: Identity, data: Data) -> No
 def refuse_stale(folder: Path, data: Data, split: str, files: Sequence[Path]) -> None:
     """Raises UserError when a finished folder's result is of other images or of other weights than there are now.
 
-    Images and checkpoints that no longer exist are not compared: the result is kept when they are removed.
+    Checkpoints that no longer exist are not compared, nor is a set whose folder is gone: the result is kept. A set that is
+    there and can no longer be read as it was, for example without one of its classes, has changed.
     """
     before = recorded(folder)
     if before is None:
@@ -175,8 +176,10 @@ def refuse_stale(folder: Path, data: Data, split: str, files: Sequence[Path]) ->
         )
     try:
         images = other_images(before, survey(data, split))
-    except UserError:
-        return
+    except UserError as error:
+        if not is_here(data):
+            return
+        images = str(error)
     if images is not None:
         raise UserError(
             f"out={folder}: its result is of other images ({images}); restore them, choose another out, or remove the folder"
