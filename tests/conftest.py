@@ -9,6 +9,7 @@ os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", HF_HUB_OFFLINE="1")
 
 import ipaddress
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -67,6 +68,14 @@ def one_thread() -> None:
     """Every test starts with one torch thread, even if an earlier test has changed it."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture
+def hang_up_as_in_a_terminal() -> Iterator[None]:
+    """SIGHUP has its usual effect, also if the tests themselves run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture(scope="session")

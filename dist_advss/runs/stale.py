@@ -1,17 +1,17 @@
 """Results whose weights have changed since: a run was trained again after another had started from it or had judged it.
 
-`state.changed_weights` compares within one launch folder, for launchers. Here every run is known that a report shows, also
-in other folders and after a move. Both compare the digests in result.json alone; no checkpoint is read.
+A report knows every run that it shows, also in other folders and after a move (`stale_reasons`). A launcher looks at one
+launch folder (`changed_weights`). Both compare the digests in result.json alone; no checkpoint is read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
-from .folders import lookup
+from .folders import is_run, lookup, mapping
 
 PICKS = ("best_ra", "best_ta", "last")  # whose digests a training records
 
@@ -47,3 +47,24 @@ def stale_reasons(sources: Mapping[str, Sequence[Source]]) -> dict[str, str]:
             if causes:
                 reasons.setdefault(stage, causes[0])
     return reasons
+
+
+def changed_weights(folder: Path, later: tuple[Path, ...] = ()) -> str | None:
+    """The first run of the same launch whose weights, used directly or by a run between, are not those of its result now.
+
+    None where all are the same, and for a run that has no result now: a later launch may give it the same weights again.
+    `later` are the runs that led here, if any.
+    """
+    folder = folder.resolve()
+    launch = folder.parent
+    weights = lookup(mapping(folder / "result.json", []), "made_from.weights")
+    for file, digest in weights.items() if isinstance(weights, dict) else ():
+        *_, place, stage, _, _ = ("", "", "", "", *Path(str(file)).parts)
+        run = launch / stage
+        if place != launch.name or not is_run(run) or run in (*later, folder):
+            continue
+        source = Source(str(file), digest, stage, mapping(run / "result.json", []))
+        reason = source.changed or changed_weights(run, (*later, folder))
+        if reason is not None:
+            return reason
+    return None

@@ -27,8 +27,9 @@ import psutil
 
 from ..files import locked, read_text, write_json
 from ..text import one_line
-from .folders import is_run, last_writes, lookup, mapping
+from .folders import is_run, last_writes
 from .metrics import Metrics, Reader, number
+from .stale import changed_weights
 
 State = Literal["waiting", "queued", "running", "finished", "stale", "stopped", "failed", "died", "skipped"]
 STATES: tuple[State, ...] = (
@@ -142,28 +143,6 @@ def stale(directory: Path, stage: Stage) -> str | None:
         return None
     changed = changed_weights(directory / stage.name)
     return changed and f"its result is of other weights: {changed}; remove {directory / stage.name}, then launch again"
-
-
-def changed_weights(folder: Path, later: tuple[Path, ...] = ()) -> str | None:
-    """The first run of the same launch whose weights, used directly or by a run between, are not those of its result now.
-
-    It compares the digests in result.json, and reads no checkpoint. None where all are the same, and for a run that has
-    no result now: a later launch may give it the same weights again. `later` are the runs that led here, if any.
-    """
-    folder = folder.resolve()
-    launch = folder.parent
-    weights = lookup(mapping(folder / "result.json", []), "made_from.weights")
-    for file, digest in weights.items() if isinstance(weights, dict) else ():
-        *_, place, run, _, name = ("", "", "", "", *Path(str(file)).parts)
-        if place != launch.name or not is_run(launch / run) or launch / run in (*later, folder):
-            continue
-        now = lookup(mapping(launch / run / "result.json", []), f"{Path(name).stem}.weights")
-        if isinstance(now, str) and isinstance(digest, str) and now != digest:
-            return f"{run}/checkpoints/{name} had digest {digest}, now {now}"
-        before = changed_weights(launch / run, (*later, folder))
-        if before is not None:
-            return before
-    return None
 
 
 def process_lives(status: Status) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from dist_advss.config.compose import compose
 from dist_advss.config.inherit import configure
+from dist_advss.data import Batch
 from dist_advss.evaluation.run import evaluate
 from dist_advss.training.run import train
 
@@ -33,6 +35,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a fine-tuning on 1,000 images."""
     out = tmp_path_factory.mktemp("trained") / "run"
     return train(compose("finetune", [*TRAINED, f"out={out}"]), "finetune")
+
+
+def cut_after(count: int, batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The first `count` batches. Then the process ends without a word, as in a power cut."""
+    for number, batch in enumerate(batches):
+        if number == count:
+            raise SystemExit("power cut")
+        yield batch
 
 
 class Evaluations:

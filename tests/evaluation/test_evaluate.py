@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +14,14 @@ import yaml
 from torch import nn
 
 from dist_advss.attacks import PGD
-from dist_advss.data import Batch, load_data
+from dist_advss.data import load_data
 from dist_advss.data.sets.fashion import CLASSES as FASHION
 from dist_advss.evaluation import by_image
 from dist_advss.evaluation import run as run_module
 from dist_advss.evaluation.rates import interval
 from dist_advss.evaluation.run import load_classifier
 from dist_advss.rng import Rng
+from tests.evaluation.conftest import cut_after
 
 if TYPE_CHECKING:
     from tests.evaluation.conftest import Evaluations
@@ -199,13 +200,9 @@ def power_cut(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
     def arrange(batches_left: int) -> list[int]:
         sizes.clear()
 
-        def cut(batches: Iterable[Batch]) -> Iterator[Batch]:
-            for number, batch in enumerate(batches):
-                if number == batches_left:
-                    raise SystemExit("power cut")
-                yield batch
-
-        monkeypatch.setattr(run_module, "judge_images", lambda m, batches, *rest: judge(m, cut(batches), *rest))
+        monkeypatch.setattr(
+            run_module, "judge_images", lambda m, batches, *rest: judge(m, cut_after(batches_left, batches), *rest)
+        )
         return sizes
 
     return arrange

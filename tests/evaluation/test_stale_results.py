@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from dist_advss.evaluation.run import evaluate
 from dist_advss.evaluation.transfer import transfer
 from dist_advss.evaluation.verdicts import Verdicts
 from dist_advss.training import checkpoint
+from tests.evaluation.conftest import cut_after
 
 from .conftest import SMALL
 
@@ -128,15 +129,9 @@ def power_cut(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
     def arrange(batches_left: int) -> list[int]:
         sizes.clear()
 
-        def cut(batches: Iterable[Batch]) -> Iterator[Batch]:
-            for number, batch in enumerate(batches):
-                if number == batches_left:
-                    raise SystemExit("power cut")
-                yield batch
-
         def noted(model: Any, batches: Iterable[Batch], *rest: Any) -> Any:
             sizes.extend(len(known) for known in rest if isinstance(known, Verdicts))
-            return judge(model, cut(batches), *rest)
+            return judge(model, cut_after(batches_left, batches), *rest)
 
         monkeypatch.setattr(run_module, "judge_images", noted)
         return sizes

@@ -25,12 +25,7 @@ if TYPE_CHECKING:
     from tests.evaluation.conftest import Evaluations
 
 
-@pytest.fixture(autouse=True)
-def hang_up_as_in_a_terminal() -> Iterator[None]:
-    """The tests may themselves run under nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
+pytestmark = pytest.mark.usefixtures("hang_up_as_in_a_terminal")
 
 
 @pytest.fixture

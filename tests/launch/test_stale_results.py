@@ -12,7 +12,8 @@ import pytest
 
 from dist_advss.errors import UserError
 from dist_advss.runs.read import read
-from dist_advss.runs.state import changed_weights, finished
+from dist_advss.runs.stale import changed_weights
+from dist_advss.runs.state import finished
 from launch import state
 from launch.graph import Experiment, Stage, build
 from launch.local import Inline

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +19,7 @@ if TYPE_CHECKING:
     from tests.training.conftest import Runs
 
 
-@pytest.fixture(autouse=True)
-def hang_up_as_in_a_terminal() -> Iterator[None]:
-    """The tests may themselves run under nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
+pytestmark = pytest.mark.usefixtures("hang_up_as_in_a_terminal")
 
 
 @pytest.fixture
