@@ -13,7 +13,7 @@ from .. import __version__
 from ..errors import RunError, Stopped, UserError, exit_code, nearest
 from ..streams import OutputLost, guarded
 from ..text import one_line
-from . import files, launches, runs
+from . import exchange, files, launches, runs
 from .parser import Commands
 
 # Errors of a file or a folder that the user can mend; any other error of the system is a bug.
@@ -23,7 +23,7 @@ OF_THE_DISK = {
     errno.ENOSPC, errno.ENOTDIR, errno.ENXIO, errno.EPERM, errno.EROFS, errno.ESTALE,
 }
 # fmt: on
-COMMANDS: Commands = runs.COMMANDS | launches.COMMANDS | files.COMMANDS
+COMMANDS: Commands = runs.COMMANDS | launches.COMMANDS | exchange.COMMANDS | files.COMMANDS
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,58 @@
+"""Commands that exchange trained networks with others: export, import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..text import printable
+from .parser import Commands, parser_of
+
+
+def _export(rest: list[str]) -> int:
+    parser = parser_of(COMMANDS, "export")
+    parser.add_argument(
+        "run", metavar="RUN", help="a pre-trained or fine-tuned run folder, or one of its checkpoint files"
+    )
+    parser.add_argument(
+        "out", metavar="DIR", type=Path, help="new folder to write: weights, program, card, probe, load.py"
+    )
+    parser.add_argument(
+        "--pick",
+        choices=("best_ra", "best_ta", "last"),
+        help="checkpoint of a run folder (default: best_ra of a fine-tuning, last of a pre-training)",
+    )
+    parser.add_argument(
+        "--evaluation",
+        metavar="EVAL",
+        type=Path,
+        action="append",
+        default=[],
+        help="evaluation of these weights to show on the card; repeat it for several",
+    )
+    given = parser.parse_args(rest)
+    from ..exchange.export import export
+
+    print(f"export: {printable(export(given.run, given.out, given.pick, given.evaluation))}")
+    return 0
+
+
+def _import(rest: list[str]) -> int:
+    parser = parser_of(COMMANDS, "import")
+    parser.add_argument("folder", metavar="DIR", type=Path, help="a folder that export wrote; none of its code is run")
+    parser.add_argument(
+        "out", metavar="RUN", type=Path, help="new run folder, for evaluate checkpoint=RUN or finetune init=RUN"
+    )
+    given = parser.parse_args(rest)
+    from ..exchange.receive import receive
+
+    print(f"import: {printable(receive(given.folder, given.out))}, its outputs are those recorded on export")
+    return 0
+
+
+COMMANDS: Commands = {
+    "export": (
+        "write a trained network for others: safetensors, a program for plain torch, a card, probe outputs",
+        _export,
+    ),
+    "import": ("read an exported network as a run, after its outputs were compared with those recorded", _import),
+}

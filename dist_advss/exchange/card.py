@@ -1,0 +1,125 @@
+"""The card of an exported network: config.json for programs, README.md for people and for Hugging Face."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..config.commands import COMMANDS
+from ..config.paths import is_path
+from ..errors import UserError
+from ..runs.folders import lookup
+from ..runs.read import flatten, read_run
+from ..runs.settings import describe_attack
+from .network import Trained
+
+FORMAT = "dist_advss 1"
+JUDGED = ("ta", "ra", "ta_interval", "ra_interval", "n", "attack", "split", "seed")  # of result.json
+
+
+def card_of(run: Trained, evaluations: Sequence[Path]) -> dict[str, Any]:
+    """What config.json says of a network: plain values, and no path of this machine.
+
+    Raises UserError for an evaluation of other weights, or an unfinished one.
+    """
+    data = run.source.data.as_record() | {"root": None} if run.source.data else None
+    folder = run.source.path.parent.parent
+    sessions = read_run(folder, now=0.0).metrics.sessions
+    return {
+        "format": FORMAT,
+        "command": run.command,
+        "input": f"images (N, {run.config.data.channels}, H, W), float32 in [0,1]; the network normalises them",
+        "output": "logits (N, classes)"
+        if COMMANDS[run.command].labelled
+        else "means of the feature maps (N, channels)",
+        "classes": run.source.classes,
+        "weights": run.source.digest,
+        "data": data,
+        "evaluations": [_evaluation(path, run.source.digest) for path in evaluations],
+        "version": __version__,
+        "revision": next((s["git"] for s in reversed(sessions) if s.get("git")), None),
+        "config": without_paths(asdict(run.config)),
+    }
+
+
+def without_paths(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A configuration whose paths are null. Of `init` the last name stays, so that the network does not pass for one of
+    random initial weights."""
+    kept: dict[str, Any] = {}
+    for name, value in config.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, dict):
+            kept[name] = without_paths(value, f"{path}.")
+        elif path == "init" and value is not None:
+            kept[name] = Path(value).name
+        else:
+            kept[name] = None if is_path(path) else value
+    return kept
+
+
+def _evaluation(path: Path, digest: str) -> dict[str, Any]:
+    """TA, RA and the attack of one evaluation."""
+    run = read_run(path, now=0.0)
+    if run.command != "evaluate" or not run.result:
+        raise UserError(f"--evaluation {path}: no finished evaluation there; give the out=… of dist-advss evaluate")
+    judged = lookup(run.result, "made_from.weights")
+    if not isinstance(judged, dict) or list(judged.values()) != [digest]:
+        raise UserError(f"--evaluation {path}: it judged other weights; give one of the checkpoint that you export")
+    found = {name: run.result[name] for name in JUDGED if name in run.result}
+    return {**found, "data": run.config.get("data", {}).get("name")}
+
+
+def readme(card: Mapping[str, Any], name: str) -> str:
+    """README.md with the front matter of a Hugging Face model card."""
+    config = card["config"]
+    classifier = card["classes"] is not None and card["output"].startswith("logits")
+    rows = [
+        f"| {e['data']}, {e['split']}, {e['n']:,} images | {describe_attack(e['attack'])} | {e['ta']:.1f} | {e['ra']:.1f} |"
+        for e in card["evaluations"]
+    ]
+    table = (
+        ["| images | attack | TA | RA |", "|---|---|---|---|", *rows]
+        if rows
+        else ["No evaluation was exported with it."]
+    )
+    trained = [
+        f"- {key}: `{value}`"
+        for key, value in flatten(config)
+        if key.split(".")[0] in ("objective", "attack", "schedule", "model") and value is not None
+    ]
+    return "\n".join(
+        [
+            "---",
+            f"pipeline_tag: {'image-classification' if classifier else 'image-feature-extraction'}",
+            "tags: [adversarial-robustness, pytorch]",
+            "---",
+            "",
+            f"# {name}",
+            "",
+            f"A {config['model']['name']}, trained by `dist-advss {card['command']}` on {config['data']['name']}.",
+            f"Input: {card['input']}. Output: {card['output']}.",
+            "",
+            "TA is the accuracy on clean images and RA the accuracy on attacked images, in percent.",
+            "",
+            *table,
+            "",
+            "## Use",
+            "",
+            "With torch alone (`model.pt2`; load programs only from people whom you trust):",
+            "",
+            "```python",
+            "from load import load    # load.py of this folder; it compares outputs with probe.pt",
+            "network = load()",
+            "```",
+            "",
+            "With dist_advss: `dist-advss import FOLDER RUN`, then `evaluate checkpoint=RUN` or `finetune init=RUN`.",
+            "",
+            "## Training",
+            "",
+            *trained,
+            "",
+        ]
+    )
