@@ -1,9 +1,10 @@
-"""Commands that exchange trained networks with others: export, import."""
+"""Commands that exchange trained networks with others, and compare them: export, import, leaderboard."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from ..files import named_file, write_text
 from ..text import printable
 from .parser import Commands, parser_of
 
@@ -49,10 +50,30 @@ def _import(rest: list[str]) -> int:
     return 0
 
 
+def _leaderboard(rest: list[str]) -> int:
+    parser = parser_of(COMMANDS, "leaderboard")
+    parser.add_argument("directories", metavar="DIR", type=Path, nargs="+", help="launch folders, or folders of runs")
+    parser.add_argument(
+        "-o", metavar="FILE", dest="file", type=Path, help="file to write: .md, .csv or .html (default: print Markdown)"
+    )
+    given = parser.parse_args(rest)
+    file = named_file("-o", given.file) if given.file else None
+    from ..report.leaderboard import boards, rendered
+
+    text = rendered(boards(given.directories), ".md" if given.file is None else given.file.suffix)
+    if file is None:
+        print(text, end="")
+    else:
+        write_text(file, text)
+        print(f"leaderboard: {printable(file)}")
+    return 0
+
+
 COMMANDS: Commands = {
     "export": (
         "write a trained network for others: safetensors, a program for plain torch, a card, probe outputs",
         _export,
     ),
     "import": ("read an exported network as a run, after its outputs were compared with those recorded", _import),
+    "leaderboard": ("rank the evaluations of several launches by RA, as Markdown, CSV or HTML", _leaderboard),
 }
