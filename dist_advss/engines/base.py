@@ -16,7 +16,7 @@ from ..config.schema import TrainConfig
 from ..errors import UserError
 from ..images import Images
 from ..objectives.base import Objective, Outcome, Task
-from .batch_norm import reconcile, synchronise
+from . import batch_norm
 from .optim import build_optimizer
 from .world import World
 
@@ -70,9 +70,11 @@ class Engine:
     update()    the optimizer's step with the added gradients, clipped to train.clip; call `set_lr` before it
     step(loss)  both: `backward`, and `update` after the last part
     grad_norm   length of the last update's gradient before it was clipped, a scalar on the device
-    reconcile() makes batch-norm statistics the same in all processes
+    reconcile() makes batch-norm statistics the same in all processes, for a validation
     state/load  model and optimizer as whole plain CPU tensors by name, which any engine at any world size loads.
-                All processes call them. Rank 0 gets the state, the others an empty one
+                All processes call them. Rank 0 gets the state, the others an empty one. `state` changes nothing in the
+                engine. With equally many processes, `load` gives each its own batch-norm statistics back, and training
+                continues bit for bit
     """
 
     def __init__(self, module: Objective, config: TrainConfig, world: World) -> None:
@@ -83,7 +85,7 @@ class Engine:
         self.parts_done = 0  # backward passes since the last update
         self.grad_norm = torch.zeros((), device=self.device)
         if config.train.sync_bn and world.size > 1:
-            synchronise(module, self.device, config.objective.double_backward)
+            batch_norm.synchronise(module, self.device, config.objective.double_backward)
         module.precision = config.train.precision
         self.loss_scale = LossScale(config.train.precision == "fp16")
         self.module = self.place(module)
@@ -147,20 +149,35 @@ class Engine:
         return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
 
     def reconcile(self) -> None:
-        reconcile(self.module, self.world)
+        batch_norm.reconcile(self.module, self.world)
 
     def state(self) -> State:
-        self.reconcile()
-        model = {name: self.to_full(tensor) for name, tensor in self.module.state_dict().items()}
-        moments = {
+        model, moments = self.full_model(), self.full_moments()
+        statistics = batch_norm.gather_statistics(self.module, self.world)
+        if self.world.rank != 0:
+            return {}
+        # The means are for evaluation and for another number of processes, the rows of each process for this number.
+        if statistics is not None:
+            batch_norm.average(statistics, self.module, model)
+        return {
+            "model": model,
+            "optimizer": moments,
+            "loss_scale": self.loss_scale.state(),
+            "statistics": statistics,
+        }
+
+    def full_model(self) -> dict[str, Tensor]:
+        """A copy of the model's whole state. All processes call it."""
+        return {name: self.to_full(tensor) for name, tensor in self.module.state_dict().items()}
+
+    def full_moments(self) -> dict[str, State]:
+        """A copy of the optimizer's whole state, by the name of the parameter. All processes call it."""
+        return {
             name: {
                 key: self.to_full(value) for key, value in self.optimizer.state.get(p, {}).items() if value is not None
             }
             for name, p in self.trained().items()
         }
-        if self.world.rank != 0:
-            return {}
-        return {"model": model, "optimizer": moments, "loss_scale": self.loss_scale.state()}
 
     def to_full(self, value: Any) -> Any:
         """A value of the state as a whole CPU tensor; numbers stay numbers. All processes call it."""
@@ -169,14 +186,19 @@ class Engine:
     def load(self, state: State) -> None:
         """Loads a whole state, which every process passes."""
         self.load_model(state["model"])
-        trained = self.trained()
+        # A checkpoint of an earlier version has no statistics of each process.
+        if state.get("statistics") is not None:
+            batch_norm.load_statistics(self.module, state["statistics"], self.world)
+        self.load_moments(state["optimizer"])
+        self.loss_scale.load(state["loss_scale"])
+
+    def load_moments(self, optimizer: dict[str, State]) -> None:
         moments = {
-            number: {key: self.to_local(value, p) for key, value in state["optimizer"][name].items()}
-            for number, (name, p) in enumerate(trained.items())
-            if state["optimizer"].get(name)
+            number: {key: self.to_local(value, p) for key, value in optimizer[name].items()}
+            for number, (name, p) in enumerate(self.trained().items())
+            if optimizer.get(name)
         }
         self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
-        self.loss_scale.load(state["loss_scale"])
 
     def load_model(self, weights: dict[str, Tensor]) -> None:
         self.module.load_state_dict(weights)

@@ -7,10 +7,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..collectives import all_reduce
-from ..models.norms import BATCH_NORMS
 from .world import World
 
-# Of BATCH_NORMS, the two that see this process's images only. nn.SyncBatchNorm is synchronised already.
+# Of models.norms.BATCH_NORMS, the two that see this process's images only. nn.SyncBatchNorm is synchronised already.
 LOCAL_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
@@ -69,16 +68,68 @@ def synchronise(module: nn.Module, device: torch.device, twice: bool = False) ->
 
 
 def reconcile(module: nn.Module, world: World) -> None:
-    """Replaces running statistics by their means over all processes.
+    """Replaces running statistics by their means over all processes, in place. All processes call it.
 
-    A checkpoint therefore does not depend on the process that saved it. Moving averages are linear, so the values do not
-    depend on when or how often this is done.
+    Moving averages are linear, so the means at the end of an epoch do not depend on how often this was done during it.
     """
-    norms = [m for m in module.modules() if isinstance(m, BATCH_NORMS) and m.running_mean is not None]
-    if world.size == 1 or not norms:
+    statistics = list(own_statistics(module).values())
+    if world.size == 1 or not statistics:
         return
-    statistics = [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
-    flat = torch.cat([statistic.double().flatten() for statistic in statistics])  # one collective for all of them
-    means = world.mean(flat).split([statistic.numel() for statistic in statistics])
-    for statistic, mean in zip(statistics, means, strict=True):
-        statistic.copy_(mean.view_as(statistic))
+    means = world.mean(_flat(statistics).double())  # one collective for all of them
+    for statistic, mean in zip(statistics, _split(means, statistics), strict=True):
+        statistic.copy_(mean)
+
+
+def gather_statistics(module: nn.Module, world: World) -> Tensor | None:
+    """The running statistics of every process, (processes, values), on rank 0. All processes call it.
+
+    None on the other ranks, and where they are the same in all processes.
+    """
+    statistics = list(own_statistics(module).values())
+    if world.size == 1 or not statistics:
+        return None
+    rows = world.gather(_flat(statistics).cpu())
+    return None if rows is None or all(torch.equal(row, rows[0]) for row in rows) else torch.stack(rows)
+
+
+def average(rows: Tensor, module: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Replaces the running statistics in `weights`, the state dict of `module`, by the means of `gather_statistics`.
+
+    The tensors of `weights` may be those of the module itself, so they are replaced and not written to.
+    """
+    statistics = own_statistics(module)
+    means = _split(rows.double().mean(0), list(statistics.values()))
+    for (name, statistic), mean in zip(statistics.items(), means, strict=True):
+        weights[name] = mean.to(statistic.dtype)
+
+
+def load_statistics(module: nn.Module, rows: Tensor, world: World) -> None:
+    """Gives this process its row of what `gather_statistics` returned. With another number of processes it does nothing.
+
+    Raises RuntimeError for rows of another module.
+    """
+    if len(rows) != world.size:
+        return
+    statistics = list(own_statistics(module).values())
+    for statistic, own in zip(statistics, _split(rows[world.rank], statistics), strict=True):
+        statistic.copy_(own)
+
+
+def own_statistics(module: nn.Module) -> dict[str, Tensor]:
+    """The running statistics that each process computes from its own images, by their names in the state dict."""
+    return {
+        f"{name}.{key}" if name else key: getattr(norm, key)
+        for name, norm in module.named_modules(remove_duplicate=False)
+        if isinstance(norm, LOCAL_BATCH_NORMS) and not isinstance(norm, SyncBatchNorm) and norm.running_mean is not None
+        for key in ("running_mean", "running_var")
+    }
+
+
+def _flat(tensors: list[Tensor]) -> Tensor:
+    return torch.cat([tensor.detach().flatten() for tensor in tensors])
+
+
+def _split(flat: Tensor, like: list[Tensor]) -> list[Tensor]:
+    """Consecutive parts of `flat` in the shapes of `like`. Raises RuntimeError when it has another number of values."""
+    parts = flat.split([tensor.numel() for tensor in like])
+    return [part.view_as(tensor) for part, tensor in zip(parts, like, strict=True)]

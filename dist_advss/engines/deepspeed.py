@@ -78,49 +78,35 @@ class DeepSpeedEngine(Engine):
         if self.stage > 0:
             self.grad_norm = torch.as_tensor(self.wrapped.optimizer._global_grad_norm, device=self.device)
 
-    def state(self) -> State:
+    def full_model(self) -> dict[str, Tensor]:
         if self.stage == 0:
-            return super().state()
+            return super().full_model()
         import deepspeed
-        from deepspeed.utils import safe_get_full_optimizer_state
 
-        self.reconcile()
         model = {name: self.to_full(buffer) for name, buffer in self.module.named_buffers()}
         for name, p in self.module.named_parameters():
             with deepspeed.zero.GatheredParameters([p], enabled=self.stage == 3):
                 model[name] = self.to_full(p)
+        return {name: model[name] for name in self.module.state_dict()}
+
+    def full_moments(self) -> dict[str, State]:
+        if self.stage == 0:
+            return super().full_moments()
+        from deepspeed.utils import safe_get_full_optimizer_state
+
         flat = self._flat_state()
-        moments: State = {}
+        moments: dict[str, State] = {}
         for name, p in self.trained().items():
             moments[name] = {}
             for key, value in flat.items():
                 shared = isinstance(value, Tensor) and value.dim() > 0
                 moments[name][key] = self.to_full(safe_get_full_optimizer_state(p, key) if shared else value)
-        if self.world.rank != 0:
-            return {}
-        ordered = {name: model[name] for name in self.module.state_dict()}
-        return {"model": ordered, "optimizer": moments, "loss_scale": self.loss_scale.state()}
+        return moments
 
-    def load(self, state: State) -> None:
+    def load_model(self, weights: dict[str, Tensor]) -> None:
         if self.stage == 0:
-            super().load(state)
+            super().load_model(weights)
             return
-        self._load_model(state["model"])
-        trained = self.trained()
-        example: State = next((moments for moments in state["optimizer"].values() if moments), {})
-        for flat in self._flat_parameters():
-            self.optimizer.state[flat] = {
-                key: torch.zeros_like(flat.data) if isinstance(value, Tensor) and value.dim() > 0 else value
-                for key, value in example.items()
-            }
-        if self.stage < 3:
-            self.wrapped.optimizer._lazy_init_hp_params_optimizer_state()
-        for name, p in trained.items():
-            for key, value in state["optimizer"].get(name, {}).items():
-                if isinstance(value, Tensor) and value.dim() > 0:
-                    self._set(p, value, key)
-
-    def _load_model(self, weights: dict[str, Tensor]) -> None:
         import deepspeed
 
         if self.stage < 3:
@@ -136,6 +122,23 @@ class DeepSpeedEngine(Engine):
                         p.copy_(weights[name])
                 if p.requires_grad:
                     self._set(p, weights[name], None)
+
+    def load_moments(self, optimizer: dict[str, State]) -> None:
+        if self.stage == 0:
+            super().load_moments(optimizer)
+            return
+        example: State = next((moments for moments in optimizer.values() if moments), {})
+        for flat in self._flat_parameters():
+            self.optimizer.state[flat] = {
+                key: torch.zeros_like(flat.data) if isinstance(value, Tensor) and value.dim() > 0 else value
+                for key, value in example.items()
+            }
+        if self.stage < 3:
+            self.wrapped.optimizer._lazy_init_hp_params_optimizer_state()
+        for name, p in self.trained().items():
+            for key, value in optimizer.get(name, {}).items():
+                if isinstance(value, Tensor) and value.dim() > 0:
+                    self._set(p, value, key)
 
     def _set(self, parameter: nn.Parameter, value: Tensor, key: str | None) -> None:
         """Writes this process's share of a whole tensor into the optimizer: its state `key`, or its fp32 weights for None."""

@@ -232,6 +232,8 @@ class Trainer:
         self.done += 1
         self.step = 0
         self.unvalidated = self.done % self.config.validation.every == 0 or self.done == self.config.schedule.epochs
+        # A validation judges one model, so the batch-norm statistics of all processes become their means.
+        self.engine.reconcile()
         # The epoch is saved before its validation, which may take long and be interrupted.
         state = self._whole_state()
         self._save_last(state)
