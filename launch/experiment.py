@@ -47,12 +47,13 @@ from dist_advss.config.paths import absolute, is_path
 from dist_advss.errors import UserError, nearest
 from dist_advss.files import read_text
 
+from . import seeds
 from .graph import REFERENCE, REPORT, STAGES, Experiment, Stage, build, stored
 
 EXPERIMENT_KEYS = ("name", "description", "folder", "common", "stages")
 STAGE_KEYS = ("command", "overrides", "needs", "matrix")
 MOST_STAGES = 2000  # of an experiment; composing as many takes about a minute
-LAUNCH_KEYS = ("experiment", "cluster", "out")
+LAUNCH_KEYS = ("experiment", "cluster", "out", seeds.SEEDS)
 MAKES_THE_METHOD = ("attack", "attack.steps")  # no steps is what makes a stage standard: P2, F1, F3
 PLAIN = re.compile(r"[\w@./~+-]+")  # needs no quotes in a YAML list
 PLACEHOLDER = re.compile(r"\{([\w.]+)\}")
@@ -61,20 +62,28 @@ PLACEHOLDER = re.compile(r"\{([\w.]+)\}")
 def load(experiment: str, directory: Path, words: Sequence[str] = ()) -> Experiment:
     """The experiment `experiment` (a name in configs/experiment/ or the path of a YAML file) for the folder `directory`.
 
-    Each of `words` (`key=value`) is added to every stage that has the key, after its own overrides. Every stage is composed
-    and checked, so an error of a run appears here. Writes nothing. Raises UserError.
+    Each of `words` (`key=value`) is added to every stage that has the key, after its own overrides. `seeds=[0,1]` repeats the
+    stages (`launch/seeds.py`). Every stage is composed and checked, so an error of a run appears here. Writes nothing. Raises UserError.
     """
     file = find(experiment)
     content = _mapping(_read(file), f"{file}", EXPERIMENT_KEYS)
     common = _mapping(content.get("common") or {}, f"{file}: common", tuple(COMMANDS))
     shared = {command: _texts(given, f"{file}: common.{command}") for command, given in common.items()}
     try:
-        stages = [s for name, raw in _stages(content, file) for s in _expand(name, raw, shared)]
-        if len(stages) > MOST_STAGES:
-            raise UserError(f"{len(stages):,} stages, above the {MOST_STAGES:,} that an experiment may have")
+        extra = parse_words(words)
+        chosen, raws = seeds.chosen(extra), dict(_stages(content, file))
+        repeat = chosen and not seeds.has_axis(raws.values())
+        if chosen and not repeat:
+            raws = {name: seeds.on_axis(name, raw, chosen) for name, raw in raws.items()}
+        stages = [s for name, raw in raws.items() for s in _expand(name, raw, shared, repeat=bool(repeat))]
+        count = len(stages) * (len(chosen) if repeat else 1)
+        if count > MOST_STAGES:
+            raise UserError(f"{count:,} stages, above the {MOST_STAGES:,} that an experiment may have")
         folder = os.path.abspath(os.path.expanduser(_line(content, "folder") or _begun_in(directory) or os.getcwd()))
         graph = build(_line(content, "name") or file.stem, _line(content, "description").strip(), stages, folder)
-        return _checked(graph, directory, parse_words(words))
+        if repeat:
+            graph = build(graph.name, graph.description, seeds.repeated(graph.stages.values(), chosen), folder)
+        return _checked(graph, directory, [(name, value) for name, value in extra if name != seeds.SEEDS])
     except UserError as error:
         raise UserError(f"experiment={experiment}: {error}") from error
 
@@ -162,13 +171,15 @@ def _stages(content: Mapping[str, Any], file: Path) -> Iterator[tuple[str, dict[
         yield name, stage
 
 
-def _expand(name: str, raw: Mapping[str, Any], common: Mapping[str, tuple[str, ...]]) -> Iterator[Stage]:
-    """One stage for each combination of the matrix, or one stage without a matrix."""
+def _expand(name: str, raw: Mapping[str, Any], common: Mapping[str, tuple[str, ...]], repeat: bool) -> Iterator[Stage]:
+    """One stage for each combination of the matrix, or one stage without a matrix. `repeat`: for several seeds."""
     command = _line(raw, "command")
     own = _texts(raw.get("overrides"), f"stage {name}: overrides")
     needs = _texts(raw.get("needs"), f"stage {name}: needs")
     if command == REPORT and own:
         raise UserError(f"stage {name}: overrides: a report takes none")
+    if repeat:
+        seeds.refuse_own(name, own)
     for values in _combinations(name, raw.get("matrix")):
 
         def fit(text: str, values: Mapping[str, str] = values) -> str:

@@ -33,6 +33,7 @@ def _launch(rest: list[str]) -> int:
             f"experiment=  {'|'.join(options('experiment'))}, or the path of your own YAML file\n"
             f"cluster=     {'|'.join(options('cluster'))} (default inline); cluster.KEY=value sets one of its keys\n"
             "out=         launch folder; rerun the same command to resume, finished stages are skipped\n"
+            "seeds=       [0,1,2] runs every stage once for each seed, as STAGE_seed0, STAGE_seed1, …; one report compares all\n"
             "other words  such as seed=1 or data.root=FOLDER apply to every stage that has the key"
         )
     given = parser.parse_intermixed_args(rest)
