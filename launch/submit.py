@@ -144,7 +144,8 @@ def refuse_changes(directory: Path, new: Experiment) -> None:
             continue
         if name not in new.stages:
             raise UserError(
-                f"out={directory}: holds stage {name}, which experiment {new.name} has not with these words; choose another out, or the words it was begun with"
+                f"out={directory}: holds stage {name}, which experiment {new.name} has not with these words; "
+                "choose another out, or the words that it began with"
             )
         if stage.command != new.stages[name].command:
             raise UserError(
