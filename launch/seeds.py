@@ -51,7 +51,7 @@ def has_axis(stages: Iterable[Mapping[str, Any]]) -> bool:
     return any(isinstance(raw.get("matrix"), dict) and AXIS in raw["matrix"] for raw in stages)
 
 
-def on_axis(name: str, raw: Mapping[str, Any], seeds: Sequence[int]) -> Mapping[str, Any]:
+def on_axis(name: str, raw: dict[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
     """The stage with `seeds` as the values of its axis `seed`, if it has one. Raises UserError."""
     if not has_axis([raw]):
         return raw
