@@ -29,7 +29,7 @@ class Data:
     )
     stage: str | None = key(
         None,
-        "copy the set to this node-local folder first, such as '$TMPDIR', once per node; for data.loader=memory",
+        "copy the set, or the beton, to this node-local folder first, such as '$TMPDIR'; once per node",
         where=True,
         path=True,
         inherited=False,

@@ -53,6 +53,7 @@ def make_loader(
         return MemoryLoader(images, *place)
     ffcv_wanted(data)  # rank 0 has it, and this may be another node
     from .betons.ffcv_loader import FfcvLoader, decoding_threads
+    from .betons.stage import staged_beton
 
     beton = open_or_write(data, located.part, located.files.get(located.part))
     rows = rows_of(data, split, labelled, beton.labels)
@@ -62,7 +63,8 @@ def make_loader(
     if classes is not None:
         about = replace(beton.about, classes=list(classes))
         beton = replace(beton, about=about, labels=_relabelled(beton.labels, beton.about.classes, classes))
-    return FfcvLoader(beton, rows, data.size, data.channels, *place, data.crop, data.crop_area, decoding_threads())
+    with staged_beton(data, beton) as here:  # the loader maps the file as it begins
+        return FfcvLoader(here, rows, data.size, data.channels, *place, data.crop, data.crop_area, decoding_threads())
 
 
 def _relabelled(labels: Integers, names: Sequence[str], classes: Sequence[str]) -> Integers:

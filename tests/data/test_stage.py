@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from dist_advss.config.schema import Data
-from dist_advss.data import load_data
-from dist_advss.data.sets import stage
-from dist_advss.data.sets.stage import MANIFEST, staged
+from dist_advss.data import load_data, node_copy
+from dist_advss.data.node_copy import MANIFEST
+from dist_advss.data.sets.stage import staged
 from dist_advss.errors import RunError, UserError
 from tests.data.conftest import noise_file
 
@@ -50,7 +50,7 @@ def test_the_images_of_both_parts_are_copied_once_and_nothing_else(data: Data, m
     inside = {str(file.relative_to(copy)) for file in copy.rglob("*") if file.is_file()} - {MANIFEST}
     assert inside == {f"{part}/class{n % 2}/{n}.bmp" for part in ("train", "test") for n in range(4)}
     assert np.array_equal(pixels(data), pixels(replace(data, stage=None)))
-    monkeypatch.setattr(stage, "_make", lambda *_: pytest.fail("copied twice"))
+    monkeypatch.setattr(node_copy, "_make", lambda *_: pytest.fail("copied twice"))
     assert copy_of(data) == copy
 
 
@@ -125,20 +125,20 @@ def test_a_set_that_changes_while_it_is_copied_is_refused(data: Data, monkeypatc
         done = honest(source, target)
         return target.write_bytes(b"new") if source.name == "2.bmp" else done
 
-    monkeypatch.setattr(stage.shutil, "copyfile", replaced)
+    monkeypatch.setattr(node_copy.shutil, "copyfile", replaced)
     with pytest.raises(RunError, match="have changed while they were copied"):
         copy_of(data)
     assert copies(data) == []
 
 
 def test_processes_that_start_together_make_one_copy(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, make = [], stage._make
+    made, make = [], node_copy._make
 
     def record(*arguments: object) -> None:
         made.append(arguments)
         make(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(stage, "_make", record)
+    monkeypatch.setattr(node_copy, "_make", record)
     threads = [threading.Thread(target=copy_of, args=(data,)) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -150,7 +150,7 @@ def test_processes_that_start_together_make_one_copy(data: Data, monkeypatch: py
 def test_without_room_the_set_is_read_where_it_is(
     data: Data, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(stage.shutil, "disk_usage", lambda _: type("", (), {"free": 4})())
+    monkeypatch.setattr(node_copy.shutil, "disk_usage", lambda _: type("", (), {"free": 4})())
     assert copy_of(data) == Path(data.root or "")
     assert "has no room" in capsys.readouterr().err
     threads = [threading.Thread(target=copy_of, args=(data,), daemon=True) for _ in range(2)]  # none waits for another
@@ -165,7 +165,9 @@ def test_without_room_the_set_is_read_where_it_is(
 def test_an_old_copy_makes_room_for_the_new_one(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     old = copy_of(data)
     noise_file(Path(data.root or "") / "train" / "class0" / "0.bmp", 100)
-    monkeypatch.setattr(stage.shutil, "disk_usage", lambda _: type("", (), {"free": 0 if old.exists() else 10**9})())
+    monkeypatch.setattr(
+        node_copy.shutil, "disk_usage", lambda _: type("", (), {"free": 0 if old.exists() else 10**9})()
+    )
     new = copy_of(data)
     assert copies(data) == [new] != [old]
 
