@@ -160,6 +160,12 @@ def _verdicts(run: Run) -> Iterator[Finding]:
         if run.command == "transfer":
             means = 100 * columns["correct"].mean(0, dtype=np.float64)
             rates = {"ra": means[:-1].tolist(), "ta": means[-1].tolist()}
+        elif run.command == "corruptions":
+            right = columns["prediction"] == columns["label"][:, None, None]
+            accuracy = zip(run.config["kinds"], 100 * right.mean(0, dtype=np.float64), strict=True)
+            clean = 100 * float((columns["clean_prediction"] == columns["label"]).mean())
+            rates = {"ta": clean, "mean": 100 * float(right.mean())}
+            rates |= {f"accuracy.{kind}": values.tolist() for kind, values in accuracy}
         else:
             rates = {
                 "ta": 100 * float((columns["clean_prediction"] == columns["label"]).mean()),
@@ -173,8 +179,8 @@ def _verdicts(run: Run) -> Iterator[Finding]:
     if number(run.result.get("n")) != count:
         yield Finding("wrong", f"result.json: n is {run.result.get('n')}, and verdicts.npz holds {count} images")
     for name, rate in rates.items():
-        if not _equal(run.result.get(name), rate):
-            yield Finding("wrong", f"result.json: {name} is {run.result.get(name)}, and the verdicts give {rate}")
+        if not _equal(lookup(run.result, name), rate):
+            yield Finding("wrong", f"result.json: {name} is {lookup(run.result, name)}, and the verdicts give {rate}")
 
 
 def _equal(recorded: Any, computed: Any) -> bool:

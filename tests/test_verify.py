@@ -21,7 +21,7 @@ Verify = Callable[[], tuple[int, str]]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder set `images`, and in `runs` a pre-training, a fine-tuning from it, an evaluation and a transfer."""
+    """A folder set `images`, and in `runs` a pre-training, a fine-tuning from it, and three ways to judge it."""
     top = tmp_path_factory.mktemp("made")
     root, runs = tree(top / "images", ["cat", "dog", "emu"]), top / "runs"
     found = [f"data.root={root}", "data.classes=3"]
@@ -31,6 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["finetune", *TRAINED, *found, f"init={runs / 'pre'}", f"out={runs / 'tuned'}"],
         ["evaluate", *attack, f"checkpoint={runs / 'tuned'}", f"out={runs / 'judged'}"],
         ["transfer", *attack, f"sources=[{runs / 'tuned'},{runs / 'pre'}]", f"out={runs / 'crossed'}"],
+        ["corruptions", "kinds=[fog]", "device=cpu", f"checkpoint={runs / 'tuned'}", f"out={runs / 'corrupted'}"],
     ):
         assert main(words) == 0
     return top
@@ -68,7 +69,7 @@ def test_untouched_runs_fit_also_as_a_copy_that_is_read_elsewhere(here: Path, ve
     moved_set(here)
     code, printed = verify()
     assert code == 0, printed
-    assert printed.endswith("4 runs: nothing has changed, 0 not compared\n")
+    assert printed.endswith("5 runs: nothing has changed, 0 not compared\n")
 
 
 def swap_classes(images: Path) -> None:
@@ -161,9 +162,11 @@ def test_a_result_is_computed_again_from_its_verdicts(here: Path, verify: Verify
     judged, crossed = here / "runs" / "judged", here / "runs" / "crossed"
     edit_result(judged, ra=99.0)
     edit_result(crossed, ta=[99.0, 99.0])
+    edit_result(here / "runs" / "corrupted", accuracy={"fog": [99.0] * 5})
     code, printed = verify()
     assert code == 1
     assert "ra is 99.0, and the verdicts give" in printed and "ta is [99.0, 99.0]" in printed
+    assert "accuracy.fog is [99.0, 99.0, 99.0, 99.0, 99.0], and the verdicts give" in printed
     with np.load(judged / "verdicts.npz") as archive:
         columns = dict(archive)
     short = {name: column[:-1] if column.ndim else column for name, column in columns.items()}

@@ -83,6 +83,15 @@ COMMANDS: dict[str, Command] = {
         lists=("model.members",),
         classifiers=True,
     ),
+    "corruptions": Command(
+        sentence="measure the accuracy of a fine-tuned model on images with noise, blur, weather and digital corruptions",
+        example="checkpoint=RUN2 data.limit=1000 out=RUN3",
+        config="dist_advss.config.schema:CorruptionsConfig",
+        run="dist_advss.evaluation.corruptions:corruptions",
+        check="dist_advss.config.corruptions:check_corruptions",
+        source="checkpoint",
+        classifiers=True,
+    ),
     "transfer": Command(
         sentence="attack each model and test the adversarial images on the others: a matrix of robust accuracies",
         example="sources=[RUN2,RUN5] attack=pgd20 attack.eps=0.1 data.limit=1000 out=RUN6",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .backbones import MODELS
+from .corruptions import CORRUPTIONS
 from .engines import ENGINES, ZERO, EngineKind
 from .keys import REQUIRED, group, key
 from .objectives import Objective
@@ -284,8 +285,8 @@ class TrainConfig:
 
 
 @dataclass
-class EvaluateConfig:
-    """The keys of `evaluate`. `data` and `model` come from the checkpoint unless you override them."""
+class JudgeConfig:
+    """What `evaluate` and `corruptions` share. `data` and `model` come from the checkpoint unless you override them."""
 
     checkpoint: str | None = key(
         None,
@@ -302,7 +303,7 @@ class EvaluateConfig:
         path=True,
     )
     split: str = key("test", "images to use", choices=("test", "validation"))
-    seed: int = key(0, "seed of the attack's random starts", low=0)
+    seed: int = key(0, "seed of the random draws: starts of the attack, corruptions", low=0)
     device: str = key("auto", "auto: a GPU if there is one", choices=("auto", "cpu", "cuda"), where=True)
     batch_size: int = key(250, "images per forward pass of a process", low=1)
     threads: int | None = key(
@@ -310,9 +311,31 @@ class EvaluateConfig:
     )
     data: Data = group(Data, inherited=True)
     model: Model = group(Model, inherited=True)
-    attack: Attack = group(Attack)
     guard: Guard = group(Guard, where=True)
     tracking: Tracking = group(Tracking, where=True)
+
+
+@dataclass
+class EvaluateConfig(JudgeConfig):
+    """The keys of `evaluate`."""
+
+    attack: Attack = group(Attack)
+
+
+@dataclass
+class CorruptionsConfig(JudgeConfig):
+    """The keys of `corruptions`."""
+
+    kinds: list[str] = key(list(CORRUPTIONS), "corruptions to apply, such as [fog,snow]")
+    severities: list[int] = key([1, 2, 3, 4, 5], "severities to apply, 1 to 5")
+    published: str | None = key(
+        None,
+        "folder of published corrupted images, KIND.npy and labels.npy as in CIFAR-10-C; null: corrupt the images here",
+        path=True,
+    )
+    baseline: str | None = key(
+        None, "finished corruptions run whose errors count as 100 in mCE, such as one of a standard model", path=True
+    )
 
 
 @dataclass

@@ -7,7 +7,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..arrays import read_arrays
-from ..config.schema import EvaluateConfig, TransferConfig
+from ..config.schema import CorruptionsConfig, EvaluateConfig, TransferConfig
 from ..data import Batch, Loader, Located, locate
 from ..engines import World, find_place, init
 from ..errors import Stopped
@@ -28,7 +28,7 @@ SAVE_EVERY_S = 20.0
 PARTIAL_FILE = "verdicts.partial.{}.npz"  # {}: the rank that writes it
 
 T = TypeVar("T", bound="ByImage")
-Config = TypeVar("Config", EvaluateConfig, TransferConfig)
+Config = TypeVar("Config", EvaluateConfig, TransferConfig, CorruptionsConfig)
 
 
 @dataclass
@@ -76,14 +76,17 @@ def run_unless_finished(
     return out
 
 
-def origin_of(config: Config, made_from: MadeFrom) -> str:
-    """What the verdicts on an image depend on, as JSON text: weights, images, classes, split, attack and seed."""
+def origin_of(config: Config, made_from: MadeFrom, **judged_under: Any) -> str:
+    """What the verdicts on an image depend on, as JSON text: weights, images, classes, split, seed and `judged_under`.
+
+    The last is the attack, or which corruptions.
+    """
     parts = {
         "weights": list(made_from.weights.values()),
         "images": made_from.data.fingerprint,
         "classes": made_from.data.classes,
         "split": config.split,
-        "attack": asdict(config.attack),
+        **judged_under,
         "seed": config.seed,
     }
     return json.dumps(parts)

@@ -16,7 +16,7 @@ from .. import attacks
 from ..attacks import Attack
 from ..attacks.pgd import step_size
 from ..config.objectives import Classify as ClassifyConfig
-from ..config.schema import EvaluateConfig
+from ..config.schema import EvaluateConfig, JudgeConfig
 from ..data import Loader, Located, make_loader
 from ..data.identity import class_order
 from ..engines import World
@@ -74,7 +74,7 @@ def _evaluate(config: EvaluateConfig, located: Located, out: Path, world: World)
             log = stack.enter_context(Log(out, config.tracking, lambda text: console.print(text, style="dim")))
             log.begin(0, "evaluate", world.size)
         started = time.monotonic()
-        saved = Partial(out, world.rank, origin_of(config, now))
+        saved = Partial(out, world.rank, origin_of(config, now, attack=asdict(config.attack)))
         known = saved.load(Verdicts.empty(), lambda text: console.print(text, style="dim"))
 
         def show(verdicts: Verdicts) -> None:
@@ -113,14 +113,14 @@ def _evaluate(config: EvaluateConfig, located: Located, out: Path, world: World)
         remove_partial(out)
 
 
-def checkpoint_files(config: EvaluateConfig) -> list[Path]:
+def checkpoint_files(config: JudgeConfig) -> list[Path]:
     """The file that `checkpoint` and `pick` name, or those of an ensemble's members."""
     if config.checkpoint is None:
         return member_files(config.model.members or [], config.pick)
     return [checkpoint.file_of(config.checkpoint, config.pick)]
 
 
-def load_classifier(config: EvaluateConfig, classes: Sequence[str]) -> tuple[Classify, list[Loaded]]:
+def load_classifier(config: JudgeConfig, classes: Sequence[str]) -> tuple[Classify, list[Loaded]]:
     """The classifier with the checkpoint's weights, or with those of an ensemble's members, and these checkpoints.
 
     Its outputs are in the order of the first checkpoint's classes. Raises UserError when the weights belong to another kind

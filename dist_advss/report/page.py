@@ -21,6 +21,7 @@ from ..runs.table import Row, rows_of
 from ..text import duration
 from .classes import per_class
 from .failures import failures
+from .findings.corruptions import corrupted
 from .findings.cost import costs
 from .findings.differences import differences
 from .findings.paper import compare
@@ -143,6 +144,7 @@ def _sections(launch: Launch, rows: list[Row], charts: Charts) -> list[Section]:
         Section("cost",          "Cost",          cost),
         Section("radii",         "Radii",         charts.radii),
         Section("transfer",      "Transfer",      [transfer.heat for transfer in transferred]),
+        Section("corruptions",   "Corruptions",   corrupted(launch)),
         Section("curves",        "Training",      charts.curves),
         Section("images",        "Images",        galleries(launch, rows)),
         Section("classes",       "Classes",       per_class(launch, rows)),

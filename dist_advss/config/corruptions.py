@@ -1,0 +1,46 @@
+"""The names of the 15 common corruptions, and the check of the command that applies them. No torch here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import UserError, nearest
+
+# in the order of the paper: noise, blur, weather, digital (Hendrycks and Dietterich 2019)
+CORRUPTIONS = (
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "defocus_blur",
+    "glass_blur",
+    "motion_blur",
+    "zoom_blur",
+    "snow",
+    "frost",
+    "fog",
+    "brightness",
+    "contrast",
+    "elastic_transform",
+    "pixelate",
+    "jpeg_compression",
+)
+SMALLEST = 28  # pixels
+
+
+def check_corruptions(command: str, config: Any) -> None:
+    """The checks of `corruptions`. Raises UserError."""
+    if config.checkpoint is None:
+        raise UserError("checkpoint: missing; give checkpoint=… (a fine-tuned run folder)")
+    for name, values, accepted in (
+        ("kinds", config.kinds, CORRUPTIONS),
+        ("severities", config.severities, (1, 2, 3, 4, 5)),
+    ):
+        for value in values:
+            if value not in accepted:
+                raise UserError(f"{name}={value}: not accepted; {nearest(str(value), map(str, accepted))}")
+        if not values or len(set(values)) < len(values):
+            raise UserError(f"{name}=[{','.join(map(str, values))}]: give each one once, and at least one")
+    if config.data.size < SMALLEST:
+        raise UserError(
+            f"data.size={config.data.size}: the corruptions are defined for images of {SMALLEST} pixels or more"
+        )

@@ -1,0 +1,256 @@
+"""`corruptions`: the accuracy of a classifier on corrupted images, which no attacker chose (Hendrycks and Dietterich 2019)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+
+from ..config.schema import CorruptionsConfig
+from ..data import Batch, Located, as_float, make_loader
+from ..data.corruptions import KINDS, corrupt
+from ..data.identity import class_order
+from ..data.image_set import Integers
+from ..engines import World
+from ..errors import RunError, UserError
+from ..files import read_text, write_json
+from ..objectives import Classify
+from ..objectives.base import cross_entropy
+from ..rng import Rng
+from ..training import folder
+from ..training.interrupt import Interrupt
+from ..training.made_from import MadeFrom, digests, refuse_trained_on
+from .by_image import ByImage, Partial, judge_remaining, origin_of, remove_partial, run_unless_finished, until_stopped
+from .finite import Finite
+from .rates import interval
+from .run import checkpoint_files, load_classifier
+
+
+@dataclass(frozen=True)
+class Published:
+    """Corrupted images of somebody else: by kind (5, N, H, W, C) uint8, severity first, and their labels (N,)."""
+
+    images: dict[str, NDArray[np.uint8]]
+    labels: NDArray[np.int64]
+
+
+@dataclass
+class Corrupted(ByImage):
+    """label and clean_prediction (N,), prediction (N, kinds, severities), all int64."""
+
+    label: np.ndarray
+    clean_prediction: np.ndarray
+    prediction: np.ndarray
+
+    @staticmethod
+    def empty(kinds: int, severities: int) -> Corrupted:
+        none = np.empty(0, dtype=np.int64)
+        return Corrupted(none, none, none, np.empty((0, kinds, severities), dtype=np.int64))
+
+
+def corruptions(config: CorruptionsConfig) -> Path:
+    """Judges every image of the split clean and corrupted; writes verdicts.npz, a `Corrupted`, and, last, result.json.
+
+    Every process calls this and judges its share. Rank 0 writes. Returns the folder. If it holds a result already, nothing is
+    done. An interrupted run resumes from the saved verdicts. Raises UserError before anything is written.
+    """
+    return run_unless_finished(config, checkpoint_files(config), _corruptions)
+
+
+def _corruptions(config: CorruptionsConfig, located: Located, out: Path, world: World) -> None:
+    console = Console(highlight=False, markup=False, soft_wrap=True, quiet=world.rank > 0)
+    # 1. Everything that may raise a UserError comes first, before anything is written.
+    images = located.identity
+    model, sources = load_classifier(config, images.classes)
+    model.to(world.device).eval()
+    now = MadeFrom(images, digests(sources))
+    for source in sources:
+        refuse_trained_on(f"split={config.split}: {source.path}", source, images, config.data)
+    rng, classes = Rng(config.seed, "evaluation"), sources[0].classes or images.classes
+    loader = world.long_work(
+        lambda: make_loader(
+            located,
+            config.split,
+            1,
+            rng,
+            labelled=True,
+            classes=classes,
+            first=config.data.limit,
+            device=world.device,
+            rank=world.rank,
+            world_size=world.size,
+        )
+    )
+    order = class_order(f"checkpoint={config.checkpoint}", classes, images.classes)
+    published = load_published(config, images.images, order) if config.published else None
+    baseline = None if config.baseline is None else errors_of(config.baseline, config)
+
+    with contextlib.ExitStack() as stack:
+        made_from = stack.enter_context(folder.claimed(world, out, config, now, starts_over=True))
+        interrupt = stack.enter_context(Interrupt())
+        started = time.monotonic()
+        origin = origin_of(config, now, kinds=config.kinds, severities=config.severities, published=config.published)
+        empty = Corrupted.empty(len(config.kinds), len(config.severities))
+        saved = Partial(out, world.rank, origin)
+        known = saved.load(empty, lambda text: console.print(text, style="dim"))
+
+        def show(found: Corrupted) -> None:
+            world.heartbeat()
+            right = 100 * float((found.prediction == found.label[:, None, None]).mean())
+            text = f"corruptions  {len(found)}/{loader.count}  corrupted accuracy {right:.1f}"
+            console.print(text, end="\r" if console.is_terminal else "\n")
+
+        # 2. Each image is corrupted by itself, and its verdicts are kept by image.
+        name = str(sources[0].path)
+        judge = judge_of(model, name, config, rng, published)
+        batches = until_stopped(loader, config.batch_size, world, interrupt)
+        shares = world.gather(judge_remaining(batches, judge, known, saved, show))
+        if shares is None:
+            return
+        found = empty.joined(shares)
+        found.save(out / "verdicts.npz", origin)
+        result = {"kind": "corruptions", "checkpoint": name, "split": config.split, "seed": config.seed}
+        result |= rates_of(found, config.kinds, config.severities, baseline)
+        seconds = round(time.monotonic() - started, 1)
+        write_json(out / "result.json", result | {"made_from": made_from.as_record(), "seconds": seconds})
+        remove_partial(out)
+
+
+def judge_of(
+    model: Classify, origin: str, config: CorruptionsConfig, rng: Rng, published: Published | None
+) -> Callable[[Batch], Corrupted]:
+    """What judges a batch. It raises RunError at the first image for which the model, called `origin`, gives numbers that are
+    not finite."""
+
+    def judge(batch: Batch) -> Corrupted:
+        finite = Finite(origin, batch.index.device)
+        pixels = batch.images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        index, rows = batch.index.cpu().numpy(), batch.row.tolist()
+
+        def predicted(images: NDArray[np.uint8], note: Callable[..., None]) -> NDArray[np.int64]:
+            x = torch.from_numpy(images).to(batch.labels.device).permute(0, 3, 1, 2)
+            with torch.no_grad():
+                logits = model.logits(as_float(x))
+            note(cross_entropy(logits, batch.labels), batch.index)
+            return logits.argmax(1).cpu().numpy()
+
+        if published is not None and not np.array_equal(published.labels[index], batch.labels.cpu().numpy()):
+            raise RunError(
+                f"published={config.published}: its labels.npy is not in the order of this set; give the set that it was made "
+                "from, in its order"
+            )
+        clean = predicted(pixels, finite.clean)
+        found = np.empty((len(index), len(config.kinds), len(config.severities)), dtype=np.int64)
+        for k, kind in enumerate(config.kinds):
+            for s, severity in enumerate(config.severities):
+                if published is None:
+                    changed = [
+                        corrupt(image, kind, severity, rng, row) for image, row in zip(pixels, rows, strict=True)
+                    ]
+                    images = np.stack(changed)
+                else:
+                    images = np.ascontiguousarray(published.images[kind][severity - 1, index])
+                found[:, k, s] = predicted(images, finite.attacked)
+        finite.check()
+        return Corrupted(index, batch.labels.cpu().numpy(), clean, found)
+
+    return judge
+
+
+def rates_of(
+    found: Corrupted, kinds: Sequence[str], severities: Sequence[int], baseline: Mapping[str, list[float]] | None
+) -> dict[str, Any]:
+    """The rates of result.json, in percent.
+
+    ta        accuracy on the images as they are, with its interval
+    accuracy  by kind, a list over the severities
+    groups    the mean of noise, blur, weather and digital corruptions
+    mean      the mean over all kinds and severities (mean corruption accuracy)
+    mce       mean over the kinds of 100 · errors / errors of the baseline, summed over severities (equation 1 of the paper)
+    """
+    right = found.clean_prediction == found.label
+    corrupted = 100 * (found.prediction == found.label[:, None, None]).mean(0, dtype=np.float64)
+    accuracy = {kind: [round(float(rate), 4) for rate in row] for kind, row in zip(kinds, corrupted, strict=True)}
+    groups: dict[str, list[float]] = {}
+    for kind, row in zip(kinds, corrupted, strict=True):
+        groups.setdefault(KINDS[kind].group, []).append(float(row.mean()))
+    result: dict[str, Any] = {
+        "n": len(found),
+        "ta": round(100 * float(right.mean()), 4),
+        "ta_interval": interval(int(right.sum()), len(found)),
+        "mean": round(float(corrupted.mean()), 4),
+        "groups": {name: round(float(np.mean(values)), 4) for name, values in groups.items()},
+        "severities": list(severities),
+        "accuracy": accuracy,
+    }
+    if baseline is not None:
+        ratios = [100 * sum(100 - rate for rate in accuracy[kind]) / sum(baseline[kind]) for kind in kinds]
+        result["mce"] = round(float(np.mean(ratios)), 4)
+    return result
+
+
+def errors_of(run: str, config: CorruptionsConfig) -> dict[str, list[float]]:
+    """The errors in percent of a finished corruptions run, by kind. Raises UserError where it lacks one that is asked for."""
+    try:
+        result = json.loads(read_text(Path(run) / "result.json"))
+        accuracy = {kind: [100 - float(rate) for rate in result["accuracy"][kind]] for kind in config.kinds}
+        same = result["severities"] == config.severities
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"baseline={run}: no finished corruptions run with all of kinds there; give one") from error
+    if not same:
+        raise UserError(
+            f"baseline={run}: has the severities {result['severities']}, not {config.severities}; give one with these"
+        )
+    if any(sum(errors) == 0 for errors in accuracy.values()):
+        raise UserError(
+            f"baseline={run}: makes no error under one of the corruptions, so no ratio exists; give a weaker model"
+        )
+    return accuracy
+
+
+def load_published(config: CorruptionsConfig, count: int, order: Integers | None) -> Published:
+    """The published corrupted images of a set of `count` test images: KIND.npy holds five severities one after the other.
+
+    labels.npy counts through the classes of the set, and `order` gives the model's label of each class, or None where the two
+    are the same. Raises UserError for another layout.
+    """
+    root, data = Path(config.published or ""), config.data
+    if config.split != "test":
+        raise UserError(f"published={root}: holds test images, and split={config.split}; choose split=test")
+    images: dict[str, NDArray[np.uint8]] = {}
+    for kind in config.kinds:
+        array = _array(root, kind)
+        shape = (5 * count, data.size, data.size, data.channels)
+        if array.dtype != np.uint8 or array.shape != shape:
+            raise UserError(
+                f"published={root}: {kind}.npy is {array.dtype} {list(array.shape)}, not uint8 {list(shape)}, which is five "
+                f"severities of the {count} test images"
+            )
+        images[kind] = array.reshape(5, count, *shape[1:])
+    labels = np.asarray(_array(root, "labels")).astype(np.int64)
+    classes = data.classes or 0
+    if labels.shape not in ((count,), (5 * count,)) or labels.min() < 0 or labels.max() >= classes:
+        raise UserError(
+            f"published={root}: labels.npy does not hold a class of 0 to {classes - 1} for each of the {count} images"
+        )
+    labels = labels[:count]
+    return Published(images, labels if order is None else order[labels])
+
+
+def _array(root: Path, name: str) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.load(root / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        return array
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"published={root}: {name}.npy is missing or damaged; fetch it, or leave it out of kinds"
+        ) from error
