@@ -19,8 +19,18 @@ def add(folder: Any, stage: str, tuned: str, accuracy: Any, **result: Any) -> No
     """A finished corruptions run of `tuned`."""
     run: Path = folder.root / stage
     folder.plan(stage, "corruptions", [f"checkpoint=@{tuned}"], [tuned])
-    folder.run(stage, {"checkpoint": str(folder.root / tuned), "kinds": ["fog", "snow"], "data": {"name": "fashion_mini"}})
-    content = {"kind": "corruptions", "ta": 70.0, "mean": 50.0, "n": 100, "split": "test", "seed": 0, "severities": [1, 5]}
+    folder.run(
+        stage, {"checkpoint": str(folder.root / tuned), "kinds": ["fog", "snow"], "data": {"name": "fashion_mini"}}
+    )
+    content = {
+        "kind": "corruptions",
+        "ta": 70.0,
+        "mean": 50.0,
+        "n": 100,
+        "split": "test",
+        "seed": 0,
+        "severities": [1, 5],
+    }
     (run / "result.json").write_text(json.dumps({**content, "accuracy": accuracy, **result}))
     assert yaml.safe_load((folder.root / "experiment.yaml").read_text())["stages"][stage]
 
