@@ -1,6 +1,6 @@
 """Grouping of stages into jobs and job arrays, with their dependencies. Nothing here calls Slurm.
 
-Stages of one command that take the same resources form an array in two cases: they wait for the same jobs (`afterok`), or
+Stages of one command form an array in two cases: they wait for the same jobs (`afterok`), or
 each waits for the task of the same index in other arrays (`aftercorr`). The pre-trainings p2 and p3, their fine-tunings
 and their evaluations become three arrays. Each task starts as soon as its own predecessor has finished.
 """
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..graph import Stage
-from ..profile import Resources, Slurm
+from ..profile import Slurm
 from .limits import ARRAY
 
 Shape = tuple[tuple[str, ...], tuple[str, ...]]  # names of jobs, and of arrays, that a stage waits for
@@ -32,14 +32,14 @@ class Ref:
 
 @dataclass(frozen=True)
 class Batch:
-    """One sbatch: `stages` by array index, or one stage under -1.
+    """One sbatch: `stages` by array index, or one stage under -1. `settings` are those of its command.
 
     The whole batch waits for `after` (afterok). Each task waits for the same index of the arrays `beside` (aftercorr).
     """
 
     name: str
     command: str
-    resources: Resources
+    settings: Slurm
     stages: Mapping[int, str]
     after: tuple[Ref, ...] = ()
     beside: tuple[str, ...] = ()
@@ -102,7 +102,7 @@ def _batch(members: Mapping[int, Stage], after: Iterable[Ref], beside: Iterable[
     return Batch(
         name=f"{label}-{secrets.token_hex(4)}",
         command=first.command,
-        resources=settings.resources(first.command),
+        settings=settings.of(first.command),
         stages={-1: first.name} if alone else {index: stage.name for index, stage in members.items()},
         after=tuple(after),
         beside=tuple(beside),

@@ -23,7 +23,13 @@ OF_TORCHRUN = (
 )  # fmt: skip
 OF_GPUS = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
 KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT")  # which cluster, and the right to use it
-DEFAULTS = ("account", "partition", "qos", "constraint")  # keys of a profile that SBATCH_ variables may set
+DEFAULTS = (
+    "account",
+    "partition",
+    "qos",
+    "constraint",
+    "reservation",
+)  # keys of a profile that SBATCH_ variables may set
 
 
 def without_job(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -40,7 +46,6 @@ def without_job(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 
 def for_sbatch(settings: Slurm, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """`without_job`, and the site's SBATCH_ACCOUNT, _PARTITION, _QOS and _CONSTRAINT where the profile has no value of its own."""
-    open_keys = [key for key in DEFAULTS if getattr(settings, key) is None]
-    names = [f"SBATCH_{key.upper()}" for key in (*open_keys, "reservation")]
+    """`without_job`, and the site's SBATCH_ACCOUNT, _PARTITION and so on (`DEFAULTS`) where the profile has no value of its own."""
+    names = [f"SBATCH_{key.upper()}" for key in DEFAULTS if getattr(settings, key) is None]
     return without_job(environment) | {name: environment[name] for name in names if name in environment}

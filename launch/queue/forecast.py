@@ -26,7 +26,7 @@ def as_job(config: TrainConfig, ranks: int) -> TrainConfig:
 def forecast(configs: Mapping[str, Any], stages: Sequence[Stage], settings: Slurm) -> Iterator[str]:
     """Yields a line with memory, time and GPU-hours for each group of training stages with the same estimate.
 
-    The GPU is the one that gpu_type, constraint or partition of the profile names, if `plan` knows it. Otherwise, and for
+    The GPU is the one that gpu_type, gres, constraint or partition of the profile names, if `plan` knows it. Otherwise, and for
     jobs without GPUs, the estimate uses the speed of this machine, and the line states it.
     """
     # An estimate takes seconds, and most stages of an experiment differ in seed and source only.
@@ -49,13 +49,12 @@ def _line(config: TrainConfig, stage: Stage, settings: Slurm) -> str:
     from dist_advss.plan import Cluster, estimate
     from dist_advss.plan.machines import MACHINES
 
-    needs = settings.resources(stage.command)
-    assert needs.nodes and needs.tasks_per_node
-    hardware = f"{settings.gpu_type} {settings.constraint} {settings.partition}".lower() if needs.gpus_per_node else ""
+    needs = settings.of(stage.command)
+    hardware = f"{needs.gpu_type} {needs.gres} {needs.constraint} {needs.partition}".lower() if needs.gpus else ""
     gpu = next((name for name in sorted(MACHINES, key=len, reverse=True) if name in hardware), "here")
     try:
-        config = as_job(config, needs.nodes * needs.tasks_per_node)
-        e = estimate(config, Cluster(gpu, needs.nodes, needs.tasks_per_node))
+        config = as_job(config, needs.ranks)
+        e = estimate(config, Cluster(gpu, needs.nodes, needs.tasks))
     except UserError as error:
         return f"no estimate ({error})"
     where = e.machine.title if gpu != "here" else "at the speed of this machine"

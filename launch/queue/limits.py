@@ -52,7 +52,9 @@ def of_accounting(settings: Slurm, cluster: str | None) -> dict[str, int]:
     where += [f"account={settings.account}"] if settings.account else []
     rows = _rows("show", "associations", *where, "format=MaxSubmitJobs")
     if rows and all(row.isdigit() for row in rows):  # an empty one has no limit
-        found["MaxSubmitJobs of your account"] = max(map(int, rows))
+        found[f"MaxSubmitJobs of {f'account {settings.account}' if settings.account else 'your account'}"] = max(
+            map(int, rows)
+        )
     if settings.qos:
         rows = _rows("show", "qos", settings.qos, "format=MaxSubmitJobsPerUser")
         if rows and rows[0].isdigit():

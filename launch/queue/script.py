@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from submitit.slurm.slurm import SlurmExecutor
 
+from ..fabrics import FABRICS
+from ..fits import options, words
 from ..profile import Slurm
 from .batches import Batch
 from .journal import FOLDER
@@ -41,24 +44,32 @@ def output_file(directory: Path, job: str) -> Path:
     return directory / FOLDER / "output" / f"{job}_0_log.out"
 
 
-def text(directory: Path, batch: Batch, settings: Slurm, code: Path, ids: dict[str, str]) -> str:
+def text(directory: Path, batch: Batch, code: Path, ids: dict[str, str]) -> str:
     """The script of one batch.
 
     `code` is the snapshot to run. `ids` maps the batches that it waits for to their job ids.
     """
-    needs = batch.resources
+    settings = batch.settings
     array = sorted(batch.stages) if -1 not in batch.stages else []
-    gpus = f"{settings.gpu_type}:{needs.gpus_per_node}" if settings.gpu_type else needs.gpus_per_node
-    python = "python3" if settings.container else shlex.quote(sys.executable)
+    gpus = f"{settings.gpu_type}:{settings.gpus_per_node}" if settings.gpu_type else settings.gpus_per_node
+    python = settings.python or ("python3" if settings.container else sys.executable)
     program = f"-u {shlex.quote(str(code / 'launch' / 'job'))}"
     shell = f"{shlex.quote(sys.executable)} {program}"  # the batch shell runs outside a container
     arguments = shlex.join([str(directory), batch.name])
     set_up = _set_up(settings, f"{shell} set-up {arguments}")
-    if needs.ranks > 1:
+    if settings.ranks > 1:
         set_up.append(f"export {PORT}=$({shell} port {arguments})")
     # submitit takes the signal from a variable; --export and the srun option win over SBATCH_EXPORT=NONE and a site's default
     signal = f"USR2@{settings.signal_seconds}"
-    extra: dict[str, Any] = {"requeue": True, "kill-on-invalid-dep": "yes", "signal": signal, "export": "ALL"}
+    extra: dict[str, Any] = {
+        **options(settings.sbatch),
+        "requeue": True,
+        "kill-on-invalid-dep": "yes",
+        "signal": signal,
+        "export": "ALL",
+    }
+    if settings.reservation:
+        extra["reservation"] = settings.reservation
     if array:
         numbers = f"0-{array[-1]}" if array == list(range(len(array))) else ",".join(map(str, array))
         extra["array"] = f"{numbers}%{settings.at_a_time}"
@@ -72,21 +83,24 @@ def text(directory: Path, batch: Batch, settings: Slurm, code: Path, ids: dict[s
         exclude=settings.exclude,
         mail_user=settings.mail,
         mail_type="END,FAIL" if settings.mail else None,
-        nodes=needs.nodes,
-        ntasks_per_node=needs.tasks_per_node,
-        cpus_per_task=needs.cpus_per_task,
-        gpus_per_node=gpus if needs.gpus_per_node else None,
-        mem=None if needs.mem_gb is None else f"{round(needs.mem_gb * 1024)}M",
-        time=needs.minutes,
+        nodes=settings.nodes,
+        ntasks_per_node=settings.tasks,
+        cpus_per_task=settings.cpus_per_task,
+        gpus_per_node=gpus if settings.gpus_per_node else None,
+        gres=settings.gres,
+        exclusive=settings.exclusive or None,
+        mem=_memory(settings.mem_gb),
+        time=settings.minutes,
         dependency=batch.dependency(ids),
         setup=[*set_up, f"export PYTHONPATH={shlex.quote(str(code))}"],
         teardown=[f"{shell} end {arguments} $?"],
         stderr_to_stdout=True,
         wckey=None,
-        srun_args=["--export=ALL", "--kill-on-bad-exit=0", f"--wait={SRUN_WAIT_S}", *_container(settings)],
+        srun_args=[*_srun(settings), *_container(settings)],
         additional_parameters=extra,
     )
-    return executor.text(f"{python} {program} rank {arguments}", len(array) or None)
+    ranks = f"{shlex.join([*words(settings.wrap), str(python)])} {program} rank {arguments}"
+    return executor.text(ranks, len(array) or None)
 
 
 def _set_up(settings: Slurm, failed: str) -> list[str]:
@@ -97,12 +111,28 @@ def _set_up(settings: Slurm, failed: str) -> list[str]:
     commands = [f"module load {shlex.quote(module)}" for module in settings.modules]
     if settings.source:
         commands.insert(0, f"source {shlex.quote(str(Path(settings.source).expanduser().absolute()))}")
-    lines = [f'set_up_failed() {{ {failed} "$1"; exit 1; }}'] if commands else []
+    # the login shell's own number of threads is not that of a job; the profile's files and `environment` may set another
+    lines = _exports({"OMP_NUM_THREADS": str(settings.cpus_per_task)} | FABRICS.get(settings.fabric or "", {}))
+    lines += [f'set_up_failed() {{ {failed} "$1"; exit 1; }}'] if commands else []
     lines += [f"{command} || set_up_failed {shlex.quote(command)}" for command in commands]
-    for word in settings.environment:
-        name, _, value = word.partition("=")
-        lines.append(f"export {name}={shlex.quote(value)}")
-    return lines
+    return lines + _exports(dict(word.split("=", 1) for word in settings.environment))
+
+
+def _exports(variables: Mapping[str, str]) -> list[str]:
+    return [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+
+
+def _memory(mem_gb: float | None) -> str | None:
+    """The value of --mem. 0 is all memory of a node, so a small number is not rounded down to it."""
+    if not mem_gb:
+        return None if mem_gb is None else "0"
+    return f"{max(1, round(mem_gb * 1024))}M"
+
+
+def _srun(settings: Slurm) -> list[str]:
+    """The options of srun. From Slurm 22.05 on it does not take --cpus-per-task from the job."""
+    own = ["--export=ALL", "--kill-on-bad-exit=0", f"--wait={SRUN_WAIT_S}", f"--cpus-per-task={settings.cpus_per_task}"]
+    return [*own, *(f"--{option}" for option in settings.srun)]
 
 
 def _container(settings: Slurm) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from .batches import Batch, Ref
 from .environment import for_sbatch
 from .forecast import as_job, forecast
 from .journal import FOLDER, Journal
-from .limits import ARRAY, Limits, cluster_name, limits
+from .limits import ARRAY, cluster_name, limits
 from .slurm import Job, Partition
 
 IN_FLIGHT = 5.0  # seconds until an sbatch whose launcher was killed has reached the queue, or never will
@@ -40,48 +41,54 @@ def refuse_impossible(directory: Path, experiment: Experiment, wanted: set[str],
     unfit = [c for c in str(directory) if c in "%\\'\"`$;&|<>*?()[]{}!#" or not c.isprintable()]
     if unfit:
         raise UserError(f"out={directory}: a job script cannot contain {unfit[0]!r} in a path; choose another folder")
-    if settings.source and not Path(settings.source).expanduser().is_file():
-        raise UserError(f"cluster.source={settings.source}: no such file")
     known = slurm.partitions()
-    partition = settings.partition or for_sbatch(settings).get("SBATCH_PARTITION")
-    chosen = partition.split(",") if partition else [p.name for p in known if p.default]
-    for name in chosen:
-        if name not in {p.name for p in known}:
-            raise UserError(f"cluster.partition={name}: unknown partition; {nearest(name, {p.name for p in known})}")
-    there = [p for p in known if p.name in chosen]
     stages = [stage for stage in experiment.stages.values() if stage.name in wanted]
     for command in dict.fromkeys(stage.command for stage in stages):
+        needs = settings.of(command)
+        if needs.source and not Path(needs.source).expanduser().is_file():
+            raise UserError(f"{_key(settings, command, 'source')}={needs.source}: no such file")
+        partition = needs.partition or for_sbatch(needs).get("SBATCH_PARTITION")
+        chosen = partition.split(",") if partition else [p.name for p in known if p.default]
+        for name in chosen:
+            if name not in {p.name for p in known}:
+                raise UserError(
+                    f"{_key(settings, command, 'partition')}={name}: unknown partition; {nearest(name, {p.name for p in known})}"
+                )
+        there = [p for p in known if p.name in chosen]
         if there:
             _refuse_too_much(settings, command, there)
     _refuse_unshared_batches(directory, experiment, stages, settings)
     planned = batches.plan(stages, settings, {}, limits(settings).array)
-    refuse_what_slurm_rejects(directory, planned, settings)
+    refuse_what_slurm_rejects(directory, planned)
 
 
 def _refuse_too_much(settings: Slurm, command: str, there: Sequence[Partition]) -> None:
     """Raises UserError if a command's jobs need more than each of these partitions has."""
-    needs = settings.resources(command)
-    assert needs.nodes and needs.tasks_per_node and needs.cpus_per_task and needs.minutes
-    cpus = needs.tasks_per_node * needs.cpus_per_task
+    needs = settings.of(command)
+    cpus = needs.tasks * needs.cpus_per_task
     where = f"partition {','.join(dict.fromkeys(p.name for p in there))}"
     limits = (
-        ("gpus_per_node", needs.gpus_per_node or 0, max(p.gpus for p in there), "GPUs a node"),
+        ("gpus_per_node" if needs.gpus_per_node else "gres", needs.gpus, max(p.gpus for p in there), "GPUs a node"),
         ("nodes", needs.nodes, sum(p.nodes for p in there), "nodes"),
-        ("cpus_per_task", cpus, max(p.cpus for p in there), f"CPUs a node, and {command} runs {needs.tasks_per_node} tasks a node"),
+        ("cpus_per_task", cpus, max(p.cpus for p in there), f"CPUs a node, and {command} runs {needs.tasks} tasks a node"),
         ("mem_gb", needs.mem_gb or 0, max(p.mem_gb for p in there), "GB a node"),
     )  # fmt: skip
     for name, needed, has, what in limits:
         if needed > has:
             value = getattr(needs, name)
-            own = getattr(settings.own_resources(command), name) is not None
-            key = f"cluster.{command}.{name}" if own else f"cluster.{name}"
-            raise UserError(f"{key}={value}: {where} has {has:g} {what}; lower it")
+            raise UserError(f"{_key(settings, command, name)}={value}: {where} has {has:g} {what}; lower it")
     longest = [p.minutes for p in there]
     if all(longest) and needs.minutes > max(p or 0 for p in longest):
         raise UserError(
-            f"cluster.minutes={needs.minutes}: {where} lets a job run for {max(p or 0 for p in longest)} minutes; "
+            f"{_key(settings, command, 'minutes')}={needs.minutes}: {where} lets a job run for {max(p or 0 for p in longest)} minutes; "
             "lower it, a stage that needs longer is requeued and resumes"
         )
+
+
+def _key(settings: Slurm, command: str, name: str) -> str:
+    """The key with which the user set a value of this command's jobs: the command's own, unless the profile has the same."""
+    alike = getattr(settings.of(command), name) == getattr(settings, name)
+    return f"cluster.{name}" if alike else f"cluster.{command}.{name}"
 
 
 def _refuse_unshared_batches(directory: Path, experiment: Experiment, stages: Sequence[Stage], settings: Slurm) -> None:
@@ -99,7 +106,7 @@ def _refuse_unshared_batches(directory: Path, experiment: Experiment, stages: Se
 
 def _ranks(settings: Slurm, stage: Stage) -> int:
     """The number of processes of this stage's job."""
-    return settings.resources(stage.command).ranks
+    return settings.of(stage.command).ranks
 
 
 def look(directory: Path, experiment: Experiment) -> dict[str, Status]:
@@ -148,8 +155,8 @@ def submit(
         if current.state in ("queued", "running") and stage in latest
     }
     planned = batches.plan(todo, settings, places, cluster.array)
-    refuse_too_many(planned, cluster)
-    refuse_what_slurm_rejects(directory, planned, settings)
+    refuse_too_many(planned)
+    refuse_what_slurm_rejects(directory, planned)
     code = snapshot.take(directory) if planned else None
     ids = {s.name: s.id for s in journal.submissions.values() if s.id}
     for batch in planned:
@@ -157,13 +164,13 @@ def submit(
         for stage in batch.stages.values():
             code.note(directory / stage)
             clear(directory, stage)
-        text = script.text(directory, batch, settings, code.path, ids)
+        text = script.text(directory, batch, code.path, ids)
         file = directory / FOLDER / "scripts" / f"{batch.name}.sh"
         write_text(file, text)
         (directory / FOLDER / "output").mkdir(parents=True, exist_ok=True)
-        journal.intend(batch.name, batch.stages, code.hash, _for_jobs(settings, batch))
+        journal.intend(batch.name, batch.stages, code.hash, _for_jobs(batch))
         try:
-            ids[batch.name] = sbatch(file, settings, lock)
+            ids[batch.name] = sbatch(file, batch.settings, lock)
         except slurm.NoAnswer as error:
             journal.void(batch.name)
             raise RunError(
@@ -174,16 +181,27 @@ def submit(
     return _summarise(directory, experiment, wanted, states, todo, planned)
 
 
-def refuse_too_many(planned: Sequence[Batch], cluster: Limits) -> None:
-    """Raises UserError if the cluster does not let the user queue as many jobs. Each task of an array counts. Raises NoAnswer."""
-    new = sum(len(batch.stages) for batch in planned)
-    if not new or new <= min(cluster.jobs.values(), default=new) // 2:  # then it is not worth a look at the queue
+def refuse_too_many(planned: Sequence[Batch]) -> None:
+    """Raises UserError if the cluster does not let the user queue as many jobs. Each task of an array counts. Raises NoAnswer.
+
+    The limit of an account or of a QOS counts the jobs with that account or QOS only.
+    """
+    alike: dict[tuple[str | None, str | None], list[Batch]] = {}
+    for batch in planned:
+        alike.setdefault((batch.settings.account, batch.settings.qos), []).append(batch)
+    counts: Counter[str] = Counter()
+    allowed: dict[str, int] = {}
+    for group in alike.values():
+        for name, most in limits(group[0].settings).jobs.items():
+            counts[name] += sum(len(batch.stages) for batch in group)
+            allowed[name] = most
+    if all(counts[name] <= most // 2 for name, most in allowed.items()):  # then it is not worth a look at the queue
         return
     there = sum(job.goes_on for job in slurm.in_queue().values())
-    for name, most in cluster.jobs.items():
-        if there + new > most:
+    for name, most in allowed.items():
+        if there + counts[name] > most:
             raise UserError(
-                f"cluster: {new:,} stages are to be queued and {there:,} of your jobs are in the queue, but {name} allows "
+                f"cluster: {counts[name]:,} stages are to be queued and {there:,} of your jobs are in the queue, but {name} allows "
                 f"{most:,}; nothing was queued; launch in parts with --only PATTERN"
             )
 
@@ -231,16 +249,16 @@ def sbatch(file: Path, settings: Slurm, lock: TextIO | None = None) -> str:
     return done.stdout.strip().split(";")[0]
 
 
-def refuse_what_slurm_rejects(directory: Path, planned: Sequence[Batch], settings: Slurm) -> None:
+def refuse_what_slurm_rejects(directory: Path, planned: Sequence[Batch]) -> None:
     """Checks every batch with `sbatch --test-only`, once for those that differ in names only. Raises UserError."""
     different = {(batch.command, tuple(batch.stages)): batch for batch in planned}
     with tempfile.TemporaryDirectory() as folder:
         for batch in different.values():
             alone = replace(batch, after=(), beside=())
             file = Path(folder) / "job.sh"
-            file.write_text(script.text(directory, alone, settings, Path(folder), {}))
+            file.write_text(script.text(directory, alone, Path(folder), {}))
             done = subprocess.run(
-                ["sbatch", "--test-only", str(file)], capture_output=True, text=True, check=False, env=for_sbatch(settings)
+                ["sbatch", "--test-only", str(file)], capture_output=True, text=True, check=False, env=for_sbatch(batch.settings)
             )  # fmt: skip
             if done.returncode:
                 raise UserError(f"cluster: Slurm rejects a {batch.command} job: {slurm.complaint(done.stderr)}")
@@ -253,23 +271,23 @@ def dry_run(directory: Path, experiment: Experiment, wanted: set[str], settings:
     ids = {batch.name: f"ID{number}" for number, batch in enumerate(planned, 1)}
     for batch in planned:
         print(f"\n==== {ids[batch.name]}: {', '.join(batch.stages.values())} ====")
-        print(script.text(directory, batch, settings, code.path, ids))
+        print(script.text(directory, batch, code.path, ids))
     print("\n==== estimates ====")
     chosen = [stage for stage in experiment.stages.values() if stage.name in wanted]
     for line in forecast(configurations(experiment, directory), chosen, settings):
         print(line)
 
 
-def _for_jobs(settings: Slurm, batch: Batch) -> dict[str, Any]:
+def _for_jobs(batch: Batch) -> dict[str, Any]:
     """The settings of the profile that the jobs read, and the number of processes of each."""
-    read = {name: getattr(settings, name) for name in ("max_requeues", "avoid_bad_nodes", "check_gpus")}
-    return read | {"ranks": batch.resources.ranks}
+    read = {name: getattr(batch.settings, name) for name in ("max_requeues", "avoid_bad_nodes", "check_gpus")}
+    return read | {"ranks": batch.settings.ranks}
 
 
 def _say(batch: Batch, ids: Mapping[str, str]) -> None:
     after = batch.dependency(ids)
     what = ", ".join(batch.stages.values())
-    size = f"{batch.resources.nodes} x {batch.resources.tasks_per_node}"
+    size = f"{batch.settings.nodes} x {batch.settings.tasks}"
     print(f"job {ids[batch.name]}: {what}  [{size} tasks]{f'  {after}' if after else ''}", flush=True)
 
 

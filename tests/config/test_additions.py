@@ -126,7 +126,7 @@ from dist_advss.config.compose import compose
 from launch.graph import STAGES
 from launch.profile import choose
 assert "toycheck" in STAGES
-assert choose("slurm", ["cluster.toycheck.minutes=9"]).resources("toycheck").minutes == 9
+assert choose("slurm", ["cluster.toycheck.minutes=9"]).of("toycheck").minutes == 9
 assert command_of(asdict(compose("toycheck", ["out=x"]))) == "toycheck" and of_one_model("toycheck")
 assert command_of(asdict(compose("finetune", ["objective=toyloss", "out=x"]))) == "finetune"
 assert command_of(asdict(compose("pretrain", ["objective=toytask", "out=x"]))) == "pretrain"

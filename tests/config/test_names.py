@@ -103,10 +103,10 @@ def test_a_new_fine_tuning_loss_is_labelled_finetune(monkeypatch: pytest.MonkeyP
 
 
 def test_an_experiment_with_a_transfer_can_be_planned_for_slurm(capsys: pytest.CaptureFixture[str]) -> None:
-    from launch.profile import Resources, Slurm, choose
+    from launch.profile import Slurm, choose
 
     for command in STAGES:
-        assert isinstance(Slurm().resources(command), Resources)
+        assert Slurm().of(command).ranks == 1
     settings = choose("slurm", ["cluster.transfer.minutes=7"])
     assert isinstance(settings, Slurm)
-    assert settings.resources("transfer").minutes == 7
+    assert settings.of("transfer").minutes == 7

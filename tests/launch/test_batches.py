@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from launch.graph import Stage
-from launch.profile import Resources, Slurm
+from launch.profile import Slurm, choose
 from launch.queue.batches import Batch, Ref, plan
 
 
@@ -140,9 +140,16 @@ def test_names_are_used_once() -> None:
 
 
 def test_a_command_takes_what_the_profile_says_unless_it_has_its_own() -> None:
-    settings = Slurm(
-        gpus_per_node=1, cpus_per_task=6, minutes=60, by_command={"pretrain": Resources(nodes=2, gpus_per_node=8)}
+    profile = ("gpus_per_node=1", "cpus_per_task=6", "minutes=60", "pretrain.nodes=2", "pretrain.gpus_per_node=8")
+    settings = choose("slurm", [f"cluster.{word}" for word in profile])
+    assert isinstance(settings, Slurm)
+
+    def shown(command: str) -> tuple[int, int, int, int, int]:
+        own = settings.of(command)
+        return own.nodes, own.gpus, own.tasks, own.cpus_per_task, own.minutes
+
+    assert (shown("pretrain"), shown("evaluate"), shown("report")) == (
+        (2, 8, 8, 6, 60),
+        (1, 1, 1, 6, 60),
+        (1, 0, 1, 6, 30),
     )
-    assert settings.resources("pretrain") == Resources(2, 8, 8, 6, None, 60)
-    assert settings.resources("evaluate") == Resources(1, 1, 1, 6, None, 60)
-    assert settings.resources("report") == Resources(1, 0, 1, 6, None, 30)

@@ -13,7 +13,7 @@ from dist_advss.errors import RunError
 from launch.control import cancel, shell
 from launch.graph import Stage, build, store
 from launch.job.allocation import Allocation, find, refuse_other_world
-from launch.profile import Resources, Slurm
+from launch.profile import Slurm
 from launch.queue import batches, script
 from launch.queue import slurm as queue
 from launch.queue.environment import for_sbatch, without_job
@@ -42,7 +42,7 @@ def test_a_variable_of_the_job_around_is_left_out(name: str) -> None:
     assert for_sbatch(Slurm(), OURS | {name: INSIDE[name]}) == OURS
 
 
-@pytest.mark.parametrize("name", ["ACCOUNT", "PARTITION", "QOS", "CONSTRAINT"])
+@pytest.mark.parametrize("name", ["ACCOUNT", "PARTITION", "QOS", "CONSTRAINT", "RESERVATION"])
 def test_a_default_of_the_site_holds_until_the_profile_has_a_value(name: str) -> None:
     site = {f"SBATCH_{name}": "site"}
     assert for_sbatch(Slurm(), site) == site
@@ -82,7 +82,7 @@ def test_the_script_names_the_signal_and_the_export_itself(inside: None, monkeyp
 
     monkeypatch.setattr(JobEnvironment, "USR_SIG", "USR1")  # as SUBMITIT_PREEMPT_SIGNAL does when submitit is imported
     (batch,) = batches.plan([Stage("a", "pretrain", (), ())], Slurm(signal_seconds=50), {})
-    shown = script.text(Path("/out"), batch, Slurm(signal_seconds=50), Path("/code"), {})
+    shown = script.text(Path("/out"), batch, Path("/code"), {})
     assert (flags(shown)["signal"], flags(shown)["export"]) == ("USR2@50", "ALL")
     (srun,) = [line for line in shown.splitlines() if line.startswith("srun ")]
     assert "--export=ALL" in srun
@@ -159,4 +159,3 @@ def test_the_number_of_processes_is_in_the_journal(chain: str, tmp_path: Path, f
     launch(chain, "slurm", tmp_path / "out", words)
     ranks = {s.stages[-1]: s.settings["ranks"] for s in Journal(tmp_path / "out").submissions.values()}
     assert ranks == {"p1_finetune": 1, "p3_pretrain": 4, "p3_finetune": 1, "p1_evaluate": 1, "p3_evaluate": 1}
-    assert Resources(nodes=2, tasks_per_node=2).ranks == 4

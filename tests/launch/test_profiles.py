@@ -18,7 +18,7 @@ from launch.queue import batches, script
 
 def text(settings: Slurm, directory: Path = Path("/work space/out"), *stages: Stage) -> str:
     planned = batches.plan(stages or [Stage("a", "pretrain", (), ())], settings, {})
-    return script.text(directory, planned[0], settings, directory / "code", {})
+    return script.text(directory, planned[0], directory / "code", {})
 
 
 def flags(shown: str) -> dict[str, str]:

@@ -32,7 +32,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     journal = Journal(directory)
     journal.intend(batch.name, batch.stages, code.hash, {})
     journal.void(batch.name)
-    (directory / "job.sh").write_text(script.text(directory, batch, Slurm(), code.path, {}))
+    (directory / "job.sh").write_text(script.text(directory, batch, code.path, {}))
     return directory
 
 

@@ -186,9 +186,9 @@ def test_submit_limits_are_read_as_sacctmgr_prints_them(devcluster: DevCluster) 
         ["qos", "short", "MaxSubmitJobsPerUser=5"],
     ):
         slurm_command("sacctmgr", "--immediate", "add", *words)
-    assert of_accounting(Slurm(account="lab"), "devcluster") == {"MaxSubmitJobs of your account": 30}
+    assert of_accounting(Slurm(account="lab"), "devcluster") == {"MaxSubmitJobs of account lab": 30}
     assert of_accounting(Slurm(account="lab", qos="short"), "devcluster") == {
-        "MaxSubmitJobs of your account": 30,
+        "MaxSubmitJobs of account lab": 30,
         "MaxSubmitJobsPerUser of qos short": 5,
     }
     assert of_accounting(Slurm(account="lab", qos="normal"), "elsewhere") == {}
