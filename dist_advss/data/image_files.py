@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..cores import share_of_cores
 from ..errors import UserError
 from ..text import printable
 from .image_set import Bytes
@@ -67,7 +67,7 @@ def decode(files: list[Path], size: int, channels: int) -> Bytes:
         return []
 
     failures: list[Failure] = []
-    with ThreadPoolExecutor(usable_cores()) as pool:
+    with ThreadPoolExecutor(share_of_cores()) as pool:
         try:
             for of_chunk in pool.map(decode_chunk, range(0, len(files), CHUNK)):
                 failures += of_chunk
@@ -142,8 +142,3 @@ def _open(file: Path, channels: int) -> Image.Image:
     except Exception as error:  # Pillow's decoders raise many types of errors for damaged bytes
         reason = printable(" ".join(str(error).split())[:200]) or type(error).__name__
         raise Unreadable([(file, reason)]) from error
-
-
-def usable_cores() -> int:
-    """The number of cores that this process may use. Under Slurm it is smaller than the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ..config.schema import Data
+from ..cores import share_of_cores
 from ..rng import Rng
 from .identity import class_order
 from .image_set import Integers
@@ -52,7 +53,7 @@ def make_loader(
             images = replace(images, labels=torch.from_numpy(labels), classes=list(classes))
         return MemoryLoader(images, *place)
     ffcv_wanted(data)  # rank 0 has it, and this may be another node
-    from .betons.ffcv_loader import FfcvLoader, decoding_threads
+    from .betons.ffcv_loader import FfcvLoader
     from .betons.stage import staged_beton
 
     beton = open_or_write(data, located.part, located.files.get(located.part))
@@ -64,7 +65,7 @@ def make_loader(
         about = replace(beton.about, classes=list(classes))
         beton = replace(beton, about=about, labels=_relabelled(beton.labels, beton.about.classes, classes))
     with staged_beton(data, beton) as here:  # the loader maps the file as it begins
-        return FfcvLoader(here, rows, data.size, data.channels, *place, data.crop, data.crop_area, decoding_threads())
+        return FfcvLoader(here, rows, data.size, data.channels, *place, data.crop, data.crop_area, share_of_cores())
 
 
 def _relabelled(labels: Integers, names: Sequence[str], classes: Sequence[str]) -> Integers:

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..cores import is_task, tasks_here
 from ..errors import UserError
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -35,7 +36,7 @@ def find_place(environment: Mapping[str, str] = os.environ) -> Place:
     Raises UserError when a variable is missing or is not a number, and in an srun task with variables of another torchrun.
     """
     try:
-        task = environment.get("SLURM_PROCID") and environment.get("SLURM_STEP_ID") and _is_task(environment)
+        task = is_task(environment)
         if "RANK" in environment and "WORLD_SIZE" in environment:
             place = _torchrun(environment)
             if task and "TORCHELASTIC_RUN_ID" not in environment:
@@ -81,11 +82,6 @@ def _refuse_inherited(place: Place, task: Place) -> None:
         )
 
 
-def _is_task(environment: Mapping[str, str]) -> bool:
-    """Whether srun started this process. Slurm numbers batch scripts and interactive shells from the top of 32 bits."""
-    return int(environment["SLURM_STEP_ID"]) < 2**32 - 16 and environment.get("SLURM_NTASKS", "1") != ""
-
-
 def _srun(environment: Mapping[str, str]) -> Place:
     world_size = int(environment.get("SLURM_STEP_NUM_TASKS") or environment["SLURM_NTASKS"])
     nodes = environment.get("SLURM_STEP_NODELIST") or environment["SLURM_JOB_NODELIST"]
@@ -95,21 +91,11 @@ def _srun(environment: Mapping[str, str]) -> Place:
         rank=int(environment["SLURM_PROCID"]),
         world_size=world_size,
         local_rank=int(environment["SLURM_LOCALID"]),
-        local_world_size=_tasks_here(environment),
+        local_world_size=tasks_here(environment),
         address=environment.get("MASTER_ADDR") or first_host(nodes),
         port=int(environment.get("MASTER_PORT") or 12000 + (job * 7 + step) % 20000),
         started_by="srun",
     )
-
-
-def _tasks_here(environment: Mapping[str, str]) -> int:
-    """The number of tasks on this node, from a list such as 4(x2),3."""
-    tasks_per_node = environment.get("SLURM_STEP_TASKS_PER_NODE") or environment.get("SLURM_TASKS_PER_NODE") or "1"
-    counts: list[int] = []
-    for part in tasks_per_node.split(","):
-        count, _, times = part.partition("(x")
-        counts += [int(count)] * int(times.rstrip(")") or 1)
-    return counts[min(int(environment.get("SLURM_NODEID", 0)), len(counts) - 1)]
 
 
 def first_host(nodes: str) -> str:

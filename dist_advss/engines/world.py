@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from ..config.schema import Guard
+from ..cores import share_of_cores
 from ..errors import UNREACHABLE, RunError, Stopped, UserError, exit_code
 from .environment import Place
 from .watchdog import Watchdog
@@ -218,10 +219,12 @@ def _text(error: BaseException) -> str:
 def choose_device(name: str, threads: int | None, place: Place) -> torch.device:
     """The device for auto, cpu or cuda; also sets the number of CPU threads. Raises UserError when there is no such GPU.
 
-    Processes on one machine divide its cores, unless `threads` or OMP_NUM_THREADS sets the number.
+    Processes on one machine divide its cores, and a task of srun has its own, unless `threads` or OMP_NUM_THREADS sets the
+    number.
     """
-    if threads is None and place.local_world_size > 1 and "OMP_NUM_THREADS" not in os.environ:
-        threads = max(1, len(os.sched_getaffinity(0)) // place.local_world_size)
+    own = share_of_cores()
+    if threads is None and own < len(os.sched_getaffinity(0)) and "OMP_NUM_THREADS" not in os.environ:
+        threads = own  # torch would take all
     if threads is not None:
         torch.set_num_threads(threads)
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):

@@ -167,6 +167,19 @@ def test_iterators_that_nobody_reads_leave_no_threads(tmp_path: Path) -> None:
     assert decoders(0) == 0
 
 
+def test_a_task_of_srun_decodes_with_as_many_threads_as_it_has_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a node where Slurm does not bind it to them."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    for name, value in {"SLURM_PROCID": "0", "SLURM_STEP_ID": "0", "SLURM_CPUS_PER_TASK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert decoders(0) == 0  # of the tests before
+    loader = loader_of(raw_beton(tmp_path, noise(600, 32), jpeg=1.0))
+    assert len(list(loader.epoch(0))) == 9
+    assert decoders(1) == 1
+
+
 def test_the_number_of_torch_threads_stays_as_it_was(mini: Data) -> None:
     torch.set_num_threads(3)
     next(loader_of(mini).epoch(0))

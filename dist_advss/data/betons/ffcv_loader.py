@@ -10,7 +10,6 @@ docs/data.md has the figures.
 from __future__ import annotations
 
 import mmap
-import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +23,6 @@ from torch import Tensor
 
 from ...errors import RunError
 from ...rng import Rng
-from ..image_files import usable_cores
 from ..image_set import Integers
 from ..loader import Batch, Loader, Share
 from . import crops
@@ -174,8 +172,3 @@ def memory_available() -> int:
         except (OSError, ValueError):  # not a Linux control group, or "max"
             continue
     return min(limits)
-
-
-def decoding_threads() -> int:
-    """This process's share of the usable cores. torchrun sets the number of processes on this machine."""
-    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

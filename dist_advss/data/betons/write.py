@@ -20,10 +20,11 @@ import numpy as np
 
 from ...config.schema import Data
 from ...config.sets import SETS
+from ...cores import usable_cores
 from ...errors import RunError, UserError
 from ...files import write_whole
 from ...rng import Rng
-from ..image_files import Failure, Unreadable, each, original, square, usable_cores
+from ..image_files import Failure, Unreadable, each, original, square
 from ..image_set import Bytes, Source
 from ..sets.fingerprint import Files
 from ..sets.sources import read

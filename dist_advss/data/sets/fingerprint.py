@@ -21,10 +21,10 @@ from typing import NamedTuple, TypeVar
 
 from ...config.schema import Data
 from ...config.sets import SETS
+from ...cores import usable_cores
 from ...errors import RunError, UserError
 from ...files import write_text
 from ...text import printable
-from ..image_files import usable_cores
 from .sources import files_of
 
 T = TypeVar("T")
