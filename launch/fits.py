@@ -35,7 +35,7 @@ FITS = {  # key: the accepted form, and what to write
     "environment": (r"[A-Za-z_]\w*=[^\x00-\x1f\x7f]*", "write NAME=VALUE on one line"),
 }  # fmt: skip
 
-OPTION = re.compile(r"([a-z][a-z0-9-]*)(?:=([\w.@+:/=,%()\[\]&|*~ -]+))?")
+OPTION = re.compile(r"([a-z][a-z0-9-]*)(?:=([\w.@+:/=,%()\[\]*~ -]+))?")
 KEY_OF = {  # option: the key of the profile that sets it
     "partition": "partition", "account": "account", "qos": "qos", "constraint": "constraint", "reservation": "reservation",
     "nodes": "nodes", "gpus-per-node": "gpus_per_node", "gpus": "gpus_per_node", "gpus-per-task": "gpus_per_node",

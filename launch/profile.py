@@ -82,7 +82,9 @@ class Slurm:
         None, "shell file to source before the modules are loaded; the stage fails if its last command does"
     )
     fabric: str | None = key(
-        None, "preset of NCCL's network variables; null: NCCL chooses the network", choices=(None, *FABRICS)
+        None,
+        "preset of NCCL's network variables: socket, ib or efa; null: NCCL chooses the network",
+        choices=(None, *FABRICS),
     )
     environment: list[str] = key([], "environment variables to set in the jobs, such as [NCCL_DEBUG=WARN]")
     container: str | None = key(None, "container image to run in (srun --container-image, from pyxis)")

@@ -53,4 +53,3 @@ def test_torch_has_as_many_threads_as_its_task_of_srun_has_cores(
     assert chosen == ([threads] if threads else [])
     choose_device("cpu", 2, Place())  # train.threads=2
     assert chosen[-1] == 2
-

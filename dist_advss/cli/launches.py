@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 from pathlib import Path
 
 from ..errors import UserError, nearest
@@ -31,10 +33,12 @@ def _launch(rest: list[str]) -> int:
 
         parser.epilog = (
             f"experiment=  {'|'.join(options('experiment'))}, or the path of your own YAML file\n"
-            f"cluster=     {'|'.join(options('cluster'))} (default inline); cluster.KEY=value sets one of its keys\n"
+            f"cluster=     {'|'.join(options('cluster'))} (default inline), or the path of your own profile;\n"
+            "             cluster.KEY=value sets one of its keys, cluster.COMMAND.KEY=value for the jobs of one command\n"
             "out=         launch folder; rerun the same command to resume, finished stages are skipped\n"
             "seeds=       [0,1,2] runs every stage once for each seed, as STAGE_seed0, STAGE_seed1, …; one report compares all\n"
-            "other words  such as seed=1 or data.root=FOLDER apply to every stage that has the key"
+            "other words  such as seed=1 or data.root=FOLDER apply to every stage that has the key\n\n"
+            f"keys of a Slurm profile (docs/cluster.md):\n{_profile_keys()}"
         )
     given = parser.parse_intermixed_args(rest)
     from ..config.compose import options, parse_words
@@ -60,6 +64,17 @@ def _launch(rest: list[str]) -> int:
     if not given.dry_run:
         output_is_optional()
     return launch(experiment, cluster, out or "DIR", others, only, given.retry_failed, given.dry_run)
+
+
+def _profile_keys() -> str:
+    """A line for each key of a Slurm profile, with its default."""
+    from launch.profile import OF_A_PROFILE, Slurm
+
+    lines = []
+    for field in dataclasses.fields(Slurm):
+        if field.name in OF_A_PROFILE:
+            lines.append(f"  {f'{field.name}={json.dumps(getattr(Slurm(), field.name))}':24} {field.metadata['help']}")
+    return "\n".join([*lines, f"  {'COMMAND.profile':24} another profile for the jobs of this command"])
 
 
 def _status(rest: list[str]) -> int:

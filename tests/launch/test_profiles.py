@@ -128,7 +128,7 @@ def test_a_set_up_that_fails_runs_nothing_and_is_recorded(file: str, failed: str
         assert "srun" not in called
 
 
-@pytest.mark.parametrize("name", ["a100", "h100", "cpu"])
+@pytest.mark.parametrize("name", ["a100", "apptainer", "cpu", "h100"])
 def test_the_examples_are_profiles(
     name: str, repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
