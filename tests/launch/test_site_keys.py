@@ -16,6 +16,8 @@ from launch.fabrics import FABRICS
 from launch.fits import DECIDED, KEY_OF
 from launch.graph import Stage
 from launch.profile import OF_A_PROFILE, Slurm, choose, gpus_in
+from launch.queue.journal import Journal
+from launch.submit import launch
 from tests.launch.test_profiles import flags, text
 
 
@@ -275,8 +277,6 @@ def test_a_wrong_profile_of_a_command_is_refused(words: list[str], said: str, pr
 def test_dry_run_shows_each_command_with_its_profile(
     chain: str, profiles: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from launch.submit import launch
-
     assert (
         launch(chain, f"{profiles}/gpu.yaml", "out", [f"cluster.evaluate.profile={profiles}/cpu.yaml"], dry_run=True)
         == 0
@@ -286,3 +286,32 @@ def test_dry_run_shows_each_command_with_its_profile(
     assert found == {
         "p3_pretrain": "gpu", "p1_finetune": "gpu", "p3_finetune": "gpu", "p1_evaluate": "cpu", "p3_evaluate": "cpu",
     }  # fmt: skip
+
+
+MANY = "stages: {'p_{n}': {matrix: {n: [0, 1, 2, 3, 4]}, command: pretrain, overrides: ['seed={n}']}, r: {command: report}}"
+
+
+def test_the_jobs_of_each_command_are_checked_in_its_partition(write: Any, tmp_path: Path, fake_slurm: Any) -> None:
+    for words, said in (
+        (["report.partition=bigg"], r"cluster\.report\.partition=bigg: unknown partition; did you mean 'big'"),
+        (["report.partition=big", "report.nodes=3"], r"cluster\.report\.nodes=3: partition big has 2 nodes; lower it"),
+        (["gres=gpu:5"], r"cluster\.gres=gpu:5: partition main has 4 GPUs a node"),
+        (["report.source=none.sh"], r"cluster\.report\.source=none\.sh: no such file"),
+    ):
+        with pytest.raises(UserError, match=said):
+            launch(write(MANY), "slurm", tmp_path / "out", [f"cluster.{word}" for word in words])
+    assert not fake_slurm.jobs
+
+
+def test_the_limit_of_an_account_counts_the_jobs_of_that_account(write: Any, tmp_path: Path, fake_slurm: Any) -> None:
+    fake_slurm.configures(AccountingStorageEnforce="limits")
+    fake_slurm.limits(associations=["5"])
+    with pytest.raises(UserError, match=r"6 stages are to be queued and 0 .* MaxSubmitJobs of account a allows 5"):
+        launch(write(MANY), "slurm", tmp_path / "out", ["cluster.account=a"])
+    words = ["cluster.account=a", "cluster.report.account=b", "cluster.report.max_requeues=3"]
+    assert launch(write(MANY), "slurm", tmp_path / "out", words) == 0
+    assert len(fake_slurm.jobs) == 6
+    found = {
+        s.stages.get(-1, "array"): s.settings["max_requeues"] for s in Journal(tmp_path / "out").submissions.values()
+    }
+    assert found == {"array": 50, "r": 3}
