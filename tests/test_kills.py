@@ -57,7 +57,7 @@ stages:
 """
 # fmt: on
 NOT_COMPARED = {"time", "seconds", "images_per_s", "data_wait", "memory", "started", "ended", "pid", "born", "host"}
-NOT_COMPARED |= {"_runtime", "_timestamp"}  # of wandb's rows
+NOT_COMPARED |= {"_runtime", "_timestamp", "goodput"}  # the first two of wandb's rows
 
 
 # how often each command is killed; pretrain so often for each objective

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..config.commands import trains
+from ..runs.goodput import goodput
 from ..runs.metrics import Floats
 from ..runs.progress import elapsed, epochs, images_per_second, progress, rate, remaining
 from ..runs.read import Launch, Run
@@ -65,6 +67,7 @@ class Row:
     ta: str
     ra: str
     speed: str
+    goodput: str
     time: str
     left: str
     requeues: str
@@ -74,11 +77,23 @@ class Row:
 # fmt: off
 TITLES = {
     "stage": "stage", "state": "state", "job": "job", "nodes": "nodes", "epoch": "epoch", "ta": "TA %", "ra": "RA %",
-    "speed": "images/s", "time": "time", "left": "left", "requeues": "requeues", "note": "",
+    "speed": "images/s", "goodput": "goodput", "time": "time", "left": "left", "requeues": "requeues", "note": "",
 }
 # fmt: on
-OPTIONAL = ("job", "nodes", "left", "requeues")  # not shown where no stage has any
-KEPT = ("epoch", "ra", "ta", "time", "speed", "state", "left", "job", "nodes", "requeues")  # the last is dropped first
+OPTIONAL = ("job", "nodes", "goodput", "left", "requeues")  # not shown where no stage has any
+KEPT = (
+    "epoch",
+    "ra",
+    "ta",
+    "time",
+    "speed",
+    "state",
+    "left",
+    "job",
+    "nodes",
+    "requeues",
+    "goodput",
+)  # the last is dropped first
 LEFT_ALIGNED = ("state", "job", "nodes")
 CURVES = [("RA", "validation", "ra"), ("loss", "train", "loss")]
 
@@ -91,6 +106,7 @@ def stages(launch: Launch) -> list[Run]:
 def row(run: Run, now: float) -> Row:
     """The texts of one stage at `now` (unix seconds)."""
     done = epochs(run)
+    spent = goodput(run.metrics) if trains(run.command) else None
     reason = run.problems[-1] if run.state in ("failed", "died") and run.problems else ""
     return Row(
         stage=run.stage,
@@ -101,6 +117,7 @@ def row(run: Run, now: float) -> Row:
         ta=number_text(rate(run, "ta"), ".1f"),
         ra=number_text(rate(run, "ra"), ".1f"),
         speed=number_text(images_per_second(run), ",.0f"),
+        goodput=number_text(spent.share if spent else None, ".0%"),
         time=clock(elapsed(run, now)),
         left=clock(remaining(run)),
         requeues=str(run.requeues) if run.requeues else "",

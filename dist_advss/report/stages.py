@@ -8,6 +8,7 @@ import numpy as np
 
 from ..config.commands import of_one_model, trains
 from ..runs.folders import lookup
+from ..runs.goodput import goodput
 from ..runs.methods import Method, method_of
 from ..runs.read import Launch, Run, number
 from ..text import one_line
@@ -72,6 +73,9 @@ def _notes(run: Run, launch: Launch) -> list[str]:
     resumed = sum(event.event == "resume" for event in events)
     if resumed:
         notes.append(f"resumed {resumed} time{'s' if resumed > 1 else ''}")
+    spent = goodput(run.metrics) if trains(run.command) else None
+    if spent is not None:
+        notes.append(str(spent))
     matched, tensors = lookup(run.result, "transferred.matched"), lookup(run.result, "transferred.total")
     if matched is not None:
         notes.append(f"{matched} of {tensors} encoder tensors loaded")

@@ -80,18 +80,23 @@ def no_lines() -> Lines:
 
 @dataclass(frozen=True)
 class Metrics:
-    """metrics.jsonl by kind of line. Each start or resume wrote a session. `unreadable` is the number of skipped lines."""
+    """metrics.jsonl by kind of line. Each start or resume wrote a session. `unreadable` is the number of skipped lines.
+
+    `spent` says what a session's time went into; see `goodput`.
+    """
 
     train: Lines = field(default_factory=no_lines)
     validation: Lines = field(default_factory=no_lines)
     events: list[Event] = field(default_factory=list)
     sessions: list[dict[str, Any]] = field(default_factory=list)
+    spent: list[dict[str, Any]] = field(default_factory=list)
     unreadable: int = 0
 
     def times(self) -> Floats:
         """The times of all lines and events, unix seconds, sorted."""
         said = [lines.column("time") for lines in (self.train, self.validation)]
         said.append(np.array([event.time for event in self.events if event.time is not None], np.float64))
+        said.append(np.array([t for line in self.spent if (t := number(line.get("time"))) is not None], np.float64))
         times = np.concatenate(said)
         return np.sort(times[~np.isnan(times)])
 
@@ -99,7 +104,7 @@ class Metrics:
 def parse(content: bytes) -> Metrics:
     """The metrics in a file's content. A line that is not a JSON object is counted and skipped."""
     found, unreadable = _objects(content)
-    of: dict[str, list[dict[str, Any]]] = {"train": [], "validation": [], "event": [], "session": []}
+    of: dict[str, list[dict[str, Any]]] = {"train": [], "validation": [], "event": [], "session": [], "spent": []}
     for line in found:
         kind = line.get("kind")
         if isinstance(kind, str) and kind in of:
@@ -113,7 +118,9 @@ def parse(content: bytes) -> Metrics:
         )
         for line in of["event"]
     ]
-    return Metrics(_by_column(of["train"]), _by_column(of["validation"]), events, of["session"], unreadable)
+    return Metrics(
+        _by_column(of["train"]), _by_column(of["validation"]), events, of["session"], of["spent"], unreadable
+    )
 
 
 def _objects(content: bytes) -> tuple[list[dict[str, Any]], int]:

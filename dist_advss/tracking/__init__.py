@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,6 +13,7 @@ from ..config.schema import TrainConfig
 from .log import Log
 from .metrics import Meter, MetricsFile, read
 from .progress import Progress
+from .spent import Activity, Spent
 
 __all__ = ["Log", "Meter", "MetricsFile", "Silent", "Tracker", "read"]
 
@@ -19,8 +21,8 @@ __all__ = ["Log", "Meter", "MetricsFile", "Silent", "Tracker", "read"]
 class Tracker:
     """Writes what the training loop reports to metrics.jsonl and shows it on the terminal.
 
-    `seconds` is a monotonic clock for rates. `ideal_step` is the duration of a step at the device's peak speed, in
-    seconds, or None if the peak is unknown.
+    `seconds` is a monotonic clock for rates, `now` the clock of the lines (unix seconds). `ideal_step` is the duration of a
+    step at the device's peak speed, in seconds, or None if the peak is unknown.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class Tracker:
         seconds: Callable[[], float] = time.monotonic,
         world_size: int = 1,
         ideal_step: float | None = None,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._ideal_step = ideal_step
         self._batch_size, self._seconds = config.train.batch_size, seconds
@@ -39,7 +42,8 @@ class Tracker:
         self.meter = Meter()
         title = f"{command} {config.objective.name}"
         self._progress = Progress(title, config.schedule.epochs, steps_per_epoch)
-        self._log = Log(folder, config.tracking, self._progress.note)
+        self._log = Log(folder, config.tracking, self._progress.note, now)
+        self._spent = Spent(seconds)
         self._since = seconds()
         self._images = 0
 
@@ -88,8 +92,26 @@ class Tracker:
         """Writes an event: its name, the step and a sentence."""
         self._log.event(name, step, text)
 
+    def spending(self, activity: Activity) -> AbstractContextManager[None]:
+        """A context whose time is not training but `activity`: "validating" or "saving"."""
+        return self._spent.on(activity)
+
+    def saved(self, step: int) -> None:
+        """Records that a checkpoint of this step is on disk: a kill loses only what follows."""
+        self._log.write("spent", step, **self._spent.as_record(), saved=True)
+
+    def goodput(self, step: int) -> dict[str, float] | None:
+        """Where the time of the run went, over all sessions, for result.json; also writes and shows it as an event."""
+        found = self._log.goodput()
+        if found is None:
+            return None
+        self.event("goodput", step, str(found))
+        return found.as_record()
+
     def _write(self, kind: str, step: int, **values: Any) -> None:
-        self._log.write(kind, step, **values, images=step * self._batch_size)
+        """Writes a line of metrics. A step that an earlier session has recorded is not repeated, only that time passed."""
+        if not self._log.write(kind, step, **values, images=step * self._batch_size):
+            self._log.write("spent", step, **self._spent.as_record())
 
 
 class Silent(Tracker):
@@ -112,3 +134,8 @@ class Silent(Tracker):
     def validation_line(self, step: int, epoch: int, values: dict[str, Any]) -> None: ...
 
     def event(self, name: str, step: int, text: str) -> None: ...
+
+    def spending(self, activity: Activity) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def saved(self, step: int) -> None: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +11,8 @@ from typing import Any
 from ..config.schema import Tracking
 from ..errors import Stopped
 from ..files import write_whole
+from ..runs.goodput import Goodput, goodput
+from ..runs.metrics import Reader
 from ..text import plural
 from . import session
 from .alerts import Alerts
@@ -25,9 +28,11 @@ class Log:
     A context manager: leaving it ends the wandb process that `begin` started.
     """
 
-    def __init__(self, folder: Path, config: Tracking, tell: Callable[[str], None]) -> None:
-        self._folder, self._config, self._tell = folder, config, tell
-        self._file = MetricsFile(folder / "metrics.jsonl")
+    def __init__(
+        self, folder: Path, config: Tracking, tell: Callable[[str], None], now: Callable[[], float] = time.time
+    ) -> None:
+        self._folder, self._config, self._tell, self._now = folder, config, tell, now
+        self._file = MetricsFile(folder / "metrics.jsonl", now)
         self._earlier = read(folder / "metrics.jsonl")
         self._alerts = Alerts(self._earlier)
         self._companion: Companion | None = None
@@ -64,8 +69,11 @@ class Log:
         if numbers and not any(line.get("text") == text for line in self._earlier):
             self.event("damaged", step, text)
 
-    def write(self, kind: str, step: int, **values: Any) -> None:
-        """Writes one line, and an alert event if one is due. Raises RunError if the disk is full."""
+    def write(self, kind: str, step: int, **values: Any) -> bool:
+        """Writes one line, and an alert event if one is due. Raises RunError if the disk is full.
+
+        False if the file has a line of this kind and step already.
+        """
         line = self._file.write(kind, step, **values)
         alert = self._alerts.see(line) if line else None
         if alert:
@@ -73,6 +81,11 @@ class Log:
         if self._companion:
             for note in self._companion.notes():
                 self.event("wandb", step, note)
+        return line is not None
+
+    def goodput(self) -> Goodput | None:
+        """Where the time of the run went, over all sessions so far."""
+        return goodput(Reader().read(self._folder / "metrics.jsonl", []), self._now())
 
     def event(self, name: str, step: int, text: str) -> None:
         """Writes an event and shows its sentence on the terminal."""

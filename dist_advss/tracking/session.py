@@ -11,9 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 PACKAGES = ("torch", "torchvision", "numpy", "deepspeed", "ffcv")
 LARGEST_PATCH = 1_000_000  # bytes; a larger diff is probably a data set
 GIT_SECONDS = 5.0
+SUBMITTED = (
+    "DIST_ADVSS_SUBMITTED"  # of a launcher's job: when it could have started (unix seconds), for the time in the queue
+)
 SLURM = {
     "job": "SLURM_JOB_ID",
     "name": "SLURM_JOB_NAME",
@@ -27,14 +32,18 @@ SLURM = {
 
 
 def describe(command: str, world_size: int, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """The values of a "session" line. From the environment it reads Slurm's variables only."""
+    """The values of a "session" line. From the environment it reads Slurm's variables and SUBMITTED only."""
     found: dict[str, Any] = {
         "command": command,
         "host": socket.gethostname(),
         "pid": os.getpid(),
+        "began": round(psutil.Process().create_time(), 3),
         "world_size": world_size,
         "versions": _versions(),
     }
+    submitted = environ.get(SUBMITTED)
+    if submitted:
+        found["submitted"] = float(submitted)
     slurm = {name: environ[variable] for name, variable in SLURM.items() if environ.get(variable)}
     if slurm:
         found["slurm"] = slurm

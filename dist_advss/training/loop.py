@@ -235,8 +235,9 @@ class Trainer:
         # A validation judges one model, so the batch-norm statistics of all processes become their means.
         self.engine.reconcile()
         # The epoch is saved before its validation, which may take long and be interrupted.
-        state = self._whole_state()
-        self._save_last(state)
+        with self.tracker.spending("saving"):
+            state = self._whole_state()
+            self._save_last(state)
         if self.unvalidated:
             self._validate(state, interrupt)
 
@@ -252,7 +253,8 @@ class Trainer:
             if signum:
                 raise self._stopped(signum)
 
-        result = validate(self.engine.module, self.held_out, share, self.config, self.world, stop_after_signal)
+        with self.tracker.spending("validating"):
+            result = validate(self.engine.module, self.held_out, share, self.config, self.world, stop_after_signal)
         values = {name: value for name, value in asdict(result).items() if value != []}
         numbers = {f"validation {name}": v for name, v in values.items() if isinstance(v, float)}
         numbers |= {f"validation attack_loss.{i}": loss for i, loss in enumerate(result.attack_loss)}
@@ -262,19 +264,22 @@ class Trainer:
         weights = self.world.on_rank_zero(lambda: checkpoint.digest(state["model"]))
         self.last = {"epoch": self.done, "ta": result.ta, "ra": result.ra, "weights": weights}
         self.tracker.validation_line(self.global_step, self.done, values)
-        for name, key in (("best_ra", "ra"), ("best_ta", "ta")):
-            if name not in self.best or self.last[key] > self.best[name][key]:
-                self.best[name] = self.last
-                self._write(partial(checkpoint.save, self.checkpoints / f"{name}.pt", self._weights(state)))
-        self._save_last(state)
+        with self.tracker.spending("saving"):
+            for name, key in (("best_ra", "ra"), ("best_ta", "ta")):
+                if name not in self.best or self.last[key] > self.best[name][key]:
+                    self.best[name] = self.last
+                    self._write(partial(checkpoint.save, self.checkpoints / f"{name}.pt", self._weights(state)))
+            self._save_last(state)
 
     def save(self) -> None:
         """Writes `last.pt`, but raises RunError instead when a loss or the model is not finite."""
-        self._save_last(self._whole_state())
+        with self.tracker.spending("saving"):
+            self._save_last(self._whole_state())
 
     def _save_last(self, state: State) -> None:
         """Writes `last.pt` with the engine's state, which only rank 0 has."""
         self._write(lambda: checkpoint.save_last(self.checkpoints, {**state, **self._content()}))
+        self.tracker.saved(self.global_step)
 
     def _write(self, write: Callable[[], None]) -> None:
         """Rank 0 calls `write`. Every process raises the RunError of a full disk, or of a run folder that is gone."""

@@ -106,7 +106,8 @@ def _train(config: TrainConfig, located: Located, command: str, out: Path, world
         trainer.run(interrupt)
         if world.rank == 0:
             result = _result(config, command, trainer, loader, world, parameters)
-            write_json(out / "result.json", result | {"made_from": made_from.as_record()})
+            result |= {"goodput": tracker.goodput(trainer.global_step), "made_from": made_from.as_record()}
+            write_json(out / "result.json", result)
 
 
 def _refuse_few_held_out(config: TrainConfig, held_out: int, processes: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,12 @@ def progress_of(run_folder: Path) -> list[Any]:
         *run_folder.glob("result.json"),
     ]
     return sorted([file.name, file.stat().st_mtime_ns, file.stat().st_size] for file in files)
+
+
+def eligible(directory: Path, needs: Iterable[str], submitted: float) -> float:
+    """When a stage could have started (unix seconds): at its submission, or when the last stage that it needs had finished."""
+    results = [directory / need / "result.json" for need in needs]
+    return max([submitted, *(result.stat().st_mtime for result in results if result.is_file())])
 
 
 def why_give_up(past: list[Session], submission: str, requeues: int, most: int, now: list[Any]) -> str | None:

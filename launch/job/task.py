@@ -22,13 +22,14 @@ from dist_advss.errors import STOP_SIGNALS, UNREACHABLE, RunError, Stopped, User
 from dist_advss.files import locked
 from dist_advss.runs import state
 from dist_advss.streams import guarded, output_is_optional
+from dist_advss.tracking.session import SUBMITTED
 
 from ..queue.environment import OF_TORCHRUN
 from ..stage import run_stage, shared
 from . import preflight
 from .allocation import Allocation, find, first_port, free_port, refuse_other_world, rendezvous
 from .ending import end_of_job, set_up_failed
-from .sessions import End, Session, ends_folder, progress_of, record, record_end, sessions, why_give_up
+from .sessions import End, Session, eligible, ends_folder, progress_of, record, record_end, sessions, why_give_up
 
 # errors of torch.distributed after another rank has exited, or if a port is taken; no rank with one of these is to blame
 LOST = re.compile(
@@ -114,6 +115,7 @@ def _run(place: Allocation) -> tuple[str, str | None]:
         preflight.check(place, config, gpus)
         if place.rank == 0:
             _begin(place)
+        os.environ[SUBMITTED] = str(eligible(place.directory, place.stage.needs, place.submission.time))
         engine = (config.get("engine") or {}).get("name", "")
         run_stage(place.directory, shared(place.stage, engine, place.ranks))
         return "finished", None

@@ -72,7 +72,7 @@ class Runs:
             {key: line[key] for key in line if key not in ("time", "images_per_s", "data_wait", "memory")}
             for line in lines
         ]
-        return {"result": {**self.result(name), "seconds": 0}, "metrics": metrics, "states": states}
+        return {"result": {**self.result(name), "seconds": 0, "goodput": None}, "metrics": metrics, "states": states}
 
     def finite(self, name: str = "run") -> bool:
         """Whether there is a checkpoint, and no checkpoint holds a NaN or an infinity."""

@@ -67,7 +67,7 @@ def test_a_resumed_run_says_where_it_went_on(runs: Runs, stop_after: Callable[[i
     stop_after(100)
     runs.train()
     events = [(line["event"], line["step"]) for line in runs.metrics(kind="event")]
-    assert events == [("start", 0), ("stop", 3), ("resume", 3)]
+    assert events == [("start", 0), ("stop", 3), ("resume", 3), ("goodput", 8)]
 
 
 def test_a_run_may_go_on_with_other_threads_lines_and_saves(runs: Runs, stop_after: Callable[[int], None]) -> None:
