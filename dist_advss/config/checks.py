@@ -14,6 +14,7 @@ from .engines import ENGINES, ZERO
 from .implementation import implementation
 from .keys import names_with
 from .objectives import OBJECTIVES, TASKS, JigsawKeys, Joint, SelfieKeys
+from .profile import check_profile, check_profiled_ranks
 from .schema import Engine, Model
 from .sets import SETS
 
@@ -57,6 +58,7 @@ def check_training(command: str, config: Any) -> None:
     _check_batch(config)
     _check_schedule(config.schedule)
     _check_engine(config)
+    check_profile(config.profile)
 
 
 def check_evaluation(command: str, config: Any) -> None:
@@ -80,6 +82,7 @@ def check_transfer(command: str, config: Any) -> None:
 
 def check_world(config: Any, world_size: int) -> None:
     """Refuses a number of processes that cannot run this configuration. Raises UserError with the nearest numbers that can."""
+    check_profiled_ranks(config.profile, world_size)
     name, batch, accumulate = config.engine.name, config.train.batch_size, config.train.accumulate
     if not config.engine.kind.several and world_size > 1:
         others = ", ".join(f"engine={other}" for other, kind in ENGINES.items() if kind.several)

@@ -14,6 +14,7 @@ from .corruptions import CORRUPTIONS
 from .engines import ENGINES, ZERO, EngineKind
 from .keys import REQUIRED, group, key
 from .objectives import Objective
+from .profile import Profile
 from .sets import DATASETS
 
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -282,6 +283,7 @@ class TrainConfig:
     train: Train = group(Train)
     validation: Validation = group(Validation)
     tracking: Tracking = group(Tracking, where=True)
+    profile: Profile = group(Profile, where=True)
 
 
 @dataclass

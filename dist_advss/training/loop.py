@@ -23,6 +23,7 @@ from ..tracking import Silent, Tracker
 from . import checkpoint
 from .interrupt import Interrupt
 from .passes import Passes
+from .profiler import Profiler
 from .schedules import learning_rate
 from .utilisation import peak_memory
 from .validation import validate
@@ -37,6 +38,7 @@ class Trainer:
     images       the images that the run trains on, kept in every checkpoint
     transferred  how many tensors of theta_p the run began with; None for random weights
     clock        seconds of a monotonic clock
+    profiler     records a window of steps; None for none
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Trainer:
         images: Identity,
         transferred: dict[str, int] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        profiler: Profiler | None = None,
     ) -> None:
         self.config = config
         self.engine = engine
@@ -69,6 +72,7 @@ class Trainer:
         self.images = images
         self.transferred = transferred
         self.passes = Passes(engine.module.encoder)
+        self.profiler = profiler
         self._clock = clock
         self._started = clock()
         self._seconds_before = 0.0  # of the processes that this one resumed
@@ -155,11 +159,15 @@ class Trainer:
             self.tracker.advance(self.config.train.batch_size)
             self.world.heartbeat()
             self.passes.end_step()
+            if self.profiler and self.profiler.end(self.global_step):
+                self.tracker.event("profile", self.global_step, f"rank {self.world.rank}: {self.profiler.written}")
             self._after_step(lr, interrupt)
 
     def _waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches. Adds up the time spent waiting for them."""
         while True:
+            if self.profiler and self.step < len(self.loader):
+                self.profiler.begin(self.global_step + 1)
             begin = self._clock()
             batch = next(batches, None)
             self._waited += self._clock() - begin

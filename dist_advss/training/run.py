@@ -28,6 +28,7 @@ from .interrupt import Interrupt
 from .loop import Trainer
 from .made_from import Loaded, MadeFrom, digests, load_weights, refuse_trained_on
 from .members import load_members, member_files
+from .profiler import profiler_of
 from .utilisation import ideal_seconds
 
 MEMBERS_PICK = "best_ra"  # the checkpoint of a fine-tuned member
@@ -90,7 +91,12 @@ def _train(config: TrainConfig, located: Located, command: str, out: Path, world
         # 3. The engine comes before the attack, because it moves the module that the attack works on.
         engine = engines.build(config, objective, world)
         attack = attacks.build(config.attack, engine.module, config.objective.couples_rows)
-        trainer = Trainer(config, out, engine, attack, loader, held_out, tracker, images, transferred)
+        profiler = profiler_of(config.profile, out, world.rank, world.device)
+        if profiler is not None:
+            stack.enter_context(profiler)
+        trainer = Trainer(
+            config, out, engine, attack, loader, held_out, tracker, images, transferred, profiler=profiler
+        )
         if not trainer.resume():
             where = f"{engines.describe(config, world)}, images by the {loader.name} loader"
             tracker.event("start", 0, f"{where}, {steps} steps an epoch")
