@@ -7,6 +7,7 @@ they average gradients, and how they assemble and split a whole state.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -70,6 +71,7 @@ class Engine:
     update()    the optimizer's step with the added gradients, clipped to train.clip; call `set_lr` before it
     step(loss)  both: `backward`, and `update` after the last part
     grad_norm   length of the last update's gradient before it was clipped, a scalar on the device
+    after_forward  is called after each wrapped forward pass; a loop may set it, to take the time
     reconcile() makes batch-norm statistics the same in all processes, for a validation
     state/load  model and optimizer as whole plain CPU tensors by name, which any engine at any world size loads.
                 All processes call them. Rank 0 gets the state, the others an empty one. `state` changes nothing in the
@@ -84,6 +86,7 @@ class Engine:
         self.clip = config.train.clip
         self.parts_done = 0  # backward passes since the last update
         self.grad_norm = torch.zeros((), device=self.device)
+        self.after_forward: Callable[[], None] = lambda: None
         if config.train.sync_bn and world.size > 1:
             batch_norm.synchronise(module, self.device, config.objective.double_backward)
         module.precision = config.train.precision
@@ -102,6 +105,7 @@ class Engine:
 
     def __call__(self, task: Task, x_adv: Images | None) -> Outcome:
         outcome: Outcome = self.wrapped(task, x_adv)
+        self.after_forward()
         return outcome
 
     def set_lr(self, lr: float) -> None:

@@ -57,7 +57,7 @@ SHORTEST, NARROWEST, WIDEST = 12, 8, 32  # letters of a name at least; of a curv
 
 @dataclass(frozen=True)
 class Row:
-    """One stage as texts, "" where there is nothing to show. `note` is its last error, or why its job waits."""
+    """One stage as texts, "" where there is nothing to show. `note` is its last error, why its job waits, or its last alert."""
 
     stage: str
     state: State
@@ -121,8 +121,14 @@ def row(run: Run, now: float) -> Row:
         time=clock(elapsed(run, now)),
         left=clock(remaining(run)),
         requeues=str(run.requeues) if run.requeues else "",
-        note=run.status.error or reason,
+        note=run.status.error or reason or _alert(run),
     )
+
+
+def _alert(run: Run) -> str:
+    """The alert that a running run has raised last, unless it has recovered; ""."""
+    raised = [event for event in run.metrics.events if event.event in ("alert", "recovered")]
+    return raised[-1].text if run.state == "running" and raised and raised[-1].event == "alert" else ""
 
 
 def as_text(rows: list[Row]) -> str:

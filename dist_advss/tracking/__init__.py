@@ -67,8 +67,13 @@ class Tracker:
         self._images += images
         self._progress.advance()
 
-    def train_line(self, step: int, epoch: int, lr: float, waited: float, memory: float) -> None:
-        """Writes a "train" line: the means since the last one, learning rate, speed, data wait (s) and memory (MiB)."""
+    def train_line(
+        self, step: int, epoch: int, lr: float, waited: float, memory: float, ranks: dict[str, Any] | None = None
+    ) -> None:
+        """Writes a "train" line: the means since the last one, learning rate, speed, data wait (s) and memory (MiB).
+
+        `ranks` has what it says of the other processes.
+        """
         elapsed = max(self._seconds() - self._since, 1e-9)
         speed = self._images / elapsed
         means = self.meter.take()
@@ -78,7 +83,7 @@ class Tracker:
         values["memory"] = round(memory, 1)
         if self._ideal_step is not None:
             values["mfu"] = round(self._ideal_step * self._images / self._batch_size / elapsed, 4)
-        self._write("train", step, epoch=epoch, **values)
+        self._write("train", step, epoch=epoch, **values, **(ranks or {}))
         self._progress.train(epoch, means, speed)
         self._since, self._images = self._seconds(), 0
 
@@ -128,7 +133,9 @@ class Silent(Tracker):
 
     def advance(self, images: int) -> None: ...
 
-    def train_line(self, step: int, epoch: int, lr: float, waited: float, memory: float) -> None:
+    def train_line(
+        self, step: int, epoch: int, lr: float, waited: float, memory: float, ranks: dict[str, Any] | None = None
+    ) -> None:
         self.meter.take()
 
     def validation_line(self, step: int, epoch: int, values: dict[str, Any]) -> None: ...

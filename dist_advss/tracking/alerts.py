@@ -1,4 +1,7 @@
-"""Alerts of a run: RA that collapses, and a run that keeps restarting. (A NaN needs no alert: it ends the run.)"""
+"""Alerts of a run: RA that collapses, a process that the others wait for, a run that keeps restarting.
+
+A NaN needs no alert: it ends the run.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..runs.metrics import number
+from .stragglers import Stragglers
 
 COLLAPSE = 0.5  # fraction of the best RA so far
 WORTH = 10.0  # percent; a best RA below this cannot collapse
@@ -15,21 +19,27 @@ STUCK = 3  # sessions in a row that begin at the same step
 
 
 class Alerts:
-    """Watches the lines of one run in order. `see` returns the sentence of an alert, or None.
+    """Watches the lines of one run in order. `see` returns the name and the sentence of an event, or None.
 
-    A collapse is reported once, and again only after RA has recovered.
+    The name is "alert", or "recovered" for the end of one. A collapse is reported once, and again only after RA has recovered.
     """
 
     def __init__(self, lines: Iterable[dict[str, Any]] = ()) -> None:
         self._best_ra, self._collapsed = 0.0, False
         self._sessions: list[tuple[float, int]] = []
+        self._stragglers = Stragglers()
         for line in lines:
             self.see(line)
 
-    def see(self, line: dict[str, Any]) -> str | None:
+    def see(self, line: dict[str, Any]) -> tuple[str, str] | None:
+        if line["kind"] == "train":
+            return self._stragglers.see(line)
+        sentence = None
         if line["kind"] == "validation":
-            return self._validation(line)
-        return self._session(line) if line["kind"] == "session" else None
+            sentence = self._validation(line)
+        elif line["kind"] == "session":
+            sentence, self._stragglers = self._session(line), Stragglers()  # its processes may be on other nodes
+        return ("alert", sentence) if sentence else None
 
     def _validation(self, line: dict[str, Any]) -> str | None:
         if any(number(line.get(name)) is None for name in ("epoch", "ta", "ra")):  # damaged

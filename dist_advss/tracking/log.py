@@ -77,7 +77,7 @@ class Log:
         line = self._file.write(kind, step, **values)
         alert = self._alerts.see(line) if line else None
         if alert:
-            self.event("alert", step, alert)
+            self.event(alert[0], step, alert[1])
         if self._companion:
             for note in self._companion.notes():
                 self.event("wandb", step, note)

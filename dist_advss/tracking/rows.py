@@ -6,7 +6,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 AXES = ("step", "epoch", "images")
-PERFORMANCE = ("images_per_s", "data_wait", "memory", "mfu")
+OF_RANKS = (
+    "own_s",
+    "own_s_min",
+    "own_s_max",
+    "own_rank",
+    "data_wait_max",
+    "data_wait_rank",
+    "memory_max",
+    "memory_rank",
+)
+PERFORMANCE = ("images_per_s", "data_wait", "memory", "mfu", *OF_RANKS)
 # the default x axis of each family of names
 AXIS_OF = {"train/*": "step", "attack/*": "step", "perf/*": "step", "val/*": "epoch", "val_attack/*": "epoch"}
 PREFIXES = {"train": ("train", "attack"), "validation": ("val", "val_attack")}

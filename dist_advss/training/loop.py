@@ -22,6 +22,7 @@ from ..rng import Rng
 from ..tracking import Silent, Tracker
 from . import checkpoint
 from .interrupt import Interrupt
+from .pace import Pace, Ranks, meets_early
 from .passes import Passes
 from .profiler import Profiler
 from .schedules import learning_rate
@@ -77,7 +78,12 @@ class Trainer:
         self._started = clock()
         self._seconds_before = 0.0  # of the processes that this one resumed
         self._window: list[tuple[int, dict[str, torch.Tensor]]] = []  # (step, values) since the last line of metrics
-        self._waited = 0.0
+        self._waited, self._since = 0.0, clock()  # waiting for batches since the last line, and when that was
+        # Processes that meet in the forward pass compute alone only until then, the others until the backward pass.
+        self.pace, self.ranks = Pace(self.world.device, clock), Ranks(self.world)
+        self._meets_early = meets_early(config)
+        if not self._meets_early:
+            engine.after_forward = self.pace.alone
 
     @property
     def global_step(self) -> int:
@@ -135,10 +141,13 @@ class Trainer:
 
     def _train_epoch(self, interrupt: Interrupt) -> None:
         engine, objective = self.engine, self.engine.module
+        self._since = self._clock()
         for batch in self._waiting(self.loader.epoch(self.done, self.step)):
             lr = learning_rate(self.config.schedule, self.global_step, len(self.loader), self.config.train.batch_size)
             engine.set_lr(lr)
             terms = []
+            if self._meets_early:
+                self.pace.alone()
             # Draws are named by epoch, step and row, so a part gets the same ones on any number of processes.
             for part in batch.split(engine.accumulate):
                 rng = self.rng.at(self.done, self.step).rows(part.row)
@@ -159,6 +168,7 @@ class Trainer:
             self.tracker.advance(self.config.train.batch_size)
             self.world.heartbeat()
             self.passes.end_step()
+            self.pace.end()
             if self.profiler and self.profiler.end(self.global_step):
                 self.tracker.event("profile", self.global_step, f"rank {self.world.rank}: {self.profiler.written}")
             self._after_step(lr, interrupt)
@@ -169,6 +179,7 @@ class Trainer:
             if self.profiler and self.step < len(self.loader):
                 self.profiler.begin(self.global_step + 1)
             begin = self._clock()
+            self.pace.begin()
             batch = next(batches, None)
             self._waited += self._clock() - begin
             if batch is None:
@@ -178,9 +189,9 @@ class Trainer:
     def _after_step(self, lr: float, interrupt: Interrupt) -> None:
         step, every = self.global_step, self.config.train.checkpoint_every
         if step % self.config.train.log_every == 0 or self.step == len(self.loader):
-            self._empty_window()
-            self.tracker.train_line(step, self.done, lr, self._waited, peak_memory(self.world.device))
-            self._waited = 0.0
+            ranks = self._empty_window(with_ranks=True)
+            self.tracker.train_line(step, self.done, lr, self._waited, peak_memory(self.world.device), ranks)
+            self._waited, self._since = 0.0, self._clock()
         if every and step % every == 0 and self.step < len(self.loader):
             self.save()
         signum = self.world.stop_requested(interrupt.signum or 0)
@@ -194,20 +205,30 @@ class Trainer:
         self.tracker.event("stop", step, f"stopped by signal {signum} at step {step}")
         return Stopped(signum, f"stopped at step {step}, saved; rerun the command to resume")
 
-    def _empty_window(self) -> None:
+    def _empty_window(self, with_ranks: bool = False) -> dict[str, Any]:
         """Moves the steps since last time into the means, over all processes in one collective.
 
+        Returns what a line says of each process, which the same collective collects; {} without `with_ranks`.
         Raises RunError at the first value that is not finite.
         """
         if not self._window:
-            return
-        table = torch.stack([torch.stack(list(terms.values())) for _, terms in self._window])
-        rows = self.world.mean(table.to(torch.float32)).tolist()
+            return {}
+        table = torch.stack([torch.stack(list(terms.values())) for _, terms in self._window]).to(torch.float32)
+        parts = [table.flatten(), self._mine()] if with_ranks else [table.flatten()]
+        total = self.world.sum(torch.cat(parts)).tolist()
+        size, width = self.world.size, table.shape[1]
+        rows = [[value / size for value in total[at : at + width]] for at in range(0, table.numel(), width)]
         for (step, terms), row in zip(self._window, rows, strict=True):
             values = dict(zip(terms, row, strict=True))
             self._refuse_non_finite(step, values)
             self.tracker.meter.add(values)
         self._window = []
+        return self.ranks.line(total[table.numel() :]) if with_ranks else {}
+
+    def _mine(self) -> torch.Tensor:
+        """What this process adds to the table of all since the last line."""
+        waited = self._waited / max(self._clock() - self._since, 1e-9)
+        return self.ranks.mine(self.pace.take(), waited, peak_memory(self.world.device))
 
     def _refuse_non_finite(self, step: int, values: dict[str, float]) -> None:
         """Raises RunError at the first value that is NaN or infinite."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ import torch
 from dist_advss import engines, objectives
 from dist_advss.config.compose import compose
 from dist_advss.config.inherit import configure
-from dist_advss.data import MemoryLoader
+from dist_advss.data import MemoryLoader, loader
 from dist_advss.engines import World
 from dist_advss.models import preact
 from dist_advss.training import run, validation
@@ -82,6 +85,37 @@ def train_and_stop(command: str, steps: int, *words: str) -> None:
 
     if engines.find_place().rank == engines.find_place().world_size - 1:
         run.Interrupt = After  # type: ignore[misc]
+    train(command, *words)
+
+
+def train_slowed(command: str, place: str, seconds: float, *words: str) -> None:
+    """The same, but the last of the processes sleeps so many seconds before each batch ("loader") or pass ("forward")."""
+    if engines.find_place().rank == engines.find_place().world_size - 1:
+        if place == "loader":
+            epoch = loader.Loader.epoch
+
+            def late(self: Any, *arguments: Any) -> Iterator[Any]:
+                for batch in epoch(self, *arguments):
+                    time.sleep(seconds)
+                    yield batch
+
+            loader.Loader.epoch = late  # type: ignore[method-assign,assignment]
+        else:
+            build = objectives.build
+
+            def slow(config: Any) -> Any:
+                objective = build(config)
+                objective.encoder.register_forward_pre_hook(lambda *arguments: time.sleep(seconds))
+                return objective
+
+            objectives.build = slow
+    train(command, *words)
+
+
+def train_on_a_counted_clock(command: str, *words: str) -> None:
+    """The same, but each look at the clock is a second later than the last one, in every process."""
+    clock = itertools.count().__next__
+    run.Trainer = functools.partial(run.Trainer, clock=lambda: float(clock()))  # type: ignore[assignment,misc]
     train(command, *words)
 
 

@@ -38,7 +38,8 @@ def test_a_collapse_of_ra_is_told_when_it_happens(rates: list[float], alarmed: l
 def test_the_sentence_says_from_what_to_what() -> None:
     alerts = Alerts([validation(1, 42.5)])
     assert alerts.see(validation(2, 0.5, ta=85.0)) == (
-        "RA fell to 0.5 at epoch 2, from 42.5 at best (TA 85.0); with few attack steps this is catastrophic overfitting"
+        "alert",
+        "RA fell to 0.5 at epoch 2, from 42.5 at best (TA 85.0); with few attack steps this is catastrophic overfitting",
     )
 
 
