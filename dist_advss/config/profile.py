@@ -1,4 +1,4 @@
-"""Keys of the profiler window, in a group of its own: `profile.steps=[A,B]`."""
+"""Keys of what a run records about its own work: `profile.steps=[A,B]`, `profile.memory`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ class Profile:
         "record steps A to B with torch.profiler, as [A,B] counted from 1, to profile/ in the run folder; null: none",
     )
     ranks: list[int] = key([0], "ranks to record, as [0,5]")
+    memory: bool = key(
+        False, "GPU: record who allocates memory, for the snapshot that a run writes when its memory is full"
+    )
 
 
 def check_profile(profile: Profile) -> None:

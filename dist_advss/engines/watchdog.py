@@ -22,6 +22,7 @@ from typing import Any
 
 from ..errors import EXIT_HANG
 from ..files import open_own
+from . import flight
 
 POLL_S = 1.0
 DEAD_AFTER_S = 45.0  # a process whose thread sends no heartbeat for this long counts as dead
@@ -168,3 +169,4 @@ class Watchdog:
             self.folder.mkdir(parents=True, exist_ok=True)
             with open_own(self.folder / f"rank{self.rank}.txt", "w") as file:
                 faulthandler.dump_traceback(file, all_threads=True)
+        flight.dump(self.folder, self.rank)

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from ..config.schema import Guard
 from ..cores import share_of_cores
 from ..errors import UNREACHABLE, RunError, Stopped, UserError, exit_code
+from . import flight
 from .environment import Place
 from .watchdog import Watchdog
 
@@ -180,6 +181,8 @@ def init(
     backend = "nccl" if chosen.type == "cuda" else "gloo"
     store = None
     if place.world_size > 1:
+        if stacks is not None and backend == "nccl":
+            flight.set_environment(stacks)
         store = _join(place, chosen, backend, guard)
         print(
             f"rank {place.rank} of {place.world_size} ({place.started_by}) on {platform.node()}: local rank "

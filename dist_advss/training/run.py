@@ -28,6 +28,7 @@ from .interrupt import Interrupt
 from .loop import Trainer
 from .made_from import Loaded, MadeFrom, digests, load_weights, refuse_trained_on
 from .members import load_members, member_files
+from .memory import snapshot_when_full
 from .profiler import profiler_of
 from .utilisation import ideal_seconds
 
@@ -109,7 +110,8 @@ def _train(config: TrainConfig, located: Located, command: str, out: Path, world
             if code != made_from.code:
                 tracker.event("code", trainer.global_step, f"{own} has changed since the run began")
             stack.enter_context(objectives.errors_of(own, out / f"error{world.rank or ''}.txt"))
-        trainer.run(interrupt)
+        with snapshot_when_full(config, world, out):
+            trainer.run(interrupt)
         if world.rank == 0:
             result = _result(config, command, trainer, loader, world, parameters)
             result |= {"goodput": tracker.goodput(trainer.global_step), "made_from": made_from.as_record()}

@@ -117,7 +117,7 @@ def test_a_job_that_hangs_writes_every_stack_and_ends_with_its_own_code(start: A
     out = tmp_path / "run"
     ranks = start(4, hanging_run, f"out={out}")
     assert ranks.wait(90) == [EXIT_HANG] * 4, ranks.said()
-    stacks = {path.name: path.read_text() for path in (out / "stacks").iterdir()}
+    stacks = {path.name: path.read_text() for path in (out / "stacks").glob("*.txt")}
     assert stacks.keys() == {f"rank{rank}.txt" for rank in range(4)}
     assert "in stuck" in stacks["rank1.txt"]
     assert all("in stuck" not in stacks[f"rank{rank}.txt"] for rank in (0, 2, 3))
