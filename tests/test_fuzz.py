@@ -67,6 +67,7 @@ def test_words(fuzzer: Fuzzer) -> None:
         "pretrain": [],
         "finetune": [],
         "evaluate": ["checkpoint=L/p1_finetune"],
+        "corruptions": ["checkpoint=L/p1_finetune"],
         "transfer": ["sources=[L/p1_finetune]"],
     }
     keys = {command: keys_of(command) for command in COMMANDS}
@@ -107,6 +108,11 @@ def test_other_commands(fuzzer: Fuzzer) -> None:
         lambda x: ["launch", "experiment=tiny.yaml", "out=OUT", "--print", x],
         lambda x: ["data", "show", x],
         lambda x: ["data", "write", f"out={x}", "data=folder", f"data.root={x}"],
+        lambda x: ["export", x, "OUT"],
+        lambda x: ["export", f"L/{x}", "OUT", "--evaluation", x],
+        lambda x: ["import", x, "OUT"],
+        lambda x: ["leaderboard", x],
+        lambda x: ["leaderboard", "L", "-o", x],
         lambda x: ["plan", "pretrain", f"gpu={x}"],
         lambda x: ["plan", "pretrain", "gpu=h100", f"nodes={x}"],
         lambda x: [x],
@@ -256,6 +262,21 @@ def test_checkpoints(fuzzer: Fuzzer) -> None:
     assert fuzzer.count == TRIED["checkpoints"]
 
 
+def test_exports(fuzzer: Fuzzer) -> None:
+    """Importing a damaged or hand-made export."""
+    assert main(["export", "L/p1_finetune", "shared"]) == 0
+    for name, count in (("config.json", 40), ("model.safetensors", 15)):
+        file = fuzzer.desk / "shared" / name
+        for changed in changes(fuzzer, file, count):
+            fuzzer.over(file, changed, [["import", "shared", "OUT"]])
+    probe = fuzzer.desk / "shared" / "probe.pt"
+    for _ in range(25):
+        written = io.BytesIO()
+        torch.save(fuzzer.changed_tree(torch.load(probe, weights_only=True)), written)
+        fuzzer.over(probe, written.getvalue(), [["import", "shared", "OUT"]])
+    assert fuzzer.count == TRIED["exports"]
+
+
 def sets(desk: Path) -> None:
     """A small set of every kind that is not verified by a known checksum: images, IDX, npz, pickles, a beton."""
     draw = np.random.default_rng(0)
@@ -321,10 +342,11 @@ def test_images_and_betons(fuzzer: Fuzzer) -> None:
 
 TRIED = {
     "words": 700,
-    "other commands": 276,
+    "other commands": 336,
     "texts": sum(count * len(lines) for _, count, lines in TEXTS),
     "pages": sum(count * len(lines) for _, count, lines in PAGES),
     "checkpoints": 128,
+    "exports": 80,
     "images and betons": 212,
 }
 

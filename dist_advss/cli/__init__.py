@@ -69,6 +69,9 @@ def _dispatch(words: list[str]) -> int:
         print(f"dist-advss {__version__}")
         return 0
     command, *rest = words
+    with_nul = next((word for word in rest if "\0" in word), None)
+    if with_nul is not None:  # a shell passes none, a program that calls `main` may
+        raise UserError(f"{with_nul}: holds a NUL character, which no key, value or path can; remove it")
     if command not in COMMANDS:
         raise UserError(f"{command}: no such command; {nearest(command, COMMANDS)}")
     return COMMANDS[command][1](rest)
