@@ -70,6 +70,7 @@ class Engine:
     backward    adds the gradient of one of train.accumulate parts of a batch
     update()    the optimizer's step with the added gradients, clipped to train.clip; call `set_lr` before it
     step(loss)  both: `backward`, and `update` after the last part
+    rehearsing  whether the current forward and backward pass is one that the engine discards
     grad_norm   length of the last update's gradient before it was clipped, a scalar on the device
     after_forward  is called after each wrapped forward pass; a loop may set it, to take the time
     reconcile() makes batch-norm statistics the same in all processes, for a validation
@@ -85,6 +86,7 @@ class Engine:
         self.accumulate = config.train.accumulate
         self.clip = config.train.clip
         self.parts_done = 0  # backward passes since the last update
+        self.rehearsing = False
         self.grad_norm = torch.zeros((), device=self.device)
         self.after_forward: Callable[[], None] = lambda: None
         if config.train.sync_bn and world.size > 1:

@@ -6,6 +6,7 @@ import contextlib
 import warnings
 from typing import Any
 
+import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from ..images import Images
@@ -22,6 +23,7 @@ class DDPEngine(Engine):
     """
 
     def wrap(self) -> Any:
+        self._rehearsed = self.world.size == 1
         if self.world.size == 1:
             return self.module
         with warnings.catch_warnings():  # newer versions of torch rename broadcast_buffers
@@ -34,6 +36,25 @@ class DDPEngine(Engine):
             )
 
     def __call__(self, task: Task, x_adv: Images | None) -> Outcome:
+        if not self._rehearsed:
+            self._rehearse(task, x_adv)
         apart = self.world.size > 1 and not self.last_part  # gradients are averaged once an update
         with self.wrapped.no_sync() if apart else contextlib.nullcontext():
             return super().__call__(task, x_adv)
+
+    def _rehearse(self, task: Task, x_adv: Images | None) -> None:
+        """One forward and backward pass whose gradients are discarded, before the first update of a session.
+
+        After its first backward pass DistributedDataParallel groups the gradients anew, in the order in which they arrived.
+        How an all-reduce rounds a sum depends on the place in a group. Without this pass, the first update after a resume
+        would be rounded otherwise than that of a run that nothing stopped.
+        """
+        buffers = [(buffer, buffer.clone()) for buffer in self.module.buffers()]
+        self.rehearsing = True
+        super().__call__(task, x_adv).loss.backward()
+        self.rehearsing = False
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        self._rehearsed = True

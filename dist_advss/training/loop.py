@@ -72,7 +72,7 @@ class Trainer:
         self.last: dict[str, Any] = {}
         self.images = images
         self.transferred = transferred
-        self.passes = Passes(engine.module.encoder)
+        self.passes = Passes(engine)
         self.profiler = profiler
         self._clock = clock
         self._started = clock()

@@ -5,6 +5,8 @@ The attack takes signs and batch norm sees each process's own images, so that on
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,14 @@ from typing import Any
 import pytest
 import torch
 
-from . import jobs
+from dist_advss import engines
+from dist_advss.engines import watchdog
+from dist_advss.training import loop
 
+from . import jobs
+from .conftest import Ranks
+
+ZERO = [f"zero{stage}" for stage in range(4)]
 SIGNED = ["attack.norm=linf", "attack.eps=0.1", "attack.steps=2", "model.width=4"]
 
 
@@ -55,16 +63,82 @@ def test_saving_in_mid_epoch_changes_nothing(start: Any, tmp_path: Path) -> None
     assert differing(tmp_path / "seldom", tmp_path / "often") == []
 
 
-@pytest.mark.parametrize(("engine", "size"), [("ddp", 2)])
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, server: Any) -> Any:
+    """The folder of the run that nothing stops, once for each number of processes and configuration."""
+    made: dict[tuple[Any, ...], Path] = {}
+
+    def run(size: int, *words: str) -> Path:
+        if (size, *words) not in made:
+            folder = tmp_path_factory.mktemp("whole")
+            ranks = Ranks(server, folder / "job", size, jobs.train, *words, f"out={folder / 'run'}")
+            assert ranks.wait() == [0] * size, ranks.said()
+            made[(size, *words)] = folder / "run"
+        return made[(size, *words)]
+
+    return run
+
+
+ACCUMULATED = [
+    "objective=rotation",
+    "train.accumulate=2",
+    "train.clip=0.5",
+    "schedule.optimizer=adamw",
+    "schedule.lr=0.001",
+]
+ROTATION = ["objective=rotation"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "size", "words"),
+    [
+        pytest.param("ddp", 4, ROTATION, id="ddp-4"),
+        *(
+            pytest.param(engine, 2, ROTATION, marks=pytest.mark.slow, id=f"{engine}-2")
+            for engine in ("ddp", "fsdp", *ZERO)
+        ),
+        pytest.param("ddp", 4, ACCUMULATED, marks=pytest.mark.slow, id="ddp-4-accumulated"),
+    ],
+)
 def test_a_run_stopped_in_mid_epoch_and_resumed_is_the_run_that_nothing_stopped(
-    engine: str, size: int, start: Any, tmp_path: Path
+    engine: str, size: int, words: list[str], whole: Any, start: Any, tmp_path: Path
 ) -> None:
-    words = ["pretrain", "objective=rotation", *jobs.ENGINES[engine], *SIGNED]
-    whole = start(size, jobs.train, *words, f"out={tmp_path / 'whole'}")
-    assert whole.wait() == [0] * size, whole.said()
+    if engine in ZERO:
+        pytest.importorskip("deepspeed")
+    words = ["pretrain", *words, *jobs.ENGINES[engine], *SIGNED]
     out = f"out={tmp_path / 'pieces'}"
     first = start(size, jobs.train_and_stop, words[0], 2, *words[1:], out)
     assert first.wait() == [143] * size, first.said()
+    stopped = torch.load(tmp_path / "pieces" / "checkpoints" / "last.pt", weights_only=True)
+    assert 0 < stopped["progress"]["step"] < 5 and len(stopped["statistics"]) == size
     second = start(size, jobs.train, *words, out)
     assert second.wait() == [0] * size, second.said()
-    assert differing(tmp_path / "whole", tmp_path / "pieces") == []
+    assert differing(whole(size, *words), tmp_path / "pieces") == []
+
+
+def train_and_die(step: int, command: str, *words: str) -> None:
+    """A run whose last process kills itself after so many steps."""
+    after, rank = loop.Trainer._after_step, engines.find_place().rank
+
+    def die(self: Any, *arguments: Any) -> None:
+        after(self, *arguments)
+        if rank == 3 and self.global_step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    loop.Trainer._after_step = die  # type: ignore[method-assign]
+    jobs.train(command, *words)
+
+
+@pytest.mark.slow
+def test_a_run_of_which_a_process_was_killed_is_resumed_to_the_run_that_nothing_stopped(
+    whole: Any, start: Any, tmp_path: Path
+) -> None:
+    words = ["pretrain", *ROTATION, "engine=ddp", *SIGNED]
+    out = f"out={tmp_path / 'pieces'}"
+    first = start(4, train_and_die, 3, *words, "train.checkpoint_every=2", out)
+    codes = first.wait(watchdog.DEAD_AFTER_S + 30)
+    assert codes[3] == -signal.SIGKILL and all(code not in (0, None) for code in codes), codes
+    assert torch.load(tmp_path / "pieces" / "checkpoints" / "last.pt", weights_only=True)["progress"]["step"] == 2
+    second = start(4, jobs.train, *words, "train.checkpoint_every=2", out)
+    assert second.wait() == [0] * 4, second.said()
+    assert differing(whole(4, *words), tmp_path / "pieces") == []
