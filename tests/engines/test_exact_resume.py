@@ -125,7 +125,7 @@ def train_and_die(step: int, command: str, *words: str) -> None:
         if rank == 3 and self.global_step == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    loop.Trainer._after_step = die  # type: ignore[method-assign]
+    loop.Trainer._after_step = die  # type: ignore[assignment, method-assign]
     jobs.train(command, *words)
 
 
