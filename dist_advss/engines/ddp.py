@@ -51,7 +51,7 @@ class DDPEngine(Engine):
         """
         buffers = [(buffer, buffer.clone()) for buffer in self.module.buffers()]
         self.rehearsing = True
-        super().__call__(task, x_adv).loss.backward()
+        self.wrapped(task, x_adv).loss.backward()
         self.rehearsing = False
         self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
