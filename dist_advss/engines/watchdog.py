@@ -1,8 +1,9 @@
 """Ends the whole job when one process fails, dies or hangs. The others never wait for it.
 
-Each process runs a watchdog thread, which polls once a second. The first process to detect the end writes its reason to
-the store of the process group, and all others read it there. A failure ends the job with exit code 1 and its traceback. A
-hang ends it with exit code EXIT_HANG, after every process has written the stacks of its threads; a launcher may requeue it.
+Each process runs a watchdog thread, which polls once a second, and less often in a large world. The first process to
+detect the end writes its reason to the store of the process group, and all others read it there. A failure ends the job
+with exit code 1 and its traceback. A hang ends it with exit code EXIT_HANG, after every process has written the stacks of
+its threads; a launcher may requeue it.
 """
 
 from __future__ import annotations
@@ -25,9 +26,16 @@ from ..files import open_own
 from . import flight
 
 POLL_S = 1.0
+READ_EVERY = 5  # polls between two looks of rank 0 at the heartbeats
 DEAD_AFTER_S = 45.0  # a process whose thread sends no heartbeat for this long counts as dead
 GRACE_S = 3.0  # grace period in which rank 0 keeps the store open, so that the others can read the reason
+REQUESTS_S = 512  # that the store of rank 0 gets in a second from all processes together, at most
 END = "end"  # key of the store
+
+
+def interval(least_s: float, world_size: int, requests: float) -> float:
+    """Seconds between two times that each process sends `requests` requests: `least_s`, or what REQUESTS_S allows."""
+    return max(least_s, requests * world_size / REQUESTS_S)
 
 
 class Watchdog:
@@ -44,6 +52,10 @@ class Watchdog:
         self.hang_s = hang_s
         self.folder = folder
         self._store = store
+        # A process sends two requests a poll. Rank 0 also reads one heartbeat of each, every READ_EVERY polls.
+        self.poll_s = interval(POLL_S, world_size, 2 + 1 / READ_EVERY)
+        self.dead_after_s = max(DEAD_AFTER_S, 3 * READ_EVERY * self.poll_s)
+        self.grace_s = max(GRACE_S, 2 * self.poll_s)
         self._limit = start_s
         self._last_step = time.monotonic()
         self._begun = False
@@ -94,24 +106,24 @@ class Watchdog:
             if end["rank"] != self.rank:
                 self._leave(end)
             if self.rank == 0:  # the store ends with this process
-                time.sleep(GRACE_S)
+                time.sleep(self.grace_s)
 
     def _watch(self) -> None:
         ticks, before = 0, time.monotonic()
-        while not self._over.wait(POLL_S):
+        while not self._over.wait(self.poll_s):
             now = time.monotonic()
-            if now - before > 10 * POLL_S:  # this process was suspended: no process is charged for that time
+            if now - before > 10 * self.poll_s:  # this process was suspended: no process is charged for that time
                 self._last_step += now - before
                 self._heartbeats = {rank: (count, now) for rank, (count, _) in self._heartbeats.items()}
             before, ticks = now, ticks + 1
-            end = self._poll(ticks)
+            end = self.poll(ticks)
             if end is None and now - self._last_step > self._limit:
                 step = "step" if self._begun else "first step"
                 end = self._announce(EXIT_HANG, f"no {step} for {self._limit:g} s")
             if end is not None:
                 self._leave(end)
 
-    def _poll(self, ticks: int) -> dict[str, Any] | None:
+    def poll(self, ticks: int) -> dict[str, Any] | None:
         """Sends a heartbeat and returns how the job ended, if it has. Rank 0 also checks the heartbeats of the others."""
         if self._store is None:
             return None
@@ -120,7 +132,7 @@ class Watchdog:
                 end: dict[str, Any] = json.loads(self._store.get(END))
                 return end
             self._store.add(f"heartbeat/{self.rank}", 1)
-            if self.rank == 0 and ticks % 5 == 0:
+            if self.rank == 0 and ticks % READ_EVERY == 0:
                 return self._check_heartbeats()
         except Exception as error:
             if self._over.is_set():
@@ -134,7 +146,7 @@ class Watchdog:
             received = self._store.add(f"heartbeat/{rank}", 0)
             if received != count:
                 self._heartbeats[rank] = (received, now)
-            elif now - since > DEAD_AFTER_S:
+            elif now - since > self.dead_after_s:
                 return self._announce(EXIT_HANG, f"no heartbeat from rank {rank} for {now - since:.0f} s")
         return None
 
@@ -157,7 +169,7 @@ class Watchdog:
         if hang:
             self._write_stacks()
         if self.rank == 0 and self._store is not None:
-            time.sleep(GRACE_S)  # the store ends with this process, and the others must read it first
+            time.sleep(self.grace_s)  # the store ends with this process, and the others must read it first
         os._exit(end["code"])
 
     def _write_stacks(self) -> None:

@@ -20,17 +20,17 @@ from ..cores import share_of_cores
 from ..errors import UNREACHABLE, RunError, Stopped, UserError, exit_code
 from . import flight
 from .environment import Place
-from .watchdog import Watchdog
+from .watchdog import Watchdog, interval
 
 T = TypeVar("T")
-ASK_S = 0.2  # seconds between two questions to the store, while a process waits for the others
+ASK_S = 0.2  # seconds between two questions to the store, while a process waits for the others; more in a large world
 
 
 class World:
     """Process `rank` of `size`, on `device`. All processes call every method together.
 
-    Numbers and objects travel between the CPUs over gloo, tensors of the device over the backend of the device. Without a
-    place the process is alone.
+    All of it travels over one process group, with the backend of the device: a second one over gloo would connect each
+    process with each other one. Without a place the process is alone.
     """
 
     def __init__(
@@ -50,18 +50,16 @@ class World:
         self._watchdog = watchdog
         self._store = store
         self._long_works = 0
-        self._cpu_group: Any = dist.new_group(backend="gloo") if self.size > 1 and device.type == "cuda" else None
-        self._pending_stop: tuple[Any, torch.Tensor] | None = None  # a running collective, and its result
+        self._stop_vote = StopVote(device)
 
     def heartbeat(self) -> None:
         """Reports a finished step to the watchdog. After the first one the shorter timeout applies."""
         if self._watchdog is not None and self._watchdog.heartbeat() and self.size > 1:
-            for group in {None, self._cpu_group}:
-                dist.distributed_c10d.set_timeout(_collective_timeout(self._watchdog.hang_s), group)
+            dist.distributed_c10d.set_timeout(_collective_timeout(self._watchdog.hang_s))
 
     def barrier(self) -> None:
         if self.size > 1:
-            dist.barrier(group=self._cpu_group)
+            dist.barrier()
 
     def on_rank_zero(self, do: Callable[[], T]) -> T:
         """`do()` on rank 0, its result in every process. A UserError or RunError of rank 0 is raised in every process."""
@@ -116,7 +114,7 @@ class World:
         try:
             while self._store.add(key, arrived) < self.size:
                 arrived = 0
-                time.sleep(ASK_S)
+                time.sleep(interval(ASK_S, self.size, 1))
         except (RuntimeError, dist.DistError) as error:
             raise RunError(f"rank 0 has exited ({str(error).splitlines()[0]})") from error
 
@@ -125,7 +123,7 @@ class World:
         if self.size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0, group=self._cpu_group)
+        dist.broadcast_object_list(box, src=0)
         return box[0]
 
     def gather(self, value: T) -> list[T] | None:
@@ -133,13 +131,16 @@ class World:
         if self.size == 1:
             return [value]
         values: list[Any] | None = [None] * self.size if self.rank == 0 else None
-        dist.gather_object(value, values, dst=0, group=self._cpu_group)
+        dist.gather_object(value, values, dst=0)
         return values
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over all processes of a tensor on the CPU or the device."""
         if self.size > 1:
-            dist.all_reduce(values, group=self._cpu_group if values.device.type == "cpu" else None)
+            there = values.to(self.device)
+            dist.all_reduce(there)
+            if there is not values:
+                values.copy_(there)
         return values
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
@@ -152,14 +153,42 @@ class World:
         """
         if self.size == 1:
             return signum
-        answer = 0
-        if self._pending_stop is not None:
-            collective, largest = self._pending_stop
-            collective.wait()
-            answer = int(largest)
-        number = torch.tensor(signum)
-        self._pending_stop = (dist.all_reduce(number, dist.ReduceOp.MAX, group=self._cpu_group, async_op=True), number)
-        return answer
+        return self._stop_vote.exchange(signum)
+
+
+class StopVote:
+    """The largest number of all processes, one call late: a collective on the device that no step waits for.
+
+    On a GPU, it runs on a stream of its own and its result is copied to the CPU there. So a process waits for the collective
+    of the step before, and not for what the GPU still has to do in this step.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._pending: tuple[Callable[[], Any], torch.Tensor] | None = (
+            None  # waits for the result; the result on the CPU
+        )
+
+    def exchange(self, number: int) -> int:
+        """Begins a collective over `number` (0 or more). Returns the largest number of the previous call, 0 at the first."""
+        largest = 0
+        if self._pending is not None:
+            wait, result = self._pending
+            wait()
+            largest = int(result)
+        self._pending = self._begin(number)
+        return largest
+
+    def _begin(self, number: int) -> tuple[Callable[[], Any], torch.Tensor]:
+        if self._stream is None:
+            mine = torch.tensor(number)
+            return dist.all_reduce(mine, dist.ReduceOp.MAX, async_op=True).wait, mine
+        with torch.cuda.stream(self._stream):
+            mine = torch.full((), number, device=self._device)
+            dist.all_reduce(mine, dist.ReduceOp.MAX, async_op=True).wait()  # the stream waits, the CPU does not
+            result = torch.empty((), dtype=mine.dtype, pin_memory=True).copy_(mine, non_blocking=True)
+        return self._stream.record_event().synchronize, result
 
 
 @contextlib.contextmanager

@@ -76,10 +76,8 @@ def _together(place: Allocation, complaint: str) -> None:
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]) + 1  # the run's own is the one below
     timeout = datetime.timedelta(seconds=TIMEOUT_S)
     store = dist.TCPStore(address, port, place.ranks, is_master=place.rank == 0, timeout=timeout)
-    store.set(f"complaint{place.rank}", complaint)
-    complaints = [store.get(f"complaint{rank}").decode() for rank in range(place.ranks)]
-    store.add("heard", 1)
-    if not any(complaints):
+    fit = all_fit(store, place.ranks, not complaint)
+    if fit:
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         if backend == "nccl":
             torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
@@ -92,8 +90,28 @@ def _together(place: Allocation, complaint: str) -> None:
             dist.barrier()
         finally:
             dist.destroy_process_group()
-    if place.rank == 0:  # it hosts the store, so it leaves last
-        while store.add("heard", 0) < place.ranks:
-            pass
-    if any(complaints) and not complaint:
+    leave(store, place.rank, place.ranks)
+    if not fit and not complaint:
         raise Unhealthy("")
+
+
+def all_fit(store: Any, ranks: int, fit: bool) -> bool:
+    """Whether every rank called this with `fit`. It takes each rank at most 3 requests to the store, and the last one 2 more.
+
+    Ranks count themselves, and the last to arrive publishes the verdict that the others wait for. Each rank reports its own
+    complaint, so no rank reads another's.
+    """
+    if not fit:
+        store.add("unfit", 1)
+    if store.add("arrived", 1) == ranks:
+        store.set("verdict", "unfit" if store.add("unfit", 0) else "fit")
+    verdict: bytes = store.get("verdict")
+    return verdict == b"fit"
+
+
+def leave(store: Any, rank: int, ranks: int) -> None:
+    """Leaves the store, which rank 0 hosts: it returns last, when the others have left."""
+    if store.add("left", 1) == ranks:
+        store.set("empty", "")
+    if rank == 0:
+        store.wait(["empty"])
