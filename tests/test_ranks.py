@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks import ranks
@@ -27,3 +29,8 @@ def test_a_small_world_is_watched_every_second_and_a_large_one_is_not_declared_d
     assert (small.poll_s, small.dead_after_s) == (POLL_S, DEAD_AFTER_S)
     assert large.dead_after_s > 10 * large.poll_s
     assert large.grace_s > large.poll_s  # rank 0 keeps the store until the others have read why the job ends
+
+
+def test_rank_0_reads_the_verdicts_of_all_ranks_once_and_the_others_open_no_file(tmp_path: Path) -> None:
+    assert ranks.resumed_evaluation_opens(tmp_path, 100, rank=1) == 0
+    assert 100 <= ranks.resumed_evaluation_opens(tmp_path, 100, rank=0) <= 200

@@ -106,12 +106,16 @@ class Partial:
     def save(self, found: ByImage) -> None:
         found.save(self.out / PARTIAL_FILE.format(self.rank), self.origin)
 
-    def load(self, empty: T, say: Callable[[str], Any]) -> T:
+    def load(self, world: World, empty: T, say: Callable[[str], Any]) -> T:
         """The results that interrupted sessions saved, joined. `empty` holds no images and gives the kind.
 
+        Rank 0 reads the files of all ranks, and the others get what it found.
         A session that could not write its result, as on a full disk, has left verdicts.npz with all images.
         Images in a damaged file, and in one of another origin, are judged again. The latter is said in a line.
         """
+        return world.on_rank_zero(lambda: self._read(empty, say))
+
+    def _read(self, empty: T, say: Callable[[str], Any]) -> T:
         parts = []
         for file in (*sorted(self.out.glob(PARTIAL_FILE.format("*"))), *self.out.glob("verdicts.npz")):
             try:

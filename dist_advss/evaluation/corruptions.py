@@ -101,7 +101,7 @@ def _corruptions(config: CorruptionsConfig, located: Located, out: Path, world: 
         origin = origin_of(config, now, kinds=config.kinds, severities=config.severities, published=config.published)
         empty = Corrupted.empty(len(config.kinds), len(config.severities))
         saved = Partial(out, world.rank, origin)
-        known = saved.load(empty, lambda text: console.print(text, style="dim"))
+        known = saved.load(world, empty, lambda text: console.print(text, style="dim"))
 
         def show(found: Corrupted) -> None:
             world.heartbeat()

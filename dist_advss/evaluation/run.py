@@ -75,7 +75,7 @@ def _evaluate(config: EvaluateConfig, located: Located, out: Path, world: World)
             log.begin(0, "evaluate", world.size)
         started = time.monotonic()
         saved = Partial(out, world.rank, origin_of(config, now, attack=asdict(config.attack)))
-        known = saved.load(Verdicts.empty(), lambda text: console.print(text, style="dim"))
+        known = saved.load(world, Verdicts.empty(), lambda text: console.print(text, style="dim"))
 
         def show(verdicts: Verdicts) -> None:
             world.heartbeat()

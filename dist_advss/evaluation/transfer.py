@@ -104,7 +104,7 @@ def _transfer(config: TransferConfig, located: Located, out: Path, world: World)
         started = time.monotonic()
         empty = Matrix.empty(len(config.sources), len(names))
         saved = Partial(out, world.rank, origin_of(config, now, attack=asdict(config.attack)))
-        known = saved.load(empty, lambda text: console.print(text, style="dim"))
+        known = saved.load(world, empty, lambda text: console.print(text, style="dim"))
         batches = until_stopped(loader, config.batch_size, world, interrupt)
         shares = world.gather(judge_remaining(batches, judged, known, saved, show))
         if shares is None:
