@@ -25,6 +25,7 @@ FITS = {  # key: the accepted form, and what to write
     "mail": (r"[\w.+-]+@[\w.-]+", QUOTES),
     "modules": (NAME, QUOTES),
     "source": (r"[\w./+@=, ~-]+", QUOTES),
+    "stage_env": (r"[/~$][\w./+@=:~${}-]*", "write an absolute folder, or one that begins with ~ or $VARIABLE"),
     "container": (r"[\w./+@#=:~-]+", QUOTES),
     "mounts": (r"[\w./+@=:~-]+", QUOTES),
     "python": (r"[\w./+@=~][\w./+@=~-]*", QUOTES),

@@ -87,6 +87,10 @@ class Slurm:
         choices=(None, *FABRICS),
     )
     environment: list[str] = key([], "environment variables to set in the jobs, such as [NCCL_DEBUG=WARN]")
+    stage_env: str | None = key(
+        None,
+        "node-local folder, such as '$TMPDIR', to which each node copies the virtual environment before its ranks start",
+    )
     container: str | None = key(None, "container image to run in (srun --container-image, from pyxis)")
     mounts: list[str] = key([], "folders mounted into the container, such as [/data:/data]")
     wrap: str | None = key(

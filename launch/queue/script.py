@@ -18,6 +18,7 @@ from submitit.slurm.slurm import SlurmExecutor
 from ..fabrics import FABRICS
 from ..fits import options, words
 from ..profile import Slurm
+from . import staging
 from .batches import Batch
 from .journal import FOLDER
 
@@ -59,6 +60,7 @@ def text(directory: Path, batch: Batch, code: Path, ids: dict[str, str]) -> str:
     set_up = _set_up(settings, f"{shell} set-up {arguments}")
     if settings.ranks > 1:
         set_up.append(f"export {PORT}=$({shell} port {arguments})")
+    set_up += staging.ahead(directory, settings, code)
     # submitit takes the signal from a variable; --export and the srun option win over SBATCH_EXPORT=NONE and a site's default
     signal = f"USR2@{settings.signal_seconds}"
     extra: dict[str, Any] = {
@@ -99,7 +101,8 @@ def text(directory: Path, batch: Batch, code: Path, ids: dict[str, str]) -> str:
         srun_args=[*_srun(settings), *_container(settings)],
         additional_parameters=extra,
     )
-    ranks = f"{shlex.join([*words(settings.wrap), str(python)])} {program} rank {arguments}"
+    boot = staging.boot(directory, settings, code)
+    ranks = f"{shlex.join([*words(settings.wrap), str(python)])} {boot}{program} rank {arguments}"
     return executor.text(ranks, len(array) or None)
 
 

@@ -22,7 +22,7 @@ from .. import state
 from ..experiment import configurations
 from ..graph import Experiment, Stage
 from ..profile import Slurm
-from . import batches, script, slurm, snapshot
+from . import batches, script, slurm, snapshot, staging
 from .batches import Batch, Ref
 from .environment import for_sbatch
 from .forecast import as_job, forecast
@@ -164,6 +164,7 @@ def submit(
         for stage in batch.stages.values():
             code.note(directory / stage)
             clear(directory, stage)
+        staging.pack(directory, batch.settings)
         text = script.text(directory, batch, code.path, ids)
         file = directory / FOLDER / "scripts" / f"{batch.name}.sh"
         write_text(file, text)
