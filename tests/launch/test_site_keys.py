@@ -78,7 +78,8 @@ def test_the_wrapper_stands_between_srun_and_the_python_of_the_ranks() -> None:
 # fmt: off
 TEXTS = {  # each text key, with the place in its value where an attempt to run something may be
     "partition": ["{}"], "account": ["{}"], "qos": ["{}"], "reservation": ["{}"], "constraint": ["{}"], "gpu_type": ["{}"],
-    "gres": ["gpu:{}"], "exclude": ["{}"], "mail": ["{}@x.org"], "source": ["{}"], "container": ["{}"], "wrap": ["{}"], "python": ["{}"],
+    "gres": ["gpu:{}"], "exclude": ["{}"], "mail": ["{}@x.org"], "source": ["{}"], "stage_env": ["/{}"],
+    "container": ["{}"], "wrap": ["{}"], "python": ["{}"],
     "modules": ["{}"], "mounts": ["/a:{}"], "environment": ["{}=1"], "sbatch": ["nice={}"], "srun": ["network={}"],
 }
 LISTS = ("modules", "mounts", "environment", "sbatch", "srun")
