@@ -84,6 +84,7 @@ def compare(objective: str, words: list[str], alone: Any, start: Any, tmp_path: 
     assert ranks.wait() == [0, 0], ranks.said()
     one, two = last(alone(objective)), last(tmp_path / "run")
     assert largest_difference(one["model"], two["model"]) < 1e-5
+    assert one["progress"]["passes"] == two["progress"]["passes"]  # a pass that DDP discards is not counted
     assert one["optimizer"].keys() == two["optimizer"].keys()
     for name, moments in one["optimizer"].items():
         for key, value in moments.items():
