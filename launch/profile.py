@@ -66,7 +66,9 @@ class Slurm:
     mem_gb: float | None = key(
         None, "memory on each node in GB; 0: all of the node's; null: the default of the cluster", low=0
     )
-    exclusive: bool = key(False, "share no node with other jobs; all its CPUs are allocated")
+    exclusive: bool = key(
+        False, "share no node with other jobs; all its CPUs and GPUs are allocated, its memory with mem_gb=0"
+    )
     minutes: int = key(240, "time limit in minutes; a stage that needs longer is requeued and resumes", low=1)
     signal_seconds: int = key(
         120, "seconds before the time limit at which Slurm signals the run to save", low=10, high=3600
@@ -185,7 +187,9 @@ def _slurm(raw: dict[str, Any], words: Sequence[str], folder: Path, commands: Se
         else:
             own_words.append(f"{name}={value}")
     own = {name: value for name, value in raw.items() if name not in STAGES}
-    for name in [*own, *(name.split(".")[1] for name, _ in parse_words(own_words) if "." in name)]:
+    for name, value in [*own.items(), *((name.partition(".")[2], value) for name, value in parse_words(own_words))]:
+        if name in STAGES:
+            raise UserError(f"cluster.{name}={value}: a group of keys, not a value; set cluster.{name}.minutes=…")
         if name not in (*OF_A_PROFILE, "name"):
             raise UserError(f"cluster.{name}: no such key in cluster; {nearest(name, [*OF_A_PROFILE, *STAGES])}")
     slurm: Slurm = compose_node("cluster", Slurm(), own, own_words)

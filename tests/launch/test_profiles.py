@@ -150,3 +150,7 @@ def test_words_set_what_a_command_takes() -> None:
     assert (settings.by_command["pretrain"].nodes, settings.modules, settings.partition) == (3, ["a", "b"], "x")
     with pytest.raises(UserError, match=r"cluster\.pretrain\.node: no such key"):
         choose("slurm", ["cluster.pretrain.node=3"])
+    with pytest.raises(
+        UserError, match=r"cluster\.pretrain=3: a group of keys, not a value; set cluster\.pretrain\.minutes=…"
+    ):
+        choose("slurm", ["cluster.pretrain=3"])
