@@ -230,6 +230,9 @@ class Train:
     checkpoint_every: int = key(
         0, "write a checkpoint every N steps within an epoch; 0: at the end of epochs only", low=0, where=True
     )
+    keep_last_epochs: int = key(
+        0, "keep the checkpoints of the last K epochs too, as checkpoints/epoch_N.pt; 0: none", low=0, where=True
+    )
 
 
 @dataclass

@@ -18,6 +18,7 @@ from ..errors import UserError
 from ..images import Images
 from ..objectives.base import Objective, Outcome, Task
 from . import batch_norm
+from .copies import Copies
 from .optim import build_optimizer
 from .world import World
 
@@ -76,8 +77,8 @@ class Engine:
     reconcile() makes batch-norm statistics the same in all processes, for a validation
     state/load  model and optimizer as whole plain CPU tensors by name, which any engine at any world size loads.
                 All processes call them. Rank 0 gets the state, the others an empty one. `state` changes nothing in the
-                engine. With equally many processes, `load` gives each its own batch-norm statistics back, and training
-                continues bit for bit
+                engine, and only rank 0 copies: its tensors are those of the state before, overwritten. With equally many
+                processes, `load` gives each its own batch-norm statistics back, and training continues bit for bit
     """
 
     def __init__(self, module: Objective, config: TrainConfig, world: World) -> None:
@@ -93,6 +94,7 @@ class Engine:
             batch_norm.synchronise(module, self.device, config.objective.double_backward)
         module.precision = config.train.precision
         self.loss_scale = LossScale(config.train.precision == "fp16")
+        self._copies = Copies(self.device)
         self.module = self.place(module)
         self.optimizer = build_optimizer(config.schedule, self.module)
         self.wrapped = self.wrap()
@@ -158,6 +160,7 @@ class Engine:
         batch_norm.reconcile(self.module, self.world)
 
     def state(self) -> State:
+        self._copies.start()
         model, moments = self.full_model(), self.full_moments()
         statistics = batch_norm.gather_statistics(self.module, self.world)
         if self.world.rank != 0:
@@ -173,11 +176,11 @@ class Engine:
         }
 
     def full_model(self) -> dict[str, Tensor]:
-        """A copy of the model's whole state. All processes call it."""
+        """The model's whole state, on rank 0 a copy. All processes call it."""
         return {name: self.to_full(tensor) for name, tensor in self.module.state_dict().items()}
 
     def full_moments(self) -> dict[str, State]:
-        """A copy of the optimizer's whole state, by the name of the parameter. All processes call it."""
+        """The optimizer's whole state, by the name of the parameter, on rank 0 a copy. All processes call it."""
         return {
             name: {
                 key: self.to_full(value) for key, value in self.optimizer.state.get(p, {}).items() if value is not None
@@ -186,8 +189,8 @@ class Engine:
         }
 
     def to_full(self, value: Any) -> Any:
-        """A value of the state as a whole CPU tensor; numbers stay numbers. All processes call it."""
-        return value.detach().cpu().contiguous() if isinstance(value, Tensor) else value
+        """A value of the state as a whole tensor, which rank 0 copies to the CPU; numbers stay numbers. All processes call it."""
+        return self._copies.of(value.detach()) if isinstance(value, Tensor) and self.world.rank == 0 else value
 
     def load(self, state: State) -> None:
         """Loads a whole state, which every process passes."""

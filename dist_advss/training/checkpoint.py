@@ -1,11 +1,13 @@
 """Checkpoints of plain tensors and numbers. A crash never damages one, and damage on the disk is detected on loading.
 
 A run keeps `last` (all that a bit-exact resume needs), `previous` (the one before it), and `best_ra` and `best_ta` (the
-weights with the highest validation RA and TA). `torch.load(path, weights_only=True)["model"]` reads the weights of each.
+weights with the highest validation RA and TA). With `train.keep_last_epochs` it also keeps `epoch_N`, a `last` of the end of
+epoch N. `torch.load(path, weights_only=True)["model"]` reads the weights of each.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pickle
@@ -28,14 +30,38 @@ def save(path: Path, content: dict[str, Any]) -> None:
     write_whole(path, lambda file: torch.save({"format": FORMAT, **content}, file))
 
 
-def save_last(folder: Path, content: dict[str, Any]) -> None:
-    """Writes `last.pt`, and keeps the one before it as `previous.pt`. Raises RunError when that fails."""
+def save_last(folder: Path, content: dict[str, Any], keep_epochs: int = 0) -> None:
+    """Writes `last.pt`, and keeps the one before it as `previous.pt`. Raises RunError when that fails.
+
+    Unless `keep_epochs` is 0, the content is also `epoch_N.pt`, N being its number of finished epochs, and of the epochs
+    before only so many stay that there are `keep_epochs` in all.
+    """
     last, fresh = folder / "last.pt", folder / "next.pt"
     save(fresh, content)
+    # The file of the epoch comes before last.pt: a run that is killed in between repeats both.
+    if keep_epochs:
+        _keep_epoch(fresh, content, keep_epochs)
     if last.exists():
         os.replace(last, folder / "previous.pt")
     os.replace(fresh, last)  # a crash just before this line leaves previous.pt, the former last.pt
     sync_folder(folder)
+
+
+def _keep_epoch(file: Path, content: dict[str, Any], keep: int) -> None:
+    """Gives `file` the second name epoch_N.pt, and removes the epochs up to N - keep. Copies where a disk has no links."""
+    done, folder = content["progress"]["done"], file.parent
+    target, link = folder / f"epoch_{done}.pt", folder / f".epoch.{os.getpid()}.tmp"
+    try:
+        link.unlink(missing_ok=True)
+        os.link(file, link)
+        os.replace(link, target)
+    except OSError:
+        save(target, content)
+    for other in folder.glob("epoch_*.pt"):
+        number = other.stem.removeprefix("epoch_")
+        if number.isdecimal() and int(number) <= done - keep:
+            with contextlib.suppress(OSError):
+                other.unlink()
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -28,6 +30,7 @@ from .profiler import Profiler
 from .schedules import learning_rate
 from .utilisation import peak_memory
 from .validation import validate
+from .writer import Writer
 
 
 class Trainer:
@@ -64,6 +67,7 @@ class Trainer:
         self.held_out = held_out
         self.tracker = tracker
         self.checkpoints = folder / "checkpoints"
+        self.writer = Writer()  # only rank 0 gives it work
         self.rng = Rng(config.seed, "train")
         self.done = 0
         self.step = 0
@@ -94,13 +98,19 @@ class Trainer:
         return self._seconds_before + self._clock() - self._started
 
     def run(self, interrupt: Interrupt) -> None:
-        """Trains to the end. Raises Stopped after a signal and RunError when a loss is not finite; both after saving."""
+        """Trains to the end. Raises Stopped after a signal and RunError when a loss is not finite; both after saving.
+
+        When it returns or raises, all checkpoints are written. A write that failed is raised in every process.
+        """
         self.engine.module.train()
-        if self.unvalidated:
-            self._validate(self._whole_state(), interrupt)
-        while self.done < self.config.schedule.epochs:
-            self._train_epoch(interrupt)
-            self._end_epoch(interrupt)
+        with self.writer:
+            if self.unvalidated:
+                state = self._whole_state()
+                self._validate(state, self._digest(state), interrupt)
+            while self.done < self.config.schedule.epochs:
+                self._train_epoch(interrupt)
+                self._end_epoch(interrupt)
+            self._wait_for_writes()
 
     def resume(self) -> bool:
         """Loads the newest undamaged checkpoint of the folder. Returns False when there is none.
@@ -200,7 +210,8 @@ class Trainer:
             raise self._stopped(signum)
 
     def _stopped(self, signum: int) -> Stopped:
-        """The error of a run that has saved its state, after its event."""
+        """The error of a run that has saved its state, after its event. Raises RunError when it could not be saved."""
+        self._wait_for_writes()
         step = self.global_step
         self.tracker.event("stop", step, f"stopped by signal {signum} at step {step}")
         return Stopped(signum, f"stopped at step {step}, saved; rerun the command to resume")
@@ -231,21 +242,29 @@ class Trainer:
         return self.ranks.mine(self.pace.take(), waited, peak_memory(self.world.device))
 
     def _refuse_non_finite(self, step: int, values: dict[str, float]) -> None:
-        """Raises RunError at the first value that is NaN or infinite."""
+        """Raises RunError at the first value that is NaN or infinite. All processes call it with the same values."""
+        if not all(map(math.isfinite, values.values())):
+            self.world.on_rank_zero(lambda: self._refuse_first(step, values))
+
+    def _refuse_first(self, step: int, values: dict[str, float]) -> None:
+        """`_refuse_non_finite` on rank 0, which alone knows what is written."""
         for name, value in values.items():
             if not math.isfinite(value):
+                unwritten = self.writer.failure()  # waits: afterwards last.pt is the checkpoint that it is going to be
                 last = self.checkpoints / "last.pt"
                 good = f"the last good checkpoint is {last}" if last.exists() else "there was no checkpoint yet"
+                also = f" · {unwritten}" if unwritten is not None else ""
                 self.tracker.event("nan", step, f"{name} is {value}")
-                raise RunError(f"step {step}: {name} is {value}, {good}; try a lower schedule.lr")
+                raise RunError(f"step {step}: {name} is {value}, {good}; try a lower schedule.lr{also}")
 
     def _whole_state(self) -> State:
-        """The engine's state, on rank 0.
+        """The engine's state, on rank 0. It stays as it is until the next call, which waits until it is written.
 
-        Raises RunError in every process when the model contains a NaN or an infinity. The loss of the update that caused it
-        may still have been finite.
+        Raises RunError in every process when an earlier state could not be written, or when the model contains a NaN or an
+        infinity. The loss of the update that caused it may still have been finite.
         """
         self._empty_window()
+        self._wait_for_writes()
         state = self.engine.state()
         self.world.on_rank_zero(lambda: self._refuse_broken_weights(state["model"]))
         return state
@@ -253,9 +272,7 @@ class Trainer:
     def _refuse_broken_weights(self, model: dict[str, torch.Tensor]) -> None:
         tensors = {name: t for name, t in model.items() if t.is_floating_point()}
         largest = torch.stack([t.abs().max().float() for t in tensors.values()]).tolist()
-        self._refuse_non_finite(
-            self.global_step, {f"model {name}": v for name, v in zip(tensors, largest, strict=True)}
-        )
+        self._refuse_first(self.global_step, {f"model {name}": v for name, v in zip(tensors, largest, strict=True)})
 
     def _end_epoch(self, interrupt: Interrupt) -> None:
         self.done += 1
@@ -266,11 +283,16 @@ class Trainer:
         # The epoch is saved before its validation, which may take long and be interrupted.
         with self.tracker.spending("saving"):
             state = self._whole_state()
+            digest = self._digest(state) if self.unvalidated else None
             self._save_last(state)
         if self.unvalidated:
-            self._validate(state, interrupt)
+            self._validate(state, digest, interrupt)
 
-    def _validate(self, state: State, interrupt: Interrupt) -> None:
+    def _digest(self, state: State) -> Future[str] | None:
+        """The hash of the weights, on rank 0. The validation has ended when it is asked for."""
+        return self.writer.submit(lambda: checkpoint.digest(state["model"])) if self.world.rank == 0 else None
+
+    def _validate(self, state: State, digest: Future[str] | None, interrupt: Interrupt) -> None:
         """Validates the finished epoch, whose engine's state is `state`, and saves what follows from it.
 
         Raises Stopped after a signal. A resumed run begins with the same validation.
@@ -290,7 +312,7 @@ class Trainer:
         self._refuse_non_finite(self.global_step, numbers)
         self.unvalidated = False
         # best_ra.pt and best_ta.pt keep weights only: they are for transfer and evaluation, not for a resume.
-        weights = self.world.on_rank_zero(lambda: checkpoint.digest(state["model"]))
+        weights = self.world.on_rank_zero(lambda: digest.result() if digest is not None else None)
         self.last = {"epoch": self.done, "ta": result.ta, "ra": result.ra, "weights": weights}
         self.tracker.validation_line(self.global_step, self.done, values)
         with self.tracker.spending("saving"):
@@ -307,27 +329,37 @@ class Trainer:
 
     def _save_last(self, state: State) -> None:
         """Writes `last.pt` with the engine's state, which only rank 0 has."""
-        self._write(lambda: checkpoint.save_last(self.checkpoints, {**state, **self._content()}))
+        epoch_ends = self.step == 0 and not self.unvalidated
+        keep = self.config.train.keep_last_epochs if epoch_ends else 0
+        self._write(partial(checkpoint.save_last, self.checkpoints, {**state, **self._content()}, keep))
         self.tracker.saved(self.global_step)
 
     def _write(self, write: Callable[[], None]) -> None:
-        """Rank 0 calls `write`. Every process raises the RunError of a full disk, or of a run folder that is gone."""
+        """Rank 0 calls `write` in the background. An error is raised by `_wait_for_writes`.
 
-        def write_in_folder() -> None:
-            folder = self.checkpoints.parent
-            if not (folder / "config.yaml").exists():
-                raise RunError(f"{folder}: was removed while the run was writing to it; start it again")
-            write()
-
-        self.world.on_rank_zero(write_in_folder)
+        It is the RunError of a full disk, or of a run folder that is gone.
+        """
+        if self.world.rank == 0:
+            self.writer.submit(partial(self._write_in_folder, write))
         self.world.heartbeat()
+
+    def _write_in_folder(self, write: Callable[[], None]) -> None:
+        folder = self.checkpoints.parent
+        if not (folder / "config.yaml").exists():
+            raise RunError(f"{folder}: was removed while the run was writing to it; start it again")
+        write()
+
+    def _wait_for_writes(self) -> None:
+        """Returns when all checkpoints are written. Raises the RunError of one that was not, in every process."""
+        self.world.on_rank_zero(self.writer.wait)
 
     def _weights(self, state: State) -> State:
         return {"model": state.get("model"), **self._content()}
 
     def _content(self) -> State:
+        """What a checkpoint holds besides the engine's state. Training may continue while it is written: it is a copy."""
         progress: State = {"done": self.done, "step": self.step, "unvalidated": self.unvalidated}
         progress |= {"best": self.best, "last": self.last}
         progress |= {"transferred": self.transferred, "seconds": self.seconds(), "passes": self.passes.counts}
         about = {"config": asdict(self.config), "data": self.images.as_record()}
-        return {"progress": progress, **about, "meter": self.tracker.meter.state()}
+        return {"progress": copy.deepcopy(progress), **about, "meter": self.tracker.meter.state()}
