@@ -101,9 +101,13 @@ class Tracker:
         """A context whose time is not training but `activity`: "validating" or "saving"."""
         return self._spent.on(activity)
 
-    def saved(self, step: int) -> None:
-        """Records that a checkpoint of this step is on disk: a kill loses only what follows."""
-        self._log.write("spent", step, **self._spent.as_record(), saved=True)
+    def saved(self, step: int) -> Callable[[], None]:
+        """Returns a call that records that the state of this step, taken now, is on disk: a kill loses only what follows.
+
+        Any thread may call it.
+        """
+        spent = self._spent.as_record()
+        return lambda: self._log.record("spent", step, **spent, saved=True)
 
     def goodput(self, step: int) -> dict[str, float] | None:
         """Where the time of the run went, over all sessions, for result.json; also writes and shows it as an event."""
@@ -145,4 +149,5 @@ class Silent(Tracker):
     def spending(self, activity: Activity) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def saved(self, step: int) -> None: ...
+    def saved(self, step: int) -> Callable[[], None]:
+        return lambda: None

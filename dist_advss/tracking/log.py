@@ -87,6 +87,10 @@ class Log:
         """Where the time of the run went, over all sessions so far."""
         return goodput(Reader().read(self._folder / "metrics.jsonl", []), self._now())
 
+    def record(self, kind: str, step: int, **values: Any) -> None:
+        """Writes one line about which there is no alert. Any thread may call it, as a line is one write to the file."""
+        self._file.write(kind, step, **values)
+
     def event(self, name: str, step: int, text: str) -> None:
         """Writes an event and shows its sentence on the terminal."""
         self._file.write("event", step, event=name, text=text)

@@ -331,8 +331,13 @@ class Trainer:
         """Writes `last.pt` with the engine's state, which only rank 0 has."""
         epoch_ends = self.step == 0 and not self.unvalidated
         keep = self.config.train.keep_last_epochs if epoch_ends else 0
-        self._write(partial(checkpoint.save_last, self.checkpoints, {**state, **self._content()}, keep))
-        self.tracker.saved(self.global_step)
+        content, recorded = {**state, **self._content()}, self.tracker.saved(self.global_step)
+
+        def write() -> None:
+            checkpoint.save_last(self.checkpoints, content, keep)
+            recorded()
+
+        self._write(write)
 
     def _write(self, write: Callable[[], None]) -> None:
         """Rank 0 calls `write` in the background. An error is raised by `_wait_for_writes`.

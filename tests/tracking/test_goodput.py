@@ -53,7 +53,7 @@ class Life:
     def save(self, seconds: float) -> None:
         with self.tracker.spending("saving"):
             self.pass_time("saving", seconds)
-            self.tracker.saved(self.step)
+            self.tracker.saved(self.step)()
         for name, value in self.unsaved.items():
             self.expected[name] += value
         self.unsaved = dict.fromkeys(self.unsaved, 0.0)

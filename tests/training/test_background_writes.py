@@ -81,7 +81,7 @@ def train_and_die_in_a_write(config: Any) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     Engine.step = counted  # type: ignore[method-assign]
-    torch.save = half
+    torch.save = half  # type: ignore[assignment]
     train(config, "pretrain")
 
 
