@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 DEEPEST = 40
-LARGEST = 100_000
+LARGEST = 500_000
 
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NULL, _MERGE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"

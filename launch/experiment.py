@@ -37,7 +37,7 @@ from typing import Any
 from dist_advss import yaml_text
 from dist_advss.config.backbones import ENSEMBLE
 from dist_advss.config.commands import COMMANDS, trains
-from dist_advss.config.compose import config_dir, options, parse_words, schema_of
+from dist_advss.config.compose import config_dir, is_group, key_names, options, parse_words
 from dist_advss.config.flags import of_any_command
 from dist_advss.config.inherit import NOTHING, configure
 from dist_advss.config.keys import names_with
@@ -52,7 +52,7 @@ from .graph import REFERENCE, REPORT, STAGES, Experiment, Stage, build, stored
 
 EXPERIMENT_KEYS = ("name", "description", "folder", "common", "stages")
 STAGE_KEYS = ("command", "overrides", "needs", "matrix")
-MOST_STAGES = 2000  # of an experiment; composing as many takes about a minute
+MOST_STAGES = 10_000  # of an experiment; composing as many takes some seconds
 LAUNCH_KEYS = ("experiment", "cluster", "out", seeds.SEEDS)
 MAKES_THE_METHOD = ("attack", "attack.steps")  # no steps is what makes a stage standard: P2, F1, F3
 PLAIN = re.compile(r"[\w@./~+-]+")  # needs no quotes in a YAML list
@@ -240,19 +240,19 @@ def _checked(graph: Experiment, directory: Path, extra: Sequence[tuple[str, str]
             raise UserError(
                 f"{name}={value}: would also attack the standard stages; set it in a copy of the experiment file"
             )
-    names: set[str] = set(LAUNCH_KEYS)
+    accepted: set[str] = set(LAUNCH_KEYS)
     stages: dict[str, Stage] = {}
     for stage in graph.stages.values():
-        stages[stage.name] = stage if stage.command == REPORT else _with_extra(stage, extra, graph.folder, names)
+        stages[stage.name] = stage if stage.command == REPORT else _with_extra(stage, extra, graph.folder, accepted)
     for name, value in extra:
-        if name not in names:
-            close = difflib.get_close_matches(name, sorted(names), n=1)
+        if name not in accepted:
+            close = difflib.get_close_matches(name, sorted(accepted), n=1)
             hint = f"did you mean {close[0]!r}?" if close else "dist-advss pretrain --help explains the keys"
             raise UserError(f"{name}={value}: no stage has such a key; {hint}")
     full = dataclasses.replace(graph, stages=stages)
     for stage in stages.values():
         _check_references(stage, full)
-    compositions(full, directory)
+    configurations(full, directory)
     return full
 
 
@@ -289,8 +289,8 @@ def _check_references(stage: Stage, graph: Experiment) -> None:
                 )
 
 
-def _with_extra(stage: Stage, extra: Sequence[tuple[str, str]], folder: str, names: set[str]) -> Stage:
-    """The stage with the extra words whose keys it has, the last value of each key. Adds all its keys to `names`.
+def _with_extra(stage: Stage, extra: Sequence[tuple[str, str]], folder: str, accepted: set[str]) -> Stage:
+    """The stage with the extra words whose keys it has, the last value of each key. Adds all its keys to `accepted`.
 
     Relative paths begin at `folder`. Group choices come first: `objective=jigsaw` defines the key of `objective.grid=2`.
     """
@@ -298,27 +298,14 @@ def _with_extra(stage: Stage, extra: Sequence[tuple[str, str]], folder: str, nam
         words = [f"{k}={_rooted(k, v, folder)}" for k, v in parse_words(stage.overrides)]
         extra = [(k, _rooted(k, v, folder)) for k, v in extra]
         for groups in (True, False):
-            known = set(_names(schema_of(stage.command, words)))
+            known = set(key_names(stage.command, words))
             schema = COMMANDS[stage.command].schema
             if COMMANDS[stage.command].labelled is False:
                 known -= set(names_with(schema, "needs_labels"))
             if f"model={ENSEMBLE}" in words:
                 known -= set(names_with(schema, "per_member"))
-            words += [f"{k}={v}" for k, v in extra if _is_group(k) == groups and k in known]
-        names |= known
+            words += [f"{k}={v}" for k, v in extra if is_group(k) == groups and k in known]
+        accepted |= known
         return dataclasses.replace(stage, overrides=tuple(f"{k}={v}" for k, v in parse_words(words)))
     except UserError as error:
         raise UserError(f"stage {stage.name}: {error}") from error
-
-
-def _is_group(name: str) -> bool:
-    return (config_dir() / name).is_dir()
-
-
-def _names(config: Any, prefix: str = "") -> Iterator[str]:
-    """The dotted name of every key and group of a configuration."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        yield f"{prefix}{field.name}"
-        if dataclasses.is_dataclass(value):
-            yield from _names(value, f"{prefix}{field.name}.")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -14,6 +16,9 @@ from dist_advss.config.commands import COMMANDS
 from dist_advss.errors import UserError, nearest
 from dist_advss.files import read_text, write_text
 
+_Dumper: Any = getattr(
+    yaml, "CSafeDumper", yaml.SafeDumper
+)  # libyaml, ten times as fast, where PyYAML was built with it
 REPORT = "report"  # the one stage that is no run: a page about the others
 STAGES = (*COMMANDS, REPORT)
 REFERENCE = re.compile(r"(?<=[=\[,])@([^/,\]]+)")  # in init=@stage/checkpoints/last.pt, or sources=[@one,@other]
@@ -63,7 +68,7 @@ class Experiment:
             if names is None or s.name in names
         }
         content = {"name": self.name, "description": self.description, "folder": self.folder, "stages": stages}
-        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+        return str(yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120))
 
 
 def build(name: str, description: str, stages: Iterable[Stage], folder: str = "") -> Experiment:
@@ -105,15 +110,20 @@ def stored(directory: Path) -> Experiment | None:
     if not file.is_file():
         return None
     try:
-        content = yaml_text.read_as_written(read_text(file))
-        stages = [
-            Stage(str(name), s["command"], tuple(map(str, s["overrides"])), tuple(map(str, s["needs"])))
-            for name, s in content["stages"].items()
-        ]
-        return build(str(content["name"]), content.get("description") or "", stages, str(content.get("folder") or ""))
+        return _parsed(read_text(file))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{file}: not readable as an experiment ({reason}); launch into another folder") from error
+
+
+@functools.lru_cache(maxsize=4)  # a status of a thousand stages asks for it again and again
+def _parsed(text: str) -> Experiment:
+    content = yaml_text.read_as_written(text)
+    stages = [
+        Stage(str(name), s["command"], tuple(map(str, s["overrides"])), tuple(map(str, s["needs"])))
+        for name, s in content["stages"].items()
+    ]
+    return build(str(content["name"]), content.get("description") or "", stages, str(content.get("folder") or ""))
 
 
 def _with_references(stage: Stage) -> Stage:

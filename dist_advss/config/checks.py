@@ -202,7 +202,7 @@ def _check_objective(command: str, config: Any) -> None:
         raise UserError(
             f"objective={objective.name}: {what}; {command} takes {_either(others)}, use dist-advss {other}"
         )
-    for key in names_with(type(data), "needs_labels"):
+    for key in names_with(data.__class__, "needs_labels"):
         if not labelled and getattr(data, key) is not None:
             raise UserError(
                 f"data.{key}={getattr(data, key)}: {command} uses no labels; drop it, or set data.limit=N for the first N images"

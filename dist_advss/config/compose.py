@@ -36,6 +36,7 @@ FRACTION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*$")
 WORD = re.compile(r"^([A-Za-z_][\w.]*)=(.*)$", re.S)
 
 
+@functools.cache
 def config_dir() -> Path:
     """The folder of YAML groups: inside the installed package, or at the top of a clone."""
     package = Path(__file__).resolve().parents[1]
@@ -43,9 +44,16 @@ def config_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "configs"
 
 
-def options(group: str) -> list[str]:
+@functools.cache  # as all that is read from configs/: an experiment composes thousands of stages from a handful of choices
+def options(group: str) -> tuple[str, ...]:
     """The names that a group accepts, such as the files of configs/model/."""
-    return sorted(p.stem for p in (config_dir() / group).glob("*.yaml"))
+    return tuple(sorted(p.stem for p in (config_dir() / group).glob("*.yaml")))
+
+
+@functools.cache
+def is_group(name: str) -> bool:
+    """Whether a key chooses a YAML file, one of the folder configs/NAME."""
+    return (config_dir() / name).is_dir()
 
 
 def compose(command: str, words: Sequence[str], inherited: dict[str, Any] | None = None) -> Any:
@@ -56,20 +64,16 @@ def compose(command: str, words: Sequence[str], inherited: dict[str, Any] | None
     """
     schema = COMMANDS[command].schema
     groups, values = _split(words, schema)
-    raw = _raw(command, groups)
-    for node, content in (inherited or {}).items():
-        if node not in groups:
-            raw[node] = content
-    typed = _fill(_tree(schema, raw), raw, values)
+    nodes = {node: content for node, content in (inherited or {}).items() if node not in groups}
+    typed = _fill(_chosen(command, _key(groups), tuple(nodes)), nodes, values)
     checks.check(command, typed)
     return typed
 
 
-def schema_of(command: str, words: Sequence[str]) -> Any:
-    """The dataclass tree of these words. Its `objective` node is of the class that they choose."""
-    schema = COMMANDS[command].schema
-    groups, _ = _split(words, schema)
-    return _tree(schema, _raw(command, groups))
+def key_names(command: str, words: Sequence[str]) -> frozenset[str]:
+    """The dotted name of every key and group that a run of these words has. Their objective decides. Raises UserError."""
+    groups, _ = _split(words, COMMANDS[command].schema)
+    return _names(command, _key(groups))
 
 
 def restore(raw: dict[str, Any]) -> TrainConfig:
@@ -117,11 +121,22 @@ def _fill(tree: Any, raw: dict[str, Any], values: Sequence[tuple[str, str]], pre
     Converts each value and checks it against its field's `choices`, `low` and `high`. Messages show `prefix` before names.
     Raises UserError.
     """
-    config = copy.deepcopy(tree)
+    config = _copied(tree)
     for name, value in [*_leaves(raw, tree), *values]:
         _set(config, name, value, prefix)
     _refuse_missing(config, prefix)
     return config
+
+
+def _copied(node: Any) -> Any:
+    """A copy that shares nothing that can change. A configuration holds dataclasses, lists of single values, single values."""
+    made = copy.copy(node)
+    for name, value in vars(node).items():
+        if dataclasses.is_dataclass(value):
+            setattr(made, name, _copied(value))
+        elif isinstance(value, list):
+            setattr(made, name, list(value))
+    return made
 
 
 def as_yaml(config: Any) -> str:
@@ -149,17 +164,38 @@ def _tree(schema: type, raw: dict[str, Any]) -> Any:
     return tree
 
 
-def _raw(command: str, groups: dict[str, str]) -> dict[str, Any]:
-    """The content of the YAML files of these choices. An objective from a user's file gives its name only."""
-    own = plugins.resolve(groups["objective"]) if is_plugin(groups.get("objective", "")) else None
-    files = {group: name for group, name in groups.items() if own is None or group != "objective"}
-    raw = dict(_compose_groups(command, tuple(sorted(files.items()))))
-    return raw if own is None else {**raw, "objective": {"name": own}}
+def _key(groups: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    """The choices of groups as a key of the caches. A user's objective is looked up every time, and has its absolute path."""
+    own = groups.get("objective", "")
+    return tuple(sorted((groups | {"objective": plugins.resolve(own)} if is_plugin(own) else groups).items()))
+
+
+@functools.cache
+def _chosen(command: str, groups: tuple[tuple[str, str], ...], without: tuple[str, ...]) -> Any:
+    """The dataclass tree with the values of these YAML files. The nodes `without` have their defaults. Not to be changed."""
+    own = {group: {"name": name} for group, name in groups if is_plugin(name)}
+    raw = _compose_groups(command, tuple(choice for choice in groups if choice[0] not in own)) | own
+    tree = _tree(COMMANDS[command].schema, raw)
+    for name, value in _leaves({node: content for node, content in raw.items() if node not in without}, tree):
+        _set(tree, name, value, "")
+    return tree
+
+
+@functools.cache
+def _names(command: str, groups: tuple[tuple[str, str], ...]) -> frozenset[str]:
+    return frozenset(_dotted(_chosen(command, groups, ())))
+
+
+def _dotted(node: Any, prefix: str = "") -> Iterator[str]:
+    for name, value in vars(node).items():
+        yield f"{prefix}{name}"
+        if dataclasses.is_dataclass(value):
+            yield from _dotted(value, f"{prefix}{name}.")
 
 
 def _split(words: Sequence[str], schema: type) -> tuple[dict[str, str], list[tuple[str, str]]]:
     """Words that choose a YAML file of a group, and words that set one value."""
-    nodes = {f.name for f in dataclasses.fields(schema) if (config_dir() / f.name).is_dir()}
+    nodes = {name for name in _fields(schema) if is_group(name)}
     groups: dict[str, str] = {}
     values: list[tuple[str, str]] = []
     for name, value in parse_words(words):
@@ -172,7 +208,7 @@ def _split(words: Sequence[str], schema: type) -> tuple[dict[str, str], list[tup
     return groups, values
 
 
-@functools.cache  # an experiment composes dozens of stages from a handful of choices
+@functools.cache
 def _compose_groups(command: str, groups: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -211,21 +247,27 @@ def _field(tree: Any, name: str, prefix: str) -> tuple[Any, Any, Any]:
     node, seen, full = tree, prefix, f"{prefix}{name}"
     parts = name.split(".")
     for depth, part in enumerate(parts):
-        names = [f.name for f in dataclasses.fields(node)]
-        if part not in names:
-            raise UserError(f"{full}: no such key{f' in {seen[:-1]}' if seen else ''}; {nearest(part, names)}")
+        fields = _fields(node.__class__)
+        if part not in fields:
+            raise UserError(f"{full}: no such key{f' in {seen[:-1]}' if seen else ''}; {nearest(part, fields)}")
         inner = getattr(node, part)
         last = depth == len(parts) - 1
         if last and dataclasses.is_dataclass(inner):
             keys = ", ".join(f"{full}.{f.name}" for f in dataclasses.fields(inner))
             raise UserError(f"{full}: a group of keys, not a value; set one of {keys}")
         if last:
-            field = next(f for f in dataclasses.fields(node) if f.name == part)
-            return node, field, typing.get_type_hints(type(node))[part]
+            return node, *fields[part]
         if not dataclasses.is_dataclass(inner):
             raise UserError(f"{full}: {seen}{part} is a value, not a group of keys; set {seen}{part}=…")
         node, seen = inner, f"{seen}{part}."
     raise AssertionError("a name has at least one part")
+
+
+@functools.cache
+def _fields(node: type) -> dict[str, tuple[Any, Any]]:
+    """The field and the type of each key of a dataclass, by name."""
+    kinds = typing.get_type_hints(node)
+    return {field.name: (field, kinds[field.name]) for field in dataclasses.fields(node)}
 
 
 def _convert(value: Any, kind: Any) -> Any:
@@ -281,9 +323,9 @@ def _describe(kind: Any) -> str:
 
 
 def _refuse_missing(node: Any, prefix: str) -> None:
-    for field in sorted(dataclasses.fields(node), key=lambda field: field.name):
-        value = getattr(node, field.name)
+    for name, (field, _) in sorted(_fields(node.__class__).items()):
+        value = getattr(node, name)
         if dataclasses.is_dataclass(value):
-            _refuse_missing(value, f"{prefix}{field.name}.")
+            _refuse_missing(value, f"{prefix}{name}.")
         elif value == REQUIRED:
-            raise UserError(f"{prefix}{field.name}: missing; give {prefix}{field.name}=… ({field.metadata['help']})")
+            raise UserError(f"{prefix}{name}: missing; give {prefix}{name}=… ({field.metadata['help']})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import field
 from typing import Any
 
@@ -58,13 +59,14 @@ def group(schema: type, *, where: bool = False, inherited: bool = False) -> Any:
     return field(default_factory=schema, metadata={"where": where, "inherited": inherited})
 
 
-def names_with(schema: type, flag: str) -> list[str]:
+@functools.cache
+def names_with(schema: type, flag: str) -> tuple[str, ...]:
     """Dotted names of the keys and groups below `schema` that have a flag: `names_with(TrainConfig, "where")`."""
-    names = []
+    names: list[str] = []
     for entry in dataclasses.fields(schema):
         if entry.metadata.get(flag):
             names.append(entry.name)
         below: Any = entry.default_factory
         if isinstance(below, type) and dataclasses.is_dataclass(below):
             names += [f"{entry.name}.{name}" for name in names_with(below, flag)]
-    return names
+    return tuple(names)

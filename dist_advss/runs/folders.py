@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Iterator
@@ -59,7 +60,16 @@ def walk(directory: Path, passed_by: list[str]) -> Iterator[Place]:
 
 def experiment(directory: Path) -> dict[str, Any]:
     """The content of a launch folder's experiment.yaml; {} if there is none."""
-    return mapping(directory / "experiment.yaml", [])
+    try:
+        return _experiment(read_text(directory / "experiment.yaml"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+
+
+@functools.lru_cache(maxsize=4)  # the walk and its caller ask for the same one, and a live view asks again and again
+def _experiment(text: str) -> dict[str, Any]:
+    content = _shown(yaml_text.read(text))
+    return content if isinstance(content, dict) else {}
 
 
 class _Search:

@@ -249,7 +249,7 @@ def _planned_config(place: Place, configs: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     words = [REFERENCE.sub(f"{place.path.parent}/", word) for word in place.overrides]
     try:
-        return asdict(configure(place.command, [*words, f"out={place.path}"], dict(configs)))
+        return asdict(configure(place.command, [*words, f"out={place.path}"], configs))
     except (UserError, AttributeError, KeyError, TypeError, ValueError):  # the last four: its source run is damaged
         return {}
 

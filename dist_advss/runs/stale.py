@@ -55,10 +55,12 @@ def changed_weights(folder: Path, later: tuple[Path, ...] = ()) -> str | None:
     None where all are the same, and for a run that has no result now: a later launch may give it the same weights again.
     `later` are the runs that led here, if any.
     """
+    weights = lookup(mapping(folder / "result.json", []), "made_from.weights")
+    if not isinstance(weights, dict):
+        return None
     folder = folder.resolve()
     launch = folder.parent
-    weights = lookup(mapping(folder / "result.json", []), "made_from.weights")
-    for file, digest in weights.items() if isinstance(weights, dict) else ():
+    for file, digest in weights.items():
         *_, place, stage, _, _ = ("", "", "", "", *Path(str(file)).parts)
         run = launch / stage
         if place != launch.name or not is_run(run) or run in (*later, folder):

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -30,6 +31,7 @@ from .journal import FOLDER, Journal
 from .limits import ARRAY, cluster_name, limits
 from .slurm import Job, Partition
 
+AT_ONCE = 16  # run folders that are written to at the same time
 IN_FLIGHT = 5.0  # seconds until an sbatch whose launcher was killed has reached the queue, or never will
 
 
@@ -161,8 +163,9 @@ def submit(
     ids = {s.name: s.id for s in journal.submissions.values() if s.id}
     for batch in planned:
         assert code is not None
+        with ThreadPoolExecutor(AT_ONCE) as pool:  # each waits for the disk
+            list(pool.map(code.note, [directory / stage for stage in batch.stages.values()]))
         for stage in batch.stages.values():
-            code.note(directory / stage)
             clear(directory, stage)
         staging.pack(directory, batch.settings)
         text = script.text(directory, batch, code.path, ids)

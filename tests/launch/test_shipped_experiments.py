@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import re
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dist_advss.config.compose import options
+from dist_advss.config.inherit import configure
 from dist_advss.training.folder import differences
-from launch.experiment import compositions, load
+from launch.experiment import compositions, configurations, load
 from launch.graph import Experiment
 from launch.profile import Slurm, choose
 from launch.queue import submission
@@ -28,6 +31,34 @@ def test_every_shipped_experiment_composes_and_ends_in_a_report(name: str) -> No
     graph = shipped(name)
     assert graph.description
     assert list(graph.stages.values())[-1].command == "report"
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_stages_share_nothing_although_the_files_of_their_groups_are_read_once(name: str) -> None:
+    """Neither the stages before one nor what is done to their configurations changes it."""
+    graph = shipped(name)
+    before = configurations(graph, DIRECTORY)
+    expected = {stage: asdict(config) for stage, config in before.items()}
+    for config in before.values():
+        spoil(config)
+    assert compositions(graph, DIRECTORY) == expected
+    for stage in reversed(graph.stages.values()):
+        if stage.command != "report":
+            alone = configure(
+                stage.command, stage.words(DIRECTORY), {str(DIRECTORY / n): c for n, c in expected.items()}
+            )
+            assert asdict(alone) == expected[stage.name]
+
+
+def spoil(node: Any) -> None:
+    """Changes every value of a configuration in place."""
+    for name, value in vars(node).items():
+        if is_dataclass(value):
+            spoil(value)
+        elif isinstance(value, list):
+            value.append("spoilt")
+        else:
+            setattr(node, name, "spoilt")
 
 
 def test_quickstart_compares_p1_p2_and_p3_under_the_same_conditions() -> None:
