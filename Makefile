@@ -20,8 +20,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@echo "Installing into .venv. The first time this downloads torch with its CUDA libraries, about 5.5 GB."
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev,deepspeed,dashboard]'
-	@# The tests compare attacks with torchattacks. Its pins (requests 2.25) conflict with the other packages, so it comes without them.
-	$(BIN)/python -m pip install --constraint constraints.txt --no-deps torchattacks
+	@# The tests compare attacks with torchattacks and pyautoattack. The pins of the first (requests 2.25) conflict with the other packages, so they come without.
+	$(BIN)/python -m pip install --constraint constraints.txt --no-deps torchattacks pyautoattack
 	@touch $(READY)
 
 ffcv: $(READY)  # pip compiles FFCV against OpenCV and libjpeg-turbo. Without it, images are held in main memory.

@@ -1,19 +1,22 @@
-"""How images are attacked: threat models (threat) and projected gradient descent under them (pgd)."""
+"""How images are attacked: threat models (threat), projected gradient descent under them (pgd), and AutoAttack (autoattack)."""
 
 from __future__ import annotations
 
 from torch import nn
 
 from ..config.schema import Attack as AttackConfig
+from .autoattack import AutoAttack
 from .base import Attack, NoAttack
 from .pgd import PGD
 from .threat import L2, Linf, Threat
 
-__all__ = ["L2", "PGD", "Attack", "Linf", "NoAttack", "Threat", "build"]
+__all__ = ["L2", "PGD", "Attack", "AutoAttack", "Linf", "NoAttack", "Threat", "build"]
 
 
 def build(config: AttackConfig, module: nn.Module, couples_rows: bool = False) -> Attack:
     """The attack that a configuration names, on the bare `module`; `couples_rows` as in the objective's configuration."""
     if config.steps == 0:
         return NoAttack()
+    if config.algorithm == "autoattack":
+        return AutoAttack(config)  # type: ignore[return-value]  # it takes one tensor, not a tuple
     return PGD(config, module, couples_rows=couples_rows)  # type: ignore[return-value]  # X where X | None is allowed

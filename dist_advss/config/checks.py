@@ -15,7 +15,7 @@ from .implementation import implementation
 from .keys import names_with
 from .objectives import OBJECTIVES, TASKS, JigsawKeys, Joint, SelfieKeys
 from .profile import check_profile, check_profiled_ranks
-from .schema import Engine, Model
+from .schema import CASCADE, TARGETED, Engine, Model
 from .sets import SETS
 
 
@@ -69,6 +69,40 @@ def check_evaluation(command: str, config: Any) -> None:
         )
     if config.attack.steps == 0 and config.attack.keep == "any":
         raise UserError("attack.keep=any: needs an attack; set attack.steps or choose attack=pgd20_any")
+    if config.attack.algorithm == "autoattack":
+        _check_autoattack(config.attack, config.data.classes)
+
+
+def _check_autoattack(attack: Any, classes: int | None) -> None:
+    unknown = [name for name in attack.cascade if name not in CASCADE]
+    if unknown or not attack.cascade or len(set(attack.cascade)) < len(attack.cascade):
+        wrong = (
+            f"unknown attack '{unknown[0]}'" if unknown else "no attack" if not attack.cascade else "an attack twice"
+        )
+        raise UserError(f"attack.cascade=[{','.join(attack.cascade)}]: {wrong}; list some of {', '.join(CASCADE)}")
+    if attack.steps == 0:
+        raise UserError("attack.steps=0: attack=autoattack needs steps; set it to 100, or choose attack=none")
+    if attack.norm != "linf":
+        raise UserError(
+            f"attack.norm={attack.norm}: attack=autoattack knows linf; choose attack=pgd20 for {attack.norm}"
+        )
+    for name, value, usual in (("restarts", attack.restarts, 1), ("keep", attack.keep, "last")):
+        if value != usual:
+            raise UserError(f"attack.{name}={value}: attack=autoattack has its own; drop it")
+    if attack.step_size is not None or not attack.random_start or not attack.clamp_start:
+        raise UserError("attack.step_size, random_start and clamp_start: attack=autoattack has its own; drop them")
+    if classes is None:
+        return
+    if "apgd-t" in attack.cascade and classes < 4:
+        others = ",".join(name for name in attack.cascade if name != "apgd-t") or "apgd-ce"
+        raise UserError(
+            f"data.classes={classes}: the loss of apgd-t needs 4 classes; set attack.cascade=[{others}], "
+            f"and attack.targets={max(classes - 1, 1)} for fab-t"
+        )
+    if attack.targets >= classes and set(TARGETED) & set(attack.cascade):
+        raise UserError(
+            f"attack.targets={attack.targets}: there are {classes} classes, so {classes - 1} to target; set it to {classes - 1}"
+        )
 
 
 def check_transfer(command: str, config: Any) -> None:
@@ -78,6 +112,10 @@ def check_transfer(command: str, config: Any) -> None:
         raise UserError(f"{key}=[]: no run to {'test' if config.sources else 'attack'}; give {key}=[RUN,RUN]")
     if config.attack.steps == 0:
         raise UserError("attack=none: transfer needs adversarial images; choose attack=pgd20")
+    if config.attack.algorithm == "autoattack":
+        raise UserError(
+            "attack=autoattack: transfer attacks pretext tasks too, which have no classes; choose attack=pgd20"
+        )
 
 
 def check_world(config: Any, world_size: int) -> None:
@@ -211,6 +249,10 @@ def _check_objective(command: str, config: Any) -> None:
         raise UserError("freeze=encoder: needs a trained encoder; give init=RUN, or freeze=none")
     if attack.keep == "any":
         raise UserError("attack.keep=any: not available in training; set attack.keep=last")
+    if attack.algorithm == "autoattack":
+        raise UserError(
+            "attack=autoattack: not available in training; choose attack=pgd10, and evaluate with autoattack"
+        )
     if objective.couples_rows and config.train.accumulate > 1:
         raise UserError(
             f"train.accumulate={config.train.accumulate}: objective={objective.name} compares all images of a batch, so "

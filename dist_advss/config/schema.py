@@ -18,6 +18,8 @@ from .profile import Profile
 from .sets import DATASETS
 
 PRECISIONS = ("fp32", "bf16", "fp16")
+CASCADE = ("apgd-ce", "apgd-t", "fab-t", "square")  # standard AutoAttack
+TARGETED = ("apgd-t", "fab-t")
 
 
 @dataclass
@@ -143,6 +145,19 @@ class Attack:
         choices=("train", "batch", "eval"),
     )
     precision: str = key("fp32", "autocast type of the attack's forward and backward pass", choices=PRECISIONS)
+    algorithm: str = key(
+        "pgd",
+        "pgd; autoattack: the attacks of attack.cascade, each on the images that are still right (evaluate only, linf)",
+        choices=("pgd", "autoattack"),
+    )
+    cascade: list[str] = key(
+        list(CASCADE),
+        "with attack.algorithm=autoattack: its attacks in order, some of apgd-ce, apgd-t, fab-t and square",
+    )
+    targets: int = key(
+        9, "target classes of apgd-t and fab-t, the most likely wrong ones; fewer than data.classes", low=1
+    )
+    queries: int = key(5000, "queries of square for an image", low=1, high=1_000_000)
 
 
 @dataclass

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from ..attacks.autoattack import STANDS
 from .verdicts import Verdicts
 
 
@@ -31,3 +33,10 @@ def rates(verdicts: Verdicts, classes: list[str]) -> dict[str, Any]:
             row = {key: round(100 * float(np.mean(mask[members])), 2) for key, mask in right.items()}
             result["per_class"].append({"class": name, "n": int(members.sum()), **row})
     return result
+
+
+def after_each(verdicts: Verdicts, cascade: Sequence[str]) -> dict[str, float]:
+    """RA in percent after each attack of AutoAttack's cascade, by its name: the share that none so far has felled."""
+    stands = verdicts.felled_by == STANDS
+    after = {name: stands | (verdicts.felled_by > number) for number, name in enumerate(cascade, 1)}
+    return {name: round(100 * float(right.mean()), 4) for name, right in after.items()}

@@ -31,7 +31,8 @@ from ..training.interrupt import Interrupt
 from ..training.made_from import NO_CLASSES, Loaded, MadeFrom, digests, load_weights, refuse_trained_on
 from ..training.members import load_members, member_files
 from .by_image import Partial, origin_of, remove_partial, run_unless_finished, until_stopped
-from .rates import rates
+from .rates import after_each, rates
+from .suspicions import suspicions
 from .verdicts import Verdicts, judge_images, samples
 
 SAMPLES = 16
@@ -73,6 +74,7 @@ def _evaluate(config: EvaluateConfig, located: Located, out: Path, world: World)
         if world.rank == 0:
             log = stack.enter_context(Log(out, config.tracking, lambda text: console.print(text, style="dim")))
             log.begin(0, "evaluate", world.size)
+        cascade = config.attack.cascade if config.attack.algorithm == "autoattack" else []
         started = time.monotonic()
         saved = Partial(out, world.rank, origin_of(config, now, attack=asdict(config.attack)))
         known = saved.load(world, Verdicts.empty(), lambda text: console.print(text, style="dim"))
@@ -81,6 +83,8 @@ def _evaluate(config: EvaluateConfig, located: Located, out: Path, world: World)
             world.heartbeat()
             done = rates(verdicts, [])
             text = f"evaluate  {len(verdicts)}/{loader.count}  TA {done['ta']:.1f}  RA {done['ra']:.1f}"
+            if cascade:
+                text += "".join(f"  {name} {ra:.1f}" for name, ra in after_each(verdicts, cascade).items())
             console.print(text, end="\r" if console.is_terminal else "\n")
 
         try:
@@ -94,13 +98,18 @@ def _evaluate(config: EvaluateConfig, located: Located, out: Path, world: World)
             return
         verdicts = Verdicts.empty().joined(shares)
         verdicts.save(out / "verdicts.npz", saved.origin)
+        warnings = suspicions(model, first, verdicts, cascade) if cascade else []
+        for warning in warnings:
+            console.print(f"warning: {warning}")
         _save_samples(config, model, attack, first, verdicts, out)
         write_json(
             out / "result.json",
             {
                 "kind": "evaluate",
                 **rates(verdicts, loader.classes),
-                "attack": {**asdict(config.attack), "step_size": step_size(config.attack)},
+                "ra_after": after_each(verdicts, cascade),
+                "warnings": warnings,
+                "attack": {**asdict(config.attack), "step_size": None if cascade else step_size(config.attack)},
                 "split": config.split,
                 "checkpoint": str(checkpoint_files(config)[0]) if config.checkpoint else None,
                 "members": config.model.members,

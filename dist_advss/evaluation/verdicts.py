@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
-from ..attacks import Attack
+from ..attacks import Attack, AutoAttack
+from ..attacks.autoattack import CLEAN, STANDS
+from ..attacks.chunks import logits_of
 from ..data import Batch, as_float
 from ..images import alone
 from ..objectives.base import cross_entropy
@@ -21,15 +23,19 @@ from .finite import INDEX, Finite
 
 @dataclass
 class Verdicts(ByImage):
-    """The label and what was predicted, int64 (N,)."""
+    """The label, what was predicted, and the attack that felled the image, int64 (N,).
+
+    felled_by: -1: none; 0: the model is wrong on the clean image; k: the k-th attack of AutoAttack's cascade, 1 for PGD
+    """
 
     label: np.ndarray
     clean_prediction: np.ndarray
     adversarial_prediction: np.ndarray
+    felled_by: np.ndarray
 
     @staticmethod
     def empty() -> Verdicts:
-        return Verdicts(*(np.empty(0, dtype=np.int64) for _ in range(4)))
+        return Verdicts(*(np.empty(0, dtype=np.int64) for _ in range(5)))
 
     @property
     def clean_correct(self) -> np.ndarray:
@@ -73,15 +79,23 @@ def judge_images(
         task = model.prepare(as_float(batch.images), batch.labels, rng.rows(batch.row))
         task.by_row[INDEX] = batch.index
         found = attack.fool(finite.watched(model.judge), task)
-        with torch.no_grad():
-            logits = [model.logits(alone(x)) for x in (task.inputs, found)]
+        logits = [logits_of(model.judge, alone(x), task) for x in (task.inputs, found)]
         for note, z in zip((finite.clean, finite.attacked), logits, strict=True):
             note(cross_entropy(z, batch.labels), batch.index)
         finite.check()
-        predictions = [z.argmax(1).cpu().numpy() for z in logits]
-        return Verdicts(batch.index.cpu().numpy(), batch.labels.cpu().numpy(), *predictions)
+        clean, adversarial = (z.argmax(1) for z in logits)
+        felled = _felled_by(attack, clean == batch.labels, adversarial == batch.labels)
+        columns = (batch.index, batch.labels, clean, adversarial, felled)
+        return Verdicts(*(column.cpu().numpy() for column in columns))
 
     return judge_remaining(batches, judge, known, partial, on_batch)
+
+
+def _felled_by(attack: Attack, clean: torch.Tensor, adversarial: torch.Tensor) -> torch.Tensor:
+    """(N,) int64 as in `Verdicts`, from what was right (N,) bool. The reported verdict decides whether an image stands."""
+    first, judged = torch.where(clean, 1, CLEAN), cast(object, attack)
+    felled = judged.felled_by if isinstance(judged, AutoAttack) else first
+    return torch.where(adversarial, STANDS, torch.where(felled == STANDS, first, felled))
 
 
 def samples(model: Classify, batch: Batch, attack: Attack, seed: int, count: int) -> Samples:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..config.commands import COMMANDS
 from ..config.flags import says_where
-from ..config.schema import Attack
+from ..config.schema import CASCADE, Attack
 from ..text import one_line
 from .folders import lookup
 from .metrics import number
@@ -228,10 +228,21 @@ def describe_attack(attack: Any) -> str:
         return "an unknown attack"
     steps, eps = number(attack.get("steps")), number(attack.get("eps"))
     restarts, norm = number(attack.get("restarts")) or 1, value_text(attack.get("norm", "linf"))
-    name = value_text(attack.get("name") or ("no attack" if steps == 0 else f"PGD-{steps:g}" if steps else "PGD"))
+    usual = _cascade(attack, steps) or ("no attack" if steps == 0 else f"PGD-{steps:g}" if steps else "PGD")
+    name = value_text(attack.get("name") or usual)
     radius = "" if eps is None else f", {describe_ball(norm, eps)}"
     more = f", {restarts:g} restarts" if restarts > 1 else ""
     return name + radius + more + (", any iterate" if attack.get("keep") == "any" else "")
+
+
+def _cascade(attack: Mapping[str, Any], steps: float | None) -> str | None:
+    """ "AutoAttack", with what is not standard about it; None for another attack."""
+    if attack.get("algorithm") != "autoattack":
+        return None
+    cascade = attack.get("cascade")
+    names = [str(name) for name in cascade] if isinstance(cascade, list) else [UNKNOWN]
+    which = "" if names == list(CASCADE) else f" of {', '.join(names)}"
+    return f"AutoAttack{which}" + ("" if steps == 100 else f" with {value_text(steps)} steps")
 
 
 def describe_ball(norm: str, eps: float) -> str:

@@ -49,11 +49,14 @@ def independent(config: Any) -> Found:
         adversarial = torch.min(torch.max(moved, x - eps), x + eps).clamp(0, 1)
     with torch.no_grad():
         predictions = [model.logits(images).argmax(1).numpy() for images in (x, adversarial)]
+    label = images.labels.numpy()
+    clean, attacked = (found == label for found in predictions)
     return {
         "index": images.index.numpy(),
-        "label": images.labels.numpy(),
+        "label": label,
         "clean_prediction": predictions[0],
         "adversarial_prediction": predictions[1],
+        "felled_by": np.where(attacked, -1, np.where(clean, 1, 0)),
     }
 
 

@@ -35,7 +35,7 @@ def verdicts(n: int, seed: int) -> Verdicts:
     label = draw.integers(0, 5, n)
     clean = np.where(draw.random(n) < 0.4, label, draw.integers(0, 6, n))
     adversarial = np.where(draw.random(n) < 0.1, label, draw.integers(0, 6, n))
-    return Verdicts(np.arange(n), label, clean, adversarial)
+    return Verdicts(np.arange(n), label, clean, adversarial, np.full(n, -1))
 
 
 @pytest.mark.parametrize("n", [1, 3, 50, 997])
