@@ -11,7 +11,8 @@ from ..data import Loader, as_float
 from ..objectives.classify import Classify
 from .verdicts import Verdicts
 
-ZERO_SHARE = 0.5  # of the pixels of an image; a ReLU network has far fewer zero gradients
+ZERO_SHARE = 0.9  # of the pixels of an image; a ReLU network has far fewer zero gradients
+SQUARE_SHARE = 0.002  # of the images; fewer that fall to Square say nothing, as in the official code
 SUM = 1e-4  # how far a softmax's sum is from 1
 
 
@@ -35,7 +36,7 @@ def suspicions(model: Classify, loader: Loader, verdicts: Verdicts, cascade: Seq
         )
     if "square" in cascade and cascade[-1] == "square" and len(cascade) > 1:
         felled = int((verdicts.felled_by == len(cascade)).sum())
-        if felled:
+        if felled > SQUARE_SHARE * len(verdicts):
             found.append(
                 f"square, which sees no gradient, felled {felled} images that the other attacks had not: gradients may be masked"
             )
