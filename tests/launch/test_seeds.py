@@ -103,7 +103,7 @@ def test_an_axis_named_seed_gets_these_values_and_nothing_else_is_repeated(write
         ("[08]", "'08' is not a whole number"),
         ("[true]", "'true' is not a whole number"),
         ("[[1]]", "is not a whole number"),
-        (f"[{','.join(map(str, range(401)))}]", "2,005 stages, above the 2,000"),
+        (f"[{','.join(map(str, range(2001)))}]", "10,005 stages, above the 10,000"),
     ],
 )
 def test_a_wrong_list_is_refused_in_one_line(chain: str, seeds: str, said: str) -> None:
