@@ -31,6 +31,7 @@ REQUIRED = (
     "pandas",
     "pillow",
     "psutil",
+    "safetensors",
     "submitit",
     "timm",
     "wandb",

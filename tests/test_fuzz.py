@@ -33,7 +33,7 @@ from tests.fuzzer import NASTY, Fuzzer
 @pytest.fixture(scope="module")
 def fuzzer(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Fuzzer]:
     """In a folder with a launch of every command (L) and one of every file."""
-    desk = tmp_path_factory.mktemp("desk")
+    desk = tmp_path_factory.mktemp("desk") / "of" / "inputs"  # `../..` stays among few files
     shutil.copytree(repository / "tests" / "earlier" / "0.1.0", desk / "L")
     shutil.copy(repository / "tests" / "earlier" / "tiny.yaml", desk / "tiny.yaml")
     shutil.copy(config_dir() / "cluster" / "slurm.yaml", desk / "profile.yaml")

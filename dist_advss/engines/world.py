@@ -165,7 +165,7 @@ class StopVote:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream: Any = None  # of a GPU, from the first vote on
         self._pending: tuple[Callable[[], Any], torch.Tensor] | None = (
             None  # waits for the result; the result on the CPU
         )
@@ -181,9 +181,10 @@ class StopVote:
         return largest
 
     def _begin(self, number: int) -> tuple[Callable[[], Any], torch.Tensor]:
-        if self._stream is None:
+        if self._device.type != "cuda":
             mine = torch.tensor(number)
             return dist.all_reduce(mine, dist.ReduceOp.MAX, async_op=True).wait, mine
+        self._stream = self._stream or torch.cuda.Stream(self._device)
         with torch.cuda.stream(self._stream):
             mine = torch.full((), number, device=self._device)
             dist.all_reduce(mine, dist.ReduceOp.MAX, async_op=True).wait()  # the stream waits, the CPU does not

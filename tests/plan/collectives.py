@@ -1,7 +1,7 @@
 """Run by test_traffic: one training step of each engine in a pretended world, and what it asks of the other processes.
 
 Prints a JSON object: for each case {operation: [calls, bytes]}, of the last of a few steps, as
-DeepSpeed needs two to settle. The process
+DeepSpeed needs two to settle, and DDP begins with a pass that it discards. The process
 group is torch's fake one, in which every collective returns at once, so that one process may be any of 1,024.
 """
 
@@ -80,7 +80,7 @@ def collectives(world_size: int, words: list[str]) -> dict[str, list[int]]:
         engine.wrapped.register_comm_hook(None, hook)
     parts = config.train.accumulate
     images = config.train.batch_size // (world_size * parts)
-    for number in range(3 if config.engine.name == "deepspeed" else 1):
+    for number in range(3 if config.engine.name == "deepspeed" else 2):
         counted.seen.clear()
         for _ in range(parts):
             if config.engine.name == "ddp":
