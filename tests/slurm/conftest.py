@@ -61,7 +61,9 @@ class Launch:
         end = time.monotonic() + seconds
         while not until(states := self.states()):
             assert time.monotonic() < end, self.story()
-            for state in states.values():  # a busy machine may be too slow to start a batch script, and Slurm holds the job
+            for (
+                state
+            ) in states.values():  # a busy machine may be too slow to start a batch script, and Slurm holds the job
                 if state.job and state.error == "launch failed requeued held":
                     slurm_command("scontrol", "release", state.job)
             time.sleep(0.5)
