@@ -62,10 +62,8 @@ def apgd(query: Query, loss: Loss, x: Tensor, labels: Tensor, begin: Tensor, eps
 
     # What a checkpoint compares with the one before it.
     window, since = max(int(0.22 * steps), 1), 0
-    rises, last_loss = (
-        torch.zeros_like(losses),
-        torch.zeros_like(losses),
-    )  # the first step is compared with 0, as published
+    rises = torch.zeros_like(losses)
+    last_loss = torch.zeros_like(losses)  # the first step is compared with 0, as published
     best_at_check, was_halved = best_loss, torch.ones_like(wrong)
 
     for step in range(steps):

@@ -166,9 +166,8 @@ class StopVote:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream: Any = None  # of a GPU, from the first vote on
-        self._pending: tuple[Callable[[], Any], torch.Tensor] | None = (
-            None  # waits for the result; the result on the CPU
-        )
+        # what waits for the result, and the result on the CPU
+        self._pending: tuple[Callable[[], Any], torch.Tensor] | None = None
 
     def exchange(self, number: int) -> int:
         """Begins a collective over `number` (0 or more). Returns the largest number of the previous call, 0 at the first."""

@@ -95,7 +95,6 @@ def goodput(metrics: Metrics, until: float | None = None) -> Goodput | None:
 
     None before its first session, and for a run of an earlier version, which did not record when its processes began.
 
-
     A session ends with its last line: what a killed process did after that counts as queued. Work is lost if the next
     session resumes at an earlier step than that of the checkpoint which followed it.
     """

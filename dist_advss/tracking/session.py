@@ -16,9 +16,8 @@ import psutil
 PACKAGES = ("torch", "torchvision", "numpy", "deepspeed", "ffcv")
 LARGEST_PATCH = 1_000_000  # bytes; a larger diff is probably a data set
 GIT_SECONDS = 5.0
-SUBMITTED = (
-    "DIST_ADVSS_SUBMITTED"  # of a launcher's job: when it could have started (unix seconds), for the time in the queue
-)
+# Of a launcher's job: when it could have started (unix seconds), for the time in the queue.
+SUBMITTED = "DIST_ADVSS_SUBMITTED"
 SLURM = {
     "job": "SLURM_JOB_ID",
     "name": "SLURM_JOB_NAME",
