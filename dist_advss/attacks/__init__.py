@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..config.schema import Attack as AttackConfig
+from ..config.attack import Attack as AttackConfig
 from .autoattack import AutoAttack
 from .base import Attack, NoAttack
 from .pgd import PGD

@@ -13,8 +13,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from ..config.schema import TARGETED
-from ..config.schema import Attack as AttackConfig
+from ..config.attack import TARGETED
+from ..config.attack import Attack as AttackConfig
 from ..images import alone
 from ..objectives.base import Task
 from ..precision import autocast

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import collectives
-from ..config.schema import Attack
+from ..config.attack import Attack
 from ..images import pack, unpack
 from ..models.norms import BATCH_NORMS
 from ..objectives.base import Task

@@ -7,6 +7,7 @@ from typing import Any
 from unicodedata import category
 
 from ..errors import UserError, nearest
+from .attack import check_attack, check_autoattack
 from .backbones import BACKBONES, ENSEMBLE
 from .classes import check_classes
 from .commands import COMMANDS
@@ -15,7 +16,7 @@ from .implementation import implementation
 from .keys import names_with
 from .objectives import OBJECTIVES, TASKS, JigsawKeys, Joint, SelfieKeys
 from .profile import check_profile, check_profiled_ranks
-from .schema import CASCADE, TARGETED, Engine, Model
+from .schema import Engine, Model
 from .sets import SETS
 
 
@@ -43,7 +44,7 @@ def check(command: str, config: Any) -> None:
     if COMMANDS[command].labelled or COMMANDS[command].classifiers:
         check_classes(command, config.data)
     if hasattr(config, "attack"):
-        _check_attack(config)
+        check_attack(config)
     if hasattr(config, "model"):
         _check_model(command, config)
     # A command may add checks.
@@ -70,39 +71,7 @@ def check_evaluation(command: str, config: Any) -> None:
     if config.attack.steps == 0 and config.attack.keep == "any":
         raise UserError("attack.keep=any: needs an attack; set attack.steps or choose attack=pgd20_any")
     if config.attack.algorithm == "autoattack":
-        _check_autoattack(config.attack, config.data.classes)
-
-
-def _check_autoattack(attack: Any, classes: int | None) -> None:
-    unknown = [name for name in attack.cascade if name not in CASCADE]
-    if unknown or not attack.cascade or len(set(attack.cascade)) < len(attack.cascade):
-        wrong = (
-            f"unknown attack '{unknown[0]}'" if unknown else "no attack" if not attack.cascade else "an attack twice"
-        )
-        raise UserError(f"attack.cascade=[{','.join(attack.cascade)}]: {wrong}; list some of {', '.join(CASCADE)}")
-    if attack.steps == 0:
-        raise UserError("attack.steps=0: attack=autoattack needs steps; set it to 100, or choose attack=none")
-    if attack.norm != "linf":
-        raise UserError(
-            f"attack.norm={attack.norm}: attack=autoattack knows linf; choose attack=pgd20 for {attack.norm}"
-        )
-    for name, value, usual in (("restarts", attack.restarts, 1), ("keep", attack.keep, "last")):
-        if value != usual:
-            raise UserError(f"attack.{name}={value}: attack=autoattack has its own; drop it")
-    if attack.step_size is not None or not attack.random_start or not attack.clamp_start:
-        raise UserError("attack.step_size, random_start and clamp_start: attack=autoattack has its own; drop them")
-    if classes is None:
-        return
-    if "apgd-t" in attack.cascade and classes < 4:
-        others = ",".join(name for name in attack.cascade if name != "apgd-t") or "apgd-ce"
-        raise UserError(
-            f"data.classes={classes}: the loss of apgd-t needs 4 classes; set attack.cascade=[{others}], "
-            f"and attack.targets={max(classes - 1, 1)} for fab-t"
-        )
-    if attack.targets >= classes and set(TARGETED) & set(attack.cascade):
-        raise UserError(
-            f"attack.targets={attack.targets}: there are {classes} classes, so {classes - 1} to target; set it to {classes - 1}"
-        )
+        check_autoattack(config.attack, config.data.classes)
 
 
 def check_transfer(command: str, config: Any) -> None:
@@ -206,28 +175,6 @@ def _check_ensemble(command: str, config: Any) -> None:
     for name in names_with(Model, "per_member"):
         if getattr(model, name) is not None:
             raise UserError(f"model.{name}={getattr(model, name)}: each member keeps its own value; drop it")
-
-
-def _check_attack(config: Any) -> None:
-    attack = config.attack
-    if attack.steps > 0 and attack.eps == 0:
-        raise UserError(
-            "attack.eps=0: an attack needs a radius above 0; set it to 8/255 for example, or choose attack=none"
-        )
-    if attack.norm == "linf" and attack.eps > 1:
-        raise UserError(
-            f"attack.eps={attack.eps:g}: images are in [0,1]; for 8 of 255 grey levels write attack.eps=8/255"
-        )
-    if attack.steps > 0 and attack.step_size == 0:
-        raise UserError("attack.step_size=0: the attack would not move; set it above 0, or to null for the default")
-    if attack.keep == "any" and not attack.clamp_start:
-        raise UserError(
-            "attack.clamp_start=false: attack.keep=any judges the start too, and it must be an image in [0,1]; set it to true"
-        )
-    if attack.restarts > 1 and not attack.random_start:
-        raise UserError(
-            f"attack.restarts={attack.restarts}: without a random start all restarts are the same; set attack.random_start=true"
-        )
 
 
 def _check_objective(command: str, config: Any) -> None:

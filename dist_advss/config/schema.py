@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from .attack import PRECISIONS, Attack
 from .backbones import MODELS
 from .corruptions import CORRUPTIONS
 from .engines import ENGINES, ZERO, EngineKind
@@ -16,10 +17,6 @@ from .keys import REQUIRED, group, key
 from .objectives import Objective
 from .profile import Profile
 from .sets import DATASETS
-
-PRECISIONS = ("fp32", "bf16", "fp16")
-CASCADE = ("apgd-ce", "apgd-t", "fab-t", "square")  # standard AutoAttack
-TARGETED = ("apgd-t", "fab-t")
 
 
 @dataclass
@@ -109,55 +106,6 @@ class Model:
     std: list[float] | None = key(
         None, "standard deviation that the model divides by, per channel; null: ImageNet's", per_member=True
     )
-
-
-@dataclass
-class Attack:
-    norm: str = key("linf", "norm of the perturbation", choices=("linf", "l2"))
-    eps: float = key(
-        8 / 255, "largest perturbation in attack.norm, for images in [0,1]; accepts a fraction such as 8/255", low=0.0
-    )
-    steps: int = key(
-        10,
-        "gradient steps; 0: no attack, but attack.eps still bounds the attack of the validation RA",
-        low=0,
-        high=10_000,
-    )
-    step_size: float | None = key(
-        None, "length of a step in attack.norm; null: eps/4, or 1.25 eps/steps for fewer than five steps", low=0.0
-    )
-    random_start: bool = key(True, "start at a uniform random point within attack.eps; false: start at the clean image")
-    clamp_start: bool = key(
-        True,
-        "clamp the random start to [0,1]; false: clamp from the first step on, as the published code (not with keep=any)",
-    )
-    restarts: int = key(
-        1, "independent random starts; attack.keep=last keeps the one with the highest loss", low=1, high=1000
-    )
-    keep: str = key(
-        "last",
-        "last: keep the last iterate; any: keep the first that fools the model (not in training)",
-        ("last", "any"),
-    )
-    batch_norm: str = key(
-        "train",
-        "attack in training: train (update running statistics, as the paper), batch (do not update them), eval (use them)",
-        choices=("train", "batch", "eval"),
-    )
-    precision: str = key("fp32", "autocast type of the attack's forward and backward pass", choices=PRECISIONS)
-    algorithm: str = key(
-        "pgd",
-        "pgd; autoattack: the attacks of attack.cascade, each on the images that are still right (evaluate only, linf)",
-        choices=("pgd", "autoattack"),
-    )
-    cascade: list[str] = key(
-        list(CASCADE),
-        "with attack.algorithm=autoattack: its attacks in order, some of apgd-ce, apgd-t, fab-t and square",
-    )
-    targets: int = key(
-        9, "target classes of apgd-t and fab-t, the most likely wrong ones; fewer than data.classes", low=1
-    )
-    queries: int = key(5000, "queries of square for an image", low=1, high=1_000_000)
 
 
 @dataclass

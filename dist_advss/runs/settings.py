@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
+from ..config.attack import CASCADE, Attack
 from ..config.commands import COMMANDS
 from ..config.flags import says_where
-from ..config.schema import CASCADE, Attack
 from ..text import one_line
 from .folders import lookup
 from .metrics import number

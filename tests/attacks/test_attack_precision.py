@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dist_advss.attacks import PGD
 from dist_advss.attacks.pgd import Rows
-from dist_advss.config.schema import Attack
+from dist_advss.config.attack import Attack
 from dist_advss.objectives.base import Task
 from dist_advss.rng import Rng
 

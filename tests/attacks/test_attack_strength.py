@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from dist_advss.attacks import PGD
-from dist_advss.config.schema import Attack
+from dist_advss.config.attack import Attack
 
 NOISE = 0.01
 RADIUS = {"linf": 0.06, "l2": 0.5}

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dist_advss.attacks import PGD, NoAttack
+from dist_advss.config.attack import Attack
 from dist_advss.config.objectives import Classify as ClassifyKeys
-from dist_advss.config.schema import Attack
 from dist_advss.data import Batch
 from dist_advss.evaluation.by_image import Partial
 from dist_advss.evaluation.verdicts import Verdicts, judge_images

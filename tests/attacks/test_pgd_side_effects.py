@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_advss.attacks import PGD, build
-from dist_advss.config.schema import Attack
+from dist_advss.config.attack import Attack
 from dist_advss.objectives.base import Judgement, Task
 from dist_advss.rng import Rng
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from dist_advss.attacks import PGD
 from dist_advss.collectives import gather_rows
-from dist_advss.config.schema import Attack, Guard
+from dist_advss.config.attack import Attack
+from dist_advss.config.schema import Guard
 from dist_advss.engines import find_place, init
 from dist_advss.images import Images, alone
 from dist_advss.objectives.base import Judgement, Objective, Task

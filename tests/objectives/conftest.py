@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from dist_advss.config.attack import Attack
 from dist_advss.config.objectives import OBJECTIVES
-from dist_advss.config.schema import Attack, Data, Model, TrainConfig
+from dist_advss.config.schema import Data, Model, TrainConfig
 from dist_advss.objectives import Objective, build
 from dist_advss.rng import Rng
 

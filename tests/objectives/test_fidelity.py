@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dist_advss.attacks import PGD
-from dist_advss.config.schema import Attack
+from dist_advss.config.attack import Attack
 from dist_advss.objectives import Objective
 
 N = 6

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dist_advss.attacks import PGD
-from dist_advss.config.schema import Attack
+from dist_advss.config.attack import Attack
 from dist_advss.objectives import Objective
 
 SUPERVISED = ["classify", "trades"]

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from dist_advss.attacks import PGD
+from dist_advss.config.attack import Attack
 from dist_advss.config.objectives import Diversity, SelfieKeys
-from dist_advss.config.schema import Attack
 from dist_advss.models import preact
 from dist_advss.models.transfer import load_encoder
 from dist_advss.objectives import Objective, build

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_advss.attacks import PGD
-from dist_advss.config.schema import Attack
+from dist_advss.config.attack import Attack
 from dist_advss.objectives import Selfie
 
 N, GRID, SIDE, MASKED = 3, 4, 4, 3
