@@ -74,6 +74,9 @@ class Launch:
         lines = [f"{name}: {current}" for name, current in self.states().items()]
         for file in sorted([*self.directory.glob("*/log*.txt"), *self.directory.glob("_slurm/output/*")]):
             lines += [f"---- {file.relative_to(self.directory)}", file.read_text(errors="replace")[-2000:]]
+        lines += ["---- scontrol show job", slurm_command("scontrol", "--oneliner", "show", "job")]
+        for file in sorted((Path(os.environ["SLURM_CONF"]).parents[1] / "log").glob("slurm*.log")):
+            lines += [f"---- {file.name}", file.read_text(errors="replace")[-2000:]]
         return "\n".join(lines)
 
     def log(self, stage: str) -> str:
@@ -81,15 +84,22 @@ class Launch:
 
 
 @pytest.fixture
-def launch(devcluster: DevCluster, tmp_path: Path) -> Callable[..., Launch]:
-    """`launch(text, "cluster.minutes=5")` is an experiment of that YAML text for the devcluster, not yet launched."""
+def launch(devcluster: DevCluster, tmp_path: Path) -> Iterator[Callable[..., Launch]]:
+    """`launch(text, "cluster.minutes=5")` is an experiment of that YAML text for the devcluster, not yet launched.
+
+    The next test finds an empty queue: what this one leaves there is cancelled.
+    """
 
     def arrange(text: str, *words: str, out: str = "out") -> Launch:
         file = tmp_path / f"{out}.yaml"
         file.write_text(text)
         return Launch(tmp_path / out, [f"experiment={file}", "cluster=devcluster", *words])
 
-    return arrange
+    yield arrange
+    end = time.monotonic() + PATIENCE
+    while any(job.goes_on for job in in_queue().values()) and time.monotonic() < end:
+        slurm_command("scancel", "--user=root")
+        time.sleep(0.2)
 
 
 @pytest.fixture
@@ -97,9 +107,7 @@ def closed(devcluster: DevCluster) -> Iterator[None]:
     """A partition that takes jobs and starts none."""
     slurm_command("scontrol", "update", "PartitionName=main", "State=DOWN")
     yield
-    ids = list(in_queue())
-    if ids:
-        slurm_command("scancel", "--user=root")
+    slurm_command("scancel", "--user=root")
     slurm_command("scontrol", "update", "PartitionName=main", "State=UP")
 
 

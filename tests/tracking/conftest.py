@@ -31,10 +31,16 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     made = StandIn()
     monkeypatch.setenv("WANDB_BASE_URL", made.url)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
+    _forget_server()
     yield made
-    if "wandb" in sys.modules:  # used in this process: it knows the address of this server
-        sys.modules["wandb"].teardown()
+    _forget_server()
     made.stop()
+
+
+def _forget_server() -> None:
+    """wandb keeps the address of the server that it first heard of in this process, in whatever test that was."""
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].teardown()
 
 
 class Recorder:
