@@ -31,7 +31,10 @@ class Place:
 
 
 def slurm_conf(place: Place) -> str:
-    """The text of slurm.conf. `cred_expire`, in seconds, is also the delay of a requeued job (Slurm's default is 120)."""
+    """The text of slurm.conf. `cred_expire`, in seconds, is also the delay of a requeued job (Slurm's default is 120).
+
+    A busy machine starts a batch script late; Slurm's own patience of 10 seconds with messages and starts would lose the job.
+    """
     nodes = "\n".join(
         f"NodeName={node} NodeHostname={place.host} NodeAddr=127.0.0.1 Port={place.ports[node]} "
         f"CPUs={CPUS} RealMemory={MEMORY} Gres=gpu:{GPUS} State=UNKNOWN"
@@ -61,6 +64,8 @@ SelectTypeParameters=CR_CPU_Memory
 DefMemPerCPU=100
 GresTypes=gpu
 ReturnToService=2
+MessageTimeout=30
+BatchStartTimeout=60
 SlurmctldTimeout=10
 SlurmdTimeout=15
 KillWait=15
