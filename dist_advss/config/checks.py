@@ -13,7 +13,7 @@ from .classes import check_classes
 from .commands import COMMANDS
 from .engines import ENGINES, ZERO
 from .implementation import implementation
-from .keys import names_with
+from .keys import names_with, shown
 from .objectives import OBJECTIVES, TASKS, JigsawKeys, Joint, SelfieKeys
 from .profile import check_profile, check_profiled_ranks
 from .schema import Engine, Model
@@ -24,7 +24,7 @@ def check_value(name: str, value: Any, metadata: Any) -> None:
     """One value against its field's `choices`, `low` and `high`. Raises UserError."""
     choices, low, high = metadata.get("choices"), metadata.get("low"), metadata.get("high")
     if choices and value not in choices:
-        raise UserError(f"{name}={value}: not accepted; {nearest(str(value), map(str, choices))}")
+        raise UserError(f"{name}={shown(value)}: not accepted; {nearest(shown(value), map(shown, choices))}")
     for text in value if isinstance(value, list) else [value]:
         if isinstance(text, str) and any(category(c) in ("Cc", "Cs") and c not in "\n\t" for c in text):
             raise UserError(f"{name}={text!r}: holds a control character, or bytes that are not UTF-8; rename it")

@@ -11,7 +11,7 @@ import yaml
 
 from .commands import COMMANDS
 from .compose import config_dir, options
-from .keys import REQUIRED
+from .keys import REQUIRED, shown
 from .objectives import OBJECTIVES, Objective
 
 INDENT, WIDTH = 26, 110
@@ -98,19 +98,10 @@ def help_of(f: Any, default: Any) -> str:
     m = f.metadata
     accepted = ""
     if m.get("choices"):
-        accepted = " {" + "|".join(str(c) for c in m["choices"]) + "}"
+        accepted = " {" + "|".join(map(shown, m["choices"])) + "}"
     elif m.get("low") is not None and m.get("high") is not None:
         accepted = f" [{m['low']:g} to {m['high']:g}]"
     elif m.get("low") is not None:
         accepted = f" [at least {m['low']:g}]"
-    shown = "required" if default == REQUIRED else f"default {_shown(default)}"
-    return f"{m.get('help', '')}{accepted} ({shown})"
-
-
-def _shown(value: Any) -> str:
-    """A value as a user writes it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, float) and value * 255 == round(value * 255) != 0 and value < 1:
-        return f"{value * 255:g}/255"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    otherwise = "required" if default == REQUIRED else f"default {shown(default)}"
+    return f"{m.get('help', '')}{accepted} ({otherwise})"

@@ -70,3 +70,12 @@ def names_with(schema: type, flag: str) -> tuple[str, ...]:
         if isinstance(below, type) and dataclasses.is_dataclass(below):
             names += [f"{entry.name}.{name}" for name in names_with(below, flag)]
     return tuple(names)
+
+
+def shown(value: Any) -> str:
+    """A value as a user writes it in YAML or on the command line; a fraction of 255 as `8/255`."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float) and value * 255 == round(value * 255) != 0 and value < 1:
+        return f"{value * 255:g}/255"
+    return f"{value:g}" if isinstance(value, float) else str(value)
