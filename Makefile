@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 FFCV := .venv/.ffcv
 
-.PHONY: help setup ffcv quickstart test test-avx2 lint slurm-up slurm-down clean
+.PHONY: help setup ffcv quickstart test test-avx2 gpu-check lint slurm-up slurm-down clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -47,6 +47,9 @@ test:  ## set up, check style and types, run every test (as root: also install s
 test-avx2: setup  ## run the tests of everything that computes, as on a processor without AVX-512
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 \
 	  tests/attacks tests/engines tests/evaluation tests/models tests/objectives tests/training
+
+gpu-check: setup  ## check and measure one GPU in eight minutes (benchmarks/gpu/carry.py takes it to a machine that has only torch)
+	$(BIN)/python -m benchmarks.gpu --json gpu.json
 
 lint: setup  ## check style and types only
 	$(BIN)/ruff check .
