@@ -15,6 +15,7 @@ from dist_advss.runs.read import Launch
 from . import state
 from .graph import Experiment, stored
 from .job import sessions
+from .queue import held
 from .queue import submission as slurm
 from .queue.journal import FOLDER
 from .queue.slurm import NoAnswer
@@ -34,11 +35,12 @@ def status(directory: Path) -> int:
 def watch(directory: Path) -> int:
     """Shows the stages live until the launch is over; 0 when all have finished, else 1. Ctrl-C leaves the jobs alone.
 
+    Releases jobs that Slurm holds because it could not start them (`queue/held.py`).
     Takes a launch folder, a folder of these, or one run folder. Raises UserError where there is no run.
     """
     reader = Reader()
     every = EVERY if (directory / FOLDER).is_dir() else live.EVERY
-    return live.watch(lambda: read(directory, time.time(), reader), every, time.sleep)
+    return live.watch(lambda: read(directory, time.time(), reader, releases=True), every, time.sleep)
 
 
 def experiment_of(directory: Path) -> Experiment:
@@ -51,11 +53,11 @@ def experiment_of(directory: Path) -> Experiment:
     return experiment
 
 
-def read(directory: Path, now: float, reader: Reader | None = None) -> Launch:
+def read(directory: Path, now: float, reader: Reader | None = None, releases: bool = False) -> Launch:
     """The stages in the order in which they run, with the state of their Slurm jobs; `now` in unix seconds.
 
-    When Slurm does not answer, the folders alone decide, and each unfinished stage has a note of that.
-    Raises UserError where there is no run.
+    With `releases`, jobs that Slurm could not start are released. When Slurm does not answer, the folders alone decide, and
+    each unfinished stage has a note of that. Raises UserError where there is no run.
     """
     launch = runs.read(directory, now, reader)
     directory = directory.absolute()
@@ -63,7 +65,10 @@ def read(directory: Path, now: float, reader: Reader | None = None) -> Launch:
     if experiment is None:
         return launch
     try:
-        states = slurm.look(directory, experiment)
+        jobs = slurm.jobs(directory)
+        if releases:
+            held.release_if_free(directory, jobs, held.PAUSE_S)
+        states = slurm.look(directory, experiment, jobs)
     except NoAnswer as error:
         unsure = f"as its folder shows; {error}"
         states = {

@@ -1,4 +1,4 @@
-"""The stages of a launch, live, until it is over. It only reads."""
+"""The stages of a launch, live, until it is over."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from ..runs.progress import over, progress
-from ..runs.read import Launch, State
+from ..runs.read import Launch, Run, State
 from .glance import as_text, row, stages, view
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ def watch(
     """Shows the stages until the launch is over; 0 when all of them have finished by then, else 1.
 
     `look` reads the launch, and is called again after `every` seconds. A terminal shows one table, drawn again in place.
-    A pipe gets the table at the start and at the end, and in between a line for each stage that changes its state.
+    A pipe gets the table at the start and at the end, and in between a line for each stage that changes its state, or that
+    gets a sentence in place of Slurm's code word for why its job waits.
     """
     from rich.console import Console
     from rich.live import Live
@@ -35,18 +36,24 @@ def watch(
                 height = None if over(launch) else console.height  # at the end all of it, to stay on the screen
                 live.update(view(launch, time.time(), console.width, height), refresh=True)
     else:
-        states: dict[str, State] = {}
+        states: dict[str, tuple[State, str]] = {}
         for launch in _looks(look, every, sleep):
             for run in stages(launch) if states else ():
-                if states.get(run.stage) != run.state:
+                if states.get(run.stage) != _news(run):
                     where = f" on {run.status.nodes}" if run.state == "running" and run.status.nodes else ""
                     why = f": {run.status.error}" if run.status.error else ""
                     console.out(f"{run.stage}: {run.state}{where}{why}", highlight=False)
             if not states or over(launch):
                 show(launch, console)
-            states = {run.stage: run.state for run in launch.runs.values()}
+            states = {run.stage: _news(run) for run in launch.runs.values()}
             console.file.flush()
     return 0 if all(run.state == "finished" for run in stages(launch)) else 1
+
+
+def _news(run: Run) -> tuple[State, str]:
+    """The state of a stage, and the reason why it is queued where that is a sentence: Slurm's words, such as Priority, come and go."""
+    why = run.status.error or ""
+    return run.state, why if run.state == "queued" and " " in why else ""
 
 
 def show(launch: Launch, console: Console) -> None:

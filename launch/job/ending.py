@@ -113,7 +113,7 @@ def _back_to_the_queue(
     directory, name = place.directory, place.stage.name
     settings = place.submission.settings
     listed = _listed(place)
-    if listed is not None and listed.name != place.submission.name:
+    if listed is not None and not listed.is_of(place.submission.name):
         return "failed", f"{why}; not requeued, as job {place.job} is {listed.name} and not {place.submission.name}"
     if listed is not None and listed.state != "RUNNING":  # cancelled, or Slurm requeues it itself
         state.write(directory / name, replace(now, state="stopped", error=why))

@@ -13,7 +13,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class Submission:
     """One job or job array. `stages` by array index; a single job has the index -1. `id` is the job id once it is known.
 
     `cluster` is Slurm's name of the cluster; None if it gave none, and in launch folders of the version before.
+    `released` has the times (unix seconds) at which a held job was released, by its id, such as 17 or 18_3.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Submission:
     id: str | None = None
     cluster: str | None = None
     void: bool = False
+    released: dict[str, list[float]] = field(default_factory=dict)
 
     def job(self, index: int) -> str:
         """The job id of the stage at an index, such as 17 or 18_3. Requires a known `id`."""
@@ -81,6 +83,10 @@ class Journal:
     def queued(self, name: str, job: str, cluster: str | None) -> None:
         self._append({"event": "queued", "name": name, "id": job, "cluster": cluster})
 
+    def released(self, name: str, job: str) -> None:
+        """Records that a held job of a submission is about to be released."""
+        self._append({"event": "released", "name": name, "id": job, "time": time.time()})
+
     def void(self, name: str) -> None:
         self._append({"event": "void", "name": name})
 
@@ -100,6 +106,8 @@ class Journal:
             self.submissions[name] = Submission(name, stages, line["time"], line["code"], line["settings"])
         elif line["event"] == "queued":
             self.submissions[name].id, self.submissions[name].cluster = line["id"], line.get("cluster")
+        elif line["event"] == "released":
+            self.submissions[name].released.setdefault(line["id"], []).append(line["time"])
         else:
             self.submissions[name].void = True
 
@@ -131,10 +139,12 @@ class Journal:
 
 def _refuse_damage(line: Any) -> None:
     """Raises ValueError, TypeError, LookupError or AttributeError unless a line is one that `Journal` writes."""
-    if line["event"] not in ("intent", "queued", "void") or not isinstance(line["name"], str):
+    if line["event"] not in ("intent", "queued", "released", "void") or not isinstance(line["name"], str):
         raise ValueError("no event of a submission")
-    if line["event"] == "queued" and not re.fullmatch(r"[0-9]+(_[0-9]+)?", line["id"]):
+    if line["event"] in ("queued", "released") and not re.fullmatch(r"[0-9]+(_[0-9]+)?", line["id"]):
         raise ValueError("no id of a job")
+    if line["event"] == "released":
+        float(line["time"])
     if line["event"] == "intent":
         texts = [line["code"], *line["stages"].values()]
         if not all(isinstance(text, str) for text in texts) or not isinstance(line["settings"], dict):

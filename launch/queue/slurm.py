@@ -30,13 +30,21 @@ class NoAnswer(RunError):
 
 @dataclass(frozen=True)
 class Job:
-    """One job or array task. `state` as Slurm writes it, `reason` why it is pending, `nodes` such as node[1-2]."""
+    """One job or array task. `state` as Slurm writes it, `reason` why it is pending, `nodes` such as node[1-2].
+
+    `script` is the name of the script that was submitted, without its folder and .sh; empty if Slurm does not tell.
+    """
 
     id: str
     name: str
     state: str
     reason: str = ""
     nodes: str = ""
+    script: str = ""
+
+    def is_of(self, submission: str) -> bool:
+        """Whether this is the job of a submission. Its script has that name as well, which no `scontrol update` changes."""
+        return submission in (self.name, self.script)
 
     @property
     def waits(self) -> bool:
@@ -83,22 +91,23 @@ def complaint(text: str) -> str:
 
 
 def jobs(wanted: Mapping[str, str]) -> dict[str, Job]:
-    """The jobs with these ids (17, or 18_3 for an array task) and names, by id, if Slurm still knows them. Raises NoAnswer.
+    """The jobs with these ids (17, or 18_3 for an array task), by id, if Slurm still knows them. Raises NoAnswer.
 
-    Slurm gives an id again when its counter starts anew, so a job with the id and another name is not the one that is meant.
+    `wanted` maps each id to its submission. Slurm gives an id again when its counter starts anew, so a job with the id but
+    of another submission is not the one that is meant.
     """
     bases = sorted({id.split("_")[0] for id in wanted}, key=int)
     found: dict[str, Job] = {}
     for start in range(0, len(bases), AT_ONCE):
-        found |= _named(wanted, queued(bases[start : start + AT_ONCE]))
+        found |= _meant(wanted, queued(bases[start : start + AT_ONCE]))
     missing = sorted({id.split("_")[0] for id in wanted if id not in found}, key=int)
     for start in range(0, len(missing), AT_ONCE):
-        found = _named(wanted, _ended(missing[start : start + AT_ONCE])) | found
+        found = _meant(wanted, _ended(missing[start : start + AT_ONCE])) | found
     return found
 
 
-def _named(wanted: Mapping[str, str], found: Mapping[str, Job]) -> dict[str, Job]:
-    return {id: job for id, job in found.items() if wanted.get(id) == job.name}
+def _meant(wanted: Mapping[str, str], found: Mapping[str, Job]) -> dict[str, Job]:
+    return {id: job for id, job in found.items() if id in wanted and job.is_of(wanted[id])}
 
 
 def queued(ids: Sequence[str]) -> dict[str, Job]:
@@ -118,13 +127,19 @@ def in_queue() -> dict[str, Job]:
 
 def _listed(which: str) -> dict[str, Job]:
     """The jobs that squeue lists with the option `which`. With SLURM_CLUSTERS it names the cluster in a line of its own."""
-    text = ask("squeue", which, "--array", "--noheader", "--states=all", "--format=%i|%j|%T|%r|%N")
+    text = ask("squeue", which, "--array", "--noheader", "--states=all", "--format=%i|%j|%T|%r|%N|%o")
     found = {}
     for line in text.splitlines():
-        id, name, state, reason, nodes = (line.strip().split("|") + [""] * 5)[:5]
+        id, name, state, reason, nodes, command = (line.strip().split("|", 5) + [""] * 6)[:6]
         if name:
-            found[id] = Job(id, name, state, "" if reason == "None" else reason, nodes)
+            found[id] = Job(id, name, state, "" if reason == "None" else reason, nodes, _script(command))
     return found
+
+
+def _script(command: str) -> str:
+    """The name of a script in the command with which it runs or was submitted: p-1a2b in "sbatch --parsable /folder/p-1a2b.sh"."""
+    match = re.search(r"([^/\s]+)\.sh\s*$", command)
+    return match[1] if match else ""
 
 
 def named(name: str) -> str | None:
@@ -149,16 +164,20 @@ def named(name: str) -> str | None:
 
 def _ended(ids: Sequence[str]) -> dict[str, Job]:
     """The jobs and array tasks with these numbers that have ended, by id."""
+    command = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={','.join(ids)}"]
+    columns = "JobID,JobName,State,NodeList"
     try:
-        text = ask(
-            "sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={','.join(ids)}", "--format=JobID,JobName,State,NodeList"
-        )  # fmt: skip
+        try:
+            text = ask(*command, f"--format={columns},SubmitLine")
+        except NoAnswer:  # Slurm before 21.08 has no such column
+            text = ask(*command, f"--format={columns}")
     except NoAnswer:
         return _remembered(ids)
     found = {}
     for line in text.splitlines():
-        id, name, state, nodes = (line.split("|") + [""] * 4)[:4]
-        found[id] = Job(id, name, (state.split() or ["UNKNOWN"])[0], "", "" if nodes == "None assigned" else nodes)
+        id, name, state, nodes, submitted = (line.split("|", 4) + [""] * 5)[:5]
+        nodes = "" if nodes == "None assigned" else nodes
+        found[id] = Job(id, name, (state.split() or ["UNKNOWN"])[0], "", nodes, _script(submitted))
     return found
 
 
@@ -174,10 +193,10 @@ def _remembered(ids: Sequence[str]) -> dict[str, Job]:
             values = dict(word.split("=", 1) for word in line.split() if "=" in word)
             member = values.get("ArrayTaskId")
             id = f"{values.get('ArrayJobId')}_{member}" if member else values.get("JobId", array)
-            nodes = values.get("NodeList", "")
-            found[id] = Job(
-                id, values.get("JobName", ""), values.get("JobState", "UNKNOWN"), "", "" if nodes == "(null)" else nodes
-            )
+            nodes = "" if values.get("NodeList") == "(null)" else values.get("NodeList", "")
+            command = re.search(r" Command=(.*?)(?: \w+=|$)", line)
+            script = _script(command[1]) if command else ""
+            found[id] = Job(id, values.get("JobName", ""), values.get("JobState", "UNKNOWN"), "", nodes, script)
     return found
 
 
@@ -207,12 +226,17 @@ def _minutes(limit: str) -> int | None:
 
 
 def cancel(jobs: Iterable[Job]) -> None:
-    """Cancels these jobs, pending or running. Slurm compares the names too. Raises NoAnswer."""
+    """Cancels these jobs, pending or running. Slurm compares the names too, as squeue gave them. Raises NoAnswer."""
     ids: dict[str, list[str]] = {}
     for job in jobs:
         ids.setdefault(job.name, []).append(job.id)
     for name, alike in ids.items():
         ask("scancel", f"--name={name}", *alike)
+
+
+def release(id: str) -> None:
+    """Releases a job that is held. Raises NoAnswer."""
+    ask("scontrol", "release", id)
 
 
 def requeue(id: str, without: str | None = None) -> None:

@@ -23,7 +23,7 @@ from .. import state
 from ..experiment import configurations
 from ..graph import Experiment, Stage
 from ..profile import Slurm
-from . import batches, script, slurm, snapshot, staging
+from . import batches, held, script, slurm, snapshot, staging
 from .batches import Batch, Ref
 from .environment import for_sbatch
 from .forecast import as_job, forecast
@@ -111,15 +111,16 @@ def _ranks(settings: Slurm, stage: Stage) -> int:
     return settings.of(stage.command).ranks
 
 
-def look(directory: Path, experiment: Experiment) -> dict[str, Status]:
-    """The state of every stage, from its folder and from the queue. Raises NoAnswer."""
-    return state.look(directory, experiment, jobs(directory))
+def look(directory: Path, experiment: Experiment, found: Mapping[str, Job] | None = None) -> dict[str, Status]:
+    """The state of every stage, from its folder and from its job in `found`, or in the queue now. Raises NoAnswer."""
+    found = jobs(directory) if found is None else found
+    return state.look(directory, experiment, held.explained(directory, found))
 
 
 def jobs(directory: Path) -> dict[str, Job]:
     """The last job of each stage that was queued from this folder. Raises NoAnswer.
 
-    Its state is FORGOTTEN if Slurm does not list a job of that id and name, ELSEWHERE if it is a job of another cluster.
+    Its state is FORGOTTEN if Slurm does not list it any more, ELSEWHERE if it is a job of another cluster.
     """
     latest = Journal(directory).latest()
     if not latest:
@@ -148,7 +149,10 @@ def submit(
     journal = Journal(directory)
     cluster = limits(settings)
     recover_intents(journal, cluster.cluster)
-    states = look(directory, experiment)
+    found = jobs(directory)
+    for line in held.release(journal, found):
+        print(line, flush=True)
+    states = look(directory, experiment, found)
     todo = to_do(experiment, states, wanted, retry_failed)
     latest = journal.latest()
     places = {

@@ -236,7 +236,12 @@ def test_a_job_that_has_got_the_id_of_an_earlier_one_is_left_alone(
     """Slurm's counter starts anew after a reset, so job 2 may be another launch's."""
     on_slurm(chain, tmp_path)
     content = fake_slurm.content
-    content["jobs"]["2"] |= {"name": "p3_pretrain-ffffffff", "state": "RUNNING", "nodes": "node3"}
+    content["jobs"]["2"] |= {
+        "name": "p3_pretrain-ffffffff",
+        "file": "/theirs/p3_pretrain-ffffffff.sh",
+        "state": "RUNNING",
+        "nodes": "node3",
+    }
     fake_slurm.file.write_text(json.dumps(content))
     assert states(tmp_path)["p3_pretrain"] == "died"
     assert main(["cancel", str(tmp_path / "out"), "p3_pretrain"]) == 0

@@ -15,6 +15,7 @@ import pytest
 from dist_advss.cli import main
 from dist_advss.runs.state import Status
 from launch.graph import stored
+from launch.queue import held
 from launch.queue import submission as slurm
 from launch.queue.slurm import in_queue
 from slurm.devcluster.cluster import CannotRun, DevCluster
@@ -61,11 +62,8 @@ class Launch:
         end = time.monotonic() + seconds
         while not until(states := self.states()):
             assert time.monotonic() < end, self.story()
-            for (
-                state
-            ) in states.values():  # a busy machine may be too slow to start a batch script, and Slurm holds the job
-                if state.job and state.error == "launch failed requeued held":
-                    slurm_command("scontrol", "release", state.job)
+            # a busy machine may be too slow to start a batch script
+            held.release_if_free(self.directory, slurm.jobs(self.directory), held.PAUSE_S)
             time.sleep(0.5)
         return states
 
@@ -100,6 +98,25 @@ def launch(devcluster: DevCluster, tmp_path: Path) -> Iterator[Callable[..., Lau
     while any(job.goes_on for job in in_queue().values()) and time.monotonic() < end:
         slurm_command("scancel", "--user=root")
         time.sleep(0.2)
+
+
+@pytest.fixture
+def another(
+    devcluster: DevCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., DevCluster]]:
+    """`another(more, name)` starts a further cluster, whose commands are those of this process until the test ends."""
+    started = []
+
+    def start(more: str, name: str = "devcluster") -> DevCluster:
+        started.append(DevCluster(tmp_path / f"slurm{len(started)}", tied=True, more=more, name=name))
+        started[-1].start()
+        for variable, value in started[-1].environment.items():
+            monkeypatch.setenv(variable, value)
+        return started[-1]
+
+    yield start
+    for cluster in started:
+        cluster.stop()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -102,25 +102,6 @@ def test_a_launch_from_a_task_of_an_array_has_jobs_of_its_own(
     assert {done.state for done in ended.values()} == {"COMPLETED"}
     starts = [line for line in (tmp_path / "parent-1.txt").read_text().splitlines() if line.startswith("job ")]
     assert starts == [f"job {job}: struck  [2 x 2 tasks]"]
-
-
-@pytest.fixture
-def another(
-    devcluster: DevCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., DevCluster]]:
-    """`another(more, name)` starts a further cluster, whose commands are those of this process until the test ends."""
-    started = []
-
-    def start(more: str, name: str = "devcluster") -> DevCluster:
-        started.append(DevCluster(tmp_path / f"slurm{len(started)}", tied=True, more=more, name=name))
-        started[-1].start()
-        for variable, value in started[-1].environment.items():
-            monkeypatch.setenv(variable, value)
-        return started[-1]
-
-    yield start
-    for cluster in started:
-        cluster.stop()
 
 
 @pytest.mark.parametrize("name", ["devcluster", "other"])
