@@ -1,0 +1,116 @@
+"""The keys of an attack, and the checks that need no other part of the configuration. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import UserError
+from .keys import key
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+CASCADE = ("apgd-ce", "apgd-t", "fab-t", "square")  # standard AutoAttack
+TARGETED = ("apgd-t", "fab-t")
+
+
+@dataclass
+class Attack:
+    norm: str = key("linf", "norm of the perturbation", choices=("linf", "l2"))
+    eps: float = key(
+        8 / 255, "largest perturbation in attack.norm, for images in [0,1]; accepts a fraction such as 8/255", low=0.0
+    )
+    steps: int = key(
+        10,
+        "gradient steps; 0: no attack, but attack.eps still bounds the attack of the validation RA",
+        low=0,
+        high=10_000,
+    )
+    step_size: float | None = key(
+        None, "length of a step in attack.norm; null: eps/4, or 1.25 eps/steps for fewer than five steps", low=0.0
+    )
+    random_start: bool = key(True, "start at a uniform random point within attack.eps; false: start at the clean image")
+    clamp_start: bool = key(
+        True,
+        "clamp the random start to [0,1]; false: clamp from the first step on, as the published code (not with keep=any)",
+    )
+    restarts: int = key(
+        1, "independent random starts; attack.keep=last keeps the one with the highest loss", low=1, high=1000
+    )
+    keep: str = key(
+        "last",
+        "last: keep the last iterate; any: keep the first that fools the model (not in training)",
+        ("last", "any"),
+    )
+    batch_norm: str = key(
+        "train",
+        "attack in training: train (update running statistics, as the paper), batch (do not update them), eval (use them)",
+        choices=("train", "batch", "eval"),
+    )
+    precision: str = key("fp32", "autocast type of the attack's forward and backward pass", choices=PRECISIONS)
+    algorithm: str = key(
+        "pgd",
+        "pgd; autoattack: the attacks of attack.cascade, each on the images that are still right (evaluate only, linf)",
+        choices=("pgd", "autoattack"),
+    )
+    cascade: list[str] = key(
+        list(CASCADE),
+        "with attack.algorithm=autoattack: its attacks in order, some of apgd-ce, apgd-t, fab-t and square",
+    )
+    targets: int = key(
+        9, "target classes of apgd-t and fab-t, the most likely wrong ones; fewer than data.classes", low=1
+    )
+    queries: int = key(5000, "queries of square for an image", low=1, high=1_000_000)
+
+
+def check_attack(config: Any) -> None:
+    attack = config.attack
+    if attack.steps > 0 and attack.eps == 0:
+        raise UserError(
+            "attack.eps=0: an attack needs a radius above 0; set it to 8/255 for example, or choose attack=none"
+        )
+    if attack.norm == "linf" and attack.eps > 1:
+        raise UserError(
+            f"attack.eps={attack.eps:g}: images are in [0,1]; for 8 of 255 grey levels write attack.eps=8/255"
+        )
+    if attack.steps > 0 and attack.step_size == 0:
+        raise UserError("attack.step_size=0: the attack would not move; set it above 0, or to null for the default")
+    if attack.keep == "any" and not attack.clamp_start:
+        raise UserError(
+            "attack.clamp_start=false: attack.keep=any judges the start too, and it must be an image in [0,1]; set it to true"
+        )
+    if attack.restarts > 1 and not attack.random_start:
+        raise UserError(
+            f"attack.restarts={attack.restarts}: without a random start all restarts are the same; set attack.random_start=true"
+        )
+
+
+def check_autoattack(attack: Any, classes: int | None) -> None:
+    unknown = [name for name in attack.cascade if name not in CASCADE]
+    if unknown or not attack.cascade or len(set(attack.cascade)) < len(attack.cascade):
+        wrong = (
+            f"unknown attack '{unknown[0]}'" if unknown else "no attack" if not attack.cascade else "an attack twice"
+        )
+        raise UserError(f"attack.cascade=[{','.join(attack.cascade)}]: {wrong}; list some of {', '.join(CASCADE)}")
+    if attack.steps == 0:
+        raise UserError("attack.steps=0: attack=autoattack needs steps; set it to 100, or choose attack=none")
+    if attack.norm != "linf":
+        raise UserError(
+            f"attack.norm={attack.norm}: attack=autoattack knows linf; choose attack=pgd20 for {attack.norm}"
+        )
+    for name, value, usual in (("restarts", attack.restarts, 1), ("keep", attack.keep, "last")):
+        if value != usual:
+            raise UserError(f"attack.{name}={value}: attack=autoattack has its own; drop it")
+    if attack.step_size is not None or not attack.random_start or not attack.clamp_start:
+        raise UserError("attack.step_size, random_start and clamp_start: attack=autoattack has its own; drop them")
+    if classes is None:
+        return
+    if "apgd-t" in attack.cascade and classes < 4:
+        others = ",".join(name for name in attack.cascade if name != "apgd-t") or "apgd-ce"
+        raise UserError(
+            f"data.classes={classes}: the loss of apgd-t needs 4 classes; set attack.cascade=[{others}], "
+            f"and attack.targets={max(classes - 1, 1)} for fab-t"
+        )
+    if attack.targets >= classes and set(TARGETED) & set(attack.cascade):
+        raise UserError(
+            f"attack.targets={attack.targets}: there are {classes} classes, so {classes - 1} to target; set it to {classes - 1}"
+        )
