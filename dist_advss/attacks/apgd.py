@@ -1,21 +1,25 @@
-"""APGD (Croce and Hein, ICML 2020, section 3): l-inf gradient ascent with momentum whose step sizes adapt by themselves.
+"""APGD (Croce and Hein, ICML 2020, section 3): gradient ascent with momentum whose step sizes adapt by themselves.
 
-The step starts at 2 eps. At checkpoints it is halved, for each image by itself, where the loss has risen in too few steps or
-has reached no new maximum. The search then resumes from the best point.
+In l-inf and l2 the step starts at 2 eps. At checkpoints it is halved, for each image by itself, where the loss has risen in
+too few steps or has reached no new maximum. The search then resumes from the best point. The l1 ball has rules of its own
+(`sparse`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from ..rng import Rng
 from ..row_maths import column
+from .balls import L1, Ball
 
 MOMENTUM = 0.75  # the share of the new step; the rest is the step before
 ENOUGH = 0.75  # the share of steps that must raise the loss, or the step size is halved
+SPARSER = 1.5  # in l1: an iterate changes so many times the entries of a step
+SHRINK = 1.5  # in l1: the divisor of the step size
 
 Query = Callable[[Tensor], Tensor]  # images (N, C, H, W) to logits (N, classes), float32
 Loss = Callable[[Tensor], Tensor]  # logits (N, classes) to what is ascended, (N,)
@@ -24,6 +28,18 @@ Loss = Callable[[Tensor], Tensor]  # logits (N, classes) to what is ascended, (N
 def cross_entropy(labels: Tensor) -> Loss:
     """The loss of APGD-CE."""
     return lambda logits: nn.functional.cross_entropy(logits, labels, reduction="none")
+
+
+def dlr(labels: Tensor) -> Loss:
+    """The loss of APGD-DLR (eq. 6): (the largest other logit - z_label) / (z_1 - z_3), z_i the i-th largest of at least 3 logits."""
+
+    def loss(logits: Tensor) -> Tensor:
+        largest, classes = logits.topk(3, dim=1)
+        other = torch.where(classes[:, 0] == labels, largest[:, 1], largest[:, 0])
+        right = logits.gather(1, labels[:, None])[:, 0]
+        return (other - right) / (largest[:, 0] - largest[:, 2] + 1e-12)
+
+    return loss
 
 
 def dlr_targeted(labels: Tensor, targets: Tensor) -> Loss:
@@ -42,23 +58,19 @@ def margin(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     return (logits.gather(1, targets[:, None]) - logits.gather(1, labels[:, None]))[:, 0]
 
 
-def start(x: Tensor, eps: float, rng: Rng, name: str) -> Tensor:
-    """A uniform direction, scaled so that its largest entry is eps, in [0,1]."""
-    direction = rng.uniform(name, x.shape[1:], -1.0, 1.0)
-    largest = column(direction.abs().flatten(1).amax(1), x)
-    return (x + eps * direction / (largest + 1e-12)).clamp(0, 1)
+def apgd(
+    query: Query, loss: Loss, x: Tensor, labels: Tensor, begin: Tensor, ball: Ball, steps: int, passes: int = 1
+) -> Tensor:
+    """Images in the ball around x (N, C, H, W), in [0,1]: for each row the first iterate that `query` gets wrong, else its best.
 
-
-def apgd(query: Query, loss: Loss, x: Tensor, labels: Tensor, begin: Tensor, eps: float, steps: int) -> Tensor:
-    """Images within eps of x (N, C, H, W) in [0,1]: for each row the first iterate that `query` gets wrong, else its best one.
-
-    `begin` is the first iterate, such as that of `start`. Ends early when all rows have fallen.
+    `begin` is the first iterate, such as that of `balls.start`. Each gradient is the mean over `passes` forward passes, which
+    differ in a model that is random. Ends early when all rows have fallen.
     """
     current = previous = begin
-    gradient, losses, wrong = _look(query, loss, current, labels)
+    gradient, losses, wrong = _look(query, loss, current, labels, passes)
     best, best_gradient, best_loss = current, gradient, losses
     found, fallen = current, wrong
-    size = torch.full_like(column(losses, x), 2 * eps)
+    size = torch.full_like(column(losses, x), 2 * ball.eps)
 
     # What a checkpoint compares with the one before it.
     window, since = max(int(0.22 * steps), 1), 0
@@ -70,11 +82,11 @@ def apgd(query: Query, loss: Loss, x: Tensor, labels: Tensor, begin: Tensor, eps
         if bool(fallen.all()):
             break
         # 1. A step, and a share of the step before.
-        moved = _project(current + size * gradient.sign(), x, eps)
+        moved = ball.project(ball.step(current, gradient, size), x)
         share = MOMENTUM if step > 0 else 1.0
-        moved = _project(current + (moved - current) * share + (current - previous) * (1 - share), x, eps)
+        moved = ball.project(current + (moved - current) * share + (current - previous) * (1 - share), x)
         previous, current = current, moved
-        gradient, losses, wrong = _look(query, loss, current, labels)
+        gradient, losses, wrong = _look(query, loss, current, labels, passes)
 
         # 2. The first iterate that fools the model, and the best one so far.
         found = torch.where(column(wrong & ~fallen, x), current, found)
@@ -98,15 +110,73 @@ def apgd(query: Query, loss: Loss, x: Tensor, labels: Tensor, begin: Tensor, eps
     return torch.where(column(fallen, x), found, best)
 
 
-def _look(query: Query, loss: Loss, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradient, loss (N,) and whether the model is wrong (N,) at x."""
+def sparse(
+    query: Query, loss: Loss, x: Tensor, labels: Tensor, begin: Tensor, eps: float, steps: int, passes: int = 1
+) -> Tensor:
+    """APGD for the l1 ball of radius eps (Croce and Hein, ICML 2021), with the arguments and the result of `apgd`.
+
+    The search begins in a ball three times as large (`begin` is in it), and goes on in one twice as large. Each has 3 of 10 steps.
+    """
+    first = math.ceil(0.3 * steps)
+    for factor, count in ((3, first), (2, first), (1, steps - 2 * first)):
+        ball = L1(factor * eps)
+        begin, found = _sparse(query, loss, x, labels, ball.project(begin, x), ball, count, passes, counts=factor == 1)
+    return found
+
+
+def _sparse(
+    query: Query, loss: Loss, x: Tensor, labels: Tensor, begin: Tensor, ball: L1, steps: int, passes: int, counts: bool
+) -> tuple[Tensor, Tensor]:
+    """The iterate with the highest loss, and the first that is wrong or else the same, in one ball.
+
+    If it `counts` that an iterate is wrong, the search ends when all rows have fallen.
+    """
+    entries = x[0].numel()
+    current = begin
+    gradient, losses, wrong = _look(query, loss, current, labels, passes)
+    best, best_gradient, best_loss = current, gradient, losses
+    found, fallen = current, wrong
+    size = torch.full_like(column(losses, x), ball.eps)
+    window, since = max(int(0.04 * steps), 1), 0
+    changed = (current != x).flatten(1).sum(1)  # entries of the best point, at the last checkpoint
+
+    for _ in range(steps):
+        if counts and bool(fallen.all()):
+            break
+        # 1. A step of the entries with the largest gradients: as many as the best point changes, divided by 1.5.
+        ordered = gradient.abs().flatten(1).sort(dim=1).values
+        place = ((1 - changed / entries / SPARSER) * entries).clamp(0, entries - 1).long()
+        least = column(ordered.gather(1, place[:, None])[:, 0], x)
+        current = ball.project(ball.step(current, gradient * (gradient.abs() >= least), size), x)
+        gradient, losses, wrong = _look(query, loss, current, labels, passes)
+
+        # 2. The first iterate that fools the model, and the best one so far.
+        found = torch.where(column(wrong & ~fallen, x), current, found)
+        fallen = fallen | wrong
+        better = losses > best_loss
+        best = torch.where(column(better, x), current, best)
+        best_gradient = torch.where(column(better, x), gradient, best_gradient)
+        best_loss = torch.where(better, losses, best_loss)
+        since += 1
+
+        # 3. A checkpoint: whole steps again from the best point, where it has become sparser, else smaller ones.
+        if since == window:
+            count = (best != x).flatten(1).sum(1)
+            sparser = column(count / changed < 0.95, x)
+            size = torch.where(sparser, ball.eps, (size / SHRINK).clamp_min(ball.eps / 10))
+            current, gradient = torch.where(sparser, best, current), torch.where(sparser, best_gradient, gradient)
+            changed, since = count, 0
+    return best, torch.where(column(fallen, x), found, best)
+
+
+def _look(query: Query, loss: Loss, x: Tensor, labels: Tensor, passes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean gradient over `passes` forward passes. Loss (N,) and whether the model is wrong (N,) in the last of them."""
     leaf = x.detach().requires_grad_()
-    with torch.enable_grad():
-        logits = query(leaf)
-        losses = loss(logits)
-        (gradient,) = torch.autograd.grad(losses.sum(), leaf)
-    return gradient, losses.detach(), logits.detach().argmax(1) != labels
-
-
-def _project(z: Tensor, x: Tensor, eps: float) -> Tensor:
-    return torch.minimum(torch.maximum(z, x - eps), x + eps).clamp(0, 1)
+    total = torch.zeros_like(leaf)
+    for _ in range(passes):
+        with torch.enable_grad():
+            logits = query(leaf)
+            losses = loss(logits)
+            (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+        total = total + gradient
+    return total / passes, losses.detach(), logits.detach().argmax(1) != labels

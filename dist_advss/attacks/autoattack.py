@@ -7,25 +7,34 @@ chunks of one constant shape (see chunks).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-from ..config.attack import TARGETED
+from ..config.attack import RESTARTED, TARGETED
 from ..config.attack import Attack as AttackConfig
 from ..images import alone
 from ..objectives.base import Task
 from ..precision import autocast
 from . import apgd
+from .balls import BALLS, Ball, start
 from .base import JudgeFn, LossFn, X
 from .chunks import chunks, class_logits, logits_of
-from .fab import fab
+from .fab import fab, nearest, towards
 from .square import square
 
 CLEAN = 0  # in `felled_by`: wrong without any attack
 STANDS = -1
+
+L1_TARGETS = 5  # of APGD-T in l1, as in the official code
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], apgd.Loss]] = {
+    "apgd-ce": lambda labels, targets: apgd.cross_entropy(labels),
+    "apgd-dlr": lambda labels, targets: apgd.dlr(labels),
+    "apgd-t": apgd.dlr_targeted,
+}
 
 
 class AutoAttack:
@@ -51,29 +60,45 @@ class AutoAttack:
         self.felled_by = torch.where(logits.argmax(1) == task.targets, STANDS, CLEAN)
         ranked = logits.argsort(dim=1, descending=True, stable=True)
         for number, name in enumerate(self.config.cascade, 1):
-            # Targets are the most likely wrong classes on the clean image: places 1, 2, … of `ranked`.
-            for place in range(1, self.config.targets + 1) if name in TARGETED else (0,):
+            for place, restart in self._searches(name):
                 standing = (self.felled_by == STANDS).nonzero()[:, 0]
                 for part, padded in chunks(standing):
-                    found = self._run(name, judge, task.select(padded), ranked[padded, place], place)[: len(part)]
+                    found = self._run(name, judge, task.select(padded), ranked[padded, place], place, restart)
+                    found = found[: len(part)]
                     # fp32 confirms what half precision found.
                     fell = logits_of(judge, found, task.select(part)).argmax(1) != task.targets[part]
                     result[part[fell]] = found[fell]
                     self.felled_by[part[fell]] = number
         return result
 
-    def _run(self, name: str, judge: JudgeFn[Tensor], task: Task, targets: Tensor, place: int) -> Tensor:
-        """What one attack finds for a chunk; `targets` (ROWS,) are the classes of this `place`."""
+    def _searches(self, name: str) -> list[tuple[int, int]]:
+        """The searches of an attack: which of the classes, by likelihood, is the target (from 1; 0: none), and which restart."""
+        if name not in TARGETED:
+            return [(0, restart) for restart in range(self.config.restarts if name in RESTARTED else 1)]
+        targets = min(self.config.targets, L1_TARGETS) if (self.config.norm, name) == ("l1", "apgd-t") else self.config.targets
+        return [(place, 0) for place in range(1, targets + 1)]
+
+    def _run(self, name: str, judge: JudgeFn[Tensor], task: Task, targets: Tensor, place: int, restart: int) -> Tensor:
+        """What one search finds for a chunk (ROWS, C, H, W); `targets` (ROWS,) are the classes of this `place`."""
 
         def query(x: Tensor) -> Tensor:
             with autocast(x.device, self.config.precision):
                 return class_logits(judge, x, task)
 
         x, labels = alone(task.inputs).detach(), task.targets
-        eps, steps, draws = self.config.eps, self.config.steps, f"autoattack.{name}.{place}"
+        ball, draws = BALLS[self.config.norm](self.config.eps), f"autoattack.{name}.{place}.{restart}"
         if name == "square":
-            return square(query, x, labels, task.rng, draws, eps, self.config.queries)
-        if name == "fab-t":
-            return fab(query, x, labels, targets, eps, steps)
-        loss = apgd.cross_entropy(labels) if name == "apgd-ce" else apgd.dlr_targeted(labels, targets)
-        return apgd.apgd(query, loss, x, labels, apgd.start(x, eps, task.rng, draws), eps, steps)
+            return square(query, x, labels, task.rng, draws, ball, self.config.queries)
+        if name in ("fab", "fab-t"):
+            boundary = nearest(query, labels, ball) if name == "fab" else towards(query, labels, targets)
+            begin = x if restart == 0 else start(ball, x, task.rng, draws, share=0.5)
+            return fab(query, boundary, x, labels, begin, ball, self.config.steps)
+        return self._ascend(query, LOSSES[name](labels, targets), task, draws, ball)
+
+    def _ascend(self, query: apgd.Query, loss: apgd.Loss, task: Task, draws: str, ball: Ball) -> Tensor:
+        """APGD, from a random start."""
+        x, steps, passes = alone(task.inputs).detach(), self.config.steps, self.config.eot
+        if self.config.norm == "l1":
+            begin = x + task.rng.normal(draws, x.shape[1:])
+            return apgd.sparse(query, loss, x, task.targets, begin, ball.eps, steps, passes)
+        return apgd.apgd(query, loss, x, task.targets, start(ball, x, task.rng, draws), ball, steps, passes)

@@ -15,13 +15,17 @@ from ..images import alone
 from ..objectives.base import Task
 from .base import JudgeFn
 
-ROWS = 64  # images in every forward pass; another number may change last bits, and with them verdicts
+# Images in every forward pass. Another number may change last bits, and with them verdicts. On a CPU few rows lose nothing,
+# stay in its caches, and leave few places to fill up.
+ROWS = {"cpu": 16}
+ROWS_ELSEWHERE = 64
 
 
 def chunks(standing: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """For row numbers (M,): those of each chunk, (K,), and the same filled up to (ROWS,) with copies of its first one."""
-    for part in standing.split(ROWS):
-        yield part, torch.cat([part, part[:1].expand(ROWS - len(part))])
+    """For row numbers (M,): those of each chunk, (K,), and the same filled up to a constant number with copies of its first one."""
+    rows = ROWS.get(standing.device.type, ROWS_ELSEWHERE)
+    for part in standing.split(rows):
+        yield part, torch.cat([part, part[:1].expand(rows - len(part))])
 
 
 def logits_of(judge: JudgeFn[Tensor], x: Tensor, task: Task) -> Tensor:

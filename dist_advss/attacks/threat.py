@@ -35,7 +35,7 @@ class Threat(Protocol):
         """The images in [0,1] that z makes of the clean ones, differentiable in z."""
         ...
 
-    def step(self, z: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+    def step(self, z: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
         """z after a step of steepest ascent; `gradient` is that of the loss in z. A NaN in it must not reach z."""
         ...
 
@@ -66,7 +66,7 @@ class Linf(_Pixels):
         start = clean + noise.to(clean.dtype)
         return self.project(start, clean) if self.clamp_start else start
 
-    def step(self, z: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+    def step(self, z: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
         """Every pixel moves by step_size in the direction of its gradient's sign, or not at all where that is 0 or NaN."""
         return z + step_size * gradient.sign()
 
@@ -92,7 +92,7 @@ class L2(_Pixels):
         start = clean + self.eps * radius * unit(direction)
         return self.project(start, clean) if self.clamp_start else start
 
-    def step(self, z: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+    def step(self, z: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
         """step_size along the gradient, scaled to unit length."""
         return z + step_size * unit(gradient)
 

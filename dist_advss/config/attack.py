@@ -10,12 +10,14 @@ from .keys import key
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 CASCADE = ("apgd-ce", "apgd-t", "fab-t", "square")  # standard AutoAttack
+CASCADE_ALSO = ("apgd-dlr", "fab")  # further attacks that attack.cascade accepts
 TARGETED = ("apgd-t", "fab-t")
+RESTARTED = ("apgd-ce", "apgd-dlr", "fab")  # these start attack.restarts times
 
 
 @dataclass
 class Attack:
-    norm: str = key("linf", "norm of the perturbation", choices=("linf", "l2"))
+    norm: str = key("linf", "norm of the perturbation; l1 with attack=autoattack only", choices=("linf", "l2", "l1"))
     eps: float = key(
         8 / 255, "largest perturbation in attack.norm, for images in [0,1]; accepts a fraction such as 8/255", low=0.0
     )
@@ -34,7 +36,10 @@ class Attack:
         "clamp the random start to [0,1]; false: clamp from the first step on, as the published code (not with keep=any)",
     )
     restarts: int = key(
-        1, "independent random starts; attack.keep=last keeps the one with the highest loss", low=1, high=1000
+        1,
+        "independent random starts; attack.keep=last keeps the one with the highest loss. In autoattack, those of apgd-ce, apgd-dlr and fab",
+        low=1,
+        high=1000,
     )
     keep: str = key(
         "last",
@@ -49,17 +54,25 @@ class Attack:
     precision: str = key("fp32", "autocast type of the attack's forward and backward pass", choices=PRECISIONS)
     algorithm: str = key(
         "pgd",
-        "pgd; autoattack: the attacks of attack.cascade, each on the images that are still right (evaluate only, linf)",
+        "pgd; autoattack: the attacks of attack.cascade, each on the images that are still right (evaluate only)",
         choices=("pgd", "autoattack"),
     )
     cascade: list[str] = key(
         list(CASCADE),
-        "with attack.algorithm=autoattack: its attacks in order, some of apgd-ce, apgd-t, fab-t and square",
+        "with attack.algorithm=autoattack: its attacks in order, some of apgd-ce, apgd-dlr, apgd-t, fab, fab-t and square",
     )
     targets: int = key(
-        9, "target classes of apgd-t and fab-t, the most likely wrong ones; fewer than data.classes", low=1
+        9,
+        "target classes of apgd-t and fab-t, the most likely wrong ones; fewer than data.classes. apgd-t has at most 5 in l1",
+        low=1,
     )
     queries: int = key(5000, "queries of square for an image", low=1, high=1_000_000)
+    eot: int = key(
+        1,
+        "in autoattack: forward passes that each gradient of APGD is the mean of; 20 for a model that is random (EOT)",
+        low=1,
+        high=1000,
+    )
 
 
 def check_attack(config: Any) -> None:
@@ -72,6 +85,10 @@ def check_attack(config: Any) -> None:
         raise UserError(
             f"attack.eps={attack.eps:g}: images are in [0,1]; for 8 of 255 grey levels write attack.eps=8/255"
         )
+    if attack.norm == "l1" and attack.algorithm == "pgd":
+        raise UserError("attack.norm=l1: PGD knows linf and l2; choose attack=autoattack_l1, or set attack.norm=l2")
+    if attack.eot > 1 and attack.algorithm == "pgd":
+        raise UserError(f"attack.eot={attack.eot}: only attack=autoattack averages over forward passes; drop it")
     if attack.steps > 0 and attack.step_size == 0:
         raise UserError("attack.step_size=0: the attack would not move; set it above 0, or to null for the default")
     if attack.keep == "any" and not attack.clamp_start:
@@ -85,29 +102,30 @@ def check_attack(config: Any) -> None:
 
 
 def check_autoattack(attack: Any, classes: int | None) -> None:
-    unknown = [name for name in attack.cascade if name not in CASCADE]
+    known = (*CASCADE, *CASCADE_ALSO)
+    unknown = [name for name in attack.cascade if name not in known]
     if unknown or not attack.cascade or len(set(attack.cascade)) < len(attack.cascade):
         wrong = (
             f"unknown attack '{unknown[0]}'" if unknown else "no attack" if not attack.cascade else "an attack twice"
         )
-        raise UserError(f"attack.cascade=[{','.join(attack.cascade)}]: {wrong}; list some of {', '.join(CASCADE)}")
+        raise UserError(f"attack.cascade=[{','.join(attack.cascade)}]: {wrong}; list some of {', '.join(known)}")
     if attack.steps == 0:
         raise UserError("attack.steps=0: attack=autoattack needs steps; set it to 100, or choose attack=none")
-    if attack.norm != "linf":
-        raise UserError(
-            f"attack.norm={attack.norm}: attack=autoattack knows linf; choose attack=pgd20 for {attack.norm}"
-        )
-    for name, value, usual in (("restarts", attack.restarts, 1), ("keep", attack.keep, "last")):
-        if value != usual:
-            raise UserError(f"attack.{name}={value}: attack=autoattack has its own; drop it")
+    if attack.keep != "last":
+        raise UserError(f"attack.keep={attack.keep}: attack=autoattack keeps the first image that fools the model; drop it")
     if attack.step_size is not None or not attack.random_start or not attack.clamp_start:
         raise UserError("attack.step_size, random_start and clamp_start: attack=autoattack has its own; drop them")
+    if attack.restarts > 1 and not set(RESTARTED) & set(attack.cascade):
+        raise UserError(
+            f"attack.restarts={attack.restarts}: only {', '.join(RESTARTED)} start again, and none is in attack.cascade; drop it"
+        )
     if classes is None:
         return
-    if "apgd-t" in attack.cascade and classes < 4:
-        others = ",".join(name for name in attack.cascade if name != "apgd-t") or "apgd-ce"
+    few = {"apgd-t": 4, "apgd-dlr": 3}  # classes that the losses compare
+    for name in [name for name in few if name in attack.cascade and classes < few[name]]:
+        others = ",".join(other for other in attack.cascade if classes >= few.get(other, 0)) or "apgd-ce"
         raise UserError(
-            f"data.classes={classes}: the loss of apgd-t needs 4 classes; set attack.cascade=[{others}], "
+            f"data.classes={classes}: the loss of {name} needs {few[name]} classes; set attack.cascade=[{others}], "
             f"and attack.targets={max(classes - 1, 1)} for fab-t"
         )
     if attack.targets >= classes and set(TARGETED) & set(attack.cascade):
