@@ -75,7 +75,11 @@ class AutoAttack:
         """The searches of an attack: which of the classes, by likelihood, is the target (from 1; 0: none), and which restart."""
         if name not in TARGETED:
             return [(0, restart) for restart in range(self.config.restarts if name in RESTARTED else 1)]
-        targets = min(self.config.targets, L1_TARGETS) if (self.config.norm, name) == ("l1", "apgd-t") else self.config.targets
+        targets = (
+            min(self.config.targets, L1_TARGETS)
+            if (self.config.norm, name) == ("l1", "apgd-t")
+            else self.config.targets
+        )
         return [(place, 0) for place in range(1, targets + 1)]
 
     def _run(self, name: str, judge: JudgeFn[Tensor], task: Task, targets: Tensor, place: int, restart: int) -> Tensor:

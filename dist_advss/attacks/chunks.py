@@ -24,7 +24,7 @@ ROWS_ELSEWHERE = 64
 def chunks(standing: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """For row numbers (M,): those of each chunk, (K,), and the same filled up to a constant number with copies of its first one."""
     rows = ROWS.get(standing.device.type, ROWS_ELSEWHERE)
-    for part in standing.split(rows):
+    for part in standing.split(rows) if len(standing) else ():  # an empty tensor splits into one empty part
         yield part, torch.cat([part, part[:1].expand(rows - len(part))])
 
 

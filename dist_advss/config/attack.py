@@ -37,7 +37,7 @@ class Attack:
     )
     restarts: int = key(
         1,
-        "independent random starts; attack.keep=last keeps the one with the highest loss. In autoattack, those of apgd-ce, apgd-dlr and fab",
+        "independent random starts; attack.keep=last keeps the one with the highest loss (autoattack: of apgd-ce, apgd-dlr, fab)",
         low=1,
         high=1000,
     )
@@ -112,7 +112,9 @@ def check_autoattack(attack: Any, classes: int | None) -> None:
     if attack.steps == 0:
         raise UserError("attack.steps=0: attack=autoattack needs steps; set it to 100, or choose attack=none")
     if attack.keep != "last":
-        raise UserError(f"attack.keep={attack.keep}: attack=autoattack keeps the first image that fools the model; drop it")
+        raise UserError(
+            f"attack.keep={attack.keep}: attack=autoattack keeps the first image that fools the model; drop it"
+        )
     if attack.step_size is not None or not attack.random_start or not attack.clamp_start:
         raise UserError("attack.step_size, random_start and clamp_start: attack=autoattack has its own; drop them")
     if attack.restarts > 1 and not set(RESTARTED) & set(attack.cascade):

@@ -242,13 +242,15 @@ def _cascade(attack: Mapping[str, Any], steps: float | None) -> str | None:
     cascade = attack.get("cascade")
     names = [str(name) for name in cascade] if isinstance(cascade, list) else [UNKNOWN]
     which = "" if names == list(CASCADE) else f" of {', '.join(names)}"
-    return f"AutoAttack{which}" + ("" if steps == 100 else f" with {value_text(steps)} steps")
+    passes = number(attack.get("eot")) or 1
+    averaged = f" over {passes:g} passes" if passes > 1 else ""
+    return f"AutoAttack{which}{averaged}" + ("" if steps == 100 else f" with {value_text(steps)} steps")
 
 
 def describe_ball(norm: str, eps: float) -> str:
-    """ "l∞ eps 8/255" or "l2 eps 0.5"."""
+    """ "l∞ eps 8/255", "l2 eps 0.5" or "l1 eps 12"."""
     grey = eps * 255
-    radius = f"{round(grey)}/255" if abs(grey - round(grey)) < 1e-3 and grey >= 0.5 else f"{eps:g}"
+    radius = f"{round(grey)}/255" if abs(grey - round(grey)) < 1e-3 and 0.5 <= grey < 255 else f"{eps:g}"
     return f"{describe_norm(norm)} eps {radius}"
 
 

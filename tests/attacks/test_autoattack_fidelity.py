@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_advss.attacks import apgd
-from dist_advss.attacks.balls import BALLS, start
+from dist_advss.attacks.balls import BALLS
 from dist_advss.attacks.fab import fab, nearest, towards
 from dist_advss.attacks.square import square
 

@@ -18,12 +18,19 @@ from tests.evaluation.conftest import cut_after
 if TYPE_CHECKING:
     from tests.evaluation.conftest import Evaluations
 
-SHORT = ["attack=autoattack", "attack.steps=5", "attack.targets=2", "attack.queries=10", "attack.eps=0.02"]
+SHORT = [
+    "attack=autoattack",
+    "attack.steps=4",
+    "attack.targets=1",
+    "attack.queries=5",
+    "attack.eps=0.02",
+    "data.limit=40",
+]
 
 
 def test_batches_and_an_interruption_do_not_change_a_byte(evaluations: Evaluations, monkeypatch) -> None:
-    found = evaluations.run(*SHORT, "batch_size=60", name="whole")
-    evaluations.run(*SHORT, "batch_size=7", name="small")
+    found = evaluations.run(*SHORT, "batch_size=40", name="whole")
+    evaluations.run(*SHORT, "batch_size=9", name="small")
     monkeypatch.setattr(by_image, "SAVE_EVERY_S", 0.0)
     whole = run_module.until_stopped
     with monkeypatch.context() as patch:
@@ -87,7 +94,9 @@ def test_each_fault_has_its_warning(fault: str, sign: str | None) -> None:
     ("words", "said"),
     [
         (["attack.targets=10"], "set it to 9"),
-        (["attack.norm=l2"], "knows linf"),
+        (["attack.cascade=[square]", "attack.restarts=5"], "only apgd-ce, apgd-dlr, fab start again"),
+        (["attack.algorithm=pgd", "attack.norm=l1"], "PGD knows linf and l2"),
+        (["attack.algorithm=pgd", "attack.eot=20"], "averages over forward passes"),
         (["attack.cascade=[apgd,square]"], "unknown attack 'apgd'"),
         (["attack.keep=any"], "drop it"),
     ],

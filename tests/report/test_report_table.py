@@ -62,6 +62,18 @@ def test_the_earliest_of_equal_epochs_is_the_best(folder: Any) -> None:
         ),
         ({"norm": "linf", "eps": 0.1, "steps": 0}, "no attack, l∞ eps 0.1"),
         ({"name": "AutoAttack", "norm": "linf", "eps": 4 / 255}, "AutoAttack, l∞ eps 4/255"),
+        (
+            {
+                "algorithm": "autoattack",
+                "norm": "l1",
+                "eps": 12,
+                "steps": 100,
+                "restarts": 5,
+                "cascade": ["apgd-ce"],
+                "eot": 20,
+            },
+            "AutoAttack of apgd-ce over 20 passes, l1 eps 12, 5 restarts",
+        ),
         (None, "an unknown attack"),
     ],
 )
