@@ -98,7 +98,7 @@ def _evaluate(config: EvaluateConfig, located: Located, out: Path, world: World)
             return
         verdicts = Verdicts.empty().joined(shares)
         verdicts.save(out / "verdicts.npz", saved.origin)
-        warnings = suspicions(model, first, verdicts, cascade) if cascade else []
+        warnings = suspicions(model, first, verdicts, cascade, config.attack.eot) if cascade else []
         for warning in warnings:
             console.print(f"warning: {warning}")
         _save_samples(config, model, attack, first, verdicts, out)

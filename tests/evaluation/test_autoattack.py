@@ -63,10 +63,22 @@ class Model(nn.Module):
     def logits(self, x: Tensor) -> Tensor:
         x = (x * 255).round() / 255 if self.fault == "quantised" else x
         x = nn.functional.dropout(x, 0.5) if self.fault == "dropout" else x
+        x = ((x - 0.5) * 1e4).sigmoid() if self.fault == "saturated" else x
+        if self.fault == "optimises":
+            x = self.purified(x)
         z = self.linear(x.flatten(1))
         if self.fault == "huge":
             z = z * 1e4
         return z.softmax(1) if self.fault == "softmax" else z
+
+    def purified(self, x: Tensor) -> Tensor:
+        """x after one step of its own that makes the model surer."""
+        from torch.autograd import grad  # a name of its own, which no patch of torch.autograd.grad would see
+
+        leaf = x.detach().requires_grad_()
+        with torch.enable_grad():
+            (gradient,) = grad(self.linear(leaf.flatten(1)).logsumexp(1).sum(), leaf)
+        return x + 0.01 * gradient
 
 
 class Images:
@@ -82,12 +94,59 @@ class Images:
 
 @pytest.mark.parametrize(
     ("fault", "sign"),
-    [("", None), ("dropout", "random"), ("softmax", "probabilities"), ("huge", "gradient"), ("quantised", "gradient")],
+    [
+        ("", None),
+        ("dropout", "random"),
+        ("softmax", "probabilities"),
+        ("huge", "gradient that is 0"),
+        ("quantised", "gradient that is 0"),
+        ("saturated", "gradient that is 0"),
+        ("optimises", "computes gradients in its forward pass"),
+    ],
 )
 def test_each_fault_has_its_warning(fault: str, sign: str | None) -> None:
     torch.manual_seed(0)
     found = suspicions(Model(fault), Images(), Verdicts.empty(), ["square"])  # type: ignore[arg-type]
     assert len(found) == (sign is not None) and (sign is None or sign in found[0])
+
+
+def test_a_random_model_that_is_attacked_as_one_has_no_warning() -> None:
+    assert suspicions(Model("dropout"), Images(), Verdicts.empty(), ["apgd-ce"], eot=20) == []  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("cascade", [["apgd-ce", "square"], ["apgd-ce", "square", "fab-t"]])
+@pytest.mark.parametrize("felled", [0, 2, 3])
+def test_images_that_only_square_fells_are_a_sign_from_two_in_a_thousand_on(cascade: list[str], felled: int) -> None:
+    by = np.full(1000, -1)
+    by[:100], by[100 : 100 + felled], by[200:300] = 1, 2, 3
+    same = np.arange(1000)
+    verdicts = Verdicts(same, same, same, same, by)
+    found = suspicions(Model(""), Images(), verdicts, cascade)  # type: ignore[arg-type]
+    assert [f"square, which sees no gradient, felled {felled} images" in each for each in found] == [True] * (
+        felled > 2
+    )
+
+
+def test_a_trained_network_has_no_warning(evaluations: Evaluations) -> None:
+    evaluations.run(*SHORT, "attack.cascade=[apgd-ce,square]")
+    assert evaluations.result()["warnings"] == []
+
+
+def test_an_image_that_only_half_precision_gets_wrong_stands(evaluations: Evaluations, monkeypatch) -> None:
+    """The attacks see a network that is always wrong in bf16. In fp32 it is as it was, and decides."""
+    from dist_advss.objectives.classify import Classify
+
+    judge = Classify.judge
+
+    def wrong_in_half(self: Classify, x, task):
+        judgement = judge(self, x, task)
+        half = torch.is_autocast_enabled("cpu")
+        return judgement._replace(logits=judgement.logits.roll(1, 1)) if half else judgement
+
+    plain = evaluations.run(*SHORT, "attack.cascade=[apgd-ce]", "attack.eps=1e-6", name="plain")
+    monkeypatch.setattr(Classify, "judge", wrong_in_half)
+    half = evaluations.run(*SHORT, "attack.cascade=[apgd-ce]", "attack.eps=1e-6", "attack.precision=bf16", name="half")
+    assert np.array_equal(half["felled_by"], plain["felled_by"]) and (half["felled_by"] == -1).any()
 
 
 @pytest.mark.parametrize(
