@@ -166,6 +166,8 @@ def _verdicts(run: Run) -> Iterator[Finding]:
             clean = 100 * float((columns["clean_prediction"] == columns["label"]).mean())
             rates = {"ta": clean, "mean": 100 * float(right.mean())}
             rates |= {f"accuracy.{kind}": values.tolist() for kind, values in accuracy}
+        elif run.result.get("kind") == "sanity":
+            rates = {"attacks.ra": (100 * columns["right"].mean(0, dtype=np.float64)).tolist()}
         else:
             rates = {
                 "ta": 100 * float((columns["clean_prediction"] == columns["label"]).mean()),

@@ -18,6 +18,7 @@ from .objectives import OBJECTIVES, TASKS, JigsawKeys, Joint, SelfieKeys
 from .profile import check_profile, check_profiled_ranks
 from .schema import Engine, Model
 from .sets import SETS
+from .suites import check_suite
 
 
 def check_value(name: str, value: Any, metadata: Any) -> None:
@@ -68,6 +69,7 @@ def check_evaluation(command: str, config: Any) -> None:
         raise UserError(
             "checkpoint: missing; give checkpoint=… (a fine-tuned run folder), or model=ensemble model.members=[RUN,RUN]"
         )
+    check_suite(config)
     if config.attack.steps == 0 and config.attack.keep == "any":
         raise UserError("attack.keep=any: needs an attack; set attack.steps or choose attack=pgd20_any")
     if config.attack.algorithm == "autoattack":

@@ -17,6 +17,7 @@ from .keys import REQUIRED, group, key
 from .objectives import Objective
 from .profile import Profile
 from .sets import DATASETS
+from .suites import Suite
 
 
 @dataclass
@@ -288,6 +289,7 @@ class EvaluateConfig(JudgeConfig):
     """The keys of `evaluate`."""
 
     attack: Attack = group(Attack)
+    suite: Suite = group(Suite)
 
 
 @dataclass

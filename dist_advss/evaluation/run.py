@@ -43,12 +43,15 @@ def evaluate(config: EvaluateConfig) -> Path:
 
     Every process calls this and judges its share. Rank 0 writes. Returns the folder. If it holds a result already, nothing
     is done. An interrupted evaluation resumes from the saved verdicts, with any number of processes.
-    Raises UserError before anything is written.
+    With a suite, the folder holds what the suite writes instead. Raises UserError before anything is written.
     """
-    return run_unless_finished(config, checkpoint_files(config), _evaluate)
+    from .suite import WORK  # which runs `evaluate_once` for its parts
+
+    return run_unless_finished(config, checkpoint_files(config), WORK[config.suite.name])
 
 
-def _evaluate(config: EvaluateConfig, located: Located, out: Path, world: World) -> None:
+def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: World) -> None:
+    """One evaluation, under `config.attack`, in the processes of `world`."""
     console = Console(highlight=False, markup=False, soft_wrap=True, quiet=world.rank > 0)
     # 1. Everything that may raise a UserError comes first, before anything is written.
     images = located.identity

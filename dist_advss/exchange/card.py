@@ -10,6 +10,7 @@ from typing import Any
 from .. import __version__
 from ..config.commands import COMMANDS
 from ..config.paths import is_path
+from ..config.suites import NONE
 from ..errors import UserError
 from ..runs.folders import lookup
 from ..runs.read import flatten, read_run
@@ -63,7 +64,7 @@ def without_paths(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _evaluation(path: Path, digest: str) -> dict[str, Any]:
     """TA, RA and the attack of one evaluation."""
     run = read_run(path, now=0.0)
-    if run.command != "evaluate" or not run.result:
+    if run.command != "evaluate" or run.suite != NONE or not run.result:
         raise UserError(f"--evaluation {path}: no finished evaluation there; give the out=… of dist-advss evaluate")
     judged = lookup(run.result, "made_from.weights")
     if not isinstance(judged, dict) or list(judged.values()) != [digest]:

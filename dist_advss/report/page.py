@@ -25,6 +25,7 @@ from .findings.corruptions import corrupted
 from .findings.cost import costs
 from .findings.differences import differences
 from .findings.paper import compare
+from .findings.reality import reality
 from .findings.sweeps import at_one_radius, sweeps
 from .findings.transfers import transfers
 from .header import Header, header
@@ -119,7 +120,7 @@ def render(launch: Launch, now: float, reload: float = 0.0) -> str:
     bokeh = Resources(mode="inline", components=["bokeh"], log_level="error").render() if charts.script else ""
     page = Page(
         header=header(launch, rows),
-        sections=_sections(launch, rows, charts),
+        sections=_sections(launch, rows, every_row, charts),
         style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
         script=Markup((TEMPLATES / "script.js").read_text(encoding="utf-8")),
         bokeh=Markup(bokeh),
@@ -130,8 +131,8 @@ def render(launch: Launch, now: float, reload: float = 0.0) -> str:
     return _environment().get_template("page.html.j2").render(page=page)
 
 
-def _sections(launch: Launch, rows: list[Row], charts: Charts) -> list[Section]:
-    """The sections that have something to show, in the order of the page."""
+def _sections(launch: Launch, rows: list[Row], every_row: list[Row], charts: Charts) -> list[Section]:
+    """The sections that have something to show, in the order of the page. `rows` have one radius for each model."""
     groups = group_rows(rows)
     largest = [comparison.row for comparison in groups[0].comparisons] if groups else []
     cost, transferred, every_stage = costs(launch, rows), transfers(launch), stages(launch)
@@ -141,6 +142,7 @@ def _sections(launch: Launch, rows: list[Row], charts: Charts) -> list[Section]:
         Section("failures",      "Failures",      failures(launch)),
         Section("results",       "Results",       results(groups, charts.scatters)),
         Section("paper",         "Paper",         compare(largest, cost, transferred)),
+        Section("reality",       "Is it real?",   reality(launch, every_row)),
         Section("cost",          "Cost",          cost),
         Section("radii",         "Radii",         charts.radii),
         Section("transfer",      "Transfer",      [transfer.heat for transfer in transferred]),

@@ -15,6 +15,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ..config.commands import COMMANDS, command_of
+from ..config.suites import NONE
 from ..errors import UserError
 from .folders import OF_A_RUN, Place, experiment, last_writes, lookup, mapping, walk
 from .metrics import Metrics, Reader, number
@@ -55,6 +56,11 @@ class Run:
     @property
     def state(self) -> State:
         return self.status.state
+
+    @property
+    def suite(self) -> str:
+        """The suite of an evaluation, "none" for an evaluation alone and for any other run."""
+        return str(lookup(self.config, "suite.name", NONE))
 
     def seconds(self) -> float | None:
         """The run time in seconds: from result.json, else the time between the first and the last line of metrics."""
@@ -208,7 +214,8 @@ def _run_of(place: Place, now: float, reader: Reader, configs: Mapping[str, Any]
     metrics = reader.read(path / "metrics.jsonl", problems)
     result = mapping(path / "result.json", problems)
     made_from = result.get("made_from") or mapping(path / "made_from.json", problems)
-    command = place.command or str(result.get("kind") or command_of(config))
+    kind = str(result.get("kind") or "")  # a suite's is not the name of its command
+    command = place.command or (kind if kind in COMMANDS else command_of(config) or kind)
     times = metrics.times().tolist() or last_writes(path)
     run = Run(
         stage=place.name,

@@ -163,7 +163,11 @@ def _others(run: Run, configs: list[dict[str, Any]], split: str) -> dict[str, st
 def _defaults() -> dict[str, Any]:
     """The keys of an evaluation that move its numbers, except for the attack, with their defaults."""
     keys = flatten(asdict(COMMANDS["evaluate"].schema()))
-    return {k: v for k, v in keys if not (says_where(k) or k in ELSEWHERE or k == "pick" or k.startswith("attack."))}
+    return {
+        k: v
+        for k, v in keys
+        if not (says_where(k) or k in ELSEWHERE or k == "pick" or k.startswith(("attack.", "suite.")))
+    }
 
 
 def _pick(run: Run) -> str | None:

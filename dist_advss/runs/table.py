@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..config.suites import NONE
 from ..text import aligned, one_line
 from .folders import lookup
 from .methods import UNKNOWN, Method, finetune_of, members_of, method_of
@@ -94,7 +95,7 @@ def summary_rows(directory: Path) -> list[Row]:
 
 def rows_of(launch: Launch) -> list[Row]:
     """The rows of a launch that is already read."""
-    rows = [_row(run, launch) for run in launch.runs.values() if run.command == "evaluate"]
+    rows = [_row(run, launch) for run in launch.runs.values() if _alone(run)]
     settings = filled(row.setting for row in rows)
     rows = [replace(row, setting=settings[row.setting]) for row in rows]
     # recipes of one method, on the same data with the same model
@@ -108,6 +109,11 @@ def rows_of(launch: Launch) -> list[Row]:
         rows,
         key=lambda r: (str(r.setting), order[r.setting], r.method.order, r.variant, r.seed or 0, r.evaluation),
     )
+
+
+def _alone(run: Run) -> bool:
+    """Whether a run is one evaluation, and no suite of several."""
+    return run.command == "evaluate" and run.suite == NONE
 
 
 def _kind(row: Row) -> tuple[object, ...]:

@@ -1,0 +1,77 @@
+"""The section "Is it real?": answers of sanity runs, and those that other evaluations give."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from dist_advss.evaluation.checks import MEANINGS
+from dist_advss.report.findings.reality import Reality, reality
+from dist_advss.report.page import render
+from dist_advss.runs.read import read
+from dist_advss.runs.table import rows_of
+
+CHECK = {"name": "gradients are there", "verdict": "fail", "figure": "80% <b>flat</b>"}
+
+
+def found(folder: Any) -> dict[str, Reality]:
+    launch = read(folder.root, time.time())
+    return {one.model: one for one in reality(launch, rows_of(launch))}
+
+
+def answers(one: Reality) -> dict[str, tuple[str, str, str]]:
+    return {a.check.name: (a.check.verdict, a.check.figure, a.origin) for a in one.answers}
+
+
+def sane(folder: Any, checks: Any) -> None:
+    folder.plan("sane", "evaluate", ["checkpoint=@p1_finetune", "suite=sanity"], ["p1_finetune"])
+    folder.run("sane", {"checkpoint": str(folder.root / "p1_finetune"), "suite": {"name": "sanity"}})
+    folder.write_json("sane", {"kind": "sanity", "checks": checks, "n": 200})
+
+
+def test_a_sanity_run_is_shown_with_its_meaning_and_is_no_row_of_results(quickstart: Any) -> None:
+    before = len(rows_of(read(quickstart.root, time.time())))
+    sane(quickstart, [CHECK])
+    launch = read(quickstart.root, time.time())
+    assert len(rows_of(launch)) == before
+    assert answers(found(quickstart)["P1→F4"]) == {CHECK["name"]: ("fail", CHECK["figure"], "sane")}
+    page = render(launch, now=0.0)
+    assert '<section id="reality">' in page and "80% &lt;b&gt;flat&lt;/b&gt;" in page
+    assert "a gradient attack sees nothing" in page
+
+
+@pytest.mark.parametrize("checks", [None, {}, [1], [{"name": "evil", "verdict": "pass"}], [{**CHECK, "verdict": 3}]])
+def test_a_result_that_cannot_be_read_gives_no_answer(quickstart: Any, checks: Any) -> None:
+    sane(quickstart, checks)
+    assert found(quickstart) == {}
+
+
+def test_evaluations_that_were_run_anyway_answer_what_they_can(quickstart: Any) -> None:
+    quickstart.evaluate("wide", "p3_finetune", 69.9, 60.0, eps=0.2, step_size=0.05)
+    quickstart.evaluate("fgsm", "p3_finetune", 69.9, 40.0, steps=1)
+    quickstart.evaluate("half", "p3_finetune", 69.9, 56.0, precision="bf16")
+    cascade = {"algorithm": "autoattack", "steps": 100, "cascade": ["apgd-ce", "square"]}
+    quickstart.evaluate("strong", "p3_finetune", 69.9, 50.0, **cascade)
+    result = json.loads((quickstart.root / "strong" / "result.json").read_text())
+    quickstart.write_json("strong", {**result, "warnings": ["square felled 9 images"]})
+    quickstart.transfer("moved", ["p1_finetune", "p3_finetune"], [[43.0, 30.0], [50.0, 56.4]])
+    given = found(quickstart)
+    told = answers(given["P3→F4 rotation"])
+    assert told["RA falls with eps to 0"][::2] == ("fail", "p3_evaluate, wide")
+    assert told["PGD beats one step"][::2] == ("fail", "p3_evaluate, fgsm")
+    assert told["bf16 agrees with fp32"][::2] == ("pass", "p3_evaluate, half")
+    assert told["PGD is near AutoAttack"][::2] == ("pass", "p3_evaluate, strong")
+    assert told["AutoAttack has no objection"] == ("fail", "square felled 9 images", "strong")
+    assert told["white box beats transfer"][::2] == ("fail", "moved")
+    assert answers(given["P1→F4"])["white box beats transfer"][0] == "pass"
+    assert set(told) <= set(MEANINGS)
+
+
+def test_evaluations_of_other_images_are_not_compared(quickstart: Any) -> None:
+    quickstart.evaluate("fgsm", "p3_finetune", 69.9, 40.0, steps=1)
+    result = json.loads((quickstart.root / "fgsm" / "result.json").read_text())
+    quickstart.write_json("fgsm", {**result, "n": 10})
+    assert found(quickstart) == {}
