@@ -77,7 +77,7 @@ COMMANDS: dict[str, Command] = {
         sentence="measure the standard and robust accuracy (TA, RA) of a fine-tuned model",
         example="checkpoint=RUN2 attack=pgd20 attack.eps=0.1 data.limit=1000 out=RUN3",
         config="dist_advss.config.schema:EvaluateConfig",
-        run="dist_advss.evaluation.run:evaluate",
+        run="dist_advss.evaluation.suite:evaluate_or_suite",
         check="dist_advss.config.checks:check_evaluation",
         source="checkpoint",
         lists=("model.members",),

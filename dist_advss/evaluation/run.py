@@ -43,11 +43,9 @@ def evaluate(config: EvaluateConfig) -> Path:
 
     Every process calls this and judges its share. Rank 0 writes. Returns the folder. If it holds a result already, nothing
     is done. An interrupted evaluation resumes from the saved verdicts, with any number of processes.
-    With a suite, the folder holds what the suite writes instead. Raises UserError before anything is written.
+    Raises UserError before anything is written.
     """
-    from .suite import WORK  # which runs `evaluate_once` for its parts
-
-    return run_unless_finished(config, checkpoint_files(config), WORK[config.suite.name])
+    return run_unless_finished(config, checkpoint_files(config), evaluate_once)
 
 
 def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: World) -> None:

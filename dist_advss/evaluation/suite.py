@@ -1,4 +1,4 @@
-"""What `evaluate` does, by the name of its suite."""
+"""The command `evaluate`: one evaluation, or what its suite names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from ..config.schema import EvaluateConfig
 from ..config.suites import NONE
 from ..data import Located
 from ..engines import World
-from .run import evaluate_once
+from .by_image import run_unless_finished
+from .run import checkpoint_files, evaluate_once
 from .sanity import sanity
 
 WORK: dict[str, Callable[[EvaluateConfig, Located, Path, World], None]] = {NONE: evaluate_once, "sanity": sanity}
+
+
+def evaluate_or_suite(config: EvaluateConfig) -> Path:
+    """Every process calls this. Returns the folder. If it holds a result already, nothing is done.
+
+    Raises UserError before anything is written.
+    """
+    return run_unless_finished(config, checkpoint_files(config), WORK[config.suite.name])

@@ -21,8 +21,9 @@ from dist_advss.data import as_float, load_data
 from dist_advss.errors import UserError
 from dist_advss.evaluation import sanity as module
 from dist_advss.evaluation.checks import MEANINGS, falls, gap, queries, stronger
-from dist_advss.evaluation.run import evaluate, load_classifier
+from dist_advss.evaluation.run import load_classifier
 from dist_advss.evaluation.sanity import NAMES, OF_ATTACKS, Logits, examine
+from dist_advss.evaluation.suite import evaluate_or_suite
 from dist_advss.training.run import train
 from tests.evaluation.conftest import TRAINED
 
@@ -127,7 +128,7 @@ def test_sound_models_raise_no_flag(
         "threads=1",
         f"suite.source={trained}",
     ]
-    out = evaluate(configure("evaluate", [f"checkpoint={run}", *words, f"out={tmp_path / 'out'}"]))
+    out = evaluate_or_suite(configure("evaluate", [f"checkpoint={run}", *words, f"out={tmp_path / 'out'}"]))
     result = json.loads((out / "result.json").read_text())
     assert result["failed"] == []
     assert {check["verdict"] for check in result["checks"]} == {"pass"}
@@ -183,7 +184,7 @@ def test_pixels_outside_0_to_1_and_too_few_outputs_are_one_line(seen: Any) -> No
 def test_a_users_mistakes_are_one_line(words: list[str], match: str, trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(UserError, match=match):
-        evaluate(configure("evaluate", [f"checkpoint={trained}", "device=cpu", *words, f"out={out}"]))
+        evaluate_or_suite(configure("evaluate", [f"checkpoint={trained}", "device=cpu", *words, f"out={out}"]))
     assert not out.exists()
 
 
