@@ -20,7 +20,6 @@ class Suite:
     source: str | None = key(
         None,
         "sanity: another fine-tuned run, whose adversarial images are tried on this model; null: leave that check out",
-        per_run=True,
         path=True,
     )
 
