@@ -26,6 +26,19 @@ PORT = "DIST_ADVSS_PORT"  # the variable with which the batch shell passes a fre
 SRUN_WAIT_S = 60  # srun kills the other ranks this long after the first one has exited; until then they can record why
 
 
+# Environment Modules before version 4 print an error and return 0. They keep LOADEDMODULES, as Lmod does: after a load, it has
+# changed, or the module was in it already.
+LOAD_MODULE = """\
+load_module() {
+  local before=${LOADEDMODULES-} name=${1%%@*}
+  module load "$1" || return 1
+  [ -z "${LOADEDMODULES+set}" ] || [ "$LOADEDMODULES" != "$before" ] && return 0
+  case ":$LOADEDMODULES:" in *":$name:"* | *":$name/"* | *":$name."*) return 0 ;; esac
+  echo "module load $1: it is not among the loaded modules: $LOADEDMODULES"
+  return 1
+}"""
+
+
 class StageExecutor(SlurmExecutor):
     """submitit's executor, used for its checked parameters and its script only."""
 
@@ -111,13 +124,17 @@ def _set_up(settings: Slurm, failed: str) -> list[str]:
 
     The file to source comes first, as it may define `module`.
     """
-    commands = [f"module load {shlex.quote(module)}" for module in settings.modules]
+    commands = {
+        f"module load {shlex.quote(module)}": f"load_module {shlex.quote(module)}" for module in settings.modules
+    }
     if settings.source:
-        commands.insert(0, f"source {shlex.quote(str(Path(settings.source).expanduser().absolute()))}")
+        source = f"source {shlex.quote(str(Path(settings.source).expanduser().absolute()))}"
+        commands = {source: source, **commands}
     # the login shell's own number of threads is not that of a job; the profile's files and `environment` may set another
     lines = _exports({"OMP_NUM_THREADS": str(settings.cpus_per_task)} | FABRICS.get(settings.fabric or "", {}))
     lines += [f'set_up_failed() {{ {failed} "$1"; exit 1; }}'] if commands else []
-    lines += [f"{command} || set_up_failed {shlex.quote(command)}" for command in commands]
+    lines += [LOAD_MODULE] if settings.modules else []
+    lines += [f"{line} || set_up_failed {shlex.quote(command)}" for command, line in commands.items()]
     return lines + _exports(dict(word.split("=", 1) for word in settings.environment))
 
 

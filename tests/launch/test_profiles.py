@@ -108,6 +108,14 @@ def test_set_up_stands_in_front_of_the_run_and_the_file_to_source_in_front_of_th
         ("module() { [ $2 = good/1 ]; }", "module load bad/2"),
         ("module() { true; }; false", "source FILE"),
         ("true", "module load good/1"),  # no such command
+        # an old Tcl module returns 0 whatever happens, and a name may be loaded already or stand for a version
+        (
+            "LOADEDMODULES=; module() { [ $2 = bad/2 ] && echo ERROR:105 >&2 || LOADEDMODULES=$2; true; }",
+            "module load bad/2",
+        ),
+        ("LOADEDMODULES=; module() { LOADEDMODULES+=:$2.7; }", None),
+        ("LOADEDMODULES=good/1:bad/2.3; module() { true; }", None),
+        ("LOADEDMODULES=good/1:bad/20; module() { true; }", "module load bad/2"),
     ],
 )
 def test_a_set_up_that_fails_runs_nothing_and_is_recorded(file: str, failed: str | None, tmp_path: Path) -> None:

@@ -240,8 +240,11 @@ def test_an_srun_that_starts_no_rank_is_given_up_soon_with_what_it_said(launch: 
     assert error.endswith("given up: 3 starts in a row ended before the run began")
 
 
-def test_a_module_that_cannot_be_loaded_is_the_reason_at_once(launch: Callable[..., Launch], tmp_path: Path) -> None:
-    (tmp_path / "setup.sh").write_text("module() { echo no module $2; return 1; }\n")
+@pytest.mark.parametrize("module", ["echo no module $2; return 1", "echo no module $2 >&2; LOADEDMODULES=gcc/9"])
+def test_a_module_that_cannot_be_loaded_is_the_reason_at_once(
+    module: str, launch: Callable[..., Launch], tmp_path: Path
+) -> None:
+    (tmp_path / "setup.sh").write_text(f"export LOADEDMODULES=gcc/9\nmodule() {{ {module}; }}\n")
     launched = launch(
         f"common: {{pretrain: {SMALL}}}\nstages: {{p: {{command: pretrain}}}}\n",
         "cluster.modules=[cuda/99]", f"cluster.source={tmp_path / 'setup.sh'}",
