@@ -50,7 +50,7 @@ def submit(directory: Path, experiment: graph.Experiment) -> None:
     for batch in planned:
         for stage in batch.stages.values():
             code.note(directory / stage)
-        script.text(directory, batch, Slurm(), code.path, ids)
+        script.text(directory, batch, code.path, ids)
 
 
 def show(directory: Path) -> None:

@@ -73,6 +73,11 @@ class Slurm:
     signal_seconds: int = key(
         120, "seconds before the time limit at which Slurm signals the run to save", low=10, high=3600
     )
+    join_seconds: int = key(
+        120,
+        "seconds that the processes of a job wait for the last one to start; more where nodes fetch an image first",
+        low=1,
+    )
     max_requeues: int = key(50, "requeues of a stage before it fails", low=0)
     avoid_bad_nodes: bool = key(True, "exclude a node that fails the preflight when the stage is requeued")
     check_gpus: bool = key(True, "fail the preflight on a node where torch cannot see the GPUs of the job")
@@ -91,7 +96,7 @@ class Slurm:
     environment: list[str] = key([], "environment variables to set in the jobs, such as [NCCL_DEBUG=WARN]")
     stage_env: str | None = key(
         None,
-        "node-local folder, such as '$TMPDIR', to which each node copies the virtual environment before its ranks start",
+        "node-local folder, such as '$TMPDIR', to which each node copies the virtual environment, or the image file that wrap names",
     )
     container: str | None = key(None, "container image to run in (srun --container-image, from pyxis)")
     mounts: list[str] = key([], "folders mounted into the container, such as [/data:/data]")

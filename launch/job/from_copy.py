@@ -42,7 +42,7 @@ def held_copy(archive: str, folder: str) -> str:
 
     Raises NoCopy, OSError or tarfile.TarError where it cannot be made.
     """
-    copy = os.path.join(_own_folder(folder), _name(archive))
+    copy = os.path.join(own_folder(folder), _name(archive))
     lock = os.open(f"{copy}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     os.set_inheritable(lock, True)  # the lock outlives exec
     try:
@@ -86,12 +86,17 @@ def is_complete(copy: str) -> bool:
         return False
 
 
-def _own_folder(folder: str) -> str:
-    """FOLDER/dist_advss-UID, which nobody else can write: what lies there is run."""
+def expanded(folder: str) -> str:
+    """A folder with ~ and variables replaced. Raises NoCopy."""
     place = os.path.expanduser(os.path.expandvars(folder))
     if "$" in place:
         raise NoCopy("contains a variable that is not set on this node")
-    own = os.path.join(place, f"dist_advss-{os.getuid()}")
+    return place
+
+
+def own_folder(folder: str) -> str:
+    """FOLDER/dist_advss-UID, which nobody else can write: what lies there is run. Raises NoCopy, OSError."""
+    own = os.path.join(expanded(folder), f"dist_advss-{os.getuid()}")
     os.makedirs(own, mode=0o700, exist_ok=True)
     facts = os.lstat(own)
     if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o022:

@@ -14,7 +14,7 @@ from .allocation import Allocation
 
 DISK_FREE = 200e6  # bytes that the disk of the launch folder must have free
 GPU_FREE = 0.8  # share of a GPU's memory that must be free
-TIMEOUT_S = 120  # for the other ranks to join
+JOIN_S = 120  # seconds for the other ranks to join, in submissions of a version without cluster.join_seconds
 
 
 class Unhealthy(Exception):
@@ -69,13 +69,23 @@ def _wrong_product(device: Any) -> str:
 
 
 def _together(place: Allocation, complaint: str) -> None:
-    """Exchanges complaints with the other ranks, then does one all-reduce. Raises Unhealthy if any rank complains."""
+    """Exchanges complaints with the other ranks, then does one all-reduce.
+
+    Raises Unhealthy if any rank complains, RunError if one is not there within cluster.join_seconds.
+    """
     import torch
     import torch.distributed as dist
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]) + 1  # the run's own is the one below
-    timeout = datetime.timedelta(seconds=TIMEOUT_S)
-    store = dist.TCPStore(address, port, place.ranks, is_master=place.rank == 0, timeout=timeout)
+    seconds = int(place.submission.settings.get("join_seconds", JOIN_S))
+    timeout = datetime.timedelta(seconds=seconds)
+    try:
+        store = dist.TCPStore(address, port, place.ranks, is_master=place.rank == 0, timeout=timeout)
+    except dist.DistError as error:
+        why = str(error).splitlines()[0]
+        raise RunError(
+            f"not all {place.ranks} ranks were there in {seconds} s (cluster.join_seconds): {why}"
+        ) from error
     fit = all_fit(store, place.ranks, not complaint)
     if fit:
         backend = "nccl" if torch.cuda.is_available() else "gloo"

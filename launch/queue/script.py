@@ -16,7 +16,7 @@ from typing import Any
 from submitit.slurm.slurm import SlurmExecutor
 
 from ..fabrics import FABRICS
-from ..fits import options, words
+from ..fits import options
 from ..profile import Slurm
 from . import staging
 from .batches import Batch
@@ -115,7 +115,7 @@ def text(directory: Path, batch: Batch, code: Path, ids: dict[str, str]) -> str:
         additional_parameters=extra,
     )
     boot = staging.boot(directory, settings, code)
-    ranks = f"{shlex.join([*words(settings.wrap), str(python)])} {boot}{program} rank {arguments}"
+    ranks = f"{staging.wrapper(settings)}{shlex.quote(str(python))} {boot}{program} rank {arguments}"
     return executor.text(ranks, len(array) or None)
 
 

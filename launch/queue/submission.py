@@ -288,7 +288,10 @@ def dry_run(directory: Path, experiment: Experiment, wanted: set[str], settings:
 
 def _for_jobs(batch: Batch) -> dict[str, Any]:
     """The settings of the profile that the jobs read, and the number of processes of each."""
-    read = {name: getattr(batch.settings, name) for name in ("max_requeues", "avoid_bad_nodes", "check_gpus")}
+    read = {
+        name: getattr(batch.settings, name)
+        for name in ("max_requeues", "avoid_bad_nodes", "check_gpus", "join_seconds")
+    }
     return read | {"ranks": batch.settings.ranks}
 
 
