@@ -19,12 +19,12 @@ from tests.slurm.test_faults import pending, resumed_at, steps, weights
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(600)]
 
 STEPS = 6
-BATCH = 20
+BATCH, IMAGES = 20, 160
 TEXT = f"""
 common:
   pretrain: [attack=fgsm, data.limit={16 * STEPS}, schedule.epochs=1, model.width=8, train.batch_size=16,
              train.log_every=1, validation.limit=96, validation.steps=40, device=cpu]
-  evaluate: [attack=pgd20, attack.eps=0.1, data.limit=300, batch_size={BATCH}, device=cpu]
+  evaluate: [attack=pgd10, attack.eps=0.1, data.limit={IMAGES}, batch_size={BATCH}, device=cpu]
 stages:
   first: {{command: finetune, overrides: [attack=none, data.limit=48, schedule.epochs=1, model.width=8, train.batch_size=16,
           validation.limit=20, validation.steps=1, device=cpu]}}
@@ -43,7 +43,7 @@ def in_validation(launched: Launch) -> bool:
 def judged(launched: Launch) -> list[int]:
     """After each batch of the evaluation, the number of images judged by then."""
     file = launched.directory / "judges" / "log.txt"
-    return [int(n) for n in re.findall(r"evaluate  (\d+)/300", file.read_text())] if file.exists() else []
+    return [int(n) for n in re.findall(rf"evaluate  (\d+)/{IMAGES}", file.read_text())] if file.exists() else []
 
 
 def test_a_limit_in_a_validation_and_in_an_evaluation_costs_a_requeue_and_no_result(
@@ -89,7 +89,7 @@ def test_a_limit_in_a_validation_and_in_an_evaluation_costs_a_requeue_and_no_res
     assert resumed_at(launched, "validates") == [STEPS]
     metrics = (launched.directory / "validates" / "metrics.jsonl").read_text().splitlines()
     assert sum(json.loads(line)["kind"] == "validation" for line in metrics) == 1
-    assert judged(launched) == list(range(BATCH, 301, BATCH))
+    assert judged(launched) == list(range(BATCH, IMAGES + 1, BATCH))
     # and both have the results of the uninterrupted ones
     import torch
 
