@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import numpy as np
@@ -84,6 +84,8 @@ def examine(run: Run, launch: Launch, identities: dict[str, Identity]) -> Iterat
     yield from _sources(run, record.get("weights"), launch)
     if trains(run.command):
         yield from _checkpoints(run)
+    elif run.result.get("kind") == "suite":
+        yield from _parts(run)
     elif run.result:
         yield from _verdicts(run)
     if run.result and run.result.get("made_from", record) != record:
@@ -183,6 +185,15 @@ def _verdicts(run: Run) -> Iterator[Finding]:
     for name, rate in rates.items():
         if not _equal(lookup(run.result, name), rate):
             yield Finding("wrong", f"result.json: {name} is {lookup(run.result, name)}, and the verdicts give {rate}")
+
+
+def _parts(run: Run) -> Iterator[Finding]:
+    """The rates that a suite repeats, against the results of its parts."""
+    parts = run.result.get("parts")
+    for part, rates in parts.items() if isinstance(parts, dict) else ():
+        own = mapping(run.path / PurePath(part).name / "result.json", [])  # inside the run folder, whatever it says
+        if not isinstance(rates, dict) or any(own.get(name) != value for name, value in rates.items()):
+            yield Finding("wrong", f"result.json: {part} is not what {part}/result.json says")
 
 
 def _equal(recorded: Any, computed: Any) -> bool:

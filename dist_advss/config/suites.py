@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..errors import UserError
+from .attack import CASCADE, Attack, check_autoattack
+from .corruptions import SMALLEST
 from .keys import key
 
 NONE = "none"
-SUITES = (NONE, "sanity")
+PARTS = {  # of a suite of several evaluations, in order
+    "quick": ("sanity", "pgd20"),
+    "standard": ("sanity", "pgd20", "autoattack"),
+    "full": ("sanity", "pgd20", "autoattack", "corruptions"),
+}
+IMAGES = {"quick": 500, "standard": 1000, "full": None}  # of the split, unless data.limit says another number
+SUITES = (NONE, "sanity", *PARTS)
+KEPT = ("norm", "eps", "precision")  # keys of the attack that a suite reads
 FEWEST = 20  # images; with fewer, one image is more than all that the checks allow
 
 
@@ -39,5 +48,29 @@ def check_suite(config: Any) -> None:
         raise UserError(
             f"data.limit={config.data.limit}: suite={suite.name} needs at least {FEWEST} images; set it to 200 for example"
         )
+    usual = asdict(replace(Attack(steps=20), **{name: getattr(attack, name) for name in KEPT}))
+    for name, value in asdict(attack).items():
+        if value != usual[name]:
+            raise UserError(
+                f"attack.{name}={value}: suite={suite.name} reads {', '.join(f'attack.{kept}' for kept in KEPT)} and has "
+                "attacks of its own; drop it, or drop the suite"
+            )
+    if "autoattack" in PARTS.get(suite.name, ()):
+        check_autoattack(part_attack("autoattack", config), config.data.classes)
+    if "corruptions" in PARTS.get(suite.name, ()) and config.data.size < SMALLEST:
+        raise UserError(
+            f"data.size={config.data.size}: suite={suite.name} includes corruptions, which need {SMALLEST} pixels or more; "
+            "choose suite=standard"
+        )
     if (config.data.classes or 2) < 2:
         raise UserError(f"data.classes={config.data.classes}: suite={suite.name} needs at least two classes")
+
+
+def part_attack(part: str, config: Any) -> Attack:
+    """The attack of the part `pgd20` or `autoattack` of a suite, as configs/attack/PART.yaml has it for these classes."""
+    kept = {name: getattr(config.attack, name) for name in KEPT}
+    if part == "pgd20":
+        return replace(Attack(steps=20), **kept)
+    classes = config.data.classes or 10
+    cascade = [name for name in CASCADE if name != "apgd-t" or classes >= 4]
+    return Attack(algorithm="autoattack", steps=100, cascade=cascade, targets=min(9, classes - 1), **kept)

@@ -63,10 +63,11 @@ def corruptions(config: CorruptionsConfig) -> Path:
     Every process calls this and judges its share. Rank 0 writes. Returns the folder. If it holds a result already, nothing is
     done. An interrupted run resumes from the saved verdicts. Raises UserError before anything is written.
     """
-    return run_unless_finished(config, checkpoint_files(config), _corruptions)
+    return run_unless_finished(config, checkpoint_files(config), corruptions_once)
 
 
-def _corruptions(config: CorruptionsConfig, located: Located, out: Path, world: World) -> None:
+def corruptions_once(config: CorruptionsConfig, located: Located, out: Path, world: World) -> None:
+    """The command, in the processes of `world`."""
     console = Console(highlight=False, markup=False, soft_wrap=True, quiet=world.rank > 0)
     # 1. Everything that may raise a UserError comes first, before anything is written.
     images = located.identity

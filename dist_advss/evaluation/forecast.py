@@ -1,0 +1,101 @@
+"""How long the parts of a suite will take here: passes of the attack, times the measured time of a pass."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config.attack import TARGETED, Attack
+from ..data.corruptions import KINDS, corrupt
+from ..objectives import Classify
+from ..rng import Rng
+
+ROUNDS = 3  # the fastest counts
+IMAGES = 64  # in a timed pass, at most
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds that one image takes: a forward pass, and a forward and backward pass."""
+
+    forward: float
+    both: float
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Passes of an image that never falls: `forward` ones alone, and `both` with a gradient."""
+
+    forward: float
+    both: float
+
+    def seconds(self, pace: Pace) -> float:
+        return self.forward * pace.forward + self.both * pace.both
+
+
+def pace_of(model: Classify, x: Tensor) -> Pace:
+    """Times the model, in eval mode, on images (N, C, H, W) in [0,1], of which the first IMAGES count."""
+    model.eval()
+    x = x[:IMAGES]
+
+    def forward() -> None:
+        with torch.no_grad():
+            model.logits(x)
+
+    def both() -> None:
+        leaf = x.clone().requires_grad_()
+        with torch.enable_grad():
+            torch.autograd.grad(model.logits(leaf).sum(), leaf)
+
+    return Pace(*(_seconds(work, x.device) / len(x) for work in (forward, both)))
+
+
+def _seconds(work: Callable[[], None], device: torch.device) -> float:
+    times = []
+    for _ in range(1 + ROUNDS):  # the first one warms up
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    return min(times[1:])
+
+
+def passes_of(attack: Attack) -> Passes:
+    """What an attack asks for at most, with the clean and the final judgement."""
+    if attack.algorithm != "autoattack":
+        return Passes(2, attack.steps * attack.restarts)
+    forward, both = 2.0, 0.0
+    for name in attack.cascade:
+        runs = attack.targets if name in TARGETED else 1
+        if name == "square":
+            forward += attack.queries + 2
+        elif name == "fab-t":
+            forward, both = forward + runs * (attack.steps + 1), both + runs * attack.steps
+        else:
+            forward, both = forward + runs, both + runs * (attack.steps + 1)
+    return Passes(forward, both)
+
+
+def filled(count: int, batch_size: int) -> int:
+    """How many images AutoAttack computes at most for `count`: each batch is filled up to whole chunks."""
+    batches, rest = divmod(count, batch_size)
+    return batches * -(-batch_size // IMAGES) * IMAGES + -(-rest // IMAGES) * IMAGES
+
+
+def corrupting_s(image: Tensor, kinds: Iterable[str] = KINDS) -> float:
+    """Seconds for all kinds of corruption of one uint8 image (C, H, W), at one severity, from one try each."""
+    pixels = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
+    rng = Rng(0, "evaluation")
+    corrupt(pixels, "fog", 3, rng, 0)
+    started = time.perf_counter()
+    for kind in kinds:
+        corrupt(pixels, kind, 3, rng, 0)
+    return time.perf_counter() - started
