@@ -170,6 +170,14 @@ def _verdicts(run: Run) -> Iterator[Finding]:
             rates |= {f"accuracy.{kind}": values.tolist() for kind, values in accuracy}
         elif run.result.get("kind") == "sanity":
             rates = {"attacks.ra": (100 * columns["right"].mean(0, dtype=np.float64)).tolist()}
+        elif run.command == "unforeseen":
+            right = columns["prediction"] == columns["label"][:, None, None]
+            attacked = 100 * right.mean(0, dtype=np.float64)
+            rates = {"ta": 100 * float((columns["clean_prediction"] == columns["label"]).mean())}
+            rates |= {"mean": attacked.mean(0).tolist()}
+            rates |= {f"accuracy.{kind}": row.tolist() for kind, row in zip(run.config["kinds"], attacked, strict=True)}
+            if "medium" in run.config["strengths"]:
+                rates["ua2"] = float(attacked[:, run.config["strengths"].index("medium")].mean())
         else:
             rates = {
                 "ta": 100 * float((columns["clean_prediction"] == columns["label"]).mean()),

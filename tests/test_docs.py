@@ -14,7 +14,7 @@ from dist_advss.cli import main
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-RUNS = ("pretrain", "finetune", "evaluate", "transfer")
+RUNS = ("pretrain", "finetune", "evaluate", "unforeseen", "transfer")
 PLACEHOLDERS = {"SEED": "0", "PRECISION": "bf16", "STAGE": "p3_pretrain"}
 ONLY_OF_PLAN = ("gpu=", "nodes=", "network=", "images=", "gpus_per_node=")
 # a name or a key that does not exist, an option that the parser does not know

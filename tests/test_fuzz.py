@@ -67,6 +67,7 @@ def test_words(fuzzer: Fuzzer) -> None:
         "finetune": [],
         "evaluate": ["checkpoint=L/p1_finetune"],
         "corruptions": ["checkpoint=L/p1_finetune"],
+        "unforeseen": ["checkpoint=L/p1_finetune"],
         "transfer": ["sources=[L/p1_finetune]"],
     }
     keys = {command: keys_of(command) for command in COMMANDS}

@@ -182,6 +182,18 @@ def test_the_rates_of_corruptions_are_computed_again(here: Path, verify: Verify)
     assert "accuracy.fog is [99.0, 99.0, 99.0, 99.0, 99.0], and the verdicts give" in verify()[1]
 
 
+def test_the_rates_of_unforeseen_attacks_are_computed_again(here: Path, verify: Verify) -> None:
+    run = here / "runs" / "unforeseen"
+    words = ["kinds=[fog,l1]", "steps=1", "device=cpu", f"checkpoint={here / 'runs' / 'tuned'}", f"out={run}"]
+    assert main(["unforeseen", *words]) == 0
+    assert verify()[0] == 0
+    edit_result(run, accuracy={"fog": [99.0] * 3, "l1": [99.0] * 3}, ua2=99.0, mean=[99.0] * 3)
+    printed = verify()[1]
+    for name in ("accuracy.fog", "accuracy.l1", "mean"):
+        assert f"{name} is [99.0, 99.0, 99.0], and the verdicts give" in printed
+    assert "ua2 is 99.0, and the verdicts give" in printed
+
+
 def test_a_report_older_than_a_result_and_a_record_of_another_result_are_named(here: Path, verify: Verify) -> None:
     report = here / "runs" / "report.html"
     assert main(["report", str(here / "runs"), "-o", str(report)]) == 0

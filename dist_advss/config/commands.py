@@ -92,6 +92,15 @@ COMMANDS: dict[str, Command] = {
         source="checkpoint",
         classifiers=True,
     ),
+    "unforeseen": Command(
+        sentence="measure the accuracy of a fine-tuned model under a dozen attacks beyond norm balls (UA2)",
+        example="checkpoint=RUN2 data.limit=200 out=RUN3",
+        config="dist_advss.config.schema:UnforeseenConfig",
+        run="dist_advss.evaluation.unforeseen:unforeseen",
+        check="dist_advss.config.unforeseen:check_unforeseen",
+        source="checkpoint",
+        classifiers=True,
+    ),
     "transfer": Command(
         sentence="attack each model and test the adversarial images on the others: a matrix of robust accuracies",
         example="sources=[RUN2,RUN5] attack=pgd20 attack.eps=0.1 data.limit=1000 out=RUN6",

@@ -18,6 +18,7 @@ from .objectives import Objective
 from .profile import Profile
 from .sets import DATASETS
 from .suites import Suite
+from .unforeseen import STRENGTHS, UNFORESEEN
 
 
 @dataclass
@@ -255,7 +256,7 @@ class TrainConfig:
 
 @dataclass
 class JudgeConfig:
-    """What `evaluate` and `corruptions` share. `data` and `model` come from the checkpoint unless you override them."""
+    """What `evaluate`, `corruptions` and `unforeseen` share. `data` and `model` come from the checkpoint unless you override them."""
 
     checkpoint: str | None = key(
         None,
@@ -306,6 +307,15 @@ class CorruptionsConfig(JudgeConfig):
     baseline: str | None = key(
         None, "finished corruptions run whose errors count as 100 in mCE, such as one of a standard model", path=True
     )
+
+
+@dataclass
+class UnforeseenConfig(JudgeConfig):
+    """The keys of `unforeseen`."""
+
+    kinds: list[str] = key(list(UNFORESEEN), "attacks to run, such as [l1,elastic]")
+    strengths: list[str] = key(list(STRENGTHS), "calibrated strengths to run, some of low, medium and high")
+    steps: int = key(20, "gradient steps in the latent of an attack", low=1, high=10_000)
 
 
 @dataclass

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..arrays import read_arrays
-from ..config.schema import CorruptionsConfig, EvaluateConfig, TransferConfig
+from ..config.schema import CorruptionsConfig, EvaluateConfig, TransferConfig, UnforeseenConfig
 from ..data import Batch, Loader, Located, locate
 from ..engines import World, find_place, init
 from ..errors import Stopped
@@ -28,7 +28,7 @@ SAVE_EVERY_S = 20.0
 PARTIAL_FILE = "verdicts.partial.{}.npz"  # {}: the rank that writes it
 
 T = TypeVar("T", bound="ByImage")
-Config = TypeVar("Config", EvaluateConfig, TransferConfig, CorruptionsConfig)
+Config = TypeVar("Config", EvaluateConfig, TransferConfig, CorruptionsConfig, UnforeseenConfig)
 
 
 @dataclass

@@ -28,6 +28,7 @@ from .findings.paper import compare
 from .findings.reality import reality
 from .findings.sweeps import at_one_radius, sweeps
 from .findings.transfers import transfers
+from .findings.unforeseen import attacked
 from .header import Header, header
 from .images import galleries
 from .results import group_rows, results
@@ -147,6 +148,7 @@ def _sections(launch: Launch, rows: list[Row], every_row: list[Row], charts: Cha
         Section("radii",         "Radii",         charts.radii),
         Section("transfer",      "Transfer",      [transfer.heat for transfer in transferred]),
         Section("corruptions",   "Corruptions",   corrupted(launch)),
+        Section("unforeseen",    "Unforeseen",    attacked(launch)),
         Section("curves",        "Training",      charts.curves),
         Section("images",        "Images",        galleries(launch, rows)),
         Section("classes",       "Classes",       per_class(launch, rows)),
