@@ -47,7 +47,7 @@ KINDS = {
     "gabor":        _kind(overlays.GABOR,        0.23, 0.31, 0.43),
     "wood":         _kind(overlays.WOOD,         0.27, 0.33, 0.43),
     "kaleidoscope": _kind(overlays.KALEIDOSCOPE, 0.33, 0.53, 0.87),
-    "pixel":        _kind(filters.PIXEL,         0.1, 0.15, 0.25),
+    "pixel":        _kind(filters.PIXEL,         0.2, 0.34, 0.5),
     "blur":         _kind(filters.BLUR,          0.03, 0.06, 0.12),
 }
 # fmt: on

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ...rng import Rng
 from ...row_maths import column
+from .. import balls
 
 MOVED = 0.05  # of the values move in a step (Tramer and Boneh 2019, arXiv 1904.13000, move the top percent too)
-HALVINGS = 40  # of the interval of the threshold, which starts at 1: below fp32's resolution
 
 
 @dataclass(frozen=True)
@@ -51,21 +51,4 @@ class L1:
         return z + step_size * self.radius(z) / count * moved.view_as(z)
 
     def project(self, z: Tensor, clean: Tensor) -> Tensor:
-        """The nearest point in the ball and the box (Croce and Hein 2021, arXiv 2103.01208, proposition 2.1).
-
-        It is sign(delta) · min(max(|delta| - t, 0), room) with the smallest t >= 0 that is in the ball. `room` is how far
-        the box lets a value go. t is found by halving an interval, and its upper end is taken, which is in the ball.
-        """
-        delta = (z - clean).flatten(1)
-        size, base = delta.abs(), clean.flatten(1)
-        room = torch.where(delta > 0, 1 - base, base)
-        radius = self.radius(clean)
-        low, high = torch.zeros_like(size[:, :1]), size.amax(1, keepdim=True)
-        inside = torch.minimum(size, room).sum(1, keepdim=True) <= radius
-        for _ in range(HALVINGS):
-            middle = (low + high) / 2
-            fits = torch.minimum((size - middle).clamp_min(0), room).sum(1, keepdim=True) <= radius
-            low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)
-        threshold = torch.where(inside, torch.zeros_like(high), high)
-        kept = torch.minimum((size - threshold).clamp_min(0), room)
-        return (clean + (delta.sign() * kept).view_as(z)).clamp(0, 1)
+        return balls.L1(self.radius(clean)).project(z, clean)
