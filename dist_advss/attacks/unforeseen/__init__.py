@@ -48,6 +48,6 @@ KINDS = {
     "wood":         _kind(overlays.WOOD,         0.27, 0.33, 0.43),
     "kaleidoscope": _kind(overlays.KALEIDOSCOPE, 0.33, 0.53, 0.87),
     "pixel":        _kind(filters.PIXEL,         0.2, 0.34, 0.5),
-    "blur":         _kind(filters.BLUR,          0.03, 0.06, 0.12),
+    "blur":         _kind(filters.BLUR,          0.12, 0.27, 0.37),
 }
 # fmt: on
