@@ -34,7 +34,7 @@ def _kind(threat: Callable[[float], Threat] | Rendering, low: float, medium: flo
     return Kind(threat, strengths)
 
 
-# Calibrated by benchmarks/unforeseen.py, see docs/methods.md.
+# Calibrated by benchmarks/unforeseen.py, see docs/methods.md, "Unforeseen attacks".
 # fmt: off
 KINDS = {
     "l1":           _kind(L1,                    0.015, 0.03, 0.044),

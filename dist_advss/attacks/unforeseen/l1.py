@@ -40,7 +40,7 @@ class L1:
     def apply(self, clean: Tensor, z: Tensor) -> Tensor:
         return z
 
-    def step(self, z: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+    def step(self, z: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
         """step_size times the radius, shared by the values with the largest gradients that the box does not stop."""
         gradient = gradient.nan_to_num(0.0)
         stopped = ((z >= 1) & (gradient > 0)) | ((z <= 0) & (gradient < 0))

@@ -58,7 +58,7 @@ class Rendered:
         drawn = z[:, count:].detach().view(len(z), *self.rendering.drawn(shape))
         return self.rendering.render(clean, free, drawn, self.strength).clamp(0, 1)
 
-    def step(self, z: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+    def step(self, z: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
         """step_size times half the width of the box, by the sign of the gradient; nothing moves where that is 0 or NaN."""
         return z + step_size * (1 - self.rendering.low) / 2 * gradient.nan_to_num(0.0).sign()
 
