@@ -205,9 +205,8 @@ def question(n: int = 70) -> Task:
 def test_more_images_fall_as_strength_grows(kind: str) -> None:
     task, standing = question(40), torch.arange(40)
     share = []
-    for factor in (0.25, 1.0, 4.0):
-        largest = {"pixel": 0.5, "blur": 0.5}.get(kind, 1.0)
-        threat = KINDS[kind].threat(min(factor * KINDS[kind].strengths["medium"], largest))
+    for factor in (1 / 16, 1 / 4, 1 / 2):
+        threat = KINDS[kind].threat(factor * KINDS[kind].strengths["medium"])
         _, seen = search(judge, task, threat, 4, kind, standing)
         share.append(float((seen == task.targets).float().mean()))
     assert share[0] >= share[1] >= share[2] and share[0] > share[2]
