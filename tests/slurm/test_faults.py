@@ -62,19 +62,21 @@ def strike(fault: str, launched: Launch, devcluster: DevCluster) -> None:
     else:  # killed; limit
         process = state.read(launched.directory / fault).pid
         assert process is not None
-        with contextlib.suppress(ProcessLookupError):  # the time limit may be near already
+        with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL if fault == "killed" else signal.SIGSTOP)
+    if fault == "limit":  # it is to save an hour before its end
+        slurm_command("scontrol", "update", f"JobId={current.job}", "TimeLimit=60")
 
 
 def struck(fault: str, launched: Launch, devcluster: DevCluster) -> bool:
     """Whether a fault has run its course; a stopped process and a lost node are brought back when it has."""
     if fault == "limit":  # stopped until the time limit draws near, so that the wait takes no CPU
-        if resumed_at(launched, fault):  # the signal came before
-            return True
         process = state.read(launched.directory / fault).pid
-        if process is None or not pending(process, signal.SIGUSR2):
+        if process is not None and pending(process, signal.SIGUSR2):  # Slurm may wake it itself
+            os.kill(process, signal.SIGCONT)
+        if "stopped by" not in launched.log(fault):
             return False
-        os.kill(process, signal.SIGCONT)
+        slurm_command("scontrol", "update", f"JobId={launched.states()[fault].job}", "TimeLimit=120")
     if fault == "node":
         if launched.states()[fault].state != "queued":
             return False
@@ -99,7 +101,7 @@ def test_every_fault_ends_in_the_weights_of_the_uninterrupted_run(
 
     launched = launch(RUN, "cluster.pretrain.nodes=1", "cluster.pretrain.gpus_per_node=1")
     others = "cluster.exclude=node4"  # which will be lost
-    assert launched.run("--only", "limit", "cluster.minutes=1", "cluster.signal_seconds=10", others) == 0
+    assert launched.run("--only", "limit", "cluster.minutes=120", "cluster.signal_seconds=3600", others) == 0
     assert launched.run("--only", "node", "cluster.exclude=node[1-3]") == 0
     assert launched.run(others) == 0
     reached: dict[str, int] = {}
