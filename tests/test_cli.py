@@ -37,7 +37,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
     for target, result in {
         "dist_advss.training.run.train": Path("RUN"),
-        "dist_advss.evaluation.run.evaluate": Path("RUN"),
+        "dist_advss.evaluation.suite.evaluate_or_suite": Path("RUN"),
         "dist_advss.report.page.write": Path("FILE"),
         "dist_advss.report.page.keep_writing": Path("FILE"),
         "launch.status.watch": 1,
@@ -146,7 +146,11 @@ def test_evaluation_is_called_with_what_it_inherits(calls: list[tuple[Any, ...]]
     text = "data: {name: cifar10, root: /c, size: 32}\nmodel: {name: preact_resnet18}\nobjective: {name: classify}\n"
     (tmp_path / "config.yaml").write_text(text)
     assert main(["evaluate", f"checkpoint={tmp_path}", "out=RUN3"]) == 0
-    assert (calls[0][0], calls[0][1].data.root, calls[0][1].model.name) == ("evaluate", "/c", "preact_resnet18")
+    assert (calls[0][0], calls[0][1].data.root, calls[0][1].model.name) == (
+        "evaluate_or_suite",
+        "/c",
+        "preact_resnet18",
+    )
 
 
 def test_print_shows_and_calls_nothing(calls: list[tuple[Any, ...]], capsys: pytest.CaptureFixture[str]) -> None:
