@@ -99,6 +99,24 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
             temporary.unlink()
 
 
+def write_new(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Writes and syncs a file whose folder still has a temporary name. `write(file)` fills it.
+
+    Unlike `write_whole` it lists no folder, which would take long where a thousand processes write into one.
+    Raises RunError with one line when the disk is full or the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise RunError(f"{path}: could not be written ({_reason(error)})") from error
+
+
 def _open_locked(temporary: Path) -> BinaryIO:
     """Opens a new file and locks it until it is closed, which shows other processes that it is still being written."""
     while True:

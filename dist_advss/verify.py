@@ -119,8 +119,8 @@ def _sources(run: Run, record: Any, launch: Launch) -> Iterator[Finding]:
     for link, before in (record if isinstance(record, dict) else {}).items():
         source = follow(run, link, launch)
         moved = source.path / "checkpoints" / Path(link).name if source else None
-        file = moved if moved is not None and moved.is_file() else Path(link)
-        if not file.is_file():
+        file = moved if moved is not None and moved.exists() else Path(link)
+        if not file.exists():
             yield Finding("unknown", f"weights: {link} no longer exists")
             continue
         try:
@@ -135,9 +135,9 @@ def _sources(run: Run, record: Any, launch: Launch) -> Iterator[Finding]:
 def _checkpoints(run: Run) -> Iterator[Finding]:
     """The run's own checkpoints: undamaged, finite, and those that its result names."""
     for name in (*PICKS, "previous"):
-        file = run.path / "checkpoints" / f"{name}.pt"
+        file = checkpoint.file_of(run.path, name)
         recorded = lookup(run.result, f"{name}.weights")
-        if not file.is_file():
+        if not file.exists():
             if recorded:
                 yield Finding("wrong", f"{file.name}: result.json names its weights, and the file is missing")
             continue

@@ -14,7 +14,9 @@ from ..files import read_text
 from .keys import names_with
 from .schema import TrainConfig
 
-RESUMED_FROM = ("last.pt", "previous.pt")  # the checkpoints with all that a resume needs
+# The checkpoints with all that a resume needs, newest first. Shards are folders.
+RESUMED_FROM = ("last.pt", "last.shards", "previous.pt", "previous.shards")
+CHECKPOINTS = (".pt", ".shards")  # the suffixes of checkpoints
 NODES = tuple(names_with(TrainConfig, "inherited"))  # the groups that a run inherits: data and model
 
 
@@ -23,9 +25,9 @@ class SourceMissing(UserError):
 
 
 def run_folder(source: str) -> Path:
-    """The run folder that `source` names: itself, or the one around a checkpoint file (RUN/checkpoints/best_ra.pt)."""
+    """The run folder that `source` names: itself, or the one around a checkpoint (RUN/checkpoints/best_ra.pt)."""
     path = Path(source)
-    if path.suffix != ".pt":
+    if path.suffix not in CHECKPOINTS:
         return path
     return path.parent.parent if path.parent.name == "checkpoints" else path.parent
 
@@ -43,18 +45,18 @@ def read(key: str, source: str, wanted: Sequence[str]) -> dict[str, Any] | None:
     """
     path, folder = Path(source), run_folder(source)
     if not os.path.exists(path):  # unlike Path.exists, never raises
-        raise SourceMissing(f"{key}={source}: no such {'checkpoint' if path.suffix == '.pt' else 'run folder'}")
+        raise SourceMissing(f"{key}={source}: no such {'checkpoint' if path.suffix in CHECKPOINTS else 'run folder'}")
     file = folder / "config.yaml"
     if not os.path.isfile(file):
-        if path.is_file() and not wanted:
+        if path != folder and not wanted:
             return None
-        if path.is_file():
+        if path != folder:
             missing = " ".join(f"{node}=…" for node in wanted)
             raise SourceMissing(f"{key}={source}: no config.yaml next to this checkpoint; add {missing}")
         raise SourceMissing(
             f"{key}={source}: not a run folder (no config.yaml in it); give the out=… of an earlier run"
         )
-    if path.is_dir() and not (folder / "result.json").is_file():
+    if path == folder and not (folder / "result.json").is_file():
         raise SourceMissing(
             f"{key}={source}: not finished (no result.json); finish that run first, or name one of its checkpoints, "
             f"{key}={folder / 'checkpoints' / 'best_ra.pt'}"
@@ -66,7 +68,7 @@ def begun(out: str) -> dict[str, Any] | None:
     """The config.yaml of the run in the folder `out`, if it has a checkpoint to resume from or a result; None otherwise."""
     folder = Path(os.path.expanduser(out))
     places = (*(f"checkpoints/{name}" for name in RESUMED_FROM), "result.json")
-    if not any(os.path.isfile(folder / place) for place in places):
+    if not any(os.path.exists(folder / place) for place in places):
         return None
     try:
         return _config(f"out={out}", folder / "config.yaml")

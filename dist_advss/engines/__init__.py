@@ -5,8 +5,9 @@ from __future__ import annotations
 from ..config.implementation import implementation
 from ..config.schema import TrainConfig
 from ..objectives.base import Objective
-from .base import Engine, State
+from .base import Engine
 from .environment import find_place
+from .shares import State
 from .watchdog import EXIT_HANG
 from .world import World, init
 

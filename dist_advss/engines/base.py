@@ -1,7 +1,7 @@
 """The protocol of every engine, and the engine of a single process.
 
 The same steps give the same weights on every engine, within rounding. Engines differ in how they wrap the module, where
-they average gradients, and how they assemble and split a whole state.
+they average gradients, and which share of the state they hold.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from ..objectives.base import Objective, Outcome, Task
 from . import batch_norm
 from .copies import Copies
 from .optim import build_optimizer
+from .shares import State, shares_in
 from .world import World
-
-State = dict[str, Any]
 
 
 class LossScale:
@@ -75,11 +74,16 @@ class Engine:
     grad_norm   length of the last update's gradient before it was clipped, a scalar on the device
     after_forward  is called after each wrapped forward pass; a loop may set it, to take the time
     reconcile() makes batch-norm statistics the same in all processes, for a validation
-    state/load  model and optimizer as whole plain CPU tensors by name, which any engine at any world size loads.
-                All processes call them. Rank 0 gets the state, the others an empty one. `state` changes nothing in the
-                engine, and only rank 0 copies: its tensors are those of the state before, overwritten. With equally many
-                processes, `load` gives each its own batch-norm statistics back, and training continues bit for bit
+    sharded     whether each process holds a share of the state only, and `state` gives each its own
+    state       model and optimizer by name, as plain CPU tensors, and as shares (shares.py) where the engine holds shares.
+                All processes call it. Rank 0 gets all but the shares of others, the others get their shares, and {} without
+                any. It gathers nothing but batch-norm statistics, and changes nothing in the engine. Its tensors are those
+                of the state before, overwritten. `shares.merge` makes one whole state of those of all processes
+    load        takes a whole state, which any engine at any world size loads. All processes call it. With equally many
+                processes, it gives each its own batch-norm statistics back, and training continues bit for bit
     """
+
+    sharded = False
 
     def __init__(self, module: Objective, config: TrainConfig, world: World) -> None:
         self.world = world
@@ -161,10 +165,10 @@ class Engine:
 
     def state(self) -> State:
         self._copies.start()
-        model, moments = self.full_model(), self.full_moments()
+        model, moments = self.held_model(), self.held_moments()
         statistics = batch_norm.gather_statistics(self.module, self.world)
         if self.world.rank != 0:
-            return {}
+            return shares_in({"model": model, "optimizer": moments})
         # The means are for evaluation and for another number of processes, the rows of each process for this number.
         if statistics is not None:
             batch_norm.average(statistics, self.module, model)
@@ -175,21 +179,19 @@ class Engine:
             "statistics": statistics,
         }
 
-    def full_model(self) -> dict[str, Tensor]:
-        """The model's whole state, on rank 0 a copy. All processes call it."""
-        return {name: self.to_full(tensor) for name, tensor in self.module.state_dict().items()}
+    def held_model(self) -> State:
+        """What this process holds of the model's state, as `held` has it."""
+        return {name: self.held(tensor) for name, tensor in self.module.state_dict().items()}
 
-    def full_moments(self) -> dict[str, State]:
-        """The optimizer's whole state, by the name of the parameter, on rank 0 a copy. All processes call it."""
+    def held_moments(self) -> State:
+        """What this process holds of the optimizer's state, by the name of the parameter, as `held` has it."""
         return {
-            name: {
-                key: self.to_full(value) for key, value in self.optimizer.state.get(p, {}).items() if value is not None
-            }
+            name: {key: self.held(value) for key, value in self.optimizer.state.get(p, {}).items() if value is not None}
             for name, p in self.trained().items()
         }
 
-    def to_full(self, value: Any) -> Any:
-        """A value of the state as a whole tensor, which rank 0 copies to the CPU; numbers stay numbers. All processes call it."""
+    def held(self, value: Any) -> Any:
+        """A share of the state that is copied to the CPU. What every process holds is copied by rank 0 only."""
         return self._copies.of(value.detach()) if isinstance(value, Tensor) and self.world.rank == 0 else value
 
     def load(self, state: State) -> None:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ..config.schema import TrainConfig
 from ..errors import UserError
 from ..objectives.base import Objective
-from .base import Engine, State, refuse_parameters_of_its_own
+from .base import Engine, refuse_parameters_of_its_own
+from .shares import State, share
 from .world import World
 
 
@@ -25,6 +26,7 @@ class DeepSpeedEngine(Engine):
 
     def __init__(self, module: Objective, config: TrainConfig, world: World) -> None:
         self.stage = config.engine.zero
+        self.sharded = self.stage > 0
         self._config = {
             "train_micro_batch_size_per_gpu": config.train.batch_size // (world.size * config.train.accumulate),
             "gradient_accumulation_steps": config.train.accumulate,
@@ -78,30 +80,44 @@ class DeepSpeedEngine(Engine):
         if self.stage > 0:
             self.grad_norm = torch.as_tensor(self.wrapped.optimizer._global_grad_norm, device=self.device)
 
-    def full_model(self) -> dict[str, Tensor]:
+    def held_model(self) -> State:
         if self.stage == 0:
-            return super().full_model()
-        import deepspeed
-
-        model = {name: self.to_full(buffer) for name, buffer in self.module.named_buffers()}
-        for name, p in self.module.named_parameters():
-            with deepspeed.zero.GatheredParameters([p], enabled=self.stage == 3):
-                model[name] = self.to_full(p)
+            return super().held_model()
+        model = {name: self.held(buffer) for name, buffer in self.module.named_buffers()}
+        model |= {name: self._share(p, None) for name, p in self.module.named_parameters()}
         return {name: model[name] for name in self.module.state_dict()}
 
-    def full_moments(self) -> dict[str, State]:
+    def held_moments(self) -> State:
         if self.stage == 0:
-            return super().full_moments()
-        from deepspeed.utils import safe_get_full_optimizer_state
-
+            return super().held_moments()
         flat = self._flat_state()
-        moments: dict[str, State] = {}
-        for name, p in self.trained().items():
-            moments[name] = {}
-            for key, value in flat.items():
-                shared = isinstance(value, Tensor) and value.dim() > 0
-                moments[name][key] = self.to_full(safe_get_full_optimizer_state(p, key) if shared else value)
-        return moments
+        return {
+            name: {
+                key: self._share(p, key) if isinstance(value, Tensor) and value.dim() > 0 else self.held(value)
+                for key, value in flat.items()
+            }
+            for name, p in self.trained().items()
+        }
+
+    def _share(self, parameter: Any, key: str | None) -> Any:
+        """This process's share of the optimizer's state `key`, or of the weights for None, copied to the CPU."""
+        if self.stage == 3:
+            from deepspeed.utils import safe_get_local_optimizer_state
+
+            size, numel = parameter.partition_numel(), parameter.ds_numel
+            start = min(size * self.world.rank, numel)
+            part = parameter.ds_tensor if key is None else safe_get_local_optimizer_state(parameter, key)
+            part = part.detach().flatten()[: min(size, numel - start)]  # the last shares are padded
+            return share(self._copies.of(part), start, parameter.ds_shape)
+        if not parameter.requires_grad:
+            return self.held(parameter)
+        # Under stages 1 and 2 every process has all weights, and saves those that it updates.
+        mapping = parameter._hp_mapping
+        if mapping is None:  # it updates no element of this parameter
+            return share(torch.empty(0), 0, parameter.shape)
+        start, size = mapping.lp_fragment_address.start, mapping.lp_fragment_address.numel
+        part = parameter.detach().flatten()[start : start + size] if key is None else mapping.get_hp_fragment(key)
+        return share(self._copies.of(part), start, parameter.shape)
 
     def load_model(self, weights: dict[str, Tensor]) -> None:
         if self.stage == 0:

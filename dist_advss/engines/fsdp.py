@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from ..images import Images
 from ..objectives.base import Objective, Outcome, Task
 from .base import Engine, refuse_parameters_of_its_own
+from .shares import share
 
 
 class FSDPEngine(Engine):
@@ -21,6 +23,8 @@ class FSDPEngine(Engine):
     Each part is sharded by itself, and so are the stages within it. It gathers its parameters on entry and drops them on
     exit, in the forward and in the backward pass.
     """
+
+    sharded = True
 
     def place(self, module: Objective) -> Objective:
         refuse_parameters_of_its_own(module, "fsdp")
@@ -45,8 +49,15 @@ class FSDPEngine(Engine):
     def norm(self, gradients: list[Tensor]) -> Tensor:
         return self.world.sum(super().norm(gradients).square()).sqrt()
 
-    def to_full(self, value: Any) -> Any:
-        return super().to_full(value.full_tensor() if isinstance(value, DTensor) else value)
+    def held(self, value: Any) -> Any:
+        if not isinstance(value, DTensor):
+            return super().held(value)
+        rows = math.ceil(
+            value.shape[0] / self.world.size
+        )  # of the first processes; the last ones may have fewer, or none
+        first = min(rows * self.world.rank, value.shape[0])
+        part = self._copies.of(value.to_local().detach()).flatten()
+        return share(part, first * math.prod(value.shape[1:]), value.shape)
 
     def load_model(self, weights: dict[str, Tensor]) -> None:
         with torch.no_grad():

@@ -20,10 +20,10 @@ from ..cores import share_of_cores
 from ..errors import UNREACHABLE, RunError, Stopped, UserError, exit_code
 from . import flight
 from .environment import Place
+from .meeting import ASK_S, Meeting
 from .watchdog import Watchdog, interval
 
 T = TypeVar("T")
-ASK_S = 0.2  # seconds between two questions to the store, while a process waits for the others; more in a large world
 
 
 class World:
@@ -50,6 +50,7 @@ class World:
         self._watchdog = watchdog
         self._store = store
         self._long_works = 0
+        self._meetings = 0
         self._stop_vote = StopVote(device)
 
     def heartbeat(self) -> None:
@@ -78,7 +79,7 @@ class World:
         return shared
 
     def long_work(self, do: Callable[[], T]) -> T:
-        """`do()` in every process before the first step, each gets its own result; it may take hours, as reading images does.
+        """`do()` in every process outside of steps, each gets its own result; it may take hours, as reading images does.
 
         Neither guard.start_s nor the timeout of a collective ends it, as long as all processes are alive. A UserError or
         RunError of any process is raised in every process.
@@ -91,13 +92,23 @@ class World:
             except (UserError, RunError) as error:
                 failure = error
             self._wait_for_all()
-        failures = [error for error in self.gather(failure) or [] if error is not None]
-        failure = self.broadcast(failures[0] if failures else None)
-        if failure is not None:
-            self.shared_error = failure
-            raise failure
+        self.raise_together(failure)
         own: T = result
         return own
+
+    def raise_together(self, failure: Exception | None) -> None:
+        """Raises the UserError or RunError of any process in every process: that of the lowest rank which passes one."""
+        if not self.sum(torch.tensor(0.0 if failure is None else 1.0)):
+            return
+        failures = [error for error in self.gather(failure) or [] if error is not None]
+        self.shared_error = self.broadcast(failures[0] if failures else None)
+        assert self.shared_error is not None
+        raise self.shared_error
+
+    def meeting(self) -> Meeting:
+        """A meeting of all processes in the background. All of them call it in the same order, in their main threads."""
+        self._meetings += 1
+        return Meeting(self._store, f"meeting/{self._meetings}", self.rank, self.size)
 
     def long_on_rank_zero(self, do: Callable[[], T]) -> T:
         """`do()` on rank 0, its result in every process; it may take as long as `long_work`, and errors are treated so."""

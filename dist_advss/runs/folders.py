@@ -177,7 +177,7 @@ def _shown(content: Any) -> Any:
 def last_writes(path: Path) -> list[float]:
     """The modification times of the files of a run folder, unix seconds."""
     times = []
-    for name in (*OF_A_RUN, "verdicts.npz", "checkpoints/last.pt"):
+    for name in (*OF_A_RUN, "verdicts.npz", "checkpoints/last.pt", "checkpoints/last.shards"):
         try:
             times.append((path / name).stat().st_mtime)
         except OSError:

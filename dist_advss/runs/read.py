@@ -15,6 +15,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ..config.commands import COMMANDS, command_of
+from ..config.source_run import CHECKPOINTS
 from ..config.suites import NONE
 from ..errors import UserError
 from .folders import OF_A_RUN, Place, experiment, last_writes, lookup, mapping, walk
@@ -183,7 +184,7 @@ def follow(run: Run, link: str, launch: Launch) -> Run | None:
 def _at(path: Path, launch: Launch) -> Run | None:
     """The run at this path, or the run that contains the file at this path. The launch's own runs come first."""
     path = Path(os.path.normpath(path))
-    folders = [path, path.parent, path.parent.parent][: 3 if path.suffix == ".pt" else 1]
+    folders = [path, path.parent, path.parent.parent][: 3 if path.suffix in CHECKPOINTS else 1]
     for folder in folders:
         inside = launch.by_path.get(folder) or launch.by_path.get(Path(os.path.realpath(folder)))
         if inside:

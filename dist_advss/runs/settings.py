@@ -13,6 +13,7 @@ from typing import Any
 from ..config.attack import CASCADE, Attack
 from ..config.commands import COMMANDS
 from ..config.flags import says_where
+from ..config.source_run import CHECKPOINTS
 from ..text import one_line
 from .folders import lookup
 from .metrics import number
@@ -173,7 +174,7 @@ def _defaults() -> dict[str, Any]:
 def _pick(run: Run) -> str | None:
     """Which checkpoint was judged: that of the file, where the evaluation names one."""
     for link in (run.result.get("checkpoint"), lookup(run.config, "checkpoint")):
-        if isinstance(link, str) and link.endswith(".pt"):
+        if isinstance(link, str) and link.endswith(CHECKPOINTS):
             return one_line(PurePath(link).stem, LONGEST)
     return value_text(lookup(run.config, "pick", "best_ra")) if run.config else None
 

@@ -2,7 +2,8 @@
 
 A run keeps `last` (all that a bit-exact resume needs), `previous` (the one before it), and `best_ra` and `best_ta` (the
 weights with the highest validation RA and TA). With `train.keep_last_epochs` it also keeps `epoch_N`, a `last` of the end of
-epoch N. `torch.load(path, weights_only=True)["model"]` reads the weights of each.
+epoch N. `torch.load(path, weights_only=True)["model"]` reads the weights of each. While a run with a sharded engine trains,
+`last` and `previous` are folders with a file of each process, `last.shards` (shards.py), which `load` reads too.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import torch
 from ..config.source_run import RESUMED_FROM
 from ..errors import RunError, UserError
 from ..files import sync_folder, write_whole
-from .archive import read_archive
+from . import shards
+from .archive import ArchiveError, read_archive
 
 FORMAT = 1
 
@@ -31,19 +33,60 @@ def save(path: Path, content: dict[str, Any]) -> None:
 
 
 def save_last(folder: Path, content: dict[str, Any], keep_epochs: int = 0) -> None:
-    """Writes `last.pt`, and keeps the one before it as `previous.pt`. Raises RunError when that fails.
+    """Writes `last.pt`, and keeps the one before it as `previous`. Raises RunError when that fails.
 
     Unless `keep_epochs` is 0, the content is also `epoch_N.pt`, N being its number of finished epochs, and of the epochs
     before only so many stay that there are `keep_epochs` in all.
     """
-    last, fresh = folder / "last.pt", folder / "next.pt"
+    fresh = folder / "next.pt"
     save(fresh, content)
     # The file of the epoch comes before last.pt: a run that is killed in between repeats both.
     if keep_epochs:
         _keep_epoch(fresh, content, keep_epochs)
-    if last.exists():
-        os.replace(last, folder / "previous.pt")
-    os.replace(fresh, last)  # a crash just before this line leaves previous.pt, the former last.pt
+    _make_last(fresh)
+
+
+def commit(place: Path, size: int, keep_epochs: int = 0) -> None:
+    """Makes `place`, in which all `size` processes have written their shards, the last checkpoint, as `save_last` does.
+
+    With `keep_epochs` it becomes a plain file, and shards otherwise. Raises RunError when that fails.
+    """
+    folder = place.parent
+    try:
+        shards.complete(place, size)
+        if keep_epochs:
+            save_last(folder, load(place), keep_epochs)
+            shards.discard(place)
+        else:
+            _make_last(place)
+    except (OSError, ArchiveError, UserError) as error:
+        raise RunError(f"{folder}: no checkpoint could be made of its shards ({error})") from error
+
+
+def consolidate(folder: Path) -> None:
+    """Turns the shards in `folder` into plain files. Raises RunError when that fails, and the shards stay."""
+    for name in ("previous", "last"):
+        place = folder / f"{name}{shards.SUFFIX}"
+        if place.exists():
+            try:
+                save(folder / f"{name}.pt", load(place))
+            except UserError as error:
+                raise RunError(str(error)) from error
+            shards.discard(place)  # a crash just before this line leaves both, which hold the same
+
+
+def _make_last(fresh: Path) -> None:
+    """Renames a new checkpoint, a file or shards, to `last`, and the `last` before it to `previous`."""
+    folder, form = fresh.parent, ".pt" if fresh.suffix == ".pt" else shards.SUFFIX
+    for suffix in (".pt", shards.SUFFIX):
+        last, previous = folder / f"last{suffix}", folder / f"previous{suffix}"
+        if last.exists():
+            # The older `previous` goes in both forms. A file is replaced by a file; nothing can replace a folder.
+            shards.discard(folder / f"previous{shards.SUFFIX}")
+            if suffix == shards.SUFFIX:
+                shards.discard(folder / "previous.pt")
+            os.replace(last, previous)
+    os.replace(fresh, folder / f"last{form}")  # a crash just before this line leaves `previous`, the former `last`
     sync_folder(folder)
 
 
@@ -69,10 +112,11 @@ def load(path: Path) -> dict[str, Any]:
 
     Raises UserError when it is missing, damaged, larger in memory than on the disk, or when a weight is not finite.
     """
-    if not os.path.isfile(path):  # unlike Path.is_file, never raises
+    sharded = os.path.isdir(path) and path.suffix == shards.SUFFIX
+    if not (sharded or os.path.isfile(path)):  # unlike Path.is_file, never raises
         raise UserError(f"{path}: no such checkpoint")
     try:
-        content = read_archive(path)
+        content = shards.read(path) if sharded else read_archive(path)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path}: not a checkpoint of plain tensors; it was not opened, as loading it could run code"
@@ -113,18 +157,22 @@ def digest(weights: Mapping[str, torch.Tensor]) -> str:
 
 
 def file_of(source: str | Path, pick: str) -> Path:
-    """The checkpoint `pick` of a run folder. When `source` is a file, it is that file."""
+    """The checkpoint `pick` of a run folder, a file or shards. When `source` is a checkpoint, it is that one."""
     path = Path(source)
-    return path / "checkpoints" / f"{pick}.pt" if path.is_dir() else path
+    if path.suffix == shards.SUFFIX or not path.is_dir():
+        return path
+    file = path / "checkpoints" / f"{pick}.pt"
+    in_shards = file.with_suffix(shards.SUFFIX)
+    return in_shards if in_shards.is_dir() and not file.exists() else file
 
 
 def states(folder: Path) -> list[Path]:
-    """The files that a run can resume from, newest first."""
+    """The checkpoints that a run can resume from, newest first: files or shards."""
     return [folder / name for name in RESUMED_FROM if (folder / name).exists()]
 
 
 def load_latest(folder: Path) -> tuple[dict[str, Any], Path, list[str]] | None:
-    """The newest undamaged state of a run, its file, and one line for each damaged file skipped. None without checkpoints.
+    """The newest undamaged state of a run, where it is, and one line for each damaged one skipped. None without checkpoints.
 
     Raises RunError when all checkpoints are damaged.
     """

@@ -17,6 +17,7 @@ from ..config.paths import is_path, same_place
 from ..engines import World, find_place
 from ..errors import UserError
 from ..files import only_process, read_text, remove_leftovers, write_text
+from . import shards
 from .checkpoint import file_of, states
 from .made_from import MadeFrom, load_weights, recorded, refuse_stale, refuse_to_resume, write
 
@@ -62,6 +63,7 @@ def claim(folder: Path, config: Any, made_from: MadeFrom, *, starts_over: bool =
             refuse_to_resume(folder, before, made_from)
         for place in (folder, folder / "checkpoints", folder / "samples"):
             remove_leftovers(place)
+        shards.remove_leftovers(folder / "checkpoints")
         # A folder of an earlier version has no record, and gets one now.
         if before is None or (starts_over and (before.data, before.weights) != (made_from.data, made_from.weights)):
             before = made_from

@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections import ChainMap
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from ..config.schema import TrainConfig
 from ..data import Batch, Loader, training_views
 from ..data.identity import Identity
 from ..engines import Engine, State
+from ..engines.shares import is_share
 from ..errors import RunError, Stopped
 from ..rng import Rng
 from ..tracking import Silent, Tracker
@@ -27,10 +27,10 @@ from .interrupt import Interrupt
 from .pace import Pace, Ranks, meets_early
 from .passes import Passes
 from .profiler import Profiler
+from .saver import Saver
 from .schedules import learning_rate
 from .utilisation import peak_memory
 from .validation import validate
-from .writer import Writer
 
 
 class Trainer:
@@ -67,7 +67,7 @@ class Trainer:
         self.held_out = held_out
         self.tracker = tracker
         self.checkpoints = folder / "checkpoints"
-        self.writer = Writer()  # only rank 0 gives it work
+        self.saver = Saver(self.checkpoints, engine.sharded, self.world)
         self.rng = Rng(config.seed, "train")
         self.done = 0
         self.step = 0
@@ -103,14 +103,13 @@ class Trainer:
         When it returns or raises, all checkpoints are written. A write that failed is raised in every process.
         """
         self.engine.module.train()
-        with self.writer:
+        with self.saver:
             if self.unvalidated:
-                state = self._whole_state()
-                self._validate(state, self._digest(state), interrupt)
+                self._validate(interrupt)
             while self.done < self.config.schedule.epochs:
                 self._train_epoch(interrupt)
                 self._end_epoch(interrupt)
-            self._wait_for_writes()
+            self._finish_writes()
 
     def resume(self) -> bool:
         """Loads the newest undamaged checkpoint of the folder. Returns False when there is none.
@@ -209,9 +208,13 @@ class Trainer:
             self.save()
             raise self._stopped(signum)
 
+    def _finish_writes(self) -> None:
+        with self.tracker.spending("saving"):
+            self.saver.finish()
+
     def _stopped(self, signum: int) -> Stopped:
         """The error of a run that has saved its state, after its event. Raises RunError when it could not be saved."""
-        self._wait_for_writes()
+        self._finish_writes()
         step = self.global_step
         self.tracker.event("stop", step, f"stopped by signal {signum} at step {step}")
         return Stopped(signum, f"stopped at step {step}, saved; rerun the command to resume")
@@ -250,29 +253,34 @@ class Trainer:
         """`_refuse_non_finite` on rank 0, which alone knows what is written."""
         for name, value in values.items():
             if not math.isfinite(value):
-                unwritten = self.writer.failure()  # waits: afterwards last.pt is the checkpoint that it is going to be
-                last = self.checkpoints / "last.pt"
-                good = f"the last good checkpoint is {last}" if last.exists() else "there was no checkpoint yet"
+                unwritten = self.saver.failure()  # waits: afterwards `last` is the checkpoint that it is going to be
+                last = checkpoint.states(self.checkpoints)
+                good = f"the last good checkpoint is {last[0]}" if last else "there was no checkpoint yet"
                 also = f" · {unwritten}" if unwritten is not None else ""
                 self.tracker.event("nan", step, f"{name} is {value}")
                 raise RunError(f"step {step}: {name} is {value}, {good}; try a lower schedule.lr{also}")
 
-    def _whole_state(self) -> State:
-        """The engine's state, on rank 0. It stays as it is until the next call, which waits until it is written.
+    def _state(self) -> State:
+        """What this process holds of the engine's state. It stays as it is until the next call, which waits until it is written.
 
         Raises RunError in every process when an earlier state could not be written, or when the model contains a NaN or an
         infinity. The loss of the update that caused it may still have been finite.
         """
         self._empty_window()
-        self._wait_for_writes()
+        self.saver.wait()
         state = self.engine.state()
-        self.world.on_rank_zero(lambda: self._refuse_broken_weights(state["model"]))
+        self._refuse_broken_weights(state.get("model", {}))
         return state
 
-    def _refuse_broken_weights(self, model: dict[str, torch.Tensor]) -> None:
-        tensors = {name: t for name, t in model.items() if t.is_floating_point()}
-        largest = torch.stack([t.abs().max().float() for t in tensors.values()]).tolist()
-        self._refuse_first(self.global_step, {f"model {name}": v for name, v in zip(tensors, largest, strict=True)})
+    def _refuse_broken_weights(self, model: State) -> None:
+        """Raises RunError in every process when any process holds a weight that is not finite."""
+        held = {name: value["part"] if is_share(value) else value for name, value in model.items()}
+        tensors = {name: t for name, t in held.items() if t.is_floating_point() and t.numel()}
+        largest = torch.stack([t.abs().max().float() for t in tensors.values()]).tolist() if tensors else []
+        broken = {f"model {n}": v for n, v in zip(tensors, largest, strict=True) if not math.isfinite(v)}
+        if self.world.sum(torch.tensor(float(len(broken)))):
+            found = self.world.gather(broken) or []
+            self.world.on_rank_zero(lambda: self._refuse_first(self.global_step, dict(ChainMap(*found))))
 
     def _end_epoch(self, interrupt: Interrupt) -> None:
         self.done += 1
@@ -281,22 +289,20 @@ class Trainer:
         # A validation judges one model, so the batch-norm statistics of all processes become their means.
         self.engine.reconcile()
         # The epoch is saved before its validation, which may take long and be interrupted.
-        with self.tracker.spending("saving"):
-            state = self._whole_state()
-            digest = self._digest(state) if self.unvalidated else None
-            self._save_last(state)
         if self.unvalidated:
-            self._validate(state, digest, interrupt)
+            self._validate(interrupt)
+        else:
+            self.save()
 
-    def _digest(self, state: State) -> Future[str] | None:
-        """The hash of the weights, on rank 0. The validation has ended when it is asked for."""
-        return self.writer.submit(lambda: checkpoint.digest(state["model"])) if self.world.rank == 0 else None
-
-    def _validate(self, state: State, digest: Future[str] | None, interrupt: Interrupt) -> None:
-        """Validates the finished epoch, whose engine's state is `state`, and saves what follows from it.
+    def _validate(self, interrupt: Interrupt) -> None:
+        """Saves the finished epoch, validates it, and saves what follows from that.
 
         Raises Stopped after a signal. A resumed run begins with the same validation.
         """
+        with self.tracker.spending("saving"):
+            state = self._state()
+            self._save_last(state)
+            weights = self.saver.weights(state)
         share = max(1, self.config.train.batch_size // self.world.size)
 
         def stop_after_signal() -> None:
@@ -312,54 +318,26 @@ class Trainer:
         self._refuse_non_finite(self.global_step, numbers)
         self.unvalidated = False
         # best_ra.pt and best_ta.pt keep weights only: they are for transfer and evaluation, not for a resume.
-        weights = self.world.on_rank_zero(lambda: digest.result() if digest is not None else None)
-        self.last = {"epoch": self.done, "ta": result.ta, "ra": result.ra, "weights": weights}
+        digest = self.world.on_rank_zero(lambda: weights.result().digest if weights is not None else None)
+        self.last = {"epoch": self.done, "ta": result.ta, "ra": result.ra, "weights": digest}
         self.tracker.validation_line(self.global_step, self.done, values)
         with self.tracker.spending("saving"):
             for name, key in (("best_ra", "ra"), ("best_ta", "ta")):
                 if name not in self.best or self.last[key] > self.best[name][key]:
                     self.best[name] = self.last
-                    self._write(partial(checkpoint.save, self.checkpoints / f"{name}.pt", self._weights(state)))
+                    self.saver.save_weights(name, weights, self._content())
             self._save_last(state)
 
     def save(self) -> None:
-        """Writes `last.pt`, but raises RunError instead when a loss or the model is not finite."""
+        """Saves the state, but raises RunError instead when a loss or the model is not finite."""
         with self.tracker.spending("saving"):
-            self._save_last(self._whole_state())
+            self._save_last(self._state())
 
     def _save_last(self, state: State) -> None:
-        """Writes `last.pt` with the engine's state, which only rank 0 has."""
         epoch_ends = self.step == 0 and not self.unvalidated
         keep = self.config.train.keep_last_epochs if epoch_ends else 0
-        content, recorded = {**state, **self._content()}, self.tracker.saved(self.global_step)
-
-        def write() -> None:
-            checkpoint.save_last(self.checkpoints, content, keep)
-            recorded()
-
-        self._write(write)
-
-    def _write(self, write: Callable[[], None]) -> None:
-        """Rank 0 calls `write` in the background. An error is raised by `_wait_for_writes`.
-
-        It is the RunError of a full disk, or of a run folder that is gone.
-        """
-        if self.world.rank == 0:
-            self.writer.submit(partial(self._write_in_folder, write))
+        self.saver.save_last(state, self._content(), keep, self.tracker.saved(self.global_step))
         self.world.heartbeat()
-
-    def _write_in_folder(self, write: Callable[[], None]) -> None:
-        folder = self.checkpoints.parent
-        if not (folder / "config.yaml").exists():
-            raise RunError(f"{folder}: was removed while the run was writing to it; start it again")
-        write()
-
-    def _wait_for_writes(self) -> None:
-        """Returns when all checkpoints are written. Raises the RunError of one that was not, in every process."""
-        self.world.on_rank_zero(self.writer.wait)
-
-    def _weights(self, state: State) -> State:
-        return {"model": state.get("model"), **self._content()}
 
     def _content(self) -> State:
         """What a checkpoint holds besides the engine's state. Training may continue while it is written: it is a copy."""

@@ -168,7 +168,7 @@ def refuse_stale(folder: Path, data: Data, split: str, files: Sequence[Path]) ->
     before = recorded(folder)
     if before is None:
         return
-    present = all(file.is_file() for file in files)
+    present = all(file.exists() for file in files)
     weights = other_weights(before, digests(load_weights(file)[1] for file in files)) if present else None
     if weights is not None:
         raise UserError(

@@ -74,9 +74,10 @@ def sessions(directory: Path, stage: str) -> list[Session]:
 
 
 def progress_of(run_folder: Path) -> list[Any]:
-    """Name, mtime and size of each file that a run resumes from. It is unchanged if the run saved nothing in between."""
+    """Name, mtime and size of each file or folder that a run resumes from. It is unchanged if the run saved nothing in between."""
     files = [
         *run_folder.glob("checkpoints/*.pt"),
+        *run_folder.glob("checkpoints/*.shards"),
         *run_folder.glob("*.npz"),
         *run_folder.glob("partial*"),
         *run_folder.glob("result.json"),

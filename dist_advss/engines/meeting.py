@@ -1,0 +1,45 @@
+"""Background threads of all processes meet without a collective, which would get mixed up with those of the training."""
+
+from __future__ import annotations
+
+import time
+
+import torch.distributed as dist
+
+from ..errors import RunError
+from .watchdog import interval
+
+ASK_S = 0.2  # seconds between two questions to the store, while a process waits for the others; more in a large world
+
+
+class Meeting:
+    """One meeting: every process calls `arrive` once, in any thread, and rank 0 then `wait`. They count in the store.
+
+    Both raise RunError when rank 0, which holds the store, has exited. A process that dies without having arrived is the
+    watchdog's business.
+    """
+
+    def __init__(self, store: dist.Store | None, name: str, rank: int, size: int) -> None:
+        self._store, self._name, self.rank, self.size = store, name, rank, size
+
+    def arrive(self, failure: Exception | None = None) -> None:
+        """Says that this process is done, or what it failed with."""
+        if self._store is None:
+            return
+        try:
+            if failure is not None:
+                self._store.set(f"{self._name}/failure", f"rank {self.rank}: {failure}")
+            # No sum of successes is larger than the size.
+            self._store.add(self._name, 1 if failure is None else self.size + 1)
+        except (RuntimeError, dist.DistError) as error:
+            raise RunError(f"rank 0 has exited ({str(error).splitlines()[0]})") from error
+
+    def wait(self) -> None:
+        """Returns when all have arrived. Raises RunError when one of them failed."""
+        if self._store is None:
+            return
+        while (arrived := self._store.add(self._name, 0)) < self.size:
+            time.sleep(interval(ASK_S, self.size, 1))
+        if arrived > self.size:
+            raise RunError(self._store.get(f"{self._name}/failure").decode())
+        self._store.delete_key(self._name)
