@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import torch.distributed as dist
@@ -9,6 +10,7 @@ import torch.distributed as dist
 from ..errors import RunError
 from .watchdog import interval
 
+GRACE_S = 5.0  # seconds that a process which leaves with an error still waits for the others, one of which may be dead
 ASK_S = 0.2  # seconds between two questions to the store, while a process waits for the others; more in a large world
 
 
@@ -34,11 +36,18 @@ class Meeting:
         except (RuntimeError, dist.DistError) as error:
             raise RunError(f"rank 0 has exited ({str(error).splitlines()[0]})") from error
 
-    def wait(self) -> None:
-        """Returns when all have arrived. Raises RunError when one of them failed."""
+    def wait(self, leaving: threading.Event) -> None:
+        """Returns when all have arrived. Raises RunError when one of them failed, or is late after `leaving` was set."""
         if self._store is None:
             return
+        until = float("inf")
         while (arrived := self._store.add(self._name, 0)) < self.size:
+            if leaving.is_set():
+                until = min(until, time.monotonic() + GRACE_S)
+            if time.monotonic() > until:
+                raise RunError(
+                    f"the last checkpoint was not written: {arrived} of {self.size} processes wrote their share"
+                )
             time.sleep(interval(ASK_S, self.size, 1))
         if arrived > self.size:
             raise RunError(self._store.get(f"{self._name}/failure").decode())

@@ -112,7 +112,7 @@ def load(path: Path) -> dict[str, Any]:
 
     Raises UserError when it is missing, damaged, larger in memory than on the disk, or when a weight is not finite.
     """
-    sharded = os.path.isdir(path) and path.suffix == shards.SUFFIX
+    sharded = shards.are_here(path)
     if not (sharded or os.path.isfile(path)):  # unlike Path.is_file, never raises
         raise UserError(f"{path}: no such checkpoint")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ..engines import State, World
 from ..engines.meeting import Meeting
-from ..errors import RunError
+from ..errors import RunError, UserError
 from . import checkpoint, shards
 from .writer import Writer
 
@@ -41,6 +42,7 @@ class Saver:
         # All processes need the same names. A process of an earlier session may still be writing, to other ones.
         self._place = world.broadcast(shards.temporary(folder)) if sharded else folder
         self._saves = 0
+        self._leaving = threading.Event()
 
     def __enter__(self) -> Saver:
         self._writer.__enter__()
@@ -49,6 +51,8 @@ class Saver:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None:
+            self._leaving.set()
         self._writer.__exit__(kind, error, trace)
 
     def save_last(self, state: State, about: State, keep_epochs: int, then: Callable[[], None]) -> None:
@@ -63,16 +67,15 @@ class Saver:
             meeting = self.world.meeting()
             self._write(lambda: self._save_shards(place, content, meeting, keep_epochs, then))
         elif self.world.rank == 0:
-            self._write(lambda: (checkpoint.save_last(self.folder, content, keep_epochs), then()))
+            self._write(lambda: self._save_whole(content, keep_epochs, then))
 
     def weights(self, state: State) -> Future[Weights] | None:
         """The weights of the state that was saved last; None on other ranks than 0."""
         if self.world.rank != 0:
             return None
-        last = self.folder / f"last{shards.SUFFIX}"
 
         def read() -> Weights:
-            model = checkpoint.load(last)["model"] if self.sharded else state["model"]
+            model = self._read_back() if self.sharded else state["model"]
             return Weights(model, checkpoint.digest(model))
 
         return self._writer.submit(read)
@@ -110,6 +113,18 @@ class Saver:
 
         self._writer.submit(write_in_folder)
 
+    def _read_back(self) -> dict[str, Tensor]:
+        """The whole model of the checkpoint that was just written in shards."""
+        try:
+            model: dict[str, Tensor] = checkpoint.load(checkpoint.states(self.folder)[0])["model"]
+        except UserError as error:
+            raise RunError(str(error)) from error
+        return model
+
+    def _save_whole(self, content: State, keep_epochs: int, then: Callable[[], None]) -> None:
+        checkpoint.save_last(self.folder, content, keep_epochs)
+        then()
+
     def _save_shards(
         self, place: Path, content: State, meeting: Meeting, keep_epochs: int, then: Callable[[], None]
     ) -> None:
@@ -123,7 +138,7 @@ class Saver:
         if self.world.rank != 0:
             return
         try:
-            meeting.wait()
+            meeting.wait(self._leaving)
             checkpoint.commit(place, self.world.size, keep_epochs)
         except RunError:
             shards.discard(place)

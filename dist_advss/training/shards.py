@@ -45,6 +45,11 @@ def complete(place: Path, size: int) -> None:
     sync_folder(place)
 
 
+def are_here(place: Path) -> bool:
+    """Whether `place` is a checkpoint in shards, with all of them or not."""
+    return os.path.isfile(_file(place, 0))  # unlike Path.is_file, never raises
+
+
 def read(place: Path) -> dict[str, Any]:
     """The content of a checkpoint in shards, as a single process would have written it: rank 0's, with whole tensors.
 
@@ -53,9 +58,9 @@ def read(place: Path) -> dict[str, Any]:
     """
     count = sum(1 for _ in place.glob("rank*.pt"))
     contents = [read_archive(_file(place, rank)) for rank in range(max(1, count))]
+    save = contents[0]["save"]
     for rank, content in enumerate(contents):
-        about = {"save": contents[0]["save"], "rank": rank, "processes": count}
-        if any(content.pop(name) != value for name, value in about.items()):
+        if [content.pop(name) for name in ("save", "rank", "processes")] != [save, rank, count]:
             raise ArchiveError(f"rank{rank}.pt is not of this save by {count} processes")
     return merge(contents)
 

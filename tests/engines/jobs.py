@@ -17,6 +17,7 @@ from dist_advss.config.compose import compose
 from dist_advss.config.inherit import configure
 from dist_advss.data import MemoryLoader, loader
 from dist_advss.engines import World
+from dist_advss.engines.shares import merge
 from dist_advss.models import preact
 from dist_advss.training import run, validation
 from dist_advss.training.interrupt import Interrupt
@@ -168,6 +169,12 @@ def world_of(config: Any) -> Any:
 
 def engine_of(config: Any, world: World) -> engines.Engine:
     return engines.build(config, objectives.build(config), world)
+
+
+def whole_state(engine: engines.Engine) -> Any:
+    """The state of all processes, on rank 0."""
+    held = engine.world.gather(engine.state())
+    return merge(held) if held is not None else {}
 
 
 def batches(config: Any, world: World) -> Iterator[Any]:

@@ -199,7 +199,7 @@ def steps_whole_and_apart(out: Path, words: list[str]) -> None:
                     engine.step(loss)
             if apart:
                 engine.update()
-            states.append((engine.state(), float(engine.grad_norm)))
+            states.append((jobs.whole_state(engine), float(engine.grad_norm)))
         if world.rank == 0:
             jobs.save(out, states)
         world.barrier()

@@ -103,7 +103,7 @@ def write_state(out: Path, words: list[str]) -> None:
     with jobs.world_of(config) as world:
         engine = jobs.engine_of(config, world)
         steps(config, engine)
-        state = engine.state()
+        state = jobs.whole_state(engine)
         if world.rank == 0:
             jobs.save(out, state)
 
@@ -115,9 +115,9 @@ def read_state(path: Path, out: Path, words: list[str]) -> None:
     with jobs.world_of(config) as world:
         engine = jobs.engine_of(config, world)
         engine.load(world.broadcast(torch.load(path, weights_only=True)))
-        found = [copy.deepcopy(engine.state())]
+        found = [copy.deepcopy(jobs.whole_state(engine))]
         steps(config, engine)
-        found.append(engine.state())
+        found.append(jobs.whole_state(engine))
         if world.rank == 0:
             jobs.save(out, found)
 
