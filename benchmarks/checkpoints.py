@@ -48,12 +48,11 @@ class Stack(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(SIDE, SIDE, bias=False) for _ in range(TENSORS // 2)])
+        self.layers = nn.Sequential(*[nn.Linear(SIDE, SIDE, bias=False) for _ in range(TENSORS // 2)])
 
     def forward(self, x: Tensor, _: None) -> Tensor:
-        for layer in self.layers:
-            x = layer(x)
-        return x.mean()
+        mean: Tensor = self.layers(x).mean()
+        return mean
 
 
 def whole_ways(world: engines.World, folder: Path, writer: Writer) -> dict[str, Way]:

@@ -38,10 +38,10 @@ def train_and_die_in_a_write(*words: str) -> None:
         if updates == 4:
             another.set()
 
-    def half(content: Any, file: Any) -> None:
+    def half(content: Any, file: Any, **options: Any) -> None:
         nonlocal writes
-        writes += 1
-        save(content, file)
+        writes += isinstance(content, dict)  # a collective of objects saves tensors this way
+        save(content, file, **options)
         if writes == 3 and last:
             file.truncate(file.tell() // 2)
             another.wait(60)
@@ -52,40 +52,58 @@ def train_and_die_in_a_write(*words: str) -> None:
     jobs.train("pretrain", *words)
 
 
+def killed(start: Any, out: Path, words: list[str]) -> Path:
+    """The checkpoints of a run that `train_and_die_in_a_write` has ended."""
+    ranks = start(2, train_and_die_in_a_write, *words, f"out={out}")
+    codes = ranks.wait()
+    assert codes[1] == -signal.SIGKILL and codes[0] not in (0, None), ranks.said()
+    return out / "checkpoints"
+
+
+def resumed_from(out: Path) -> list[str]:
+    return [line["text"] for line in read(out / "metrics.jsonl") if line.get("event") == "resume"]
+
+
 @pytest.mark.parametrize("engine", SHARDED)
-def test_killed_in_the_write_of_a_share_the_checkpoint_before_is_whole_and_the_run_resumes_on_any_engine(
+def test_killed_in_the_write_of_a_share_the_checkpoint_before_is_whole_and_one_process_resumes_from_it(
+    start: Any, tmp_path: Path, engine: str
+) -> None:
+    if engine != "fsdp":
+        pytest.importorskip("deepspeed")
+    checkpoints = killed(start, tmp_path / "run", [*WORDS, *jobs.ENGINES[engine]])
+    assert [checkpoint.load(checkpoints / f"{n}.shards")["progress"]["step"] for n in ("last", "previous")] == [2, 1]
+    sizes = [sum(t.numel() for t in parts(torch.load(f, weights_only=True))) for f in files(checkpoints)]
+    assert len(sizes) == 2 and max(sizes) < 0.75 * sum(sizes)  # no process writes it all
+
+    alone = start(1, jobs.train, "pretrain", *WORDS, "engine=single", f"out={tmp_path / 'run'}")
+    assert alone.wait() == [0], alone.said()
+    assert resumed_from(tmp_path / "run") == ["resumed from last.shards at step 2"]
+    names = [path.name for path in checkpoints.iterdir()]
+    assert sorted(names) == ["best_ra.pt", "best_ta.pt", "last.pt", "previous.pt"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["fsdp", "zero1", "zero3"])
+def test_a_run_killed_in_the_write_of_a_share_ends_as_the_run_that_nothing_killed(
     start: Any, tmp_path: Path, engine: str
 ) -> None:
     """On the same processes bit for bit, on one process within rounding."""
     if engine != "fsdp":
         pytest.importorskip("deepspeed")
-    words = [*WORDS, "train.sync_bn=true", *jobs.ENGINES[engine]]
-    whole = start(2, jobs.train, "pretrain", *words, f"out={tmp_path / 'whole'}")
+    words = [*WORDS, "train.sync_bn=true"]
+    whole = start(2, jobs.train, "pretrain", *words, *jobs.ENGINES[engine], f"out={tmp_path / 'whole'}")
     assert whole.wait() == [0, 0], whole.said()
-    assert sorted(file.name for file in (tmp_path / "whole" / "checkpoints").iterdir()) == [
-        *("best_ra.pt", "best_ta.pt", "last.pt", "previous.pt")
-    ]
-    ranks = start(2, train_and_die_in_a_write, *words, f"out={tmp_path / 'killed'}")
-    codes = ranks.wait()
-    assert codes[1] == -signal.SIGKILL and codes[0] not in (0, None), ranks.said()
-
-    checkpoints = tmp_path / "killed" / "checkpoints"
-    left = {path.name for path in checkpoints.iterdir()}
-    assert {"last.shards", "previous.shards"} <= left
-    assert [checkpoint.load(checkpoints / f"{n}.shards")["progress"]["step"] for n in ("last", "previous")] == [2, 1]
-    sizes = [sum(t.numel() for t in parts(torch.load(f, weights_only=True))) for f in files(checkpoints)]
-    assert len(sizes) == 2 and max(sizes) < 0.75 * sum(sizes)  # no process writes it all
-
+    checkpoints = killed(start, tmp_path / "killed", [*words, *jobs.ENGINES[engine]])
     shutil.copytree(tmp_path / "killed", tmp_path / "single")
-    resumed = start(2, jobs.train, "pretrain", *words, f"out={tmp_path / 'killed'}")
+
+    resumed = start(2, jobs.train, "pretrain", *words, *jobs.ENGINES[engine], f"out={tmp_path / 'killed'}")
     assert resumed.wait() == [0, 0], resumed.said()
+    assert resumed_from(tmp_path / "killed") == ["resumed from last.shards at step 2"]
     assert differing(tmp_path / "whole", tmp_path / "killed") == []
     assert not [path for path in checkpoints.iterdir() if path.suffix != ".pt"]
-    alone = start(1, jobs.train, "pretrain", *words, *jobs.ENGINES["single"], f"out={tmp_path / 'single'}")
+    alone = start(1, jobs.train, "pretrain", *words, "engine=single", f"out={tmp_path / 'single'}")
     assert alone.wait() == [0], alone.said()
-    events = [line["text"] for line in read(tmp_path / "single" / "metrics.jsonl") if line.get("event") == "resume"]
-    assert events == ["resumed from last.shards at step 2"]
-    assert largest_difference(last(tmp_path / "whole")["model"], last(tmp_path / "single")["model"]) < 1e-3
+    assert largest_difference(last(tmp_path / "whole")["model"], last(tmp_path / "single")["model"]) < 1e-4
 
 
 def files(checkpoints: Path) -> list[Path]:
