@@ -147,8 +147,8 @@ def train_with_a_late_share(held: Path, *words: str) -> None:
             shutil.copytree(folder.parent / "last.shards", held / "last.shards")
 
     Engine.step = counted  # type: ignore[method-assign]
-    shards.write = late
-    checkpoint.commit = kept
+    shards.write = late  # type: ignore[assignment]
+    checkpoint.commit = kept  # type: ignore[assignment]
     jobs.train("pretrain", *words)
 
 
@@ -177,7 +177,7 @@ def train_on_a_full_disk(*words: str) -> None:
             raise RunError("the disk is full")
         write(*arguments)
 
-    shards.write = fail
+    shards.write = fail  # type: ignore[assignment]
     jobs.train("pretrain", *words)
 
 
