@@ -13,12 +13,12 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from ..config.attack import RESTARTED, TARGETED
+from ..config.attack import PGD_SUITE, RESTARTED, TARGETED
 from ..config.attack import Attack as AttackConfig
 from ..images import alone
 from ..objectives.base import Task
 from ..precision import autocast
-from . import apgd
+from . import apgd, pgd_suite
 from .balls import BALLS, Ball, start
 from .base import JudgeFn, LossFn, X
 from .chunks import chunks, class_logits, logits_of
@@ -73,14 +73,15 @@ class AutoAttack:
 
     def _searches(self, name: str) -> list[tuple[int, int]]:
         """The searches of an attack: which of the classes, by likelihood, is the target (from 1; 0: none), and which restart."""
+        restarts = range(self.config.restarts if name in RESTARTED else 1)
         if name not in TARGETED:
-            return [(0, restart) for restart in range(self.config.restarts if name in RESTARTED else 1)]
+            return [(0, restart) for restart in restarts]
         targets = (
             min(self.config.targets, L1_TARGETS)
             if (self.config.norm, name) == ("l1", "apgd-t")
             else self.config.targets
         )
-        return [(place, 0) for place in range(1, targets + 1)]
+        return [(place, restart) for restart in restarts for place in range(1, targets + 1)]
 
     def _run(self, name: str, judge: JudgeFn[Tensor], task: Task, targets: Tensor, place: int, restart: int) -> Tensor:
         """What one search finds for a chunk (ROWS, C, H, W); `targets` (ROWS,) are the classes of this `place`."""
@@ -91,6 +92,8 @@ class AutoAttack:
 
         x, labels = alone(task.inputs).detach(), task.targets
         ball, draws = BALLS[self.config.norm](self.config.eps), f"autoattack.{name}.{place}.{restart}"
+        if name in PGD_SUITE:
+            return pgd_suite.run(name, self.config, query, x, labels, targets, task.rng, draws)
         if name == "square":
             return square(query, x, labels, task.rng, draws, ball, self.config.queries)
         if name in ("fab", "fab-t"):

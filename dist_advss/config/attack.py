@@ -11,8 +11,9 @@ from .keys import key
 PRECISIONS = ("fp32", "bf16", "fp16")
 CASCADE = ("apgd-ce", "apgd-t", "fab-t", "square")  # standard AutoAttack
 CASCADE_ALSO = ("apgd-dlr", "fab")  # further attacks that attack.cascade accepts
-TARGETED = ("apgd-t", "fab-t")
-RESTARTED = ("apgd-ce", "apgd-dlr", "fab")  # these start attack.restarts times
+PGD_SUITE = ("pgd-ce", "pgd-cw", "pgd-dlr", "mi-fgsm", "pgd-t")  # linf and l2
+TARGETED = ("apgd-t", "fab-t", "pgd-t")
+RESTARTED = ("apgd-ce", "apgd-dlr", "fab", "pgd-ce", "pgd-cw", "pgd-dlr", "pgd-t")  # these start attack.restarts times
 
 
 @dataclass
@@ -37,7 +38,8 @@ class Attack:
     )
     restarts: int = key(
         1,
-        "independent random starts; attack.keep=last keeps the one with the highest loss (autoattack: of apgd-ce, apgd-dlr, fab)",
+        "independent random starts; attack.keep=last keeps the one with the highest loss (autoattack: of "
+        "apgd-ce, apgd-dlr, fab, pgd-ce, pgd-cw, pgd-dlr, pgd-t)",
         low=1,
         high=1000,
     )
@@ -59,11 +61,12 @@ class Attack:
     )
     cascade: list[str] = key(
         list(CASCADE),
-        "with attack.algorithm=autoattack: its attacks in order, some of apgd-ce, apgd-dlr, apgd-t, fab, fab-t and square",
+        "with attack.algorithm=autoattack: its attacks in order, some of apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square, pgd-ce, "
+        "pgd-cw, pgd-dlr, mi-fgsm and pgd-t",
     )
     targets: int = key(
         9,
-        "target classes of apgd-t and fab-t, the most likely wrong ones; fewer than data.classes. apgd-t has at most 5 in l1",
+        "target classes of apgd-t, fab-t and pgd-t, the most likely wrong ones; fewer than data.classes. apgd-t has at most 5 in l1",
         low=1,
     )
     queries: int = key(5000, "queries of square for an image", low=1, high=1_000_000)
@@ -102,7 +105,7 @@ def check_attack(config: Any) -> None:
 
 
 def check_autoattack(attack: Any, classes: int | None) -> None:
-    known = (*CASCADE, *CASCADE_ALSO)
+    known, suite = (*CASCADE, *CASCADE_ALSO, *PGD_SUITE), set(PGD_SUITE) & set(attack.cascade)
     unknown = [name for name in attack.cascade if name not in known]
     if unknown or not attack.cascade or len(set(attack.cascade)) < len(attack.cascade):
         wrong = (
@@ -115,7 +118,9 @@ def check_autoattack(attack: Any, classes: int | None) -> None:
         raise UserError(
             f"attack.keep={attack.keep}: attack=autoattack keeps the first image that fools the model; drop it"
         )
-    if attack.step_size is not None or not attack.random_start or not attack.clamp_start:
+    if attack.norm == "l1" and suite:
+        raise UserError(f"attack.norm=l1: {', '.join(sorted(suite))} know linf and l2; set attack.norm=l2")
+    if (attack.step_size is not None and not suite) or not attack.random_start or not attack.clamp_start:
         raise UserError("attack.step_size, random_start and clamp_start: attack=autoattack has its own; drop them")
     if attack.restarts > 1 and not set(RESTARTED) & set(attack.cascade):
         raise UserError(
@@ -123,7 +128,7 @@ def check_autoattack(attack: Any, classes: int | None) -> None:
         )
     if classes is None:
         return
-    few = {"apgd-t": 4, "apgd-dlr": 3}  # classes that the losses compare
+    few = {"apgd-t": 4, "apgd-dlr": 3, "pgd-dlr": 3}  # classes that the losses compare
     for name in [name for name in few if name in attack.cascade and classes < few[name]]:
         others = ",".join(other for other in attack.cascade if classes >= few.get(other, 0)) or "apgd-ce"
         raise UserError(

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
-from ..config.attack import CASCADE, Attack
+from ..config.attack import CASCADE, PGD_SUITE, Attack
 from ..config.commands import COMMANDS
 from ..config.flags import says_where
 from ..config.source_run import CHECKPOINTS
@@ -241,15 +241,18 @@ def describe_attack(attack: Any) -> str:
 
 
 def _cascade(attack: Mapping[str, Any], steps: float | None) -> str | None:
-    """ "AutoAttack", with what is not standard about it; None for another attack."""
+    """ "AutoAttack" or "PGD suite", with what is not standard about it; None for another attack."""
     if attack.get("algorithm") != "autoattack":
         return None
     cascade = attack.get("cascade")
     names = [str(name) for name in cascade] if isinstance(cascade, list) else [UNKNOWN]
-    which = "" if names == list(CASCADE) else f" of {', '.join(names)}"
+    kind, usual, whole = "AutoAttack", 100, list(CASCADE)
+    if set(names) & set(PGD_SUITE):
+        kind, usual, whole = "PGD suite" if set(names) <= set(PGD_SUITE) else "cascade", 20, list(PGD_SUITE)
+    which = "" if names == whole else f" of {', '.join(names)}"
     passes = number(attack.get("eot")) or 1
     averaged = f" over {passes:g} passes" if passes > 1 else ""
-    return f"AutoAttack{which}{averaged}" + ("" if steps == 100 else f" with {value_text(steps)} steps")
+    return f"{kind}{which}{averaged}" + ("" if steps == usual else f" with {value_text(steps)} steps")
 
 
 def describe_ball(norm: str, eps: float) -> str:

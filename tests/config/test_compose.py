@@ -104,7 +104,7 @@ def test_what_a_run_hands_down_stands_unless_its_group_is_chosen() -> None:
 def fitting(group: str, name: str) -> tuple[str, list[str]]:
     """A command that takes this choice, and the words that it needs beside it."""
     words = ["out=RUN", f"{group}={name}"]
-    if group == "attack" and (name == "pgd20_any" or name.startswith(("autoattack", "square"))):
+    if group == "attack" and (name in ("pgd20_any", "pgd_suite") or name.startswith(("autoattack", "square"))):
         return "evaluate", [*words, "checkpoint=RUN2"]
     if group == "data" and not name.startswith("fashion"):
         words.append("data.root=X")

@@ -1,0 +1,60 @@
+"""`evaluate attack=pgd_suite`: which attack felled an image, whatever the batches; and the settings that it refuses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from dist_advss.errors import UserError
+from dist_advss.evaluation import by_image
+from dist_advss.evaluation import run as run_module
+from tests.evaluation.conftest import cut_after
+
+if TYPE_CHECKING:
+    from tests.evaluation.conftest import Evaluations
+
+SHORT = ["attack=pgd_suite", "attack.steps=4", "attack.restarts=2", "attack.targets=2", "attack.eps=0.02"]
+
+
+def test_batches_and_an_interruption_do_not_change_a_byte(evaluations: Evaluations, monkeypatch) -> None:
+    found = evaluations.run(*SHORT, "batch_size=60", name="whole")
+    evaluations.run(*SHORT, "batch_size=7", name="small")
+    monkeypatch.setattr(by_image, "SAVE_EVERY_S", 0.0)
+    whole = run_module.until_stopped
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "until_stopped", lambda *given: cut_after(2, whole(*given)))
+        with pytest.raises(SystemExit):
+            evaluations.run(*SHORT, "batch_size=11", name="cut")
+    evaluations.run(*SHORT, "batch_size=11", name="cut")
+    files = [evaluations.folder(name) / "verdicts.npz" for name in ("whole", "small", "cut")]
+    assert len({file.read_bytes() for file in files}) == 1
+    assert len(set(found["felled_by"].tolist())) > 2, "some stand, some fall, or the comparison says little"
+
+    result = evaluations.result("whole")
+    after = list(result["ra_after"].values())
+    assert list(result["ra_after"]) == ["pgd-ce", "pgd-cw", "pgd-dlr", "mi-fgsm", "pgd-t"]
+    assert result["ta"] > after[0] and after == sorted(after, reverse=True) and after[-1] == result["ra"]
+
+
+def test_members_of_both_families_share_a_cascade_in_the_order_given(evaluations: Evaluations) -> None:
+    evaluations.run(*SHORT, "attack.cascade=[pgd-cw,apgd-ce,square]", "attack.queries=5")
+    assert list(evaluations.result()["ra_after"]) == ["pgd-cw", "apgd-ce", "square"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["attack.targets=10"], "set it to 9"),
+        (["attack.cascade=[pgd]"], "unknown attack 'pgd'"),
+        (["attack.cascade=[pgd-ce,pgd-ce]"], "an attack twice"),
+        (["attack.keep=any"], "keeps the first image"),
+        (["attack.random_start=false", "attack.restarts=1"], "has its own"),
+        (["attack.cascade=[mi-fgsm]"], "restarts=5: only apgd-ce"),
+        (["attack.cascade=[apgd-ce]", "attack.restarts=1", "attack.step_size=0.01"], "step_size"),
+        (["attack.norm=l1"], "know linf and l2"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(evaluations: Evaluations, words: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        evaluations.config("attack=pgd_suite", *words)
