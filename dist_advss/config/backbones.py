@@ -1,6 +1,7 @@
 """The table of backbones. `model.name` accepts its names. The checks read the accepted image sizes here.
 
-A new backbone is a function that returns a `Backbone`, one entry in BACKBONES and `configs/model/NAME.yaml`.
+A new backbone is a function that returns a `Backbone`, one entry in BACKBONES and `configs/model/NAME.yaml`. Networks of
+other packages need neither: `model=timm:NAME` and `model=torchvision:NAME` (`models/adopted.py`).
 """
 
 from __future__ import annotations
@@ -46,3 +47,9 @@ BACKBONES: dict[str, Network] = {
 # fmt: on
 ENSEMBLE = "ensemble"  # several runs' backbones as one model
 MODELS = (*BACKBONES, ENSEMBLE)
+LIBRARIES = ("timm", "torchvision")  # packages whose networks model=PACKAGE:NAME builds
+
+
+def is_adopted(model: str) -> bool:
+    """Whether a model is another package's, PACKAGE:NAME."""
+    return model.startswith(tuple(f"{library}:" for library in LIBRARIES))

@@ -8,7 +8,7 @@ from unicodedata import category
 
 from ..errors import UserError, nearest
 from .attack import check_attack, check_autoattack
-from .backbones import BACKBONES, ENSEMBLE
+from .backbones import BACKBONES, ENSEMBLE, LIBRARIES, MODELS, is_adopted
 from .classes import check_classes
 from .commands import COMMANDS
 from .engines import ENGINES, ZERO
@@ -153,6 +153,14 @@ def _check_model(command: str, config: Any) -> None:
             raise UserError(f"model.{key}={values}: one value per channel, and data.channels={data.channels}")
     if model.std is not None and min(model.std) <= 0:
         raise UserError(f"model.std={model.std}: every value must be above 0")
+    if model.patch is not None and not is_adopted(model.name):
+        raise UserError(f"model.patch={model.patch}: only model=timm:NAME has patches; drop it")
+    if is_adopted(model.name):
+        implementation("dist_advss.models.adopted:check")(config)
+        return
+    if model.name not in BACKBONES:
+        others = (*MODELS, *(f"{library}:NAME" for library in LIBRARIES))
+        raise UserError(f"model.name={model.name}: not accepted; {nearest(model.name, others)}")
     network = BACKBONES[model.name]
     if model.width is not None and not network.free_width:
         free = [name for name, other in BACKBONES.items() if other.free_width]

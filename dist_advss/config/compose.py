@@ -26,6 +26,7 @@ from omegaconf import OmegaConf
 from ..errors import UserError, nearest
 from ..yaml_text import read_as_written
 from . import checks, plugins
+from .backbones import is_adopted
 from .commands import COMMANDS
 from .keys import REQUIRED
 from .objectives import OBJECTIVES, is_plugin, keys_of
@@ -173,12 +174,17 @@ def _key(groups: dict[str, str]) -> tuple[tuple[str, str], ...]:
 @functools.cache
 def _chosen(command: str, groups: tuple[tuple[str, str], ...], without: tuple[str, ...]) -> Any:
     """The dataclass tree with the values of these YAML files. The nodes `without` have their defaults. Not to be changed."""
-    own = {group: {"name": name} for group, name in groups if is_plugin(name)}
+    own = {group: {"name": name} for group, name in groups if _has_no_file(group, name)}
     raw = _compose_groups(command, tuple(choice for choice in groups if choice[0] not in own)) | own
     tree = _tree(COMMANDS[command].schema, raw)
     for name, value in _leaves({node: content for node, content in raw.items() if node not in without}, tree):
         _set(tree, name, value, "")
     return tree
+
+
+def _has_no_file(group: str, name: str) -> bool:
+    """Whether a choice is none of configs/GROUP/NAME.yaml but code: a user's objective, or another package's network."""
+    return (group == "objective" and is_plugin(name)) or (group == "model" and is_adopted(name))
 
 
 @functools.cache
@@ -201,7 +207,7 @@ def _split(words: Sequence[str], schema: type) -> tuple[dict[str, str], list[tup
     for name, value in parse_words(words):
         if name not in nodes:
             values.append((name, value))
-        elif value in options(name) or (name == "objective" and is_plugin(value)):
+        elif value in options(name) or _has_no_file(name, value):
             groups[name] = value
         else:
             raise UserError(f"{name}={value}: no such file in configs/{name}; {nearest(value, options(name))}")

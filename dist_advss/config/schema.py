@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from .attack import PRECISIONS, Attack
-from .backbones import MODELS
 from .corruptions import CORRUPTIONS
 from .engines import ENGINES, ZERO, EngineKind
 from .keys import REQUIRED, group, key
@@ -93,9 +92,15 @@ class Data:
 
 @dataclass
 class Model:
-    name: str = key(REQUIRED, "backbone", choices=MODELS)
+    name: str = key(REQUIRED, "backbone: one of configs/model, timm:NAME or torchvision:NAME")
     width: int | None = key(
         None, "preact_small: channels of the first stage; null: the published width", low=4, per_member=True
+    )
+    patch: int | None = key(
+        None,
+        "model=timm:NAME: side of a patch in pixels, such as 4 for a ViT on small images; null: as in the name",
+        low=1,
+        per_member=True,
     )
     members: list[str] | None = key(
         None,
@@ -103,10 +108,12 @@ class Model:
         path=True,
     )
     mean: list[float] | None = key(
-        None, "mean that the model subtracts, per channel; null: ImageNet's", per_member=True
+        None, "mean that the model subtracts, per channel; null: ImageNet's (timm: that of the name)", per_member=True
     )
     std: list[float] | None = key(
-        None, "standard deviation that the model divides by, per channel; null: ImageNet's", per_member=True
+        None,
+        "standard deviation that the model divides by, per channel; null: ImageNet's (timm: that of the name)",
+        per_member=True,
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from ..config.backbones import BACKBONES, ENSEMBLE, MODELS
+from ..config.backbones import BACKBONES, ENSEMBLE, MODELS, is_adopted
 from ..config.compose import restore
 from ..config.implementation import implementation
 from ..config.schema import Data, Model
 from ..config.source_run import config_of
 from ..errors import UserError, nearest
+from .adopted import adopted
 from .backbone import Backbone, Encoder, normalisation
 from .ensemble import ensemble
 
@@ -23,6 +24,8 @@ def build(model: Model, data: Data) -> Backbone:
     if model.name == ENSEMBLE:
         runs = [restore(config_of("model.members", member)) for member in model.members or []]
         return ensemble([build(run.model, data) for run in runs])
+    if is_adopted(model.name):
+        return adopted(model, data)
     normalise = normalisation(data.channels, model.mean, model.std)
     if model.name not in BACKBONES:
         raise UserError(f"model={model.name}: no such backbone; {nearest(model.name, MODELS)}")

@@ -12,11 +12,13 @@ attack ascends the losses + weight * h. As published, the weights descend weight
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..config.implementation import implementation
 from ..config.objectives import OBJECTIVES
@@ -108,7 +110,8 @@ class Joint(Objective):
             return _total(self._judge_each(x_adv, task))
         with torch.enable_grad():  # PGD compares restarts without gradients
             x = [piece if piece.requires_grad else piece.detach().requires_grad_() for piece in pack(x_adv)]
-            judged = self._judge_each(x, task)
+            with _attention(True):
+                judged = self._judge_each(x, task)
             return _total(judged) + self.diversity.weight * diversity([j.loss for j in judged], x)
 
     def outcome(self, task: Task, x_adv: Images | None) -> Outcome:
@@ -136,7 +139,10 @@ class Joint(Objective):
         judged: dict[str, dict[int, Judgement]] = {"clean": {}, "adversarial": {}}
         h = None
         for i, part in self._passes():
-            with torch.set_grad_enabled(torch.is_grad_enabled() or (diverse and part == "adversarial")):
+            with (
+                torch.set_grad_enabled(torch.is_grad_enabled() or (diverse and part == "adversarial")),
+                _attention(diverse),
+            ):
                 judged[part][i] = self._heads()[i].judge(inputs[part][i], task.parts[i])
                 if part == "adversarial" and diverse and len(judged[part]) == len(x):
                     h = diversity([judged[part][k].loss for k in range(len(x))], x).mean()
@@ -161,6 +167,11 @@ class Joint(Objective):
 
     def _by_task(self, part: str, judged: list[Judgement]) -> dict[str, Tensor]:
         return {f"accuracy_{part}.{name}": j.correct.mean() for name, j in zip(self.heads, judged, strict=True)}
+
+
+def _attention(twice: bool) -> contextlib.AbstractContextManager[None]:
+    """With `twice`, attention that can be differentiated twice; torch's fused kernels cannot."""
+    return sdpa_kernel(SDPBackend.MATH) if twice else contextlib.nullcontext()
 
 
 def diversity(losses: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensor:

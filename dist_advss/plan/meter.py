@@ -20,6 +20,16 @@ from torch.utils.flop_counter import flop_registry
 # Operators that move no data, although torch does not mark them as views.
 FREE = ("_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "_has_compatible_shallow_copy_type")
 
+# Attention on the CPU, which torch has no formulas for; those of a GPU's kernel with the same arguments hold.
+ON_CPU = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
+        torch.ops.aten._scaled_dot_product_efficient_attention
+    ],
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        torch.ops.aten._scaled_dot_product_efficient_attention_backward
+    ],
+}
+
 
 @dataclass(frozen=True)
 class Operator:
@@ -82,7 +92,7 @@ class Meter(TorchDispatchMode):
         if func.is_view or name in FREE or not made:
             return result
         inputs = list(_tensors((args, kwargs)))
-        count = flop_registry.get(func._overloadpacket)
+        count = flop_registry.get(func._overloadpacket) or ON_CPU.get(func._overloadpacket)
         flops = count(*args, **kwargs, out_val=result) if count else 0
         reads = 2 if "batch_norm" in name else 1  # once for the statistics, once to use them
         moved = reads * sum(map(_bytes, inputs)) + sum(map(_bytes, made))

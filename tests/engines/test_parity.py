@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.distributed.tensor import DTensor
 
 from dist_advss import attacks, objectives
@@ -79,10 +82,33 @@ def test_a_gradient_is_differentiated_over_two_processes_as_in_one(
     compare("joint", ["pretrain", *jobs.JOINT, *jobs.ENGINES[engine]], alone, start, tmp_path)
 
 
-def compare(objective: str, words: list[str], alone: Any, start: Any, tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
+@pytest.mark.parametrize("model", ["test_vit", "test_convnext"])
+def test_a_network_of_timm_trains_alike(
+    model: str, engine: str, alone: Any, start: Any, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """GELU and layer norm have no kinks, so the same tolerance holds as for the smooth networks here."""
+    pixels = np.random.default_rng(0).integers(0, 256, (120, 32, 32, 3), dtype=np.uint8)
+    images = tmp_path_factory.getbasetemp() / "images"
+    if not images.exists():
+        images.mkdir()
+        for number, image in enumerate(pixels):
+            Image.fromarray(image).save(images / f"{number:03}.png")
+    words = [f"model=timm:{model}", "model.width=null", "data=folder", f"data.root={images}", "data.size=32"]
+    words += ["data.channels=3", "data.classes=null", "data.loader=memory"]
+    compare(
+        "rotation", ["pretrain", "objective=rotation", *words, *jobs.ENGINES[engine]], alone, start, tmp_path, words
+    )
+
+
+def compare(
+    objective: str, words: list[str], alone: Any, start: Any, tmp_path: Path, model: Sequence[str] = ()
+) -> None:
+    single = alone(objective, *model)
     ranks = start(2, jobs.train, *words, "train.sync_bn=true", f"out={tmp_path / 'run'}")
     assert ranks.wait() == [0, 0], ranks.said()
-    one, two = last(alone(objective)), last(tmp_path / "run")
+    one, two = last(single), last(tmp_path / "run")
     assert largest_difference(one["model"], two["model"]) < 1e-5
     assert one["progress"]["passes"] == two["progress"]["passes"]  # a pass that DDP discards is not counted
     assert one["optimizer"].keys() == two["optimizer"].keys()
@@ -90,7 +116,7 @@ def compare(objective: str, words: list[str], alone: Any, start: Any, tmp_path: 
         for key, value in moments.items():
             torch.testing.assert_close(two["optimizer"][name][key], value, rtol=1e-4, atol=1e-4)
     # "spent" lines are written when a checkpoint is on the disk, anywhere among the others
-    lines = [read(folder / "metrics.jsonl") for folder in (alone(objective), tmp_path / "run")]
+    lines = [read(folder / "metrics.jsonl") for folder in (single, tmp_path / "run")]
     for before, after in zip(*([one for one in each if one["kind"] != "spent"] for each in lines), strict=True):
         assert before["kind"] == after["kind"]
         for key in before.keys() & {"loss", "loss_clean", "loss_adversarial", "grad_norm", "lr", "ta", "ra"}:

@@ -34,9 +34,9 @@ def test_a_gradient_to_the_image_alone_costs_one_more_forward_and_to_the_weights
     assert (attack.flops, update.flops) == (forward.flops, 2 * forward.flops)
 
 
-@pytest.mark.parametrize("name", ["preact_small", "resnet50v2"])
-def test_counts_what_torchs_flop_counter_counts(name: str) -> None:
-    backbone = build(Model(name=name), Data(name="any", channels=3))
+@pytest.mark.parametrize(("name", "patch"), [("preact_small", None), ("resnet50v2", None), ("timm:test_vit", 8)])
+def test_counts_what_torchs_flop_counter_counts(name: str, patch: int | None) -> None:
+    backbone = build(Model(name=name, patch=patch), Data(name="any", channels=3))
     net = nn.Sequential(backbone.encoder, backbone.top(4)).to("meta")
     images = torch.empty(2, 3, 32, 32, device="meta")
     with FlopCounterMode(display=False) as theirs:
@@ -44,6 +44,18 @@ def test_counts_what_torchs_flop_counter_counts(name: str) -> None:
     with Meter() as meter, meter.phase() as ours:
         net(images).sum().backward()
     assert ours.flops == theirs.get_total_flops() > 0
+
+
+def test_fused_attention_costs_its_two_products_on_a_cpu_too() -> None:
+    n, heads, tokens, width = 2, 3, 10, 8
+    q, k, v = (torch.rand(n, heads, tokens, width, requires_grad=True) for _ in range(3))
+    with Meter() as meter, meter.phase() as forward:
+        y = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    with Meter() as meter, meter.phase() as backward:
+        y.sum().backward()
+    assert forward.flops == 2 * 2 * n * heads * tokens * tokens * width
+    # The scores are computed again; then two products for each of the two.
+    assert backward.flops == 5 * 2 * n * heads * tokens * tokens * width
 
 
 def test_views_cost_nothing_and_what_is_not_arithmetic_costs_bytes_only() -> None:

@@ -26,6 +26,7 @@ METHODS = {
     "classify": ("finetune", ("objective=classify",)),
     "trades": ("finetune", ("objective=trades",)),
     "frozen": ("finetune", ("freeze=encoder", "init=elsewhere", "data=fashion_mini", "model=preact_small")),
+    "vit": ("pretrain", ("model=timm:test_vit", "model.patch=7", "model.width=null")),
     "half": ("pretrain", ("train.precision=bf16", "attack.precision=bf16")),
 }
 
@@ -33,7 +34,7 @@ METHODS = {
 @pytest.mark.parametrize("method", METHODS)
 def test_fake_tensors_count_what_real_ones_do(method: str, config: Config) -> None:
     command, words = METHODS[method]
-    wanted = config(*words, "model.width=4", "attack.steps=3", command=command)
+    wanted = config("model.width=4", *words, "attack.steps=3", command=command)
     objective = objectives.build(wanted)
     objective.to(memory_format=torch.channels_last)
     fake, real = count(wanted, 4), measure(wanted, objective, 4)
