@@ -139,7 +139,10 @@ def test_every_objective_gives_gradients_to_image_and_weights(objective: str, mo
         ("model=torchvision:squeezenet1_0", "its last layer is not one linear layer"),
         ("model=timm:deit_tiny_distilled_patch16_224", "its last layer is not one linear layer"),
         ("model=timm:vit_tiny_patch16_224", "its patches of 16 pixels do not divide data.size=28; set model.patch"),
-        ("model=timm:vit_tiny_patch16_224 model.patch=7 objective=selfie", "does not take Selfie's patches of 7 pixels"),
+        (
+            "model=timm:vit_tiny_patch16_224 model.patch=7 objective=selfie",
+            "does not take Selfie's patches of 7 pixels",
+        ),
         ("model=timm:convnext_atto", "does not take data.size=28"),
         ("model=timm:resnet18 model.patch=4", "model.patch=4: model=timm:resnet18 has no such setting"),
         ("model=torchvision:resnet18 model.patch=4", "only model=timm:NAME has patches"),
