@@ -23,6 +23,7 @@ from ..engines import World
 from ..errors import Stopped, UserError
 from ..files import write_json, write_whole
 from ..models import build
+from ..models.plain import as_ours, misfit
 from ..objectives.classify import Classify
 from ..rng import Rng
 from ..tracking import Log
@@ -143,13 +144,12 @@ def load_classifier(config: JudgeConfig, classes: Sequence[str]) -> tuple[Classi
         return model, members
     path = checkpoint.file_of(config.checkpoint, config.pick)
     weights, source = load_weights(path)
-    expected = model.state_dict()
-    wrong = [n for n in expected.keys() | weights.keys() if n not in weights or n not in expected]
-    wrong += [n for n in expected.keys() & weights.keys() if expected[n].shape != weights[n].shape]
-    if wrong:
+    expected, weights = model.state_dict(), as_ours(model, weights)
+    wrong = misfit(expected, weights)
+    if wrong is not None:
         raise UserError(
-            f"checkpoint={path}: {len(wrong)} of {len(expected)} tensors do not fit model={config.model.name} with "
-            f"{config.data.classes} classes (such as {min(wrong)}); evaluate takes a fine-tuned classifier"
+            f"checkpoint={path}: its tensors do not fit model={config.model.name} with {config.data.classes} classes "
+            f"({wrong}, of {len(expected)}); evaluate takes a fine-tuned classifier"
         )
     if source.classes is not None:
         class_order(f"checkpoint={config.checkpoint}", source.classes, classes)

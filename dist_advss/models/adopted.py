@@ -2,7 +2,7 @@
 
 theta_p is the whole network but for its last layer, which must be linear: stem, all stages, norm, pooling. The encoder gives
 the pooled features as (N, out_channels, 1, 1), and a top is one linear layer. The names of theta_p are the package's, behind
-`encoder.net.`.
+`encoder.net.net.`.
 
 Dropout and stochastic depth are off, because every random draw of a run has a name (`rng.py`), and the attack and the update
 must see one network. Blocks may work in place.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from .plain import as_ours
 
 PREFIX = "encoder."
 
@@ -28,9 +29,11 @@ class Transfer:
 def load_encoder(module: nn.Module, state: dict[str, Tensor], origin: str) -> Transfer:
     """Copies theta_p of `state`, a checkpoint's "model" dict, into `module.encoder`; `origin` names its file.
 
-    Raises UserError, before anything is copied, unless the two encoders have the same names, shapes and normalisation.
-    Otherwise training would continue silently with half a network, or with one trained for other inputs.
+    A state dict of another program is taken too (`plain.py`). Raises UserError, before anything is copied, unless the two
+    encoders have the same names, shapes and normalisation. Otherwise training would continue silently with half a network,
+    or with one trained for other inputs.
     """
+    state = as_ours(module, state)
     encoder = module.get_submodule(PREFIX.removesuffix("."))
     ours = {PREFIX + name: tensor for name, tensor in encoder.state_dict().items()}
     theirs = {name: tensor for name, tensor in state.items() if name.startswith(PREFIX)}

@@ -37,6 +37,13 @@ def read_archive(path: Path) -> Any:
     return content
 
 
+def read_safetensors(path: Path) -> Any:
+    """The tensors of a .safetensors file by name, on the CPU. Raises an exception of almost any type for a damaged file."""
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
 def _refuse_implausible(archive: zipfile.ZipFile, size: int) -> None:
     """Raises ArchiveError for entries that would take more memory than the file has bytes."""
     entries = archive.infolist()

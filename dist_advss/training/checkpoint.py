@@ -21,8 +21,9 @@ import torch
 from ..config.source_run import RESUMED_FROM
 from ..errors import RunError, UserError
 from ..files import sync_folder, write_whole
+from ..models.plain import unwrapped
 from . import shards
-from .archive import ArchiveError, read_archive
+from .archive import ArchiveError, read_archive, read_safetensors
 
 FORMAT = 1
 
@@ -110,13 +111,18 @@ def _keep_epoch(file: Path, content: dict[str, Any], keep: int) -> None:
 def load(path: Path) -> dict[str, Any]:
     """The content of a checkpoint, on the CPU: plain tensors and numbers, the weights by name under "model".
 
+    A state dict that another program wrote, in a .safetensors file or by torch.save, is put there, with its own names.
+
     Raises UserError when it is missing, damaged, larger in memory than on the disk, or when a weight is not finite.
     """
     sharded = shards.are_here(path)
     if not (sharded or os.path.isfile(path)):  # unlike Path.is_file, never raises
         raise UserError(f"{path}: no such checkpoint")
     try:
-        content = shards.read(path) if sharded else read_archive(path)
+        if sharded:
+            content = shards.read(path)
+        else:
+            content = read_safetensors(path) if path.suffix == ".safetensors" else read_archive(path)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path}: not a checkpoint of plain tensors; it was not opened, as loading it could run code"
@@ -124,11 +130,15 @@ def load(path: Path) -> dict[str, Any]:
     except Exception as error:  # a damaged file can raise almost any exception
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: damaged checkpoint ({reason}); take another one of its folder") from error
+    if isinstance(content, dict) and "format" not in content:  # another program's
+        content = {**content, "model": unwrapped(content)}
     weights = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(weights, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in weights.items()
+    if (
+        not weights
+        or not isinstance(weights, dict)
+        or not all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in weights.items())
     ):
-        raise UserError(f"{path}: holds no 'model'; give a checkpoint that dist-advss wrote")
+        raise UserError(f"{path}: holds no 'model'; give a checkpoint that dist-advss wrote, or a plain state dict")
     refuse_non_finite(path, weights)
     return content
 

@@ -19,7 +19,7 @@ from ..runs.folders import lookup
 from . import checkpoint
 
 FILE = "made_from.json"
-NO_CLASSES = "holds no class names, as an earlier version wrote it; its labels count through the classes of this set"
+NO_CLASSES = "holds no class names, as an earlier version or another program wrote it; its labels count through the classes of this set"
 
 
 @dataclass(frozen=True)

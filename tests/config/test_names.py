@@ -71,7 +71,7 @@ def test_the_flags_of_keys_are_those_of_the_lists_that_they_replace() -> None:
     assert NODES == ("data", "model")
     assert names_with(TrainConfig, "not_inherited") == ("data.stage", "data.limit", "data.labels")
     assert names_with(TrainConfig, "needs_labels") == ("data.labels",)
-    assert names_with(TrainConfig, "per_member") == ("model.width", "model.mean", "model.std")
+    assert names_with(TrainConfig, "per_member") == ("model.width", "model.patch", "model.mean", "model.std")
     assert set(of_any_command("per_run")) == {"out", "init", "checkpoint", "sources"}
 
 

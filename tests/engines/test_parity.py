@@ -83,8 +83,7 @@ def test_a_gradient_is_differentiated_over_two_processes_as_in_one(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
-@pytest.mark.parametrize("model", ["test_vit", "test_convnext"])
+@pytest.mark.parametrize(("model", "engine"), [("test_vit", "fsdp"), ("test_convnext", "ddp")])
 def test_a_network_of_timm_trains_alike(
     model: str, engine: str, alone: Any, start: Any, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
