@@ -159,8 +159,8 @@ def _check_model(command: str, config: Any) -> None:
         implementation("dist_advss.models.adopted:check")(config)
         return
     if model.name not in BACKBONES:
-        others = (*MODELS, *(f"{library}:NAME" for library in LIBRARIES))
-        raise UserError(f"model.name={model.name}: not accepted; {nearest(model.name, others)}")
+        accepted = (*MODELS, *(f"{library}:NAME" for library in LIBRARIES))
+        raise UserError(f"model.name={model.name}: not accepted; {nearest(model.name, accepted)}")
     network = BACKBONES[model.name]
     if model.width is not None and not network.free_width:
         free = [name for name, other in BACKBONES.items() if other.free_width]

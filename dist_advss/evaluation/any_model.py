@@ -1,0 +1,144 @@
+"""TA and RA of any model, in three lines of Python, without a run folder:
+
+from dist_advss.evaluation.any_model import evaluate_model
+judged = evaluate_model(model, images, labels, ["attack=pgd20", "attack.eps=8/255"])
+print(judged.ta, judged.ra, judged.ra_interval)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import attacks
+from ..config.compose import compose, parse_words
+from ..errors import UserError
+from ..objectives.base import Task, cross_entropy
+from ..objectives.classify import Classify
+from ..rng import Rng
+from .finite import INDEX, Finite
+from .rates import interval
+
+SUM_OF_PROBABILITIES = 1e-3  # how far from 1 a softmax in half precision may be
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a model was judged by.
+
+    ta, ra:                 accuracy on the images as they are and under the attack, in percent
+    ta_interval, …:         their 95% Wilson intervals
+    clean_prediction, …:    (N,) int64, the class with the largest logit
+    adversarial:            (N, C, H, W) float32, the images that the attack found, on the CPU
+    """
+
+    ta: float
+    ra: float
+    ta_interval: list[float]
+    ra_interval: list[float]
+    clean_prediction: np.ndarray
+    adversarial_prediction: np.ndarray
+    adversarial: Tensor
+
+
+class Given(Classify):
+    """A classifier of the caller's: images (N, C, H, W) in [0,1] to logits (N, classes)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        nn.Module.__init__(self)
+        self.encoder = model
+        self.top = nn.Identity()
+
+
+def evaluate_model(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    words: Sequence[str] = ("attack=pgd20",),
+    *,
+    batch_size: int = 250,
+    seed: int = 0,
+) -> Judged:
+    """Attacks `model` on `images` in eval mode, on the device of its weights, and restores its mode.
+
+    model:   images (N, C, H, W) float32 in [0,1] -> logits (N, K); it normalises them itself
+    images:  (N, C, H, W) floating point in [0,1], square
+    labels:  (N,) integers below K
+    words:   of the attack, as on the command line: "attack=autoattack", "attack.eps=8/255"
+    The random draws of an image depend on the seed and its position alone, not on batch_size. Raises UserError for words,
+    images or outputs that do not fit, and RunError at the first image with a number that is not finite.
+    """
+    other = next((name for name, _ in parse_words(words) if name.partition(".")[0] != "attack"), None)
+    if other is not None:
+        raise UserError(f"{other}: not a word of the attack; give attack=NAME and attack.key=value")
+    _refuse_images(images, labels)
+    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), images.device)
+    training = model.training
+    model.eval()
+    try:
+        classes = _classes(model, images[:4].float().to(device), labels)
+        shape = [f"data.size={images.shape[2]}", f"data.channels={images.shape[1]}", f"data.classes={classes}"]
+        unused = [
+            "data=folder",
+            "data.root=.",
+            "model=preact_small",
+            "model.width=null",
+            "checkpoint=unused",
+            "out=unused",
+        ]
+        config = compose("evaluate", [*unused, *shape, *words])
+        given = Given(model)
+        attack = attacks.build(config.attack, given)
+        rng, clean, attacked, found = Rng(seed, "evaluation"), [], [], []
+        for first in range(0, len(images), batch_size):
+            rows = torch.arange(first, min(first + batch_size, len(images)), device=device)
+            x, y = (t[first : first + batch_size].to(device) for t in (images, labels))
+            task = Task(x.float(), y.long(), rng.rows(rows), by_row={INDEX: rows})
+            finite = Finite("the model", device)
+            x_adv = attack.fool(finite.watched(given.judge), task)
+            with torch.no_grad():
+                logits = [given.logits(pixels) for pixels in (task.inputs, x_adv)]  # type: ignore[arg-type]
+            for note, z in zip((finite.clean, finite.attacked), logits, strict=True):
+                note(cross_entropy(z, task.targets), rows)
+            finite.check()
+            for kept, z in zip((clean, attacked), logits, strict=True):
+                kept.append(z.argmax(1).cpu())
+            found.append(x_adv.detach().cpu())  # type: ignore[union-attr]
+    finally:
+        model.train(training)
+    predictions = [torch.cat(kept).numpy() for kept in (clean, attacked)]
+    right = [int((predicted == labels.cpu().numpy()).sum()) for predicted in predictions]
+    ta, ra = (100 * count / len(images) for count in right)
+    return Judged(ta, ra, *(interval(count, len(images)) for count in right), *predictions, torch.cat(found))
+
+
+def _refuse_images(images: Tensor, labels: Tensor) -> None:
+    if images.dim() != 4 or images.shape[2] != images.shape[3] or len(images) == 0 or not images.is_floating_point():
+        raise UserError(
+            f"images: {images.dtype} of shape {list(images.shape)}; give square images (N, C, H, W) as floating point in [0,1]"
+        )
+    low, high = float(images.min()), float(images.max())
+    if not (low >= 0 and high <= 1):  # also NaN
+        raise UserError(f"images: from {low:g} to {high:g}; give them in [0,1], and let the model normalise them")
+    if labels.shape != (len(images),) or labels.is_floating_point():
+        raise UserError(f"labels: {labels.dtype} of shape {list(labels.shape)}; give one integer for each image")
+
+
+@torch.no_grad()
+def _classes(model: nn.Module, few: Tensor, labels: Tensor) -> int:
+    """The number of classes, from the outputs for a few images. Raises UserError for anything but logits (N, K)."""
+    outputs = model(few)
+    if not isinstance(outputs, Tensor) or outputs.dim() != 2 or len(outputs) != len(few):
+        shape = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise UserError(f"model: gives {shape} for {len(few)} images; it must give logits (N, classes)")
+    if outputs.min() >= 0 and (outputs.float().sum(1) - 1).abs().max() < SUM_OF_PROBABILITIES:
+        raise UserError("model: gives probabilities, whose gradients vanish; return the logits before the softmax")
+    if not 0 <= int(labels.min()) <= int(labels.max()) < outputs.shape[1]:
+        raise UserError(
+            f"labels: {int(labels.min())} to {int(labels.max())}, and the model has {outputs.shape[1]} classes"
+        )
+    return int(outputs.shape[1])
