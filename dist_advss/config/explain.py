@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from .backbones import LIBRARIES
 from .commands import COMMANDS
 from .compose import config_dir, options
 from .keys import REQUIRED, shown
@@ -23,7 +24,9 @@ def explain(command: str) -> str:
     chosen = _default_choices(command)
     lines = ["groups: the name of a YAML file in configs/GROUP/, which sets several keys at once"]
     for group, name in chosen.items():
-        accepted = _objectives(command) if group == "objective" else options(group)
+        accepted = list(_objectives(command) if group == "objective" else options(group))
+        if group == "model":
+            accepted += [f"{library}:NAME" for library in LIBRARIES]
         lines += _entry(f"{group}=", f"{' '.join(accepted)} (default {name})")
     lines += [
         "",

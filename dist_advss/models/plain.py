@@ -54,6 +54,8 @@ def as_ours(module: nn.Module, state: State) -> State:
         ends = next((f"top.linear.{name.removeprefix(p)}" for p in last if name.startswith(p)), "")
         candidates = (ends, f"encoder.net.net.{name}", f"encoder.{name}", f"top.{name}")
         renamed[next((candidate for candidate in candidates if candidate in ours), name)] = tensor
+    if renamed.keys().isdisjoint(ours):  # another network altogether
+        return state
     for name, tensor in ours.items():
         if name.startswith("encoder.normalise.") or name.endswith("num_batches_tracked"):
             renamed.setdefault(name, tensor)
