@@ -91,7 +91,7 @@ def check(config: Any) -> None:
     if model.width is not None:
         raise UserError(f"model.width={model.width}: {shown} has the width of its name; drop it")
     sizes = {data.size: f"data.size={data.size}"}
-    objective = getattr(config, "objective", None)
+    objective: Any = getattr(config, "objective", None)
     for keys in (objective, getattr(objective, "selfie", None)):
         if isinstance(keys, SelfieKeys) and (keys is objective or "selfie" in objective.tasks):
             sizes[data.size // keys.grid] = f"Selfie's patches of {data.size // keys.grid} pixels"
@@ -227,7 +227,8 @@ def _set_channels(shown: str, net: nn.Module, channels: int) -> None:
 
 def _last_layer(shown: str, net: nn.Module) -> tuple[str, nn.Linear]:
     """The name of the linear layer that gives the logits, and the layer. Raises UserError."""
-    own = net.get_classifier() if hasattr(net, "get_classifier") else None
+    theirs: Any = net
+    own = theirs.get_classifier() if hasattr(net, "get_classifier") else None
     found = [(n, m) for n, m in net.named_modules() if isinstance(m, nn.Linear) and (own is None or m is own)]
     if not found:
         raise UserError(f"model={shown}: its last layer is not one linear layer; choose another model")
@@ -242,11 +243,12 @@ def _set(net: nn.Module, name: str, module: nn.Module) -> None:
 
 def _remove_chance(net: nn.Module) -> None:
     """Turns off dropout and stochastic depth, of torch, torchvision and timm."""
+    module: Any
     for module in net.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd) or type(module).__name__ == "StochasticDepth":
             module.p = 0.0
         if type(module).__name__ == "DropPath":
-            module.drop_prob = 0.0  # type: ignore[assignment]
+            module.drop_prob = 0.0
 
 
 def _module(name: str) -> Any:
