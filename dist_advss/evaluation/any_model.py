@@ -86,7 +86,10 @@ def evaluate_model(
         config = compose("evaluate", [*unused, f"data.classes={classes}", *words])
         given = Given(model)
         attack = attacks.build(config.attack, given)
-        rng, clean, attacked, found = Rng(seed, "evaluation"), [], [], []
+        rng = Rng(seed, "evaluation")
+        clean: list[Tensor] = []
+        attacked: list[Tensor] = []
+        found: list[Tensor] = []
         for first in range(0, len(images), batch_size):
             rows = torch.arange(first, min(first + batch_size, len(images)), device=device)
             x, y = (t[first : first + batch_size].to(device) for t in (images, labels))
@@ -106,7 +109,8 @@ def evaluate_model(
     predictions = [torch.cat(kept).numpy() for kept in (clean, attacked)]
     right = [int((predicted == labels.cpu().numpy()).sum()) for predicted in predictions]
     ta, ra = (100 * count / len(images) for count in right)
-    return Judged(ta, ra, *(interval(count, len(images)) for count in right), *predictions, torch.cat(found))
+    ta_interval, ra_interval = (interval(count, len(images)) for count in right)
+    return Judged(ta, ra, ta_interval, ra_interval, predictions[0], predictions[1], torch.cat(found))
 
 
 def _refuse_images(images: Tensor, labels: Tensor) -> None:

@@ -14,7 +14,7 @@ from dist_advss.evaluation.any_model import evaluate_model
 EPS = 0.05
 
 
-def linear() -> nn.Module:
+def linear() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
 
