@@ -27,7 +27,8 @@ def data(n: int = 60) -> tuple[Tensor, Tensor]:
 
 def test_ra_of_a_linear_model_is_the_share_of_margins_above_eps_times_their_l1_norm() -> None:
     model, (images, labels) = linear(), data()
-    w = model[1].weight[0] - model[1].weight[1]
+    weight = model.get_parameter("1.weight")
+    w = weight[0] - weight[1]
     with torch.no_grad():
         logits = model(images)
     margin = (logits[:, 0] - logits[:, 1]) * (1 - 2 * labels)
