@@ -16,7 +16,7 @@ from .schema import TrainConfig
 
 # The checkpoints with all that a resume needs, newest first. Shards are folders.
 RESUMED_FROM = ("last.pt", "last.shards", "previous.pt", "previous.shards")
-CHECKPOINTS = (".pt", ".shards")  # the suffixes of checkpoints
+CHECKPOINTS = (".pt", ".shards", ".safetensors", ".pth")  # the suffixes of checkpoints, the last two of other programs
 NODES = tuple(names_with(TrainConfig, "inherited"))  # the groups that a run inherits: data and model
 
 
