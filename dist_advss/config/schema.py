@@ -282,7 +282,9 @@ class JudgeConfig:
     split: str = key("test", "images to use", choices=("test", "validation"))
     seed: int = key(0, "seed of the random draws: starts of the attack, corruptions", low=0)
     device: str = key("auto", "auto: a GPU if there is one", choices=("auto", "cpu", "cuda"), where=True)
-    batch_size: int = key(250, "images per forward pass of a process", low=1)
+    batch_size: int = key(
+        250, "images that a process takes at a time; a rerun with AutoAttack or unforeseen may change it", low=1
+    )
     threads: int | None = key(
         None, "CPU threads per process; null: divide the machine's among its processes", low=1, where=True
     )

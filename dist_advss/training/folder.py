@@ -12,7 +12,7 @@ from typing import Any
 
 from .. import __version__, yaml_text
 from ..config.compose import as_yaml
-from ..config.flags import says_where
+from ..config.flags import batches_only_bundle, says_where
 from ..config.paths import is_path, same_place
 from ..engines import World, find_place
 from ..errors import UserError
@@ -102,7 +102,7 @@ def claimed(
 def refuse_other_config(folder: Path, config: Any) -> None:
     """Raises UserError, with the first key that differs, when the folder holds a run with another configuration.
 
-    Keys that determine where a run computes, but not what, may differ.
+    Keys that determine where a run computes, but not what, may differ; so may the batch size of some evaluations.
     """
     path = folder / "config.yaml"
     if not path.exists():
@@ -117,6 +117,8 @@ def refuse_other_config(folder: Path, config: Any) -> None:
     fill_in_defaults(before, config)
     for name, old, new in changes(before, now):
         if name == "init" and _moved(folder, config):
+            continue
+        if name == "batch_size" and batches_only_bundle(config):
             continue
         if not _holds(now, name):
             raise UserError(

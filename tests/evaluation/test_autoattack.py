@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dist_advss.errors import UserError
 from dist_advss.evaluation import by_image
 from dist_advss.evaluation import run as run_module
 from dist_advss.evaluation.suspicions import suspicions
@@ -37,10 +38,29 @@ def test_batches_and_an_interruption_do_not_change_a_byte(evaluations: Evaluatio
         patch.setattr(run_module, "until_stopped", lambda *given: cut_after(2, whole(*given)))
         with pytest.raises(SystemExit):
             evaluations.run(*SHORT, "batch_size=11", name="cut")
-    evaluations.run(*SHORT, "batch_size=11", name="cut")
+    evaluations.run(*SHORT, "batch_size=7", name="cut")
     files = [evaluations.folder(name) / "verdicts.npz" for name in ("whole", "small", "cut")]
     assert len({file.read_bytes() for file in files}) == 1
     assert len(set(found["felled_by"].tolist())) > 2, "some stand, some fall, or the comparison says little"
+
+
+@pytest.mark.parametrize("words", [[], [*SHORT, "attack.cascade=[apgd-ce]", "attack.eot=2"]])
+def test_a_rerun_keeps_the_batch_size_where_it_may_change_a_verdict(evaluations: Evaluations, words: list[str]) -> None:
+    words = [*words, "attack.steps=1", "data.limit=4", "batch_size=4"]
+    evaluations.run(*words)
+    with pytest.raises(UserError, match=r"^batch_size=3: .* holds a run with batch_size=4"):
+        evaluations.run(*words, "batch_size=3")
+
+
+def test_a_finished_run_stays_for_another_batch_size_and_is_refused_for_another_attack(
+    evaluations: Evaluations,
+) -> None:
+    evaluations.run(*SHORT, "attack.cascade=[apgd-ce]", "batch_size=40")
+    before = (evaluations.folder("judged") / "result.json").read_bytes()
+    evaluations.run(*SHORT, "attack.cascade=[apgd-ce]", "batch_size=9")
+    assert (evaluations.folder("judged") / "result.json").read_bytes() == before
+    with pytest.raises(UserError, match=r"^attack\.steps=5: "):
+        evaluations.run(*SHORT, "attack.cascade=[apgd-ce]", "batch_size=9", "attack.steps=5")
 
 
 def test_the_result_counts_each_image_once(evaluations: Evaluations) -> None:
@@ -153,7 +173,10 @@ def test_an_image_that_only_half_precision_gets_wrong_stands(evaluations: Evalua
     ("words", "said"),
     [
         (["attack.targets=10"], "set it to 9"),
-        (["attack.cascade=[square]", "attack.restarts=5"], "only apgd-ce, apgd-dlr, fab start again"),
+        (
+            ["attack.cascade=[square]", "attack.restarts=5"],
+            "only apgd-ce, apgd-dlr, fab, pgd-ce, pgd-cw, pgd-dlr, pgd-t start again",
+        ),
         (["attack.algorithm=pgd", "attack.norm=l1"], "PGD knows linf and l2"),
         (["attack.algorithm=pgd", "attack.eot=20"], "averages over forward passes"),
         (["attack.cascade=[apgd,square]"], "unknown attack 'apgd'"),

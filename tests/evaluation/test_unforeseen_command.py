@@ -58,7 +58,7 @@ def test_the_batch_size_and_an_interruption_change_nothing(
     with pytest.raises(SystemExit, match="power cut"):
         judged("kinds=[elastic]", "strengths=[medium]", name="cut")
     monkeypatch.setattr(module, "judge_remaining", remaining)
-    judged("kinds=[elastic]", "strengths=[medium]", name="cut")
+    judged("kinds=[elastic]", "strengths=[medium]", "batch_size=4", name="cut")
     assert not list((tmp_path / "cut").glob("verdicts.partial*"))
     for name in ("small", "cut"):
         assert (tmp_path / name / "verdicts.npz").read_bytes() == (tmp_path / "run" / "verdicts.npz").read_bytes()
