@@ -25,7 +25,7 @@ from ..training.interrupt import Interrupt
 from ..training.made_from import MadeFrom
 
 SAVE_EVERY_S = 20.0
-PARTIAL_FILE = "verdicts.partial.{}.npz"  # {}: the rank that writes it
+PARTIAL_FILE = "{}.partial.{}.npz"  # what is in it, and the rank that writes it
 
 T = TypeVar("T", bound="ByImage")
 Config = TypeVar("Config", EvaluateConfig, TransferConfig, CorruptionsConfig, UnforeseenConfig)
@@ -39,6 +39,10 @@ class ByImage:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def where(self: T, here: np.ndarray) -> T:
+        """The entries that `here` (N,) bool chooses."""
+        return type(self)(*(getattr(self, f.name)[here] for f in fields(self)))
 
     def joined(self: T, others: Iterable[T]) -> T:
         """These results and those of `others` in the order of the set, each image once."""
@@ -97,14 +101,16 @@ class Partial:
     """The results that this process of an evaluation saves in `out` as they grow, and those of the sessions before it.
 
     `origin` is that of `origin_of`: results of another one are of other weights, images or attacks, and never mixed in.
+    `kind` names the files.
     """
 
     out: Path
     rank: int
     origin: str
+    kind: str = "verdicts"
 
     def save(self, found: ByImage) -> None:
-        found.save(self.out / PARTIAL_FILE.format(self.rank), self.origin)
+        found.save(self.out / PARTIAL_FILE.format(self.kind, self.rank), self.origin)
 
     def load(self, world: World, empty: T, say: Callable[[str], Any]) -> T:
         """The results that interrupted sessions saved, joined. `empty` holds no images and gives the kind.
@@ -117,7 +123,8 @@ class Partial:
 
     def _read(self, empty: T, say: Callable[[str], Any]) -> T:
         parts = []
-        for file in (*sorted(self.out.glob(PARTIAL_FILE.format("*"))), *self.out.glob("verdicts.npz")):
+        partial = self.out.glob(PARTIAL_FILE.format(self.kind, "*"))
+        for file in (*sorted(partial), *self.out.glob(f"{self.kind}.npz")):
             try:
                 part, origin = type(empty).load(file)
                 empty.joined([part])
@@ -134,7 +141,7 @@ class Partial:
 
 def remove_partial(out: Path) -> None:
     """Removes the files that a `Partial` saves. Call it after the result is written."""
-    for file in out.glob(PARTIAL_FILE.format("*")):
+    for file in out.glob(PARTIAL_FILE.format("*", "*")):
         file.unlink(missing_ok=True)
 
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from .. import attacks
-from ..attacks import Attack
 from ..attacks.pgd import step_size
 from ..config.objectives import Classify as ClassifyConfig
 from ..config.schema import EvaluateConfig, JudgeConfig
-from ..data import Loader, Located, make_loader
+from ..data import Loader, Located, as_float, make_loader
 from ..data.identity import class_order
 from ..engines import World
 from ..errors import Stopped, UserError
@@ -33,10 +33,9 @@ from ..training.made_from import NO_CLASSES, Loaded, MadeFrom, digests, load_wei
 from ..training.members import load_members, member_files
 from .by_image import Partial, origin_of, remove_partial, run_unless_finished, until_stopped
 from .rates import after_each, rates
+from .samples import SAMPLES, Keeper, Samples
 from .suspicions import suspicions
-from .verdicts import Verdicts, judge_images, samples
-
-SAMPLES = 16
+from .verdicts import Verdicts, judge_images
 
 
 def evaluate(config: EvaluateConfig) -> Path:
@@ -80,6 +79,7 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
         started = time.monotonic()
         saved = Partial(out, world.rank, origin_of(config, now, attack=asdict(config.attack)))
         known = saved.load(world, Verdicts.empty(), lambda text: console.print(text, style="dim"))
+        keeper, known = _resumed(config, world, saved, first, known)
 
         def show(verdicts: Verdicts) -> None:
             world.heartbeat()
@@ -91,19 +91,20 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
 
         try:
             batches = until_stopped(loader, config.batch_size, world, interrupt)
-            shares = world.gather(judge_images(model, batches, attack, config.seed, origin, known, saved, show))
+            judged = judge_images(model, batches, attack, config.seed, origin, known, saved, show, keeper.note)
+            shares, pictures = world.gather(judged), world.gather(keeper.kept)
         except Stopped as stopped:
             if world.rank == 0:
                 log.event("stop", 0, str(stopped))
             raise
-        if shares is None or first is None:
+        if shares is None or pictures is None or first is None:
             return
         verdicts = Verdicts.empty().joined(shares)
         verdicts.save(out / "verdicts.npz", saved.origin)
         warnings = suspicions(model, first, verdicts, cascade, config.attack.eot) if cascade else []
         for warning in warnings:
             console.print(f"warning: {warning}")
-        _save_samples(config, model, attack, first, verdicts, out)
+        _save_samples(first, pictures[0].joined(pictures[1:]), verdicts, out)
         write_json(
             out / "result.json",
             {
@@ -157,15 +158,31 @@ def load_classifier(config: JudgeConfig, classes: Sequence[str]) -> tuple[Classi
     return model, [source]
 
 
-def _save_samples(
-    config: EvaluateConfig, model: Classify, attack: Attack, loader: Loader, verdicts: Verdicts, out: Path
-) -> None:
-    """Saves the first SAMPLES images, clean and attacked, with their predictions. The attack runs again on these few."""
+def _resumed(
+    config: EvaluateConfig, world: World, saved: Partial, first: Loader | None, known: Verdicts
+) -> tuple[Keeper, Verdicts]:
+    """What keeps the images that `first`, on rank 0, loads, and those of the `known` verdicts that need no second attack.
+
+    An image whose verdict or picture was lost is judged again.
+    """
+
+    def wanted() -> NDArray[np.int64]:
+        assert first is not None
+        return next(iter(first.in_order(SAMPLES))).index.cpu().numpy()
+
+    positions, partial = world.on_rank_zero(wanted), replace(saved, kind="samples")
+    kept = partial.load(world, Samples.empty(config.data.size, config.data.channels), lambda text: None)
+    kept = kept.where(np.isin(kept.index, known.index))
+    lost = np.setdiff1d(positions, kept.index)
+    return Keeper(positions, kept, partial), known.where(~np.isin(known.index, lost))
+
+
+def _save_samples(loader: Loader, pictures: Samples, verdicts: Verdicts, out: Path) -> None:
+    """Saves the images that `loader` loads, the first of the set, clean and as attacked, with their predictions."""
     batch = next(iter(loader.in_order(SAMPLES)))
-    count = min(SAMPLES, len(verdicts))
-    pictures = samples(model, batch, attack, config.seed, count)
+    count = len(batch.index)
     arrays = {
-        "clean": pictures.clean,
+        "clean": as_float(batch.images).permute(0, 2, 3, 1).cpu().numpy(),
         "adversarial": pictures.adversarial,
         "label": verdicts.label[:count],
         "clean_prediction": verdicts.clean_prediction[:count],

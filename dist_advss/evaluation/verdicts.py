@@ -46,14 +46,6 @@ class Verdicts(ByImage):
         return self.adversarial_prediction == self.label
 
 
-@dataclass
-class Samples:
-    """A few images for people to look at: clean and adversarial, float32 (K, H, W, C) in [0,1]."""
-
-    clean: np.ndarray
-    adversarial: np.ndarray
-
-
 def judge_images(
     model: Classify,
     batches: Iterable[Batch],
@@ -63,12 +55,14 @@ def judge_images(
     known: Verdicts,
     partial: Partial,
     on_batch: Callable[[Verdicts], Any] = lambda verdicts: None,
+    on_images: Callable[[torch.Tensor, torch.Tensor], Any] = lambda index, images: None,
 ) -> Verdicts:
     """Clean and adversarial predictions for every image of `batches`, in eval mode, together with those `known` before.
 
     The attack ascends the cross-entropy, whatever loss the model was trained with.
     An image's random start depends on the seed and its position alone, not on batch size, interruption or the number of
-    processes. Images in `known` are not judged again. Results are saved to `partial` every few seconds. Raises RunError
+    processes. Images in `known` are not judged again. Results are saved to `partial` every few seconds. `on_images` gets
+    what the attack found for each batch, index (N,) and images (N, C, H, W), before its results are saved. Raises RunError
     at the first image for which the model, called `origin`, gives numbers that are not finite.
     """
     model.eval()
@@ -83,6 +77,7 @@ def judge_images(
         for note, z in zip((finite.clean, finite.attacked), logits, strict=True):
             note(cross_entropy(z, batch.labels), batch.index)
         finite.check()
+        on_images(batch.index, alone(found))
         clean, adversarial = (z.argmax(1) for z in logits)
         felled = _felled_by(attack, clean == batch.labels, adversarial == batch.labels)
         columns = (batch.index, batch.labels, clean, adversarial, felled)
@@ -96,11 +91,3 @@ def _felled_by(attack: Attack, clean: torch.Tensor, adversarial: torch.Tensor) -
     first, judged = torch.where(clean, 1, CLEAN), cast(object, attack)
     felled = judged.felled_by if isinstance(judged, AutoAttack) else first
     return torch.where(adversarial, STANDS, torch.where(felled == STANDS, first, felled))
-
-
-def samples(model: Classify, batch: Batch, attack: Attack, seed: int, count: int) -> Samples:
-    """The first `count` images of a batch with the same adversarial examples that `judge_images` finds for them."""
-    rng = Rng(seed, "evaluation").rows(batch.row[:count])
-    task = model.prepare(as_float(batch.images[:count]), batch.labels[:count], rng)
-    found = attack.fool(model.judge, task)
-    return Samples(*(alone(x).permute(0, 2, 3, 1).cpu().numpy() for x in (task.inputs, found)))

@@ -106,9 +106,9 @@ def test_the_batch_size_changes_no_random_start_and_verdicts_by_rounding_at_most
         evaluating = str(size)
         starts[evaluating] = []
         found[size] = evaluations.run(f"batch_size={size}", name=evaluating)
-    whole = torch.cat(starts["60"])[:60]  # what follows are the samples
+    whole = torch.cat(starts["60"])
     for size in (17, 1):
-        assert torch.equal(torch.cat(starts[str(size)])[:60], whole)
+        assert torch.equal(torch.cat(starts[str(size)]), whole)
         for name, values in found[size].items():  # convolutions of another batch size may round another way
             assert (values == found[60][name]).mean() > 0.98
 
@@ -224,8 +224,10 @@ def test_an_interrupted_evaluation_goes_on_where_it_was_and_finds_the_same(
         assert not (evaluations.folder("cut") / "verdicts.npz").exists()
     sizes = power_cut(100)
     assert same(evaluations.run("batch_size=9", *words, name="cut"), whole)
-    assert sum(sizes[:-1]) == 60 - 5 * 9  # the last one is for the samples
-    assert not (evaluations.folder("cut") / "verdicts.partial.0.npz").exists()
+    assert sum(sizes) == 60 - 5 * 9
+    assert not list(evaluations.folder("cut").glob("*.partial.*"))
+    pictures = [np.load(evaluations.folder(name) / "samples" / "samples.npz") for name in ("whole", "cut")]
+    assert same(*pictures), "the samples, which the first two sessions judged"
     results = [{**evaluations.result(name), "seconds": 0} for name in ("whole", "cut")]
     assert results[0] == results[1]
 
@@ -241,7 +243,29 @@ def test_damaged_verdicts_of_an_interrupted_evaluation_are_found_again(
     partial.write_bytes(partial.read_bytes()[:-40])
     sizes = power_cut(100)
     assert same(evaluations.run("batch_size=9", name="cut"), whole)
-    assert sum(sizes[:-1]) == 60
+    assert sum(sizes) == 60
+
+
+def test_a_lost_sample_costs_an_attack_on_its_image_alone(
+    evaluations: Evaluations, power_cut: Callable[[int], list[int]]
+) -> None:
+    whole = evaluations.run("batch_size=9", name="whole")
+    power_cut(3)
+    with pytest.raises(SystemExit):
+        evaluations.run("batch_size=9", name="cut")
+    file = evaluations.folder("cut") / "samples.partial.0.npz"
+    with np.load(file) as archive:
+        kept = dict(archive)
+    assert np.array_equal(kept["index"], np.arange(16))
+    np.savez(file, index=np.arange(1, 16), adversarial=kept["adversarial"][1:], made_from=kept["made_from"])
+    sizes = power_cut(100)
+    found = evaluations.run("batch_size=9", name="cut")
+    assert sum(sizes) == 60 - 3 * 9 + 1
+    assert (
+        found["adversarial_prediction"] == whole["adversarial_prediction"]
+    ).mean() > 0.9  # rounding, in a batch of one
+    with np.load(evaluations.folder("cut") / "samples" / "samples.npz") as shown:
+        assert np.array_equal(shown["adversarial"][1:], kept["adversarial"][1:])
 
 
 def test_a_finished_evaluation_is_left_as_it_is(evaluations: Evaluations, capsys: pytest.CaptureFixture[str]) -> None:
