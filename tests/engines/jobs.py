@@ -161,6 +161,33 @@ def evaluate_and_signal(*words: str) -> None:
     evaluate(*words)
 
 
+def evaluate_and_die(attack: str, batch: int, *words: str) -> None:
+    """The same, but the last of the processes gets a SIGKILL before that attack of AutoAttack's cascade, in that batch of its own.
+
+    Verdicts are saved after every batch.
+    """
+    from dist_advss.attacks import AutoAttack
+    from dist_advss.evaluation import by_image
+
+    fool, run, batches = AutoAttack.fool, AutoAttack._run, 0
+
+    def counted(self: Any, judge: Any, task: Any) -> Any:
+        nonlocal batches
+        batches += 1
+        return fool(self, judge, task)
+
+    def killed(self: Any, name: str, *arguments: Any) -> Any:
+        if (name, batches) == (attack, batch):
+            signal.raise_signal(signal.SIGKILL)
+        return run(self, name, *arguments)
+
+    by_image.SAVE_EVERY_S = 0.0
+    if engines.find_place().rank == engines.find_place().world_size - 1:
+        AutoAttack.fool = counted  # type: ignore[method-assign]
+        AutoAttack._run = killed  # type: ignore[method-assign,assignment]
+    evaluate(*words)
+
+
 def world_of(config: Any) -> Any:
     """The processes of a job that is no run."""
     grouped = config.engine.name in ("fsdp", "deepspeed")
