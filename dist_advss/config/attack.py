@@ -89,7 +89,9 @@ def check_attack(config: Any) -> None:
             f"attack.eps={attack.eps:g}: images are in [0,1]; for 8 of 255 grey levels write attack.eps=8/255"
         )
     if attack.norm == "l1" and attack.algorithm == "pgd":
-        raise UserError("attack.norm=l1: PGD knows linf and l2; set attack.norm=l2, or evaluate with attack=autoattack_l1")
+        raise UserError(
+            "attack.norm=l1: PGD knows linf and l2; set attack.norm=l2, or evaluate with attack=autoattack_l1"
+        )
     if attack.eot > 1 and attack.algorithm == "pgd":
         raise UserError(f"attack.eot={attack.eot}: only attack=autoattack averages over forward passes; drop it")
     if attack.steps > 0 and attack.step_size == 0:
