@@ -96,7 +96,7 @@ def desk(tmp_path: Path, own_task: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 def accepted(line: str, capsys: pytest.CaptureFixture[str]) -> str:
     """Lets the front door read a documented command without running it. Returns what it prints."""
-    words = [PLACEHOLDERS.get(word, word) for word in shlex.split(line.replace("[-", " -").replace("] ", " "))]
+    words = [PLACEHOLDERS.get(word, word) for word in shlex.split(re.sub(r"\[(-[^\]]*)\]", r" \1 ", line))]
     words = [re.sub("=(SEED|PRECISION)$", lambda m: "=" + PLACEHOLDERS[m[1]], word) for word in words]
     whole = "…" not in line and "out=" in line
     words = [word for word in words if "…" not in word and word != "--dry-run"]
