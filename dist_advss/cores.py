@@ -32,6 +32,11 @@ def is_task(environment: Mapping[str, str]) -> bool:
     return int(environment["SLURM_STEP_ID"]) < 2**32 - 16 and environment.get("SLURM_NTASKS", "1") != ""
 
 
+def is_one_of_several(environment: Mapping[str, str]) -> bool:
+    """Whether torchrun or srun started this process, perhaps with others."""
+    return "RANK" in environment or is_task(environment)
+
+
 def tasks_here(environment: Mapping[str, str]) -> int:
     """The number of srun's tasks on this node, from a list such as 4(x2),3."""
     tasks_per_node = environment.get("SLURM_STEP_TASKS_PER_NODE") or environment.get("SLURM_TASKS_PER_NODE") or "1"

@@ -19,6 +19,22 @@ def test_a_preflight_takes_a_few_requests_a_rank_and_every_rank_gets_the_verdict
     assert sum(requests.values()) <= 3 * RANKS + 5
 
 
+def test_rank_0_tells_all_others_in_two_requests_of_each() -> None:
+    requests, heard = ranks.telling_requests(RANKS)
+    assert heard == ["config"] * RANKS
+    assert sum(requests.values()) <= 2 * RANKS + 2
+
+
+def test_a_tree_of_images_is_listed_and_hashed_by_rank_0_decoded_once_a_node_and_not_opened_beside(
+    tmp_path: Path,
+) -> None:
+    files = 2 * ranks.CLASSES
+    roles = ranks.tree_operations(tmp_path, ranks.images(tmp_path, files))
+    assert roles["rank 0"]["files opened"] == 2 * files
+    assert roles["first of a node"] == {"files opened": files}
+    assert roles["beside it"] == {}
+
+
 @pytest.mark.parametrize("size", [2, RANKS, 8 * RANKS])
 def test_the_watchdogs_of_all_ranks_ask_the_store_so_often_in_a_second_at_most(size: int) -> None:
     assert 0 < ranks.watchdog_requests_s(size) <= REQUESTS_S

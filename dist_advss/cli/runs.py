@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 from functools import partial
 
 from ..config.commands import COMMANDS as RUNS
 from ..config.commands import trains
 from ..config.implementation import implementation
+from ..cores import is_one_of_several
 from ..streams import output_is_optional
 from .parser import Commands, Parser, parser_of
 
@@ -33,7 +35,12 @@ def _run(command: str, rest: list[str]) -> int:
     from ..config.inherit import configure
     from ..training.interrupt import ends_on_signal
 
-    config = configure(command, given.words)
+    if given.print or not is_one_of_several(os.environ):  # a mistake is answered before torch is imported
+        config = configure(command, given.words)
+    else:
+        from ..engines import told_by_rank_zero
+
+        config = told_by_rank_zero(lambda: configure(command, given.words))
     if given.print:
         print(as_yaml(config), end="")
     else:

@@ -6,6 +6,7 @@ from .load import load_data
 from .loader import Batch, Loader, MemoryLoader
 from .located import Located, locate
 from .make import make_loader
+from .share import on_node
 
 __all__ = [
     "Batch",
@@ -19,5 +20,6 @@ __all__ = [
     "load_data",
     "locate",
     "make_loader",
+    "on_node",
     "training_views",
 ]

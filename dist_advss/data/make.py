@@ -17,6 +17,7 @@ from .load import load_data, rows_of
 from .loader import Loader, MemoryLoader
 from .located import Located, ffcv_wanted, locate, open_or_write
 from .notes import say_classes_without_images
+from .share import Once, by_itself
 
 
 def make_loader(
@@ -31,20 +32,22 @@ def make_loader(
     device: torch.device | str = "cpu",
     rank: int = 0,
     world_size: int = 1,
+    once: Once = by_itself,
 ) -> Loader:
     """Batches of a split as `load_data` describes it, or of its `first` images, by the loader that data.loader names.
 
     `data` is a configuration, or what `locate` found for one: then no folder is listed and nothing is hashed. Every process
     of a run calls this. All loaders return the same batches in the same order, except that a beton may store images as
     JPEG. With `classes`, the names in a model's order, labels count through these names; which images a split has does not
-    depend on it. Raises UserError for files that are missing or damaged, for a loader that is not installed and for a set
-    with other classes, RunError where a beton cannot be written.
+    depend on it. `once` is that of `on_node`, for processes that share the images in memory. Raises UserError for files that
+    are missing or damaged, for a loader that is not installed and for a set with other classes, RunError where a beton cannot
+    be written.
     """
     located = data if isinstance(data, Located) else locate(data, split)
     data = located.data
     place = (batch_size, rng, device, rank, world_size)
     if data.loader == "memory":
-        images = load_data(data, split, labelled=labelled, parts=located.files)
+        images = once(split, lambda: load_data(data, split, labelled=labelled, parts=located.files))
         if labelled:
             say_classes_without_images(data, split, images.labels.numpy(), images.classes)
         images = images.first(first)

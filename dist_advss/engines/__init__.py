@@ -8,10 +8,11 @@ from ..objectives.base import Objective
 from .base import Engine
 from .environment import find_place
 from .shares import State
+from .told import told_by_rank_zero
 from .watchdog import EXIT_HANG
 from .world import World, init
 
-__all__ = ["EXIT_HANG", "Engine", "State", "World", "build", "describe", "find_place", "init"]
+__all__ = ["EXIT_HANG", "Engine", "State", "World", "build", "describe", "find_place", "init", "told_by_rank_zero"]
 
 
 def describe(config: TrainConfig, world: World) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import secrets
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,10 +18,11 @@ import torch.distributed as dist
 
 from ..config.schema import Guard
 from ..cores import share_of_cores
-from ..errors import UNREACHABLE, RunError, Stopped, UserError, exit_code
+from ..errors import RunError, Stopped, UserError, exit_code
 from . import flight
 from .environment import Place
 from .meeting import ASK_S, Meeting
+from .told import name_the_place, unreachable
 from .watchdog import Watchdog, interval
 
 T = TypeVar("T")
@@ -116,6 +118,19 @@ class World:
         shared: T = self.broadcast(result)
         return shared
 
+    def load_on_rank_zero(self, module: torch.nn.Module, do: Callable[[], T]) -> T:
+        """`long_on_rank_zero(do)` for a `do` that loads weights into `module`. The module of every process has them then.
+
+        They travel one tensor at a time, so that no process holds them twice.
+        """
+        result = self.long_on_rank_zero(do)
+        if self.size > 1:
+            for tensor in module.state_dict().values():
+                there = tensor.to(self.device, copy=True, memory_format=torch.contiguous_format)
+                dist.broadcast(there, src=0)
+                tensor.copy_(there)
+        return result
+
     def _wait_for_all(self) -> None:
         """Returns when all processes have called it. It asks the store, since a collective would time out."""
         if self._store is None:
@@ -128,6 +143,11 @@ class World:
                 time.sleep(interval(ASK_S, self.size, 1))
         except (RuntimeError, dist.DistError) as error:
             raise RunError(f"rank 0 has exited ({str(error).splitlines()[0]})") from error
+
+    def name_on_node(self) -> str | None:
+        """A random name of this run, for what the processes of a node share; None where this one is alone on its node."""
+        name = self.broadcast(secrets.token_hex(8))
+        return name if self.local_size > 1 else None
 
     def broadcast(self, value: T) -> T:
         """Rank 0's object in every process. It may contain CPU tensors."""
@@ -290,18 +310,14 @@ def choose_device(name: str, threads: int | None, place: Place) -> torch.device:
 
 def _join(place: Place, device: torch.device, backend: str, guard: Guard) -> dist.Store:
     """Joins the process group. Returns a second connection to its store, for the watchdog."""
-    os.environ |= {"RANK": str(place.rank), "WORLD_SIZE": str(place.world_size), "LOCAL_RANK": str(place.local_rank)}
-    os.environ |= {"MASTER_ADDR": str(place.address), "MASTER_PORT": str(place.port)}
+    name_the_place(place)
     meeting = _collective_timeout(guard.start_s)
     where = device if device.type == "cuda" else None
     try:
         dist.init_process_group(backend, timeout=meeting, rank=place.rank, world_size=place.world_size, device_id=where)
         store = dist.TCPStore(str(place.address), place.port, is_master=False, timeout=meeting)
     except (RuntimeError, dist.DistError) as error:
-        raise RunError(
-            f"rank {place.rank} of {place.world_size}: {UNREACHABLE} at {place.address}:{place.port} "
-            f"({str(error).splitlines()[0]})"
-        ) from error
+        raise unreachable(place, error) from error
     return dist.PrefixStore(f"dist_advss/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
 
 

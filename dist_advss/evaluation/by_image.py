@@ -17,7 +17,8 @@ import torch
 from ..arrays import read_arrays
 from ..config.schema import CorruptionsConfig, EvaluateConfig, TransferConfig, UnforeseenConfig
 from ..data import Batch, Loader, Located, locate
-from ..engines import World, find_place, init
+from ..data.image_set import Integers
+from ..engines import World, find_place, init, told_by_rank_zero
 from ..errors import Stopped
 from ..files import write_whole
 from ..training import folder
@@ -63,16 +64,17 @@ class ByImage:
 
 
 def run_unless_finished(
-    config: Config, files: Sequence[Path], work: Callable[[Config, Located, Path, World], None]
+    config: Config, files: Callable[[], Sequence[Path]], work: Callable[[Config, Located, Path, World], None]
 ) -> Path:
     """Calls `work` in every process, unless the folder `config.out` holds its result already. Returns the folder.
 
     Raises UserError, before anything is written, when the folder holds a result of another configuration, of other images,
-    or of other weights than the checkpoints `files` contain.
+    or of other weights than the checkpoints `files()` contain.
     """
     out = Path(config.out)
-    if folder.finished_as_asked(out, config, config.split, files):
-        remove_partial(out)  # a process that was killed just after it wrote the result leaves them
+    if told_by_rank_zero(lambda: folder.finished_as_asked(out, config, config.split, files()), config.guard):
+        if find_place().rank == 0:
+            remove_partial(out)  # a process that was killed just after it wrote the result leaves them
         return out
     with init(config.device, config.threads, config.guard, find_place(), stacks=out / "stacks") as world:
         located = world.long_on_rank_zero(lambda: locate(config.data, config.split))
@@ -112,14 +114,25 @@ class Partial:
     def save(self, found: ByImage) -> None:
         found.save(self.out / PARTIAL_FILE.format(self.kind, self.rank), self.origin)
 
-    def load(self, world: World, empty: T, say: Callable[[str], Any]) -> T:
-        """The results that interrupted sessions saved, joined. `empty` holds no images and gives the kind.
+    def load(self, world: World, empty: T, say: Callable[[str], Any]) -> tuple[T, Integers]:
+        """What interrupted sessions saved, joined: the results on rank 0 (`empty` elsewhere), and the indices (n,) on every rank.
 
-        Rank 0 reads the files of all ranks, and the others get what it found.
+        Rank 0 reads the files of all ranks and saves what it found as its own. So each other rank may save over its file, and
+        saves and sends its new results alone. `empty` holds no images and gives the kind.
         A session that could not write its result, as on a full disk, has left verdicts.npz with all images.
         Images in a damaged file, and in one of another origin, are judged again. The latter is said in a line.
         """
-        return world.on_rank_zero(lambda: self._read(empty, say))
+        known = empty
+
+        def read() -> Integers:
+            nonlocal known
+            known = self._read(empty, say)
+            if world.size > 1 and len(known):
+                self.save(known)
+            return known.index
+
+        judged = world.on_rank_zero(read)
+        return known, judged
 
     def _read(self, empty: T, say: Callable[[str], Any]) -> T:
         parts = []
@@ -164,10 +177,11 @@ def judge_remaining(
     batches: Iterable[Batch],
     judge: Callable[[Batch], T],
     known: T,
+    judged: Integers,
     partial: Partial,
     on_batch: Callable[[T], Any] = lambda found: None,
 ) -> T:
-    """The results of `judge` for every image of `batches`, together with those `known` before, which it skips.
+    """The results of `judge` for every image of `batches` whose index is not in `judged` (n,), together with those of `known`.
 
     They are saved to `partial` every SAVE_EVERY_S seconds, and when `batches` raises Stopped. `on_batch` gets all results
     so far, after each batch.
@@ -175,7 +189,7 @@ def judge_remaining(
     found, since = known, time.monotonic()
     try:
         for batch in batches:
-            new = torch.from_numpy(~np.isin(batch.index.cpu().numpy(), known.index)).to(batch.row.device)
+            new = torch.from_numpy(~np.isin(batch.index.cpu().numpy(), judged)).to(batch.row.device)
             if not new.any():
                 continue
             found = found.joined(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from ..config.schema import CorruptionsConfig
-from ..data import Batch, Located, as_float, make_loader
+from ..data import Batch, Located, as_float, make_loader, on_node
 from ..data.corruptions import KINDS, corrupt
 from ..data.identity import class_order
 from ..data.image_set import Integers
@@ -63,7 +63,7 @@ def corruptions(config: CorruptionsConfig) -> Path:
     Every process calls this and judges its share. Rank 0 writes. Returns the folder. If it holds a result already, nothing is
     done. An interrupted run resumes from the saved verdicts. Raises UserError before anything is written.
     """
-    return run_unless_finished(config, checkpoint_files(config), corruptions_once)
+    return run_unless_finished(config, lambda: checkpoint_files(config), corruptions_once)
 
 
 def corruptions_once(config: CorruptionsConfig, located: Located, out: Path, world: World) -> None:
@@ -71,29 +71,32 @@ def corruptions_once(config: CorruptionsConfig, located: Located, out: Path, wor
     console = Console(highlight=False, markup=False, soft_wrap=True, quiet=world.rank > 0)
     # 1. Everything that may raise a UserError comes first, before anything is written.
     images = located.identity
-    model, sources = load_classifier(config, images.classes)
+    model, sources = load_classifier(config, images.classes, world)
     model.to(world.device).eval()
     now = MadeFrom(images, digests(sources))
     for source in sources:
         refuse_trained_on(f"split={config.split}: {source.path}", source, images, config.data)
     rng, classes = Rng(config.seed, "evaluation"), sources[0].classes or images.classes
-    loader = world.long_work(
-        lambda: make_loader(
-            located,
-            config.split,
-            1,
-            rng,
-            labelled=True,
-            classes=classes,
-            first=config.data.limit,
-            device=world.device,
-            rank=world.rank,
-            world_size=world.size,
+    with on_node(world.name_on_node()) as once:
+        loader = world.long_work(
+            lambda: make_loader(
+                located,
+                config.split,
+                1,
+                rng,
+                labelled=True,
+                classes=classes,
+                first=config.data.limit,
+                device=world.device,
+                rank=world.rank,
+                world_size=world.size,
+                once=once,
+            )
         )
-    )
     order = class_order(f"checkpoint={config.checkpoint}", classes, images.classes)
     published = load_published(config, images.images, order) if config.published else None
-    baseline = None if config.baseline is None else errors_of(config.baseline, config)
+    named = config.baseline
+    baseline = None if named is None else world.on_rank_zero(lambda: errors_of(named, config))
 
     with contextlib.ExitStack() as stack:
         made_from = stack.enter_context(folder.claimed(world, out, config, now, starts_over=True))
@@ -102,7 +105,7 @@ def corruptions_once(config: CorruptionsConfig, located: Located, out: Path, wor
         origin = origin_of(config, now, kinds=config.kinds, severities=config.severities, published=config.published)
         empty = Corrupted.empty(len(config.kinds), len(config.severities))
         saved = Partial(out, world.rank, origin)
-        known = saved.load(world, empty, lambda text: console.print(text, style="dim"))
+        known, judged = saved.load(world, empty, lambda text: console.print(text, style="dim"))
 
         def show(found: Corrupted) -> None:
             world.heartbeat()
@@ -114,7 +117,7 @@ def corruptions_once(config: CorruptionsConfig, located: Located, out: Path, wor
         name = str(sources[0].path)
         judge = judge_of(model, name, config, rng, published)
         batches = until_stopped(loader, config.batch_size, world, interrupt)
-        shares = world.gather(judge_remaining(batches, judge, known, saved, show))
+        shares = world.gather(judge_remaining(batches, judge, known, judged, saved, show))
         if shares is None:
             return
         found = empty.joined(shares)

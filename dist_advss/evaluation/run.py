@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -17,8 +18,9 @@ from .. import attacks
 from ..attacks.pgd import step_size
 from ..config.objectives import Classify as ClassifyConfig
 from ..config.schema import EvaluateConfig, JudgeConfig
-from ..data import Loader, Located, as_float, make_loader
+from ..data import Loader, Located, as_float, make_loader, on_node
 from ..data.identity import class_order
+from ..data.image_set import Integers
 from ..engines import World
 from ..errors import Stopped, UserError
 from ..files import write_json, write_whole
@@ -37,6 +39,8 @@ from .samples import SAMPLES, Keeper, Samples
 from .suspicions import suspicions
 from .verdicts import Verdicts, judge_images
 
+ALONE = World(torch.device("cpu"))
+
 
 def evaluate(config: EvaluateConfig) -> Path:
     """Judges every image of the split clean and attacked; writes verdicts.npz, samples/ and, last, result.json.
@@ -45,7 +49,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     is done. An interrupted evaluation resumes from the saved verdicts, with any number of processes.
     Raises UserError before anything is written.
     """
-    return run_unless_finished(config, checkpoint_files(config), evaluate_once)
+    return run_unless_finished(config, lambda: checkpoint_files(config), evaluate_once)
 
 
 def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: World) -> None:
@@ -53,7 +57,7 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
     console = Console(highlight=False, markup=False, soft_wrap=True, quiet=world.rank > 0)
     # 1. Everything that may raise a UserError comes first, before anything is written.
     images = located.identity
-    model, sources = load_classifier(config, images.classes)
+    model, sources = load_classifier(config, images.classes, world)
     model.to(world.device)
     now = MadeFrom(images, digests(sources))
     for source in sources:
@@ -62,12 +66,14 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
             console.print(f"{source.path}: {NO_CLASSES}", style="dim")
     # Labels count through the model's classes, in whatever order the set has them.
     rng, classes = Rng(config.seed, "evaluation"), sources[0].classes or images.classes
-    loaded = partial(make_loader, located, config.split, 1, rng, labelled=True, classes=classes)
-    loader = world.long_work(
-        lambda: loaded(first=config.data.limit, device=world.device, rank=world.rank, world_size=world.size)
-    )
+    with on_node(world.name_on_node()) as once:
+        loaded = partial(
+            make_loader, located, config.split, 1, rng, labelled=True, classes=classes, device=world.device, once=once
+        )
+        loader = world.long_work(lambda: loaded(first=config.data.limit, rank=world.rank, world_size=world.size))
+        samples_of = min(SAMPLES, loader.count)
+        first = world.long_work(lambda: loaded(first=samples_of) if world.rank == 0 else None)
     attack, origin = attacks.build(config.attack, model), " + ".join(str(source.path) for source in sources)
-    first = loaded(first=min(SAMPLES, loader.count), device=world.device) if world.rank == 0 else None
 
     with contextlib.ExitStack() as stack:
         made_from = stack.enter_context(folder.claimed(world, out, config, now, starts_over=True))
@@ -78,8 +84,8 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
         cascade = config.attack.cascade if config.attack.algorithm == "autoattack" else []
         started = time.monotonic()
         saved = Partial(out, world.rank, origin_of(config, now, attack=asdict(config.attack)))
-        known = saved.load(world, Verdicts.empty(), lambda text: console.print(text, style="dim"))
-        keeper, known = _resumed(config, world, saved, first, known)
+        known, judged = saved.load(world, Verdicts.empty(), lambda text: console.print(text, style="dim"))
+        keeper, known, judged = _resumed(config, world, saved, first, known, judged)
 
         def show(verdicts: Verdicts) -> None:
             world.heartbeat()
@@ -91,8 +97,8 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
 
         try:
             batches = until_stopped(loader, config.batch_size, world, interrupt)
-            judged = judge_images(model, batches, attack, config.seed, origin, known, saved, show, keeper.note)
-            shares, pictures = world.gather(judged), world.gather(keeper.kept)
+            mine = judge_images(model, batches, attack, config.seed, origin, known, judged, saved, show, keeper.note)
+            shares, pictures = world.gather(mine), world.gather(keeper.kept)
         except Stopped as stopped:
             if world.rank == 0:
                 log.event("stop", 0, str(stopped))
@@ -132,17 +138,22 @@ def checkpoint_files(config: JudgeConfig) -> list[Path]:
     return [checkpoint.file_of(config.checkpoint, config.pick)]
 
 
-def load_classifier(config: JudgeConfig, classes: Sequence[str]) -> tuple[Classify, list[Loaded]]:
+def load_classifier(config: JudgeConfig, classes: Sequence[str], world: World = ALONE) -> tuple[Classify, list[Loaded]]:
     """The classifier with the checkpoint's weights, or with those of an ensemble's members, and these checkpoints.
 
-    Its outputs are in the order of the first checkpoint's classes. Raises UserError when the weights belong to another kind
-    of model, or to other classes than those of the images, `classes`.
+    Every process of `world` calls it, and rank 0 reads. Its outputs are in the order of the first checkpoint's classes. Raises
+    UserError when the weights belong to another kind of model, or to other classes than those of the images, `classes`.
     """
     assert config.data.classes is not None
     model = Classify(ClassifyConfig(), build(config.model, config.data), config.data.classes)
+    return model, world.load_on_rank_zero(model, lambda: _load(config, model, classes))
+
+
+def _load(config: JudgeConfig, model: Classify, classes: Sequence[str]) -> list[Loaded]:
+    """Loads the weights into `model`. Returns their checkpoints."""
     if config.checkpoint is None:
         _, members = load_members(model, config.model.members or [], config.pick, classes)
-        return model, members
+        return members
     path = checkpoint.file_of(config.checkpoint, config.pick)
     weights, source = load_weights(path)
     expected, weights = model.state_dict(), as_ours(model, weights)
@@ -155,15 +166,15 @@ def load_classifier(config: JudgeConfig, classes: Sequence[str]) -> tuple[Classi
     if source.classes is not None:
         class_order(f"checkpoint={config.checkpoint}", source.classes, classes)
     model.load_state_dict(weights)
-    return model, [source]
+    return [source]
 
 
 def _resumed(
-    config: EvaluateConfig, world: World, saved: Partial, first: Loader | None, known: Verdicts
-) -> tuple[Keeper, Verdicts]:
-    """What keeps the images that `first`, on rank 0, loads, and those of the `known` verdicts that need no second attack.
+    config: EvaluateConfig, world: World, saved: Partial, first: Loader | None, known: Verdicts, judged: Integers
+) -> tuple[Keeper, Verdicts, Integers]:
+    """What keeps the images that `first`, on rank 0, loads, and those of `known` and of `judged` that need no second attack.
 
-    An image whose verdict or picture was lost is judged again.
+    An image whose verdict or picture was lost is judged again. `known` and `judged` are as `Partial.load` returns them.
     """
 
     def wanted() -> NDArray[np.int64]:
@@ -171,10 +182,11 @@ def _resumed(
         return next(iter(first.in_order(SAMPLES))).index.cpu().numpy()
 
     positions, partial = world.on_rank_zero(wanted), replace(saved, kind="samples")
-    kept = partial.load(world, Samples.empty(config.data.size, config.data.channels), lambda text: None)
-    kept = kept.where(np.isin(kept.index, known.index))
-    lost = np.setdiff1d(positions, kept.index)
-    return Keeper(positions, kept, partial), known.where(~np.isin(known.index, lost))
+    kept, pictured = partial.load(world, Samples.empty(config.data.size, config.data.channels), lambda text: None)
+    kept = kept.where(np.isin(kept.index, judged))
+    lost = np.setdiff1d(positions, np.intersect1d(pictured, judged))
+    known, judged = known.where(~np.isin(known.index, lost)), judged[~np.isin(judged, lost)]
+    return Keeper(positions, kept, partial), known, judged
 
 
 def _save_samples(loader: Loader, pictures: Samples, verdicts: Verdicts, out: Path) -> None:

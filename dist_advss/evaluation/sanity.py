@@ -232,7 +232,7 @@ def sanity(config: EvaluateConfig, located: Located, out: Path, world: World) ->
     console = Console(highlight=False, markup=False, soft_wrap=True, quiet=world.rank > 0)
     # 1. Everything that may raise a UserError comes first, before anything is written.
     images = located.identity
-    model, sources = load_classifier(config, images.classes)
+    model, sources = load_classifier(config, images.classes, world)
     model.to(world.device)
     other = None if config.suite.source is None else _source(config, images, world.device)
     made_from = MadeFrom(images, digests([*sources, *([other[1]] if other else [])]))
@@ -287,7 +287,7 @@ def _source(config: EvaluateConfig, images: Identity, device: torch.device) -> t
                 f"{key}: takes images of data.{name}={shape.get(name)}, and these have {getattr(config.data, name)}; choose "
                 "another run"
             )
-    model, loaded = load_model(key, source, config.pick)
+    model, loaded, _ = load_model(key, source, config.pick)
     if not isinstance(model, Classify):
         raise UserError(f"{key}: pre-trained only, and has no classes; choose a fine-tuned run")
     return Judged.of(model.to(device).eval(), key, loaded, images), loaded

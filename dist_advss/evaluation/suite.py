@@ -47,7 +47,7 @@ def evaluate_or_suite(config: EvaluateConfig) -> Path:
 
     Raises UserError before anything is written.
     """
-    return run_unless_finished(config, checkpoint_files(config), WORK[config.suite.name])
+    return run_unless_finished(config, lambda: checkpoint_files(config), WORK[config.suite.name])
 
 
 def part_config(part: str, config: EvaluateConfig) -> Any:
@@ -66,7 +66,7 @@ def _suite(config: EvaluateConfig, located: Located, out: Path, world: World) ->
     console = Console(highlight=False, markup=False, soft_wrap=True, quiet=world.rank > 0)
     # 1. Everything that may raise a UserError comes first, before anything is written.
     images = located.identity
-    model, sources = load_classifier(config, images.classes)
+    model, sources = load_classifier(config, images.classes, world)
     model.to(world.device)
     made_from = MadeFrom(images, digests(sources))
     for source in sources:

@@ -27,7 +27,7 @@ from ..config.compose import restore
 from ..config.objectives import is_plugin
 from ..config.schema import TransferConfig
 from ..config.source_run import config_of, run_folder
-from ..data import Batch, Located, as_float, make_loader
+from ..data import Batch, Located, as_float, make_loader, on_node
 from ..data.identity import Identity, class_order
 from ..engines import World
 from ..errors import UserError
@@ -40,6 +40,7 @@ from ..training.interrupt import Interrupt
 from ..training.made_from import NO_CLASSES, Loaded, MadeFrom, digests, load_weights, recorded, refuse_trained_on
 from .by_image import ByImage, Partial, judge_remaining, origin_of, remove_partial, run_unless_finished, until_stopped
 from .finite import INDEX, Finite
+from .run import ALONE
 
 
 @dataclass
@@ -61,7 +62,7 @@ def transfer(config: TransferConfig) -> Path:
     saved verdicts. Raises UserError before anything is written.
     """
     names = dict.fromkeys([*config.sources, *(config.targets or [])])
-    return run_unless_finished(config, [checkpoint.file_of(name, config.pick) for name in names], _transfer)
+    return run_unless_finished(config, lambda: [checkpoint.file_of(name, config.pick) for name in names], _transfer)
 
 
 def _transfer(config: TransferConfig, located: Located, out: Path, world: World) -> None:
@@ -71,12 +72,10 @@ def _transfer(config: TransferConfig, located: Located, out: Path, world: World)
     models, sources, own_files = {}, [], set()
     for name in dict.fromkeys([*config.sources, *names]):
         key = f"{'sources' if name in config.sources else 'targets'}={name}"
-        model, source = load_model(key, name, config.pick, config.trust)
-        objective = config_of(key.partition("=")[0], name)["objective"]["name"]
+        model, source, objective = load_model(key, name, config.pick, config.trust, world)
         if is_plugin(objective):
             own_files.add(objective)
-            trained = recorded(run_folder(name))
-            if trained is not None and trained.code not in (None, plugins.digest(objective)):
+            if world.on_rank_zero(partial(_has_changed, name, objective)):
                 console.print(f"{objective} has changed since {name} was trained", style="dim")
         refuse_trained_on(key, source, images, config.data)
         models[name] = Judged.of(model.to(world.device).eval(), key, source, images)
@@ -87,7 +86,8 @@ def _transfer(config: TransferConfig, located: Located, out: Path, world: World)
     rng = Rng(config.seed, "evaluation")
     labelled = any(isinstance(judged.model, Classify) for judged in models.values())
     loaded = partial(make_loader, located, config.split, 1, rng, labelled=labelled, first=config.data.limit)
-    loader = world.long_work(lambda: loaded(device=world.device, rank=world.rank, world_size=world.size))
+    with on_node(world.name_on_node()) as once:
+        loader = world.long_work(lambda: loaded(once=once, device=world.device, rank=world.rank, world_size=world.size))
 
     def judged(batch: Batch) -> Matrix:
         return judge_batch(config, models, names, batch, rng.rows(batch.row))
@@ -104,9 +104,9 @@ def _transfer(config: TransferConfig, located: Located, out: Path, world: World)
         started = time.monotonic()
         empty = Matrix.empty(len(config.sources), len(names))
         saved = Partial(out, world.rank, origin_of(config, now, attack=asdict(config.attack)))
-        known = saved.load(world, empty, lambda text: console.print(text, style="dim"))
+        known, done = saved.load(world, empty, lambda text: console.print(text, style="dim"))
         batches = until_stopped(loader, config.batch_size, world, interrupt)
-        shares = world.gather(judge_remaining(batches, judged, known, saved, show))
+        shares = world.gather(judge_remaining(batches, judged, known, done, saved, show))
         if shares is None:
             return
         found = empty.joined(shares)
@@ -154,13 +154,21 @@ class Judged(NamedTuple):
         return labels if self.order is None else self.order.to(labels.device)[labels]
 
 
-def load_model(key: str, source: str, pick: str, trust: Sequence[str] = ()) -> tuple[Objective, Loaded]:
-    """A run's objective with the weights of its checkpoint, and that checkpoint.
+def _has_changed(run: str, objective: str) -> bool:
+    """Whether a user's file with an objective differs from the one that a run was trained with."""
+    trained = recorded(run_folder(run))
+    return trained is not None and trained.code not in (None, plugins.digest(objective))
 
-    `key` names the run in messages, as in "sources=RUN". An objective in a user's file is run only if `trust` names it
-    (FILE.py:CLASS). Raises UserError when the weights do not fit its config.yaml.
+
+def load_model(
+    key: str, source: str, pick: str, trust: Sequence[str] = (), world: World = ALONE
+) -> tuple[Objective, Loaded, str]:
+    """A run's objective with the weights of its checkpoint, that checkpoint, and the objective's name.
+
+    Every process of `world` calls it, and rank 0 reads. `key` names the run in messages, as in "sources=RUN". An objective in
+    a user's file is run only if `trust` names it (FILE.py:CLASS). Raises UserError when the weights do not fit its config.yaml.
     """
-    config = restore(config_of("sources", source))
+    config = restore(world.on_rank_zero(lambda: config_of(key.partition("=")[0], source)))
     keys = config.objective
     if is_plugin(keys.name):
         plugins.refuse_untrusted("sources", source, keys.name, trust)
@@ -170,13 +178,17 @@ def load_model(key: str, source: str, pick: str, trust: Sequence[str] = ()) -> t
             "itself; choose another run"
         )
     objective = objectives.build(config)
-    path = checkpoint.file_of(source, pick)
-    weights, loaded = load_weights(path)
-    try:
-        objective.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UserError(f"{path}: its weights do not fit the config.yaml beside it") from error
-    return objective, loaded
+
+    def load() -> Loaded:
+        path = checkpoint.file_of(source, pick)
+        weights, loaded = load_weights(path)
+        try:
+            objective.load_state_dict(weights)
+        except RuntimeError as error:
+            raise UserError(f"{path}: its weights do not fit the config.yaml beside it") from error
+        return loaded
+
+    return objective, world.load_on_rank_zero(objective, load), keys.name
 
 
 def judge_batch(

@@ -56,14 +56,14 @@ def unforeseen(config: UnforeseenConfig) -> Path:
     Every process calls this and judges its share. Rank 0 writes. Returns the folder. If it holds a result already, nothing is
     done. An interrupted run resumes from the saved verdicts. Raises UserError before anything is written.
     """
-    return run_unless_finished(config, checkpoint_files(config), _unforeseen)
+    return run_unless_finished(config, lambda: checkpoint_files(config), _unforeseen)
 
 
 def _unforeseen(config: UnforeseenConfig, located: Located, out: Path, world: World) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True, quiet=world.rank > 0)
     # 1. Everything that may raise a UserError comes first, before anything is written.
     images = located.identity
-    model, sources = load_classifier(config, images.classes)
+    model, sources = load_classifier(config, images.classes, world)
     model.to(world.device).eval().requires_grad_(False)
     now = MadeFrom(images, digests(sources))
     for source in sources:
@@ -83,7 +83,7 @@ def _unforeseen(config: UnforeseenConfig, located: Located, out: Path, world: Wo
         origin = origin_of(config, now, values=values, steps=config.steps)
         empty = Attacked.empty(len(config.kinds), len(config.strengths))
         saved = Partial(out, world.rank, origin)
-        known = saved.load(world, empty, lambda text: console.print(text, style="dim"))
+        known, judged = saved.load(world, empty, lambda text: console.print(text, style="dim"))
 
         def show(found: Attacked) -> None:
             world.heartbeat()
@@ -95,7 +95,7 @@ def _unforeseen(config: UnforeseenConfig, located: Located, out: Path, world: Wo
         name = str(sources[0].path)
         judge = judge_of(model, name, config, rng, world.heartbeat)
         batches = until_stopped(loader, config.batch_size, world, interrupt)
-        shares = world.gather(judge_remaining(batches, judge, known, saved, show))
+        shares = world.gather(judge_remaining(batches, judge, known, judged, saved, show))
         if shares is None or first is None:
             return
         found = empty.joined(shares)

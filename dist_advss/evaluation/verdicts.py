@@ -13,6 +13,7 @@ from ..attacks import Attack, AutoAttack
 from ..attacks.autoattack import CLEAN, STANDS
 from ..attacks.chunks import logits_of
 from ..data import Batch, as_float
+from ..data.image_set import Integers
 from ..images import alone
 from ..objectives.base import cross_entropy
 from ..objectives.classify import Classify
@@ -53,17 +54,18 @@ def judge_images(
     seed: int,
     origin: str,
     known: Verdicts,
+    judged: Integers,
     partial: Partial,
     on_batch: Callable[[Verdicts], Any] = lambda verdicts: None,
     on_images: Callable[[torch.Tensor, torch.Tensor], Any] = lambda index, images: None,
 ) -> Verdicts:
-    """Clean and adversarial predictions for every image of `batches`, in eval mode, together with those `known` before.
+    """Clean and adversarial predictions for every image of `batches`, in eval mode, together with those of `known`.
 
     The attack ascends the cross-entropy, whatever loss the model was trained with.
     An image's random start depends on the seed and its position alone, not on batch size, interruption or the number of
-    processes. Images in `known` are not judged again. Results are saved to `partial` every few seconds. `on_images` gets
-    what the attack found for each batch, index (N,) and images (N, C, H, W), before its results are saved. Raises RunError
-    at the first image for which the model, called `origin`, gives numbers that are not finite.
+    processes. Images whose index is in `judged` (n,) are not judged again. Results are saved to `partial` every few seconds.
+    `on_images` gets what the attack found for each batch, index (N,) and images (N, C, H, W), before its results are saved.
+    Raises RunError at the first image for which the model, called `origin`, gives numbers that are not finite.
     """
     model.eval()
     rng = Rng(seed, "evaluation")
@@ -83,7 +85,7 @@ def judge_images(
         columns = (batch.index, batch.labels, clean, adversarial, felled)
         return Verdicts(*(column.cpu().numpy() for column in columns))
 
-    return judge_remaining(batches, judge, known, partial, on_batch)
+    return judge_remaining(batches, judge, known, judged, partial, on_batch)
 
 
 def _felled_by(attack: Attack, clean: torch.Tensor, adversarial: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from .. import __version__, yaml_text
 from ..config.compose import as_yaml
 from ..config.flags import batches_only_bundle, says_where
 from ..config.paths import is_path, same_place
-from ..engines import World, find_place
+from ..engines import World
 from ..errors import UserError
 from ..files import only_process, read_text, remove_leftovers, write_text
 from . import shards
@@ -34,14 +34,13 @@ def finished(folder: Path) -> bool:
 def finished_as_asked(folder: Path, config: Any, split: str, files: Sequence[Path]) -> bool:
     """Whether the folder holds the result of this configuration. If so, prints a line that says it.
 
-    Raises UserError when it holds a run with another configuration, or a result from other images of `split` or from
-    other weights than the checkpoints `files` contain. Of several processes, rank 0 alone compares these.
+    Of several processes, rank 0 alone calls this. Raises UserError when the folder holds a run with another configuration, or
+    a result from other images of `split` or from other weights than the checkpoints `files` contain.
     """
     refuse_other_config(folder, config)
     if not finished(folder):
         return False
-    if find_place().rank == 0:
-        refuse_stale(folder, config.data, split, files)
+    refuse_stale(folder, config.data, split, files)
     print(f"{folder}: finished already, nothing to do")
     return True
 

@@ -116,7 +116,7 @@ class Trainer:
 
         Raises RunError for one that is not of this run.
         """
-        latest = self.world.on_rank_zero(lambda: checkpoint.load_latest(self.checkpoints))
+        latest = self.world.long_on_rank_zero(lambda: checkpoint.load_latest(self.checkpoints))
         if latest is None:
             return False
         state, path, complaints = latest

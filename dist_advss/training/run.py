@@ -13,7 +13,7 @@ from ..config.checks import check_world
 from ..config.commands import COMMANDS
 from ..config.objectives import is_plugin
 from ..config.schema import TrainConfig
-from ..data import Loader, Located, locate, make_loader
+from ..data import Loader, Located, locate, make_loader, on_node
 from ..data.identity import Identity
 from ..engines import World
 from ..errors import UserError
@@ -52,7 +52,9 @@ def train(config: TrainConfig, command: str) -> Path:
     unchanged. Raises UserError before anything is written, Stopped after a signal, RunError when the run fails.
     """
     out = Path(config.out)
-    if folder.finished_as_asked(out, config, "train", _initial_files(config)):
+    if engines.told_by_rank_zero(
+        lambda: folder.finished_as_asked(out, config, "train", _initial_files(config)), config.guard
+    ):
         return out
     place = engines.find_place()
     check_world(config, place.world_size)
@@ -68,9 +70,11 @@ def _train(config: TrainConfig, located: Located, command: str, out: Path, world
     assert labelled is not None
     # 1. Everything that may raise a UserError comes first, before anything is written.
     rng, images = Rng(config.seed, "train"), located.identity
-    make = partial(make_loader, located, rng=rng, device=world.device, rank=world.rank, world_size=world.size)
-    loader = world.long_work(lambda: make("train", config.train.batch_size, labelled=labelled))
-    held_out = world.long_work(lambda: make("validation", 1, labelled=labelled, first=config.validation.limit))
+    with on_node(world.name_on_node()) as once:
+        make = partial(make_loader, located, rng=rng, labelled=labelled, once=once)
+        make = partial(make, device=world.device, rank=world.rank, world_size=world.size)
+        loader = world.long_work(lambda: make("train", config.train.batch_size))
+        held_out = world.long_work(lambda: make("validation", 1, first=config.validation.limit))
     _refuse_few_held_out(config, held_out.count, world.size)
     steps = len(loader)
     objective = objectives.build(config)
@@ -80,7 +84,10 @@ def _train(config: TrainConfig, located: Located, command: str, out: Path, world
         code = plugins.digest(own)
     parameters = count_parameters(objective)
     has_checkpoint = world.on_rank_zero(lambda: bool(checkpoint.states(out / "checkpoints")))
-    transferred, loaded = (None, []) if has_checkpoint else _initial_weights(config, objective, images)
+    transferred: dict[str, int] | None = None
+    loaded: list[Loaded] = []
+    if not has_checkpoint and (config.init is not None or config.model.members):
+        transferred, loaded = world.load_on_rank_zero(objective, lambda: _initial_weights(config, objective, images))
     now = MadeFrom(images, digests(loaded), code=code)
 
     with contextlib.ExitStack() as stack:
