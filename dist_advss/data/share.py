@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 import shutil
 import stat
 import tempfile
@@ -40,8 +41,8 @@ def on_node(run: str | None) -> Iterator[Once]:
 
     `run` is a name that the processes of this run have and those of no other; None for a process that shares with nobody.
     Leave the context when all processes have their images. A UserError of `make` is raised in each process of the node.
-    Where no place can be written or has room for the file, each process makes its own images. Raises UserError where the disk
-    fills up meanwhile.
+    Where no place can be written or has room for the file, or a process does not see it, each makes its own images. Raises
+    UserError where the disk fills up meanwhile.
     """
     if run is None:
         yield by_itself
@@ -65,7 +66,7 @@ class Shared:
     """The file with one set of images, in the first of `places` that has room, and its lock.
 
     A process that reads images and writes them holds the lock alone. It shares it once the file is complete, and keeps it
-    until it leaves.
+    until it leaves. The lock's file is not empty then: processes in containers may share it and not the other places.
     """
 
     def __init__(self, name: str, places: list[Path]) -> None:
@@ -79,28 +80,34 @@ class Shared:
         while True:
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not self._complete():
+                if not _complete(lock):
                     self._remove_older()
-                    self._write(make)
+                    try:
+                        self._write(make)
+                    except BaseException:
+                        fcntl.flock(lock, fcntl.LOCK_UN)  # this process now waits for the others, and they for the lock
+                        raise
+                    os.ftruncate(lock.fileno(), 1)  # takes no room on a full disk
             fcntl.flock(lock, fcntl.LOCK_SH)  # waits for the process that makes it
-            if self._complete():
+            if _complete(lock):
                 return
-            time.sleep(0.1)  # that process was killed
+            fcntl.flock(lock, fcntl.LOCK_UN)  # that process failed or was killed, and another one may make it
+            time.sleep(0.1)
 
     def images(self) -> ImageSet | None:
-        """The mapped images; without room, those that this process has read, or None. Raises the reader's UserError."""
-        (file,) = [file for file in self.files if file.exists()]
+        """The mapped images; without a file, those that this process has read, or None. Raises the reader's UserError."""
+        file = next((file for file in self.files if file.exists()), None)
+        if file is None:
+            return self._own
         content = torch.load(file, mmap=True, weights_only=True)
         if "error" in content:
             raise UserError(content["error"])
         return ImageSet(**content) if content else self._own
 
     def remove(self) -> None:
-        for file in (*self.files, *(file.with_suffix(".partial") for file in self.files), self.lock):
+        partial = [file for images in self.files for file in images.parent.glob(f"{images.stem}.*.partial")]
+        for file in (*self.files, *partial, self.lock):
             file.unlink(missing_ok=True)
-
-    def _complete(self) -> bool:
-        return any(file.exists() for file in self.files)
 
     def _write(self, make: Make) -> None:
         """Gives the file its name when it is complete. It is empty where no place has room for the images."""
@@ -115,11 +122,12 @@ class Shared:
         if not fit and "error" not in content:
             content, self._own = {}, images
         target = (fit or self.files)[0]
-        partial = target.with_suffix(".partial")
+        partial = target.with_suffix(f".{secrets.token_hex(4)}.partial")
         try:
             torch.save(content, partial)
             partial.rename(target)
         except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+            partial.unlink(missing_ok=True)
             raise _unusable(target.parent) from error
 
     def _remove_older(self) -> None:
@@ -129,6 +137,10 @@ class Shared:
                 if lock != self.lock:
                     fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     Shared(lock.stem, self.places).remove()
+
+
+def _complete(lock: BinaryIO) -> bool:
+    return os.fstat(lock.fileno()).st_size > 0
 
 
 def _places() -> list[Path]:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 
 from ..config.schema import Guard
-from ..errors import UNREACHABLE, RunError, UserError, exit_code
+from ..errors import UNREACHABLE, RunError, exit_code
 from .environment import Place, find_place
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ T = TypeVar("T")
 def told_by_rank_zero(do: Callable[[], T], guard: Guard | None = None) -> T:
     """`do()` on rank 0, its result in every process. All processes of the run call it, and a process alone just calls `do`.
 
-    A UserError or RunError of rank 0 ends all of them with its exit code, and rank 0 raises it. Each waits for the others for
+    An exception of rank 0 is raised there, and ends each other process with its exit code. Each waits for the others for
     guard.start_s seconds, and raises RunError then.
     """
     place = find_place()
@@ -36,17 +36,20 @@ def told_by_rank_zero(do: Callable[[], T], guard: Guard | None = None) -> T:
     if place.rank == 0:
         try:
             result = do()
-        except (UserError, RunError) as error:
+        except Exception as error:  # also a bug, as the others would wait for its result
             failure = error
+    code = None if failure is None else exit_code(failure)
     try:
         store = _store(place, (guard or Guard()).start_s)
-        result, failure = tell(store, f"told/{next(_numbers)}", place.rank, place.world_size, (result, failure))
+        result, code = tell(store, f"told/{next(_numbers)}", place.rank, place.world_size, (result, code))
     except (RuntimeError, dist.DistError) as error:
         if failure is not None:  # what keeps rank 0 from starting says more than that the others are not there
             raise failure from error
         raise unreachable(place, error) from error
     if failure is not None:
-        raise failure if place.rank == 0 else SystemExit(exit_code(failure))
+        raise failure
+    if code is not None:
+        raise SystemExit(code)
     shared: T = result
     return shared
 

@@ -26,7 +26,7 @@ from .. import attacks
 from ..config.attack import CASCADE, Attack, check_autoattack
 from ..config.schema import EvaluateConfig
 from ..config.source_run import config_of
-from ..data import Located, as_float, make_loader
+from ..data import Located, as_float, make_loader, on_node
 from ..data.identity import Identity
 from ..engines import World
 from ..errors import UserError
@@ -234,23 +234,25 @@ def sanity(config: EvaluateConfig, located: Located, out: Path, world: World) ->
     images = located.identity
     model, sources = load_classifier(config, images.classes, world)
     model.to(world.device)
-    other = None if config.suite.source is None else _source(config, images, world.device)
+    other = None if config.suite.source is None else _source(config, images, world)
     made_from = MadeFrom(images, digests([*sources, *([other[1]] if other else [])]))
     for source in sources:
         refuse_trained_on(f"split={config.split}: {source.path}", source, images, config.data)
     count = min(config.suite.images, config.data.limit or config.suite.images)
-    loader = world.long_work(
-        lambda: make_loader(
-            located,
-            config.split,
-            1,
-            Rng(config.seed, "evaluation"),
-            labelled=True,
-            classes=sources[0].classes or images.classes,
-            first=count,
-            device=world.device,
+    with on_node(world.name_on_node()) as once:
+        loader = world.long_work(
+            lambda: make_loader(
+                located,
+                config.split,
+                1,
+                Rng(config.seed, "evaluation"),
+                labelled=True,
+                classes=sources[0].classes or images.classes,
+                first=count,
+                device=world.device,
+                once=once,
+            )
         )
-    )
     with contextlib.ExitStack() as stack:
         record = stack.enter_context(folder.claimed(world, out, config, made_from, starts_over=True))
 
@@ -276,21 +278,21 @@ def sanity(config: EvaluateConfig, located: Located, out: Path, world: World) ->
         world.long_on_rank_zero(work)
 
 
-def _source(config: EvaluateConfig, images: Identity, device: torch.device) -> tuple[Judged, Any]:
+def _source(config: EvaluateConfig, images: Identity, world: World) -> tuple[Judged, Any]:
     """The model of suite.source. Raises UserError where it is no classifier of these images."""
     source = config.suite.source or ""
     key = f"suite.source={source}"
-    shape = config_of("suite.source", source).get("data", {})
+    shape = world.on_rank_zero(lambda: config_of("suite.source", source).get("data", {}))
     for name in ("size", "channels"):
         if shape.get(name) != getattr(config.data, name):
             raise UserError(
                 f"{key}: takes images of data.{name}={shape.get(name)}, and these have {getattr(config.data, name)}; choose "
                 "another run"
             )
-    model, loaded, _ = load_model(key, source, config.pick)
+    model, loaded, _ = load_model(key, source, config.pick, world=world)
     if not isinstance(model, Classify):
         raise UserError(f"{key}: pre-trained only, and has no classes; choose a fine-tuned run")
-    return Judged.of(model.to(device).eval(), key, loaded, images), loaded
+    return Judged.of(model.to(world.device).eval(), key, loaded, images), loaded
 
 
 def _found_on(other: Judged, x: Tensor, labels: Tensor, config: EvaluateConfig, attack: Attack) -> Tensor:

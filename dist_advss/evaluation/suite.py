@@ -20,7 +20,7 @@ from rich.text import Text
 
 from ..config.schema import CorruptionsConfig, EvaluateConfig, JudgeConfig
 from ..config.suites import IMAGES, NONE, PARTS, Suite, part_attack
-from ..data import Located, as_float, make_loader
+from ..data import Located, as_float, make_loader, on_node
 from ..engines import World
 from ..errors import RunError
 from ..files import read_text, write_json
@@ -75,7 +75,8 @@ def _suite(config: EvaluateConfig, located: Located, out: Path, world: World) ->
     rng = Rng(config.seed, "evaluation")
     loaded = partial(make_loader, located, config.split, 1, rng, labelled=True, device=world.device)
     loaded = partial(loaded, classes=sources[0].classes or images.classes)
-    whole = world.long_work(lambda: loaded(first=parts["pgd20"].data.limit))
+    with on_node(world.name_on_node()) as once:
+        whole = world.long_work(lambda: loaded(first=parts["pgd20"].data.limit, once=once))
 
     with contextlib.ExitStack() as stack:
         record = stack.enter_context(folder.claimed(world, out, config, made_from, starts_over=True))

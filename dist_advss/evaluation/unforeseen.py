@@ -18,7 +18,7 @@ from torch import Tensor
 from ..attacks.chunks import logits_of
 from ..attacks.unforeseen import KINDS, search
 from ..config.schema import UnforeseenConfig
-from ..data import Batch, Loader, Located, as_float, make_loader
+from ..data import Batch, Loader, Located, as_float, make_loader, on_node
 from ..engines import World
 from ..files import write_json, write_whole
 from ..images import alone
@@ -69,11 +69,13 @@ def _unforeseen(config: UnforeseenConfig, located: Located, out: Path, world: Wo
     for source in sources:
         refuse_trained_on(f"split={config.split}: {source.path}", source, images, config.data)
     rng, classes = Rng(config.seed, "evaluation"), sources[0].classes or images.classes
-    loaded = partial(make_loader, located, config.split, 1, rng, labelled=True, classes=classes)
-    loader = world.long_work(
-        lambda: loaded(first=config.data.limit, device=world.device, rank=world.rank, world_size=world.size)
-    )
-    first = loaded(first=min(SAMPLES, loader.count), device=world.device) if world.rank == 0 else None
+    with on_node(world.name_on_node()) as once:
+        loaded = partial(
+            make_loader, located, config.split, 1, rng, labelled=True, classes=classes, device=world.device, once=once
+        )
+        loader = world.long_work(lambda: loaded(first=config.data.limit, rank=world.rank, world_size=world.size))
+        samples_of = min(SAMPLES, loader.count)
+        first = world.long_work(lambda: loaded(first=samples_of) if world.rank == 0 else None)
 
     with contextlib.ExitStack() as stack:
         made_from = stack.enter_context(folder.claimed(world, out, config, now, starts_over=True))

@@ -81,6 +81,43 @@ def test_an_error_of_the_process_that_reads_is_an_error_of_all(places: list[Path
     assert files(places) == []
 
 
+def test_a_disk_that_fills_up_ends_the_process_that_writes_and_the_others_do_not_wait_for_it(
+    places: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, calls = torch.save, [0]
+
+    def full_once(content: object, file: Path) -> None:
+        calls[0] += 1
+        if calls[0] == 1:
+            file.write_bytes(b"some")
+            raise OSError(28, "No space left on device")
+        save(content, file)
+
+    monkeypatch.setattr(torch, "save", full_once)
+    node = Node()
+    found = node.run()  # whose barrier none would pass if one kept the lock
+    (error,) = [one for one in found if isinstance(one, str)]
+    assert "images cannot be shared there" in error
+    assert node.made == 2
+    assert files(places) == []
+
+
+def test_processes_that_share_the_lock_and_not_the_memory_make_their_own(
+    places: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, apart = Node(), iter(range(PROCESSES))
+
+    def own_memory() -> list[Path]:
+        private = places[0] / str(next(apart))
+        private.mkdir()
+        return [private, places[1]]
+
+    monkeypatch.setattr(share, "_places", own_memory)
+    assert all(isinstance(found, ImageSet) for found in node.run())
+    assert node.made == PROCESSES
+    assert files(places) == []
+
+
 @pytest.mark.parametrize(("free", "made"), [((0, 10**9), 1), ((0, 0), PROCESSES)])
 def test_without_room_in_memory_the_disk_is_used_and_without_room_there_each_has_its_own(
     places: list[Path], monkeypatch: pytest.MonkeyPatch, free: tuple[int, int], made: int
@@ -99,9 +136,9 @@ def test_what_a_killed_run_has_left_is_removed_and_that_of_a_living_one_is_not(p
     memory, disk = [next(place.iterdir()) for place in places]
     for name in ("killed-train", "living-train"):
         (memory / f"{name}.images").write_text("")
-        (memory / f"{name}.partial").write_text("")
+        (memory / f"{name}.0.partial").write_text("")
         (disk / f"{name}.lock").write_text("")
     with (disk / "living-train.lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         Node().run()
-    assert files(places) == ["living-train.images", "living-train.lock", "living-train.partial"]
+    assert files(places) == ["living-train.0.partial", "living-train.images", "living-train.lock"]

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from dist_advss.cli import main
+from dist_advss.engines import told_by_rank_zero
 from dist_advss.evaluation import by_image
 
 from . import jobs
@@ -108,3 +109,19 @@ def test_a_mistake_ends_all_ranks_and_is_said_once(start: Any, tmp_path: Path) -
     ranks = start(RANKS, watched, tmp_path, tmp_path, words)
     assert ranks.wait(300) == [2] * RANKS
     assert ranks.said().count("attack.steps=many") == 1
+
+
+def untold() -> None:
+    """Rank 0 cannot tell the others what they wait for."""
+
+    def do() -> float:
+        return 1 / 0
+
+    told_by_rank_zero(do)
+
+
+@pytest.mark.slow
+def test_a_bug_on_rank_0_before_the_ranks_meet_ends_all_of_them(start: Any) -> None:
+    ranks = start(2, untold)
+    assert ranks.wait(300) == [1, 1], ranks.said()
+    assert ranks.said().count("ZeroDivisionError") == 1
