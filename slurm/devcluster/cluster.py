@@ -24,6 +24,7 @@ PROGRAMS = (
 )  # fmt: skip
 PACKAGES = Path(__file__).with_name("packages.txt")
 PATIENCE = 60.0  # seconds that each daemon has to answer
+LONGEST_SOCKET = 107  # bytes of the path of a Unix socket; slurmd starts no job whose socket has a longer one
 
 
 class CannotRun(Exception):
@@ -50,6 +51,9 @@ class DevCluster:
     def start(self) -> None:
         """Starts every daemon and returns once four nodes are idle. Raises CannotRun."""
         refuse_where_impossible()
+        socket_of_a_job = f"{self.folder}/spool/{NODES[0]}/{NODES[0]}_123456.4294967291"
+        if len(os.fsencode(socket_of_a_job)) > LONGEST_SOCKET:
+            raise CannotRun(f"{self.folder}: too long a path, as jobs have Unix sockets in it; choose a shorter one")
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
         place = Place(self.folder, socket.gethostname().split(".")[0], free_ports(PORTS), self._name)

@@ -102,13 +102,13 @@ def launch(devcluster: DevCluster, tmp_path: Path) -> Iterator[Callable[..., Lau
 
 @pytest.fixture
 def another(
-    devcluster: DevCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    devcluster: DevCluster, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., DevCluster]]:
     """`another(more, name)` starts a further cluster, whose commands are those of this process until the test ends."""
     started = []
 
     def start(more: str, name: str = "devcluster") -> DevCluster:
-        started.append(DevCluster(tmp_path / f"slurm{len(started)}", tied=True, more=more, name=name))
+        started.append(DevCluster(tmp_path_factory.mktemp("slurm"), tied=True, more=more, name=name))
         started[-1].start()
         for variable, value in started[-1].environment.items():
             monkeypatch.setenv(variable, value)

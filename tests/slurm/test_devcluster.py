@@ -44,8 +44,10 @@ def test_nothing_of_the_system_is_read_or_written(devcluster: DevCluster) -> Non
     assert all(path.startswith(str(devcluster.folder)) for path in paths)
 
 
-def test_a_cluster_that_crashed_is_no_obstacle_and_stopping_leaves_no_process(tmp_path: Path) -> None:
-    folder = tmp_path / "own"
+def test_a_cluster_that_crashed_is_no_obstacle_and_stopping_leaves_no_process(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("slurm")
     program = f"import sys; sys.argv[1:] = ['up', {str(folder)!r}]; from slurm.devcluster.__main__ import main; main(sys.argv[1:])"
     started = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
     if "SLURM_CONF" not in started.stdout:
@@ -65,3 +67,10 @@ def test_without_root_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(CannotRun, match="needs root"):
         DevCluster(tmp_path / "own").start()
     assert not (tmp_path / "own").exists()
+
+
+def test_a_folder_in_which_no_job_could_start_is_refused(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 80)
+    with pytest.raises(CannotRun, match="too long a path"):
+        DevCluster(long).start()
+    assert not long.exists()

@@ -58,9 +58,11 @@ AFFINITY = "TaskPlugin=task/affinity\n"
 
 
 @pytest.fixture
-def binding(devcluster: DevCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def binding(
+    devcluster: DevCluster, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
     """A Slurm that binds each task to its cores, with a reservation of node4."""
-    cluster = DevCluster(tmp_path / "slurm", tied=True, more=AFFINITY)
+    cluster = DevCluster(tmp_path_factory.mktemp("slurm"), tied=True, more=AFFINITY)
     cluster.start()
     for variable, value in cluster.environment.items():
         monkeypatch.setenv(variable, value)
