@@ -133,14 +133,8 @@ class Killer:
 
 
 def files_of(folder: Path) -> dict[str, Any]:
-    """The files below a folder by name, and what in them does not depend on the time.
-
-    A launch does not start a finished stage again. One that was killed between its result and its tidying up keeps what it
-    had saved on the way; its own command removes that.
-    """
-    files = (path for path in folder.rglob("*") if path.is_file())
-    kept = (path for path in files if not (".partial." in path.name and (path.parent / "result.json").exists()))
-    return {str(path.relative_to(folder)): content(path) for path in kept}
+    """The files below a folder by name, and what in them does not depend on the time."""
+    return {str(path.relative_to(folder)): content(path) for path in folder.rglob("*") if path.is_file()}
 
 
 def content(path: Path) -> Any:

@@ -73,8 +73,6 @@ def run_unless_finished(
     """
     out = Path(config.out)
     if told_by_rank_zero(lambda: folder.finished_as_asked(out, config, config.split, files()), config.guard):
-        if find_place().rank == 0:
-            remove_partial(out)  # a process that was killed just after it wrote the result leaves them
         return out
     with init(config.device, config.threads, config.guard, find_place(), stacks=out / "stacks") as world:
         located = world.long_on_rank_zero(lambda: locate(config.data, config.split))
@@ -103,13 +101,14 @@ class Partial:
     """The results that this process of an evaluation saves in `out` as they grow, and those of the sessions before it.
 
     `origin` is that of `origin_of`: results of another one are of other weights, images or attacks, and never mixed in.
-    `kind` names the files.
+    `kind` names the files, and `whole` the one that has all results when the evaluation is done.
     """
 
     out: Path
     rank: int
     origin: str
     kind: str = "verdicts"
+    whole: str = "verdicts.npz"
 
     def save(self, found: ByImage) -> None:
         found.save(self.out / PARTIAL_FILE.format(self.kind, self.rank), self.origin)
@@ -119,7 +118,7 @@ class Partial:
 
         Rank 0 reads the files of all ranks and saves what it found as its own. So each other rank may save over its file, and
         saves and sends its new results alone. `empty` holds no images and gives the kind.
-        A session that could not write its result, as on a full disk, has left verdicts.npz with all images.
+        A session that could not write its result, as on a full disk, has left the whole file with all images.
         Images in a damaged file, and in one of another origin, are judged again. The latter is said in a line.
         """
         known = empty
@@ -137,7 +136,7 @@ class Partial:
     def _read(self, empty: T, say: Callable[[str], Any]) -> T:
         parts = []
         partial = self.out.glob(PARTIAL_FILE.format(self.kind, "*"))
-        for file in (*sorted(partial), *self.out.glob(f"{self.kind}.npz")):
+        for file in (*sorted(partial), *self.out.glob(self.whole)):
             try:
                 part, origin = type(empty).load(file)
                 empty.joined([part])
@@ -153,7 +152,10 @@ class Partial:
 
 
 def remove_partial(out: Path) -> None:
-    """Removes the files that a `Partial` saves. Call it after the result is written."""
+    """Removes the files that a `Partial` saves. Call it when the whole files are written, and before result.json is.
+
+    Nobody looks for leftovers in a folder that has a result.
+    """
     for file in out.glob(PARTIAL_FILE.format("*", "*")):
         file.unlink(missing_ok=True)
 

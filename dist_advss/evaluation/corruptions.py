@@ -125,8 +125,8 @@ def corruptions_once(config: CorruptionsConfig, located: Located, out: Path, wor
         result = {"kind": "corruptions", "checkpoint": name, "split": config.split, "seed": config.seed}
         result |= rates_of(found, config.kinds, config.severities, baseline)
         seconds = round(time.monotonic() - started, 1)
-        write_json(out / "result.json", result | {"made_from": made_from.as_record(), "seconds": seconds})
         remove_partial(out)
+        write_json(out / "result.json", result | {"made_from": made_from.as_record(), "seconds": seconds})
 
 
 def judge_of(

@@ -110,7 +110,8 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
         warnings = suspicions(model, first, verdicts, cascade, config.attack.eot) if cascade else []
         for warning in warnings:
             console.print(f"warning: {warning}")
-        _save_samples(first, pictures[0].joined(pictures[1:]), verdicts, out)
+        _save_samples(first, pictures[0].joined(pictures[1:]), verdicts, out, saved.origin)
+        remove_partial(out)
         write_json(
             out / "result.json",
             {
@@ -128,7 +129,6 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
                 "seconds": round(time.monotonic() - started, 1),
             },
         )
-        remove_partial(out)
 
 
 def checkpoint_files(config: JudgeConfig) -> list[Path]:
@@ -181,7 +181,7 @@ def _resumed(
         assert first is not None
         return next(iter(first.in_order(SAMPLES))).index.cpu().numpy()
 
-    positions, partial = world.on_rank_zero(wanted), replace(saved, kind="samples")
+    positions, partial = world.on_rank_zero(wanted), replace(saved, kind="samples", whole="samples/samples.npz")
     kept, pictured = partial.load(world, Samples.empty(config.data.size, config.data.channels), lambda text: None)
     kept = kept.where(np.isin(kept.index, judged))
     lost = np.setdiff1d(positions, np.intersect1d(pictured, judged))
@@ -189,11 +189,16 @@ def _resumed(
     return Keeper(positions, kept, partial), known, judged
 
 
-def _save_samples(loader: Loader, pictures: Samples, verdicts: Verdicts, out: Path) -> None:
-    """Saves the images that `loader` loads, the first of the set, clean and as attacked, with their predictions."""
+def _save_samples(loader: Loader, pictures: Samples, verdicts: Verdicts, out: Path, origin: str) -> None:
+    """Saves the images that `loader` loads, the first of the set, clean and as attacked, with their predictions.
+
+    With `index` and `origin` the file is also what a rerun without a result takes them from.
+    """
     batch = next(iter(loader.in_order(SAMPLES)))
     count = len(batch.index)
     arrays = {
+        "index": pictures.index,
+        "made_from": np.array(origin),
         "clean": as_float(batch.images).permute(0, 2, 3, 1).cpu().numpy(),
         "adversarial": pictures.adversarial,
         "label": verdicts.label[:count],

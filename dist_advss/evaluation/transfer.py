@@ -113,8 +113,8 @@ def _transfer(config: TransferConfig, located: Located, out: Path, world: World)
         found.save(out / "verdicts.npz", saved.origin)
         rates = [[round(100 * float(rate), 4) for rate in row] for row in found.correct.mean(0, dtype=np.float64)]
         result = _result(config, names, rates, len(found), time.monotonic() - started)
-        write_json(out / "result.json", result | {"made_from": made_from.as_record()})
         remove_partial(out)
+        write_json(out / "result.json", result | {"made_from": made_from.as_record()})
 
 
 def _result(

@@ -106,8 +106,8 @@ def _unforeseen(config: UnforeseenConfig, located: Located, out: Path, world: Wo
         result = {"kind": "unforeseen", "checkpoint": name, "split": config.split, "seed": config.seed}
         result |= {"steps": config.steps, "values": values} | rates_of(found, config.kinds, config.strengths)
         seconds = round(time.monotonic() - started, 1)
-        write_json(out / "result.json", result | {"made_from": made_from.as_record(), "seconds": seconds})
         remove_partial(out)
+        write_json(out / "result.json", result | {"made_from": made_from.as_record(), "seconds": seconds})
 
 
 def task_of(model: Classify, batch: Batch, rng: Rng) -> Task:
