@@ -15,7 +15,7 @@ import torch
 from dist_advss.attacks.unforeseen import KINDS, search
 from dist_advss.config.inherit import configure
 from dist_advss.data import as_float, load_data
-from dist_advss.evaluation.run import load_classifier
+from dist_advss.evaluation.classifier import load_classifier
 from dist_advss.rng import Rng
 
 from . import table

@@ -33,5 +33,11 @@ def column(rows: Tensor, like: Tensor) -> Tensor:
     return rows.view(-1, *[1] * (like.dim() - 1))
 
 
+def lead(logits: Tensor, classes: Tensor) -> Tensor:
+    """(N,): how far the logit of each row's class in `classes` (N,) int64 is above the largest other one of logits (N, K)."""
+    own = classes[:, None]
+    return logits.gather(1, own)[:, 0] - logits.scatter(1, own, -torch.inf).amax(1)
+
+
 def _within(x: Tensor) -> tuple[int, ...]:
     return tuple(range(1, x.dim()))

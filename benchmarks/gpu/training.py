@@ -18,7 +18,7 @@ from dist_advss.cli import main
 from dist_advss.config.compose import compose
 from dist_advss.config.schema import EvaluateConfig
 from dist_advss.data import as_float, locate, make_loader
-from dist_advss.evaluation.run import load_classifier
+from dist_advss.evaluation.classifier import load_classifier
 from dist_advss.rng import Rng
 
 from .bench import Outcome

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..config.attack import Attack as AttackConfig
 from ..rng import Rng
-from ..row_maths import column
+from ..row_maths import column, lead
 from .apgd import Loss, Query, cross_entropy, dlr, margin
 from .pgd import step_size
 from .threat import THREATS, Threat
@@ -45,12 +45,7 @@ def run(
 
 def cw(labels: Tensor) -> Loss:
     """max_{i≠y} z_i - z_y: f_6 of Carlini and Wagner (2017), without its bound. Above 0 the model is wrong."""
-
-    def loss(logits: Tensor) -> Tensor:
-        others = logits.scatter(1, labels[:, None], -torch.inf)
-        return others.amax(1) - logits.gather(1, labels[:, None])[:, 0]
-
-    return loss
+    return lambda logits: -lead(logits, labels)
 
 
 def cw_targeted(labels: Tensor, targets: Tensor) -> Loss:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..rng import Rng
-from ..row_maths import column
+from ..row_maths import column, lead
 from .apgd import Query
 from .balls import L1, Ball, Linf
 
@@ -170,7 +170,4 @@ def _bump(height: int, width: int, power: int) -> Tensor:
 
 
 def _margin(query: Query, x: Tensor, labels: Tensor) -> Tensor:
-    """The label's logit minus the largest other one, (N,)."""
-    logits = query(x)
-    right = logits.gather(1, labels[:, None])
-    return (right[:, 0] - logits.scatter(1, labels[:, None], -torch.inf).amax(1)).detach()
+    return lead(query(x), labels).detach()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import UserError, nearest
+from ..errors import UserError
+from .keys import check_chosen
 
 # in the order of the paper: noise, blur, weather, digital (Hendrycks and Dietterich 2019)
 CORRUPTIONS = (
@@ -31,15 +32,8 @@ def check_corruptions(command: str, config: Any) -> None:
     """The checks of `corruptions`. Raises UserError."""
     if config.checkpoint is None:
         raise UserError("checkpoint: missing; give checkpoint=… (a fine-tuned run folder)")
-    for name, values, accepted in (
-        ("kinds", config.kinds, CORRUPTIONS),
-        ("severities", config.severities, (1, 2, 3, 4, 5)),
-    ):
-        for value in values:
-            if value not in accepted:
-                raise UserError(f"{name}={value}: not accepted; {nearest(str(value), map(str, accepted))}")
-        if not values or len(set(values)) < len(values):
-            raise UserError(f"{name}=[{','.join(map(str, values))}]: give each one once, and at least one")
+    check_chosen("kinds", config.kinds, CORRUPTIONS)
+    check_chosen("severities", config.severities, (1, 2, 3, 4, 5))
     if config.data.size < SMALLEST:
         raise UserError(
             f"data.size={config.data.size}: the corruptions are defined for images of {SMALLEST} pixels or more"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from dataclasses import field
 from typing import Any
+
+from ..errors import UserError, nearest
 
 REQUIRED = "???"  # the default of a required key, and its value in a YAML file
 
@@ -79,3 +82,12 @@ def shown(value: Any) -> str:
     if isinstance(value, float) and value * 255 == round(value * 255) != 0 and value < 1:
         return f"{value * 255:g}/255"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def check_chosen(name: str, values: Sequence[Any], accepted: Sequence[Any]) -> None:
+    """That the list `values` of the key `name` has some of `accepted`, each once. Raises UserError."""
+    for value in values:
+        if value not in accepted:
+            raise UserError(f"{name}={value}: not accepted; {nearest(str(value), map(str, accepted))}")
+    if not values or len(set(values)) < len(values):
+        raise UserError(f"{name}=[{','.join(map(str, values))}]: give each one once, and at least one")

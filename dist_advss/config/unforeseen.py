@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import UserError, nearest
+from ..errors import UserError
+from .keys import check_chosen
 
 UNFORESEEN = (
     "l1",
@@ -28,15 +29,8 @@ def check_unforeseen(command: str, config: Any) -> None:
     """The checks of `unforeseen`. Raises UserError."""
     if config.checkpoint is None:
         raise UserError("checkpoint: missing; give checkpoint=… (a fine-tuned run folder)")
-    for name, values, accepted in (
-        ("kinds", config.kinds, UNFORESEEN),
-        ("strengths", config.strengths, STRENGTHS),
-    ):
-        for value in values:
-            if value not in accepted:
-                raise UserError(f"{name}={value}: not accepted; {nearest(str(value), accepted)}")
-        if not values or len(set(values)) < len(values):
-            raise UserError(f"{name}=[{','.join(values)}]: give each one once, and at least one")
+    check_chosen("kinds", config.kinds, UNFORESEEN)
+    check_chosen("strengths", config.strengths, STRENGTHS)
     if config.data.size < SMALLEST:
         raise UserError(
             f"data.size={config.data.size}: the unforeseen attacks are defined for images of {SMALLEST} pixels or more"

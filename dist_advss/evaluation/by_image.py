@@ -63,6 +63,29 @@ class ByImage:
         return cls(**{f.name: arrays[f.name] for f in fields(cls)}), str(arrays.get("made_from", ""))
 
 
+@dataclass
+class ByCase(ByImage):
+    """Predictions for each image as it is and changed: by kind of change, and how far.
+
+    label and clean_prediction (N,), prediction (N, kinds, degrees), all int64
+    """
+
+    label: np.ndarray
+    clean_prediction: np.ndarray
+    prediction: np.ndarray
+
+    @staticmethod
+    def empty(kinds: int, degrees: int) -> ByCase:
+        none = np.empty(0, dtype=np.int64)
+        return ByCase(none, none, none, np.empty((0, kinds, degrees), dtype=np.int64))
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """In percent, (kinds, degrees) float64."""
+        rates: np.ndarray = 100 * (self.prediction == self.label[:, None, None]).mean(0, dtype=np.float64)
+        return rates
+
+
 def run_unless_finished(
     config: Config, files: Callable[[], Sequence[Path]], work: Callable[[Config, Located, Path, World], None]
 ) -> Path:

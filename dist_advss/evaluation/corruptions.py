@@ -28,37 +28,22 @@ from ..objectives.base import cross_entropy
 from ..rng import Rng
 from ..training import folder
 from ..training.interrupt import Interrupt
-from ..training.made_from import MadeFrom, digests, refuse_trained_on
-from .by_image import ByImage, Partial, judge_remaining, origin_of, remove_partial, run_unless_finished, until_stopped
+from .by_image import ByCase, Partial, judge_remaining, origin_of, remove_partial, run_unless_finished, until_stopped
+from .classifier import checkpoint_files, judged
 from .finite import Finite
 from .rates import interval
-from .run import checkpoint_files, load_classifier
 
 
 @dataclass(frozen=True)
 class Published:
-    """Corrupted images of somebody else: by kind (5, N, H, W, C) uint8, severity first, and their labels (N,)."""
+    """ByCase images of somebody else: by kind (5, N, H, W, C) uint8, severity first, and their labels (N,)."""
 
     images: dict[str, NDArray[np.uint8]]
     labels: NDArray[np.int64]
 
 
-@dataclass
-class Corrupted(ByImage):
-    """label and clean_prediction (N,), prediction (N, kinds, severities), all int64."""
-
-    label: np.ndarray
-    clean_prediction: np.ndarray
-    prediction: np.ndarray
-
-    @staticmethod
-    def empty(kinds: int, severities: int) -> Corrupted:
-        none = np.empty(0, dtype=np.int64)
-        return Corrupted(none, none, none, np.empty((0, kinds, severities), dtype=np.int64))
-
-
 def corruptions(config: CorruptionsConfig) -> Path:
-    """Judges every image of the split clean and corrupted; writes verdicts.npz, a `Corrupted`, and, last, result.json.
+    """Judges every image of the split clean and corrupted; writes verdicts.npz, a `ByCase`, and, last, result.json.
 
     Every process calls this and judges its share. Rank 0 writes. Returns the folder. If it holds a result already, nothing is
     done. An interrupted run resumes from the saved verdicts. Raises UserError before anything is written.
@@ -71,11 +56,7 @@ def corruptions_once(config: CorruptionsConfig, located: Located, out: Path, wor
     console = Console(highlight=False, markup=False, soft_wrap=True, quiet=world.rank > 0)
     # 1. Everything that may raise a UserError comes first, before anything is written.
     images = located.identity
-    model, sources = load_classifier(config, images.classes, world)
-    model.to(world.device).eval()
-    now = MadeFrom(images, digests(sources))
-    for source in sources:
-        refuse_trained_on(f"split={config.split}: {source.path}", source, images, config.data)
+    model, sources, now = judged(config, images, world)
     rng, classes = Rng(config.seed, "evaluation"), sources[0].classes or images.classes
     with on_node(world.name_on_node()) as once:
         loader = world.long_work(
@@ -103,21 +84,20 @@ def corruptions_once(config: CorruptionsConfig, located: Located, out: Path, wor
         interrupt = stack.enter_context(Interrupt())
         started = time.monotonic()
         origin = origin_of(config, now, kinds=config.kinds, severities=config.severities, published=config.published)
-        empty = Corrupted.empty(len(config.kinds), len(config.severities))
+        empty = ByCase.empty(len(config.kinds), len(config.severities))
         saved = Partial(out, world.rank, origin)
-        known, judged = saved.load(world, empty, lambda text: console.print(text, style="dim"))
+        known, done = saved.load(world, empty, lambda text: console.print(text, style="dim"))
 
-        def show(found: Corrupted) -> None:
+        def show(found: ByCase) -> None:
             world.heartbeat()
-            right = 100 * float((found.prediction == found.label[:, None, None]).mean())
-            text = f"corruptions  {len(found)}/{loader.count}  corrupted accuracy {right:.1f}"
+            text = f"corruptions  {len(found)}/{loader.count}  corrupted accuracy {found.accuracy.mean():.1f}"
             console.print(text, end="\r" if console.is_terminal else "\n")
 
         # 2. Each image is corrupted by itself, and its verdicts are kept by image.
         name = str(sources[0].path)
         judge = judge_of(model, name, config, rng, published)
         batches = until_stopped(loader, config.batch_size, world, interrupt)
-        shares = world.gather(judge_remaining(batches, judge, known, judged, saved, show))
+        shares = world.gather(judge_remaining(batches, judge, known, done, saved, show))
         if shares is None:
             return
         found = empty.joined(shares)
@@ -131,11 +111,11 @@ def corruptions_once(config: CorruptionsConfig, located: Located, out: Path, wor
 
 def judge_of(
     model: Classify, origin: str, config: CorruptionsConfig, rng: Rng, published: Published | None
-) -> Callable[[Batch], Corrupted]:
+) -> Callable[[Batch], ByCase]:
     """What judges a batch. It raises RunError at the first image for which the model, called `origin`, gives numbers that are
     not finite."""
 
-    def judge(batch: Batch) -> Corrupted:
+    def judge(batch: Batch) -> ByCase:
         finite = Finite(origin, batch.index.device)
         pixels = batch.images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
         index, rows = batch.index.cpu().numpy(), batch.row.tolist()
@@ -165,13 +145,13 @@ def judge_of(
                     images = np.ascontiguousarray(published.images[kind][severity - 1, index])
                 found[:, k, s] = predicted(images, finite.attacked)
         finite.check()
-        return Corrupted(index, batch.labels.cpu().numpy(), clean, found)
+        return ByCase(index, batch.labels.cpu().numpy(), clean, found)
 
     return judge
 
 
 def rates_of(
-    found: Corrupted, kinds: Sequence[str], severities: Sequence[int], baseline: Mapping[str, list[float]] | None
+    found: ByCase, kinds: Sequence[str], severities: Sequence[int], baseline: Mapping[str, list[float]] | None
 ) -> dict[str, Any]:
     """The rates of result.json, in percent.
 
@@ -182,7 +162,7 @@ def rates_of(
     mce       mean over the kinds of 100 · errors / errors of the baseline, summed over severities (equation 1 of the paper)
     """
     right = found.clean_prediction == found.label
-    corrupted = 100 * (found.prediction == found.label[:, None, None]).mean(0, dtype=np.float64)
+    corrupted = found.accuracy
     accuracy = {kind: [round(float(rate), 4) for rate in row] for kind, row in zip(kinds, corrupted, strict=True)}
     groups: dict[str, list[float]] = {}
     for kind, row in zip(kinds, corrupted, strict=True):

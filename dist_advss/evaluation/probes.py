@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..precision import autocast
 from ..rng import Rng
+from ..row_maths import lead
 from .checks import Check, answer
 
 SUM = 1e-4  # how far a softmax's sum is from 1
@@ -57,8 +58,7 @@ class Probed:
 
     def lead(self, logits: Tensor) -> Tensor:
         """(N,): how far the class that the clean image has is ahead of the next one. No scale makes its gradient vanish."""
-        top = self.logits.argmax(1, keepdim=True)
-        return (logits.gather(1, top) - logits.scatter(1, top, -torch.inf).amax(1, keepdim=True))[:, 0]
+        return lead(logits, self.logits.argmax(1))
 
     def gradient(self) -> Tensor:
         """That of the lead at the clean images, like `images`."""
@@ -68,10 +68,9 @@ class Probed:
             leaf = part.clone().requires_grad_()
             with torch.enable_grad():
                 logits = self.network(leaf).float()
-                top = self.logits[rows].argmax(1, keepdim=True)
-                lead = (logits.gather(1, top) - logits.scatter(1, top, -torch.inf).amax(1, keepdim=True)).sum()
+                total = lead(logits, self.logits[rows].argmax(1)).sum()
             # A network whose output does not depend on the image by any gradient has none.
-            found = torch.autograd.grad(lead, leaf, allow_unused=True)[0] if lead.requires_grad else None
+            found = torch.autograd.grad(total, leaf, allow_unused=True)[0] if total.requires_grad else None
             pieces.append(torch.zeros_like(part) if found is None else found)
         return torch.cat(pieces)
 

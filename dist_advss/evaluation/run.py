@@ -4,42 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
 from .. import attacks
 from ..attacks.pgd import step_size
-from ..config.objectives import Classify as ClassifyConfig
-from ..config.schema import EvaluateConfig, JudgeConfig
+from ..config.schema import EvaluateConfig
 from ..data import Loader, Located, as_float, make_loader, on_node
-from ..data.identity import class_order
 from ..data.image_set import Integers
 from ..engines import World
-from ..errors import Stopped, UserError
+from ..errors import Stopped
 from ..files import write_json, write_whole
-from ..models import build
-from ..models.plain import as_ours, misfit
-from ..objectives.classify import Classify
 from ..rng import Rng
 from ..tracking import Log
-from ..training import checkpoint, folder
+from ..training import folder
 from ..training.interrupt import Interrupt
-from ..training.made_from import NO_CLASSES, Loaded, MadeFrom, digests, load_weights, refuse_trained_on
-from ..training.members import load_members, member_files
+from ..training.made_from import NO_CLASSES
 from .by_image import Partial, origin_of, remove_partial, run_unless_finished, until_stopped
+from .classifier import checkpoint_files, judged
 from .rates import after_each, rates
 from .samples import SAMPLES, Keeper, Samples
 from .suspicions import suspicions
 from .verdicts import Verdicts, judge_images
-
-ALONE = World(torch.device("cpu"))
 
 
 def evaluate(config: EvaluateConfig) -> Path:
@@ -57,11 +48,8 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
     console = Console(highlight=False, markup=False, soft_wrap=True, quiet=world.rank > 0)
     # 1. Everything that may raise a UserError comes first, before anything is written.
     images = located.identity
-    model, sources = load_classifier(config, images.classes, world)
-    model.to(world.device)
-    now = MadeFrom(images, digests(sources))
+    model, sources, now = judged(config, images, world)
     for source in sources:
-        refuse_trained_on(f"split={config.split}: {source.path}", source, images, config.data)
         if source.classes is None:
             console.print(f"{source.path}: {NO_CLASSES}", style="dim")
     # Labels count through the model's classes, in whatever order the set has them.
@@ -84,8 +72,8 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
         cascade = config.attack.cascade if config.attack.algorithm == "autoattack" else []
         started = time.monotonic()
         saved = Partial(out, world.rank, origin_of(config, now, attack=asdict(config.attack)))
-        known, judged = saved.load(world, Verdicts.empty(), lambda text: console.print(text, style="dim"))
-        keeper, known, judged = _resumed(config, world, saved, first, known, judged)
+        known, done = saved.load(world, Verdicts.empty(), lambda text: console.print(text, style="dim"))
+        keeper, known, done = _resumed(config, world, saved, first, known, done)
 
         def show(verdicts: Verdicts) -> None:
             world.heartbeat()
@@ -97,7 +85,7 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
 
         try:
             batches = until_stopped(loader, config.batch_size, world, interrupt)
-            mine = judge_images(model, batches, attack, config.seed, origin, known, judged, saved, show, keeper.note)
+            mine = judge_images(model, batches, attack, config.seed, origin, known, done, saved, show, keeper.note)
             shares, pictures = world.gather(mine), world.gather(keeper.kept)
         except Stopped as stopped:
             if world.rank == 0:
@@ -129,44 +117,6 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
                 "seconds": round(time.monotonic() - started, 1),
             },
         )
-
-
-def checkpoint_files(config: JudgeConfig) -> list[Path]:
-    """The file that `checkpoint` and `pick` name, or those of an ensemble's members."""
-    if config.checkpoint is None:
-        return member_files(config.model.members or [], config.pick)
-    return [checkpoint.file_of(config.checkpoint, config.pick)]
-
-
-def load_classifier(config: JudgeConfig, classes: Sequence[str], world: World = ALONE) -> tuple[Classify, list[Loaded]]:
-    """The classifier with the checkpoint's weights, or with those of an ensemble's members, and these checkpoints.
-
-    Every process of `world` calls it, and rank 0 reads. Its outputs are in the order of the first checkpoint's classes. Raises
-    UserError when the weights belong to another kind of model, or to other classes than those of the images, `classes`.
-    """
-    assert config.data.classes is not None
-    model = Classify(ClassifyConfig(), build(config.model, config.data), config.data.classes)
-    return model, world.load_on_rank_zero(model, lambda: _load(config, model, classes))
-
-
-def _load(config: JudgeConfig, model: Classify, classes: Sequence[str]) -> list[Loaded]:
-    """Loads the weights into `model`. Returns their checkpoints."""
-    if config.checkpoint is None:
-        _, members = load_members(model, config.model.members or [], config.pick, classes)
-        return members
-    path = checkpoint.file_of(config.checkpoint, config.pick)
-    weights, source = load_weights(path)
-    expected, weights = model.state_dict(), as_ours(model, weights)
-    wrong = misfit(expected, weights)
-    if wrong is not None:
-        raise UserError(
-            f"checkpoint={path}: its tensors do not fit model={config.model.name} with {config.data.classes} classes "
-            f"({wrong}, of {len(expected)}); evaluate takes a fine-tuned classifier"
-        )
-    if source.classes is not None:
-        class_order(f"checkpoint={config.checkpoint}", source.classes, classes)
-    model.load_state_dict(weights)
-    return [source]
 
 
 def _resumed(

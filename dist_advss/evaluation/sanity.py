@@ -36,10 +36,10 @@ from ..objectives import Classify
 from ..objectives.base import Judgement, Task, cross_entropy
 from ..rng import Rng
 from ..training import folder
-from ..training.made_from import MadeFrom, digests, refuse_trained_on
+from ..training.made_from import MadeFrom, digests
 from . import probes
 from .checks import Check, falls, gap, queries, skipped, stronger
-from .run import load_classifier
+from .classifier import judged
 from .transfer import Judged, load_model
 
 STEPS = 20  # of PGD
@@ -232,12 +232,10 @@ def sanity(config: EvaluateConfig, located: Located, out: Path, world: World) ->
     console = Console(highlight=False, markup=False, soft_wrap=True, quiet=world.rank > 0)
     # 1. Everything that may raise a UserError comes first, before anything is written.
     images = located.identity
-    model, sources = load_classifier(config, images.classes, world)
-    model.to(world.device)
+    model, sources, made_from = judged(config, images, world)
     other = None if config.suite.source is None else _source(config, images, world)
-    made_from = MadeFrom(images, digests([*sources, *([other[1]] if other else [])]))
-    for source in sources:
-        refuse_trained_on(f"split={config.split}: {source.path}", source, images, config.data)
+    if other is not None:
+        made_from = MadeFrom(images, digests([*sources, other[1]]))
     count = min(config.suite.images, config.data.limit or config.suite.images)
     with on_node(world.name_on_node()) as once:
         loader = world.long_work(

@@ -27,12 +27,13 @@ from ..files import read_text, write_json
 from ..rng import Rng
 from ..text import duration
 from ..training import folder
-from ..training.made_from import MadeFrom, digests, refuse_trained_on
+from ..training.made_from import MadeFrom
 from .by_image import run_unless_finished
+from .classifier import checkpoint_files, judged
 from .corruptions import corruptions_once
 from .forecast import IMAGES as TIMED
 from .forecast import Passes, corrupting_s, filled, pace_of, passes_of
-from .run import checkpoint_files, evaluate_once, load_classifier
+from .run import evaluate_once
 from .sanity import sanity
 
 Work = Callable[[EvaluateConfig, Located, Path, World], None]
@@ -66,11 +67,7 @@ def _suite(config: EvaluateConfig, located: Located, out: Path, world: World) ->
     console = Console(highlight=False, markup=False, soft_wrap=True, quiet=world.rank > 0)
     # 1. Everything that may raise a UserError comes first, before anything is written.
     images = located.identity
-    model, sources = load_classifier(config, images.classes, world)
-    model.to(world.device)
-    made_from = MadeFrom(images, digests(sources))
-    for source in sources:
-        refuse_trained_on(f"split={config.split}: {source.path}", source, images, config.data)
+    model, sources, made_from = judged(config, images, world)
     parts = {part: part_config(part, config) for part in PARTS[config.suite.name]}
     rng = Rng(config.seed, "evaluation")
     loaded = partial(make_loader, located, config.split, 1, rng, labelled=True, device=world.device)

@@ -39,8 +39,8 @@ from ..training import checkpoint, folder
 from ..training.interrupt import Interrupt
 from ..training.made_from import NO_CLASSES, Loaded, MadeFrom, digests, load_weights, recorded, refuse_trained_on
 from .by_image import ByImage, Partial, judge_remaining, origin_of, remove_partial, run_unless_finished, until_stopped
+from .classifier import ALONE
 from .finite import INDEX, Finite
-from .run import ALONE
 
 
 @dataclass

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,31 +26,16 @@ from ..objectives.base import Task, cross_entropy
 from ..rng import Rng
 from ..training import folder
 from ..training.interrupt import Interrupt
-from ..training.made_from import MadeFrom, digests, refuse_trained_on
-from .by_image import ByImage, Partial, judge_remaining, origin_of, remove_partial, run_unless_finished, until_stopped
+from .by_image import ByCase, Partial, judge_remaining, origin_of, remove_partial, run_unless_finished, until_stopped
+from .classifier import checkpoint_files, judged
 from .finite import INDEX, Finite
 from .rates import interval
-from .run import checkpoint_files, load_classifier
 
 SAMPLES = 4
 
 
-@dataclass
-class Attacked(ByImage):
-    """label and clean_prediction (N,), prediction (N, kinds, strengths), all int64."""
-
-    label: np.ndarray
-    clean_prediction: np.ndarray
-    prediction: np.ndarray
-
-    @staticmethod
-    def empty(kinds: int, strengths: int) -> Attacked:
-        none = np.empty(0, dtype=np.int64)
-        return Attacked(none, none, none, np.empty((0, kinds, strengths), dtype=np.int64))
-
-
 def unforeseen(config: UnforeseenConfig) -> Path:
-    """Judges every image of the split clean and under each attack; writes verdicts.npz, an `Attacked`, and, last, result.json.
+    """Judges every image of the split clean and under each attack; writes verdicts.npz, an `ByCase`, and, last, result.json.
 
     Every process calls this and judges its share. Rank 0 writes. Returns the folder. If it holds a result already, nothing is
     done. An interrupted run resumes from the saved verdicts. Raises UserError before anything is written.
@@ -63,11 +47,8 @@ def _unforeseen(config: UnforeseenConfig, located: Located, out: Path, world: Wo
     console = Console(highlight=False, markup=False, soft_wrap=True, quiet=world.rank > 0)
     # 1. Everything that may raise a UserError comes first, before anything is written.
     images = located.identity
-    model, sources = load_classifier(config, images.classes, world)
-    model.to(world.device).eval().requires_grad_(False)
-    now = MadeFrom(images, digests(sources))
-    for source in sources:
-        refuse_trained_on(f"split={config.split}: {source.path}", source, images, config.data)
+    model, sources, now = judged(config, images, world)
+    model.requires_grad_(False)
     rng, classes = Rng(config.seed, "evaluation"), sources[0].classes or images.classes
     with on_node(world.name_on_node()) as once:
         loaded = partial(
@@ -83,21 +64,20 @@ def _unforeseen(config: UnforeseenConfig, located: Located, out: Path, world: Wo
         started = time.monotonic()
         values = {kind: [KINDS[kind].strengths[name] for name in config.strengths] for kind in config.kinds}
         origin = origin_of(config, now, values=values, steps=config.steps)
-        empty = Attacked.empty(len(config.kinds), len(config.strengths))
+        empty = ByCase.empty(len(config.kinds), len(config.strengths))
         saved = Partial(out, world.rank, origin)
-        known, judged = saved.load(world, empty, lambda text: console.print(text, style="dim"))
+        known, done = saved.load(world, empty, lambda text: console.print(text, style="dim"))
 
-        def show(found: Attacked) -> None:
+        def show(found: ByCase) -> None:
             world.heartbeat()
-            right = 100 * float((found.prediction == found.label[:, None, None]).mean())
-            text = f"unforeseen  {len(found)}/{loader.count}  accuracy under attack {right:.1f}"
+            text = f"unforeseen  {len(found)}/{loader.count}  accuracy under attack {found.accuracy.mean():.1f}"
             console.print(text, end="\r" if console.is_terminal else "\n")
 
         # 2. Each image is attacked by itself, and its verdicts are kept by image.
         name = str(sources[0].path)
         judge = judge_of(model, name, config, rng, world.heartbeat)
         batches = until_stopped(loader, config.batch_size, world, interrupt)
-        shares = world.gather(judge_remaining(batches, judge, known, judged, saved, show))
+        shares = world.gather(judge_remaining(batches, judge, known, done, saved, show))
         if shares is None or first is None:
             return
         found = empty.joined(shares)
@@ -119,14 +99,14 @@ def task_of(model: Classify, batch: Batch, rng: Rng) -> Task:
 
 def judge_of(
     model: Classify, origin: str, config: UnforeseenConfig, rng: Rng, heartbeat: Callable[[], Any]
-) -> Callable[[Batch], Attacked]:
+) -> Callable[[Batch], ByCase]:
     """What judges a batch. An image that the model has wrong as it is counts as fallen under every attack.
 
     The returned function calls `heartbeat` after each attack, and raises RunError at the first image for which the
     model, called `origin`, gives numbers that are not finite.
     """
 
-    def judge(batch: Batch) -> Attacked:
+    def judge(batch: Batch) -> ByCase:
         finite = Finite(origin, batch.index.device)
         task = task_of(model, batch, rng)
         logits = logits_of(model.judge, alone(task.inputs), task)
@@ -143,12 +123,12 @@ def judge_of(
                 columns.append(torch.where(clean == batch.labels, seen, clean))
                 heartbeat()
         prediction = torch.stack(columns, 1).view(-1, len(config.kinds), len(config.strengths))
-        return Attacked(*(column.cpu().numpy() for column in (batch.index, batch.labels, clean, prediction)))
+        return ByCase(*(column.cpu().numpy() for column in (batch.index, batch.labels, clean, prediction)))
 
     return judge
 
 
-def rates_of(found: Attacked, kinds: Sequence[str], strengths: Sequence[str]) -> dict[str, Any]:
+def rates_of(found: ByCase, kinds: Sequence[str], strengths: Sequence[str]) -> dict[str, Any]:
     """The rates of result.json, in percent.
 
     ta        accuracy on the images as they are, with its interval
@@ -157,7 +137,7 @@ def rates_of(found: Attacked, kinds: Sequence[str], strengths: Sequence[str]) ->
     ua2       the mean over the attacks at medium strength (Kaufmann et al. 2019, section 3); only where medium is judged
     """
     right = found.clean_prediction == found.label
-    attacked = 100 * (found.prediction == found.label[:, None, None]).mean(0, dtype=np.float64)  # (kinds, strengths)
+    attacked = found.accuracy
     mean = [round(float(rate), 4) for rate in attacked.mean(0)]
     result: dict[str, Any] = {
         "n": len(found),

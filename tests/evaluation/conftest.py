@@ -13,6 +13,8 @@ import pytest
 from dist_advss.config.compose import compose
 from dist_advss.config.inherit import configure
 from dist_advss.data import Batch
+from dist_advss.evaluation import by_image
+from dist_advss.evaluation import run as run_module
 from dist_advss.evaluation.run import evaluate
 from dist_advss.training.run import train
 
@@ -67,6 +69,22 @@ class Evaluations:
 
     def result(self, name: str = "judged") -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.folder(name) / "result.json").read_text())
+        return found
+
+    def however_it_was_run(self, *words: str) -> dict[str, np.ndarray]:
+        """The verdicts under `words`, whose file has the same bytes for three batch sizes and after an interruption."""
+        found = self.run(*words, "batch_size=60", name="whole")
+        self.run(*words, "batch_size=9", name="small")
+        until_stopped = run_module.until_stopped
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(by_image, "SAVE_EVERY_S", 0.0)
+            patch.setattr(run_module, "until_stopped", lambda *given: cut_after(2, until_stopped(*given)))
+            with pytest.raises(SystemExit):
+                self.run(*words, "batch_size=11", name="cut")
+        self.run(*words, "batch_size=7", name="cut")
+        files = [self.folder(name) / "verdicts.npz" for name in ("whole", "small", "cut")]
+        assert len({file.read_bytes() for file in files}) == 1
+        assert len(set(found["felled_by"].tolist())) > 2, "some stand, some fall, or the comparison says little"
         return found
 
 

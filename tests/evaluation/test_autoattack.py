@@ -10,11 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dist_advss.errors import UserError
-from dist_advss.evaluation import by_image
-from dist_advss.evaluation import run as run_module
 from dist_advss.evaluation.suspicions import suspicions
 from dist_advss.evaluation.verdicts import Verdicts
-from tests.evaluation.conftest import cut_after
 
 if TYPE_CHECKING:
     from tests.evaluation.conftest import Evaluations
@@ -29,19 +26,8 @@ SHORT = [
 ]
 
 
-def test_batches_and_an_interruption_do_not_change_a_byte(evaluations: Evaluations, monkeypatch) -> None:
-    found = evaluations.run(*SHORT, "batch_size=40", name="whole")
-    evaluations.run(*SHORT, "batch_size=9", name="small")
-    monkeypatch.setattr(by_image, "SAVE_EVERY_S", 0.0)
-    whole = run_module.until_stopped
-    with monkeypatch.context() as patch:
-        patch.setattr(run_module, "until_stopped", lambda *given: cut_after(2, whole(*given)))
-        with pytest.raises(SystemExit):
-            evaluations.run(*SHORT, "batch_size=11", name="cut")
-    evaluations.run(*SHORT, "batch_size=7", name="cut")
-    files = [evaluations.folder(name) / "verdicts.npz" for name in ("whole", "small", "cut")]
-    assert len({file.read_bytes() for file in files}) == 1
-    assert len(set(found["felled_by"].tolist())) > 2, "some stand, some fall, or the comparison says little"
+def test_batches_and_an_interruption_do_not_change_a_byte(evaluations: Evaluations) -> None:
+    evaluations.however_it_was_run(*SHORT)
 
 
 @pytest.mark.parametrize("words", [[], [*SHORT, "attack.cascade=[apgd-ce]", "attack.eot=2"]])

@@ -17,8 +17,8 @@ from dist_advss.data.corruptions import corrupt
 from dist_advss.errors import RunError, UserError
 from dist_advss.evaluation import by_image
 from dist_advss.evaluation import corruptions as module
+from dist_advss.evaluation.classifier import load_classifier
 from dist_advss.evaluation.corruptions import corruptions
-from dist_advss.evaluation.run import load_classifier
 from dist_advss.rng import Rng
 
 from .conftest import cut_after

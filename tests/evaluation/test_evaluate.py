@@ -18,8 +18,8 @@ from dist_advss.data import load_data
 from dist_advss.data.sets.fashion import CLASSES as FASHION
 from dist_advss.evaluation import by_image
 from dist_advss.evaluation import run as run_module
+from dist_advss.evaluation.classifier import load_classifier
 from dist_advss.evaluation.rates import interval
-from dist_advss.evaluation.run import load_classifier
 from dist_advss.rng import Rng
 from tests.evaluation.conftest import cut_after
 

@@ -7,29 +7,22 @@ from typing import TYPE_CHECKING
 import pytest
 
 from dist_advss.errors import UserError
-from dist_advss.evaluation import by_image
-from dist_advss.evaluation import run as run_module
-from tests.evaluation.conftest import cut_after
 
 if TYPE_CHECKING:
     from tests.evaluation.conftest import Evaluations
 
-SHORT = ["attack=pgd_suite", "attack.steps=4", "attack.restarts=2", "attack.targets=2", "attack.eps=0.02"]
+SHORT = [
+    "attack=pgd_suite",
+    "attack.steps=4",
+    "attack.restarts=2",
+    "attack.targets=2",
+    "attack.eps=0.02",
+    "data.limit=40",
+]
 
 
-def test_batches_and_an_interruption_do_not_change_a_byte(evaluations: Evaluations, monkeypatch) -> None:
-    found = evaluations.run(*SHORT, "batch_size=60", name="whole")
-    evaluations.run(*SHORT, "batch_size=7", name="small")
-    monkeypatch.setattr(by_image, "SAVE_EVERY_S", 0.0)
-    whole = run_module.until_stopped
-    with monkeypatch.context() as patch:
-        patch.setattr(run_module, "until_stopped", lambda *given: cut_after(2, whole(*given)))
-        with pytest.raises(SystemExit):
-            evaluations.run(*SHORT, "batch_size=11", name="cut")
-    evaluations.run(*SHORT, "batch_size=11", name="cut")
-    files = [evaluations.folder(name) / "verdicts.npz" for name in ("whole", "small", "cut")]
-    assert len({file.read_bytes() for file in files}) == 1
-    assert len(set(found["felled_by"].tolist())) > 2, "some stand, some fall, or the comparison says little"
+def test_batches_and_an_interruption_do_not_change_a_byte(evaluations: Evaluations) -> None:
+    evaluations.however_it_was_run(*SHORT)
 
     result = evaluations.result("whole")
     after = list(result["ra_after"].values())

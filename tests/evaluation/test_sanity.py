@@ -21,7 +21,7 @@ from dist_advss.data import as_float, load_data
 from dist_advss.errors import UserError
 from dist_advss.evaluation import sanity as module
 from dist_advss.evaluation.checks import MEANINGS, falls, gap, queries, stronger
-from dist_advss.evaluation.run import load_classifier
+from dist_advss.evaluation.classifier import load_classifier
 from dist_advss.evaluation.sanity import NAMES, OF_ATTACKS, Logits, examine
 from dist_advss.evaluation.suite import evaluate_or_suite
 from dist_advss.training.run import train

@@ -16,7 +16,7 @@ from dist_advss.config.inherit import configure
 from dist_advss.config.objectives import Classify as ClassifyConfig
 from dist_advss.config.schema import Data, Model
 from dist_advss.errors import UserError
-from dist_advss.evaluation.run import load_classifier
+from dist_advss.evaluation.classifier import load_classifier
 from dist_advss.exchange.published import BRANCHES, CIFAR10, convert
 from dist_advss.models import build
 from dist_advss.models.ensemble import ensemble, load_member
