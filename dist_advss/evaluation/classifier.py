@@ -1,20 +1,24 @@
-"""The classifier that an evaluation judges: a checkpoint's, or an ensemble of runs."""
+"""What an evaluation judges: the classifier, a checkpoint's or an ensemble of runs, and the images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from ..config.objectives import Classify as ClassifyConfig
 from ..config.schema import JudgeConfig
+from ..data import Loader, Located, make_loader, on_node
 from ..data.identity import Identity, class_order
 from ..engines import World
 from ..errors import UserError
 from ..models import build
 from ..models.plain import as_ours, misfit
 from ..objectives.classify import Classify
+from ..rng import Rng
 from ..training import checkpoint
 from ..training.made_from import Loaded, MadeFrom, digests, load_weights, refuse_trained_on
 from ..training.members import load_members, member_files
@@ -32,6 +36,38 @@ def judged(config: JudgeConfig, images: Identity, world: World) -> tuple[Classif
     for source in sources:
         refuse_trained_on(f"split={config.split}: {source.path}", source, images, config.data)
     return model.to(world.device).eval(), sources, MadeFrom(images, digests(sources))
+
+
+def open_share(
+    config: JudgeConfig, located: Located, sources: Sequence[Loaded], world: World, samples: int = 0
+) -> tuple[Loader, Loader | None]:
+    """This process's share of the images to judge, and, on rank 0, the first `samples` of all (None elsewhere, and for 0).
+
+    Labels count through the model's classes, in whatever order the set has them. The processes of a node share the memory.
+    """
+    with _opening(config, located, sources, world) as loaded:
+        share = world.long_work(lambda: loaded(first=config.data.limit, rank=world.rank, world_size=world.size))
+        few = min(samples, share.count)
+        return share, world.long_work(lambda: loaded(first=few) if few and world.rank == 0 else None)
+
+
+def open_whole(
+    config: JudgeConfig, located: Located, sources: Sequence[Loaded], world: World, first: int | None
+) -> Loader:
+    """The first images (None: all), in every process, as `open_share` opens them."""
+    with _opening(config, located, sources, world) as loaded:
+        return world.long_work(lambda: loaded(first=first))
+
+
+@contextlib.contextmanager
+def _opening(
+    config: JudgeConfig, located: Located, sources: Sequence[Loaded], world: World
+) -> Iterator[Callable[..., Loader]]:
+    rng, classes = Rng(config.seed, "evaluation"), sources[0].classes or located.identity.classes
+    with on_node(world.name_on_node()) as once:
+        yield partial(
+            make_loader, located, config.split, 1, rng, labelled=True, classes=classes, device=world.device, once=once
+        )
 
 
 def checkpoint_files(config: JudgeConfig) -> list[Path]:

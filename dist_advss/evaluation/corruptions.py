@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from ..config.schema import CorruptionsConfig
-from ..data import Batch, Located, as_float, make_loader, on_node
+from ..data import Batch, Located, as_float
 from ..data.corruptions import KINDS, corrupt
 from ..data.identity import class_order
 from ..data.image_set import Integers
@@ -29,7 +29,7 @@ from ..rng import Rng
 from ..training import folder
 from ..training.interrupt import Interrupt
 from .by_image import ByCase, Partial, judge_remaining, origin_of, remove_partial, run_unless_finished, until_stopped
-from .classifier import checkpoint_files, judged
+from .classifier import checkpoint_files, judged, open_share
 from .finite import Finite
 from .rates import interval
 
@@ -57,23 +57,8 @@ def corruptions_once(config: CorruptionsConfig, located: Located, out: Path, wor
     # 1. Everything that may raise a UserError comes first, before anything is written.
     images = located.identity
     model, sources, now = judged(config, images, world)
+    loader, _ = open_share(config, located, sources, world)
     rng, classes = Rng(config.seed, "evaluation"), sources[0].classes or images.classes
-    with on_node(world.name_on_node()) as once:
-        loader = world.long_work(
-            lambda: make_loader(
-                located,
-                config.split,
-                1,
-                rng,
-                labelled=True,
-                classes=classes,
-                first=config.data.limit,
-                device=world.device,
-                rank=world.rank,
-                world_size=world.size,
-                once=once,
-            )
-        )
     order = class_order(f"checkpoint={config.checkpoint}", classes, images.classes)
     published = load_published(config, images.images, order) if config.published else None
     named = config.baseline

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +14,17 @@ from rich.console import Console
 from .. import attacks
 from ..attacks.pgd import step_size
 from ..config.schema import EvaluateConfig
-from ..data import Loader, Located, as_float, make_loader, on_node
+from ..data import Loader, Located, as_float
 from ..data.image_set import Integers
 from ..engines import World
 from ..errors import Stopped
 from ..files import write_json, write_whole
-from ..rng import Rng
 from ..tracking import Log
 from ..training import folder
 from ..training.interrupt import Interrupt
 from ..training.made_from import NO_CLASSES
 from .by_image import Partial, origin_of, remove_partial, run_unless_finished, until_stopped
-from .classifier import checkpoint_files, judged
+from .classifier import checkpoint_files, judged, open_share
 from .rates import after_each, rates
 from .samples import SAMPLES, Keeper, Samples
 from .suspicions import suspicions
@@ -52,15 +50,7 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
     for source in sources:
         if source.classes is None:
             console.print(f"{source.path}: {NO_CLASSES}", style="dim")
-    # Labels count through the model's classes, in whatever order the set has them.
-    rng, classes = Rng(config.seed, "evaluation"), sources[0].classes or images.classes
-    with on_node(world.name_on_node()) as once:
-        loaded = partial(
-            make_loader, located, config.split, 1, rng, labelled=True, classes=classes, device=world.device, once=once
-        )
-        loader = world.long_work(lambda: loaded(first=config.data.limit, rank=world.rank, world_size=world.size))
-        samples_of = min(SAMPLES, loader.count)
-        first = world.long_work(lambda: loaded(first=samples_of) if world.rank == 0 else None)
+    loader, first = open_share(config, located, sources, world, SAMPLES)
     attack, origin = attacks.build(config.attack, model), " + ".join(str(source.path) for source in sources)
 
     with contextlib.ExitStack() as stack:

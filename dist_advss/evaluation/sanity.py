@@ -26,7 +26,7 @@ from .. import attacks
 from ..config.attack import CASCADE, Attack, check_autoattack
 from ..config.schema import EvaluateConfig
 from ..config.source_run import config_of
-from ..data import Located, as_float, make_loader, on_node
+from ..data import Located, as_float
 from ..data.identity import Identity
 from ..engines import World
 from ..errors import UserError
@@ -39,7 +39,7 @@ from ..training import folder
 from ..training.made_from import MadeFrom, digests
 from . import probes
 from .checks import Check, falls, gap, queries, skipped, stronger
-from .classifier import judged
+from .classifier import judged, open_whole
 from .transfer import Judged, load_model
 
 STEPS = 20  # of PGD
@@ -237,20 +237,7 @@ def sanity(config: EvaluateConfig, located: Located, out: Path, world: World) ->
     if other is not None:
         made_from = MadeFrom(images, digests([*sources, other[1]]))
     count = min(config.suite.images, config.data.limit or config.suite.images)
-    with on_node(world.name_on_node()) as once:
-        loader = world.long_work(
-            lambda: make_loader(
-                located,
-                config.split,
-                1,
-                Rng(config.seed, "evaluation"),
-                labelled=True,
-                classes=sources[0].classes or images.classes,
-                first=count,
-                device=world.device,
-                once=once,
-            )
-        )
+    loader = open_whole(config, located, sources, world, count)
     with contextlib.ExitStack() as stack:
         record = stack.enter_context(folder.claimed(world, out, config, made_from, starts_over=True))
 

@@ -10,7 +10,6 @@ import contextlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,15 @@ from rich.text import Text
 
 from ..config.schema import CorruptionsConfig, EvaluateConfig, JudgeConfig
 from ..config.suites import IMAGES, NONE, PARTS, Suite, part_attack
-from ..data import Located, as_float, make_loader, on_node
+from ..data import Located, as_float
 from ..engines import World
 from ..errors import RunError
 from ..files import read_text, write_json
-from ..rng import Rng
 from ..text import duration
 from ..training import folder
 from ..training.made_from import MadeFrom
 from .by_image import run_unless_finished
-from .classifier import checkpoint_files, judged
+from .classifier import checkpoint_files, judged, open_whole
 from .corruptions import corruptions_once
 from .forecast import IMAGES as TIMED
 from .forecast import Passes, corrupting_s, filled, pace_of, passes_of
@@ -69,11 +67,7 @@ def _suite(config: EvaluateConfig, located: Located, out: Path, world: World) ->
     images = located.identity
     model, sources, made_from = judged(config, images, world)
     parts = {part: part_config(part, config) for part in PARTS[config.suite.name]}
-    rng = Rng(config.seed, "evaluation")
-    loaded = partial(make_loader, located, config.split, 1, rng, labelled=True, device=world.device)
-    loaded = partial(loaded, classes=sources[0].classes or images.classes)
-    with on_node(world.name_on_node()) as once:
-        whole = world.long_work(lambda: loaded(first=parts["pgd20"].data.limit, once=once))
+    whole = open_whole(config, located, sources, world, parts["pgd20"].data.limit)
 
     with contextlib.ExitStack() as stack:
         record = stack.enter_context(folder.claimed(world, out, config, made_from, starts_over=True))

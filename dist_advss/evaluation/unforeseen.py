@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor
 from ..attacks.chunks import logits_of
 from ..attacks.unforeseen import KINDS, search
 from ..config.schema import UnforeseenConfig
-from ..data import Batch, Loader, Located, as_float, make_loader, on_node
+from ..data import Batch, Loader, Located, as_float
 from ..engines import World
 from ..files import write_json, write_whole
 from ..images import alone
@@ -27,7 +26,7 @@ from ..rng import Rng
 from ..training import folder
 from ..training.interrupt import Interrupt
 from .by_image import ByCase, Partial, judge_remaining, origin_of, remove_partial, run_unless_finished, until_stopped
-from .classifier import checkpoint_files, judged
+from .classifier import checkpoint_files, judged, open_share
 from .finite import INDEX, Finite
 from .rates import interval
 
@@ -49,14 +48,8 @@ def _unforeseen(config: UnforeseenConfig, located: Located, out: Path, world: Wo
     images = located.identity
     model, sources, now = judged(config, images, world)
     model.requires_grad_(False)
-    rng, classes = Rng(config.seed, "evaluation"), sources[0].classes or images.classes
-    with on_node(world.name_on_node()) as once:
-        loaded = partial(
-            make_loader, located, config.split, 1, rng, labelled=True, classes=classes, device=world.device, once=once
-        )
-        loader = world.long_work(lambda: loaded(first=config.data.limit, rank=world.rank, world_size=world.size))
-        samples_of = min(SAMPLES, loader.count)
-        first = world.long_work(lambda: loaded(first=samples_of) if world.rank == 0 else None)
+    loader, first = open_share(config, located, sources, world, SAMPLES)
+    rng = Rng(config.seed, "evaluation")
 
     with contextlib.ExitStack() as stack:
         made_from = stack.enter_context(folder.claimed(world, out, config, now, starts_over=True))
