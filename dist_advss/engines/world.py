@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import platform
 import secrets
@@ -263,6 +264,8 @@ def init(
             except BaseException as error:
                 if not (isinstance(error, Stopped) or error is world.shared_error):
                     watchdog.failed(exit_code(error), _text(error))
+                    if store is not None:
+                        _never_destroy_groups()
                     raise
                 shared = error
         world.barrier()  # rank 0 holds the store, and leaves after the others have read it
@@ -271,6 +274,17 @@ def init(
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _never_destroy_groups() -> None:
+    """Keeps the process groups of a failed run until the process has gone.
+
+    The destructor of a gloo group joins its threads. One of them may wait for a process that has died, in a collective
+    that nothing ends, abort() neither. The exception's frames hold the groups, so this process would hang where the
+    exception is dropped, after its watchdog has left.
+    """
+    for group in list(dist.distributed_c10d._world.pg_map):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))
 
 
 def _text(error: BaseException) -> str:

@@ -226,12 +226,25 @@ def _minutes(limit: str) -> int | None:
 
 
 def cancel(jobs: Iterable[Job]) -> None:
-    """Cancels these jobs, pending or running. Slurm compares the names too, as squeue gave them. Raises NoAnswer."""
-    ids: dict[str, list[str]] = {}
+    """Cancels these jobs, pending or running. Slurm compares the names too, as squeue gave them.
+
+    A job may end meanwhile: Slurm itself cancels the jobs that need a cancelled one (--kill-on-invalid-dep). Raises
+    NoAnswer, after every job was tried, if scancel refused one that still goes on.
+    """
+    alike: dict[str, list[str]] = {}
     for job in jobs:
-        ids.setdefault(job.name, []).append(job.id)
-    for name, alike in ids.items():
-        ask("scancel", f"--name={name}", *alike)
+        alike.setdefault(job.name, []).append(job.id)
+    refused: dict[str, NoAnswer] = {}
+    for name, ids in alike.items():
+        try:
+            ask("scancel", f"--name={name}", *ids)
+        except NoAnswer as error:
+            refused |= dict.fromkeys(ids, error)
+    if refused:
+        left = queued(sorted({id.split("_")[0] for id in refused}, key=int))
+        for id, error in refused.items():
+            if id in left and left[id].goes_on:
+                raise error
 
 
 def release(id: str) -> None:

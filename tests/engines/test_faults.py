@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from dist_advss import engines
+from dist_advss.config.schema import Guard
 from dist_advss.engines import EXIT_HANG, watchdog
 from dist_advss.tracking import read
 from dist_advss.training import checkpoint, loop
@@ -144,6 +147,23 @@ def test_a_process_alone_that_hangs_ends_as_well(start: Any, tmp_path: Path) -> 
     ranks = start(1, alone_and_stuck, tmp_path)
     assert ranks.wait(30) == [EXIT_HANG]
     assert "time.sleep" in ranks.said() or "alone_and_stuck" in (tmp_path / "rank0.txt").read_text()
+
+
+def a_failure_while_a_collective_waits() -> None:
+    """Rank 1 is frozen. A thread of rank 0's process group waits for it when rank 0 fails."""
+    place = engines.find_place()
+    with engines.init("cpu", 1, Guard(), place):
+        if place.rank == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        torch.distributed.all_reduce(torch.ones(1), async_op=True)
+        raise ZeroDivisionError("a fault of rank 0")
+
+
+def test_a_failed_process_ends_though_a_collective_waits_for_a_process_that_never_answers(start: Any) -> None:
+    ranks = start(2, a_failure_while_a_collective_waits)
+    ranks.processes[0].join(60)
+    assert ranks.processes[0].exitcode == 1, ranks.said()
+    assert "a fault of rank 0" in ranks.said()
 
 
 def alone_and_stuck(folder: Path) -> None:

@@ -176,6 +176,18 @@ def test_status_without_slurm_says_what_the_folder_says(chain: str, tmp_path: Pa
     assert rows["p3_pretrain"].state == "waiting"
 
 
+def test_cancel_says_which_job_slurm_refuses_to_end_and_ends_the_others(
+    chain: str, tmp_path: Path, fake_slurm: Any, capsys: Any
+) -> None:
+    on_slurm(chain, tmp_path)
+    content = fake_slurm.content
+    content["jobs"]["1"]["guarded"] = True
+    fake_slurm.file.write_text(json.dumps(content))
+    assert main(["cancel", str(tmp_path / "out")]) == 1
+    assert "scancel: Kill job error on job id 1: " in capsys.readouterr().err
+    assert {id: job["state"] for id, job in fake_slurm.jobs.items() if job["state"] != "CANCELLED"} == {"1": "PENDING"}
+
+
 def test_cancel_ends_a_stage_and_what_needs_it(chain: str, tmp_path: Path, fake_slurm: Any, capsys: Any) -> None:
     on_slurm(chain, tmp_path)
     capsys.readouterr()
