@@ -242,9 +242,9 @@ def cancel(jobs: Iterable[Job]) -> None:
             refused |= dict.fromkeys(ids, error)
     if refused:
         left = queued(sorted({id.split("_")[0] for id in refused}, key=int))
-        for id, error in refused.items():
+        for id, refusal in refused.items():
             if id in left and left[id].goes_on:
-                raise error
+                raise refusal
 
 
 def release(id: str) -> None:
