@@ -14,7 +14,7 @@ NONE = "none"
 PARTS = {  # of a suite of several evaluations, in order
     "quick": ("sanity", "pgd20"),
     "standard": ("sanity", "pgd20", "autoattack"),
-    "full": ("sanity", "pgd20", "autoattack", "corruptions"),
+    "full": ("sanity", "pgd20", "autoattack", "corruptions", "unforeseen"),
 }
 IMAGES = {"quick": 500, "standard": 1000, "full": None}  # of the split, unless data.limit says another number
 SUITES = (NONE, "sanity", *PARTS)
@@ -59,8 +59,8 @@ def check_suite(config: Any) -> None:
         check_autoattack(part_attack("autoattack", config), config.data.classes)
     if "corruptions" in PARTS.get(suite.name, ()) and config.data.size < SMALLEST:
         raise UserError(
-            f"data.size={config.data.size}: suite={suite.name} includes corruptions, which need {SMALLEST} pixels or more; "
-            "choose suite=standard"
+            f"data.size={config.data.size}: suite={suite.name} includes corruptions and unforeseen attacks, which need "
+            f"{SMALLEST} pixels or more; choose suite=standard"
         )
     if (config.data.classes or 2) < 2:
         raise UserError(f"data.classes={config.data.classes}: suite={suite.name} needs at least two classes")

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..attacks.threat import Threat
+from ..attacks.unforeseen import KINDS
+from ..attacks.unforeseen.search import STEP_SIZE
 from ..config.attack import TARGETED, Attack
-from ..data.corruptions import KINDS, corrupt
+from ..data.corruptions import KINDS as CORRUPTIONS
+from ..data.corruptions import corrupt
 from ..objectives import Classify
 from ..rng import Rng
 
@@ -85,12 +90,12 @@ def passes_of(attack: Attack) -> Passes:
 
 
 def filled(count: int, batch_size: int) -> int:
-    """How many images AutoAttack computes at most for `count`: each batch is filled up to whole chunks."""
+    """How many images AutoAttack and `search` compute at most for `count`: each batch is filled up to whole chunks."""
     batches, rest = divmod(count, batch_size)
     return batches * -(-batch_size // IMAGES) * IMAGES + -(-rest // IMAGES) * IMAGES
 
 
-def corrupting_s(image: Tensor, kinds: Iterable[str] = KINDS) -> float:
+def corrupting_s(image: Tensor, kinds: Iterable[str] = CORRUPTIONS) -> float:
     """Seconds for all kinds of corruption of one uint8 image (C, H, W), at one severity, from one try each."""
     pixels = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
     rng = Rng(0, "evaluation")
@@ -99,3 +104,25 @@ def corrupting_s(image: Tensor, kinds: Iterable[str] = KINDS) -> float:
     for kind in kinds:
         corrupt(pixels, kind, 3, rng, 0)
     return time.perf_counter() - started
+
+
+def searching_s(x: Tensor, kinds: Sequence[str], strengths: Sequence[str], steps: int, pace: Pace) -> float:
+    """Seconds that one image, which never falls, takes under the unforeseen attacks, from the time of one step of each.
+
+    x is images (N, C, H, W) in [0,1], of which the first IMAGES count.
+    """
+    x, rng = x[:IMAGES], Rng(0, "evaluation").rows(torch.arange(len(x[:IMAGES]), device=x.device))
+
+    def step(threat: Threat, z: Tensor) -> None:
+        leaf = z.detach().requires_grad_()
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(threat.apply(x, leaf).sum(), leaf)
+        threat.project(threat.step(leaf.detach(), gradient, STEP_SIZE), x)
+
+    seconds = 0.0
+    for kind in kinds:
+        threat = KINDS[kind].threat(KINDS[kind].strengths[strengths[-1]])
+        rendering = _seconds(partial(step, threat, threat.start(x, rng, kind)), x.device) / len(x)
+        # Each step, then the last look at the image.
+        seconds += steps * (pace.both + rendering) + pace.forward + rendering
+    return pace.forward + len(strengths) * seconds

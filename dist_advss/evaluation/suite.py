@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..config.schema import CorruptionsConfig, EvaluateConfig, JudgeConfig
+from ..config.schema import CorruptionsConfig, EvaluateConfig, JudgeConfig, UnforeseenConfig
 from ..config.suites import IMAGES, NONE, PARTS, Suite, part_attack
 from ..data import Located, as_float
 from ..engines import World
@@ -30,15 +30,28 @@ from .by_image import run_unless_finished
 from .classifier import checkpoint_files, judged, open_whole
 from .corruptions import corruptions_once
 from .forecast import IMAGES as TIMED
-from .forecast import Passes, corrupting_s, filled, pace_of, passes_of
+from .forecast import Passes, corrupting_s, filled, pace_of, passes_of, searching_s
 from .run import evaluate_once
 from .sanity import sanity
+from .unforeseen import unforeseen_once
 
 Work = Callable[[EvaluateConfig, Located, Path, World], None]
 
 OF_SANITY = Passes(forward=300, both=200)  # of an image, at most
 SPOILS = ("finite outputs", "outputs are logits")  # without these no attack means anything
-RATES = ("ta", "ta_interval", "ra", "ra_interval", "ra_after", "mean", "mce", "n", "failed", "seconds")  # repeated
+RATES = (
+    "ta",
+    "ta_interval",
+    "ra",
+    "ra_interval",
+    "ra_after",
+    "mean",
+    "mce",
+    "ua2",
+    "n",
+    "failed",
+    "seconds",
+)  # repeated
 
 
 def evaluate_or_suite(config: EvaluateConfig) -> Path:
@@ -50,14 +63,15 @@ def evaluate_or_suite(config: EvaluateConfig) -> Path:
 
 
 def part_config(part: str, config: EvaluateConfig) -> Any:
-    """The configuration of a part: its own `evaluate` or `corruptions` run, in the folder OUT/PART."""
+    """The configuration of a part: its own `evaluate`, `corruptions` or `unforeseen` run, in the folder OUT/PART."""
     out = str(Path(config.out) / part)
     data = replace(config.data, limit=config.data.limit or IMAGES[config.suite.name])
     if part == "sanity":
         return replace(config, out=out, data=data, suite=replace(config.suite, name="sanity"))
-    if part == "corruptions":
+    if part in ("corruptions", "unforeseen"):
         shared = {field.name: getattr(config, field.name) for field in fields(JudgeConfig)}
-        return CorruptionsConfig(**{**shared, "out": out, "data": data})
+        keys = CorruptionsConfig if part == "corruptions" else UnforeseenConfig
+        return keys(**{**shared, "out": out, "data": data})
     return replace(config, out=out, data=data, suite=Suite(), attack=part_attack(part, config))
 
 
@@ -88,6 +102,10 @@ def _suite(config: EvaluateConfig, located: Located, out: Path, world: World) ->
                     seconds = n * OF_SANITY.seconds(pace)
                 elif part == "corruptions":
                     seconds = n * (5 * corrupting_s(batch.images[0]) + 76 * pace.forward) / world.size
+                elif part == "unforeseen":
+                    own = parts[part]
+                    each = searching_s(as_float(batch.images), own.kinds, own.strengths, own.steps, pace)
+                    seconds = filled(n, config.batch_size) * each / world.size
                 else:
                     n = filled(n, config.batch_size) if part == "autoattack" else n
                     seconds = n * passes_of(parts[part].attack).seconds(pace) / world.size
@@ -147,7 +165,11 @@ def as_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
     table = Table("part", "images", "TA %", "RA %", "", box=None, header_style="bold", pad_edge=False)
     for part, r in results.items():
         ta, ra = ("" if name not in r else _rate(r, name) for name in ("ta", "ra"))
-        said = f"accuracy {r['mean']:.1f} under corruptions" if "mean" in r else ""
+        said = ""
+        if r["kind"] == "corruptions":
+            said = f"accuracy {r['mean']:.1f} under corruptions"
+        if r["kind"] == "unforeseen":
+            said = f"UA2 {r['ua2']:.1f}"
         if "failed" in r:
             said = "; ".join(r["failed"]) + " failed" if r["failed"] else "no check failed"
         table.add_row(*map(Text, (part, f"{r['n']:,}", ta, ra, said)))
@@ -164,5 +186,6 @@ OF_PART: dict[str, Callable[[Any, Located, Path, World], None]] = {
     "pgd20": evaluate_once,
     "autoattack": evaluate_once,
     "corruptions": corruptions_once,
+    "unforeseen": unforeseen_once,
 }
 WORK: dict[str, Work] = {NONE: evaluate_once, "sanity": sanity, **dict.fromkeys(PARTS, _suite)}

@@ -39,10 +39,11 @@ def unforeseen(config: UnforeseenConfig) -> Path:
     Every process calls this and judges its share. Rank 0 writes. Returns the folder. If it holds a result already, nothing is
     done. An interrupted run resumes from the saved verdicts. Raises UserError before anything is written.
     """
-    return run_unless_finished(config, lambda: checkpoint_files(config), _unforeseen)
+    return run_unless_finished(config, lambda: checkpoint_files(config), unforeseen_once)
 
 
-def _unforeseen(config: UnforeseenConfig, located: Located, out: Path, world: World) -> None:
+def unforeseen_once(config: UnforeseenConfig, located: Located, out: Path, world: World) -> None:
+    """The command, in the processes of `world`."""
     console = Console(highlight=False, markup=False, soft_wrap=True, quiet=world.rank > 0)
     # 1. Everything that may raise a UserError comes first, before anything is written.
     images = located.identity

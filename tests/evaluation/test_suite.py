@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from dist_advss.attacks.autoattack import AutoAttack
+from dist_advss.attacks.unforeseen import KINDS, search
 from dist_advss.cli import main
 from dist_advss.config import suites
 from dist_advss.config.attack import Attack
@@ -21,11 +22,13 @@ from dist_advss.config.inherit import configure
 from dist_advss.errors import RunError, UserError
 from dist_advss.evaluation import sanity, suite
 from dist_advss.evaluation.checks import Check
-from dist_advss.evaluation.forecast import filled, passes_of
+from dist_advss.evaluation.forecast import Pace, filled, passes_of, searching_s
 from dist_advss.evaluation.run import evaluate
 from dist_advss.evaluation.sanity import Examined
+from dist_advss.evaluation.unforeseen import unforeseen
 from dist_advss.objectives.base import Task, cross_entropy
 from dist_advss.report.findings.reality import reality
+from dist_advss.report.findings.unforeseen import attacked
 from dist_advss.rng import Rng
 from dist_advss.runs.read import read
 from dist_advss.runs.table import rows_of
@@ -104,7 +107,33 @@ def test_what_is_finished_is_not_run_again(trained: Path, tmp_path: Path, monkey
     assert ran == ["pgd20"]
 
 
-def test_the_full_suite_adds_corruptions_and_takes_all_images(trained: Path) -> None:
+def test_the_full_suite_adds_corruptions_and_unforeseen_attacks(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    brief = ["kinds=[l1,fog]", "steps=2"]
+    monkeypatch.setattr(suite, "UnforeseenConfig", partial(suite.UnforeseenConfig, kinds=["l1", "fog"], steps=2))
+    monkeypatch.setattr(suite, "CorruptionsConfig", partial(suite.CorruptionsConfig, kinds=["contrast"]))
+    out = tmp_path / "full"
+    result = run(trained, out, "suite=full")
+    assert list(result["parts"]) == ["sanity", "pgd20", "autoattack", "corruptions", "unforeseen"]
+    # The time comes first, the figure last.
+    printed = capsys.readouterr().out
+    assert printed.index("unforeseen: 24 images, at most") < printed.index("unforeseen  12/24")
+    part = result["parts"]["unforeseen"]
+    assert f"UA2 {part['ua2']:.1f}" in printed
+    # It is the run that its own command makes, and readers of runs know it.
+    words = [f"checkpoint={trained}", *WORDS[1:], *brief, f"out={tmp_path / 'alone'}"]
+    alone = unforeseen(configure("unforeseen", words))
+    assert (alone / "verdicts.npz").read_bytes() == (out / "unforeseen" / "verdicts.npz").read_bytes()
+    (table,) = attacked(read(out, time.time()))
+    assert [values[2:] for _, values in table.heat.rows] == [
+        [json.loads((alone / "result.json").read_text())["accuracy"][kind][i] for kind in ("l1", "fog")]
+        for i in range(3)
+    ]
+    assert main(["verify", str(out)]) == 0
+
+
+def test_the_full_suite_takes_all_images(trained: Path) -> None:
     config = configure("evaluate", [f"checkpoint={trained}", "suite=full", "out=x"])
     part = suite.part_config("corruptions", config)
     assert (part.out, part.data.limit, part.seed) == ("x/corruptions", None, config.seed)
@@ -169,3 +198,20 @@ def test_the_forecast_counts_the_copies_that_fill_up_chunks() -> None:
     assert filled(40, 250) == 64
     assert filled(500, 250) == 512
     assert filled(128, 64) == 128
+
+
+def test_the_forecast_counts_the_passes_of_the_unforeseen_attacks() -> None:
+    """Counted on a model that never errs. The passes are so long here that the renderings take no time beside them."""
+    count = {"forward": 0, "both": 0}
+
+    def judge(x: Any, task: Task) -> Any:
+        count["both" if x.requires_grad else "forward"] += 1
+        return cross_entropy(x.flatten(1)[:, :4] * 1e-3 + 50 * nn.functional.one_hot(task.targets, 4), task.targets)
+
+    x, kinds, strengths = torch.rand(4, 1, 28, 28), ["l1", "jpeg", "wood"], ["low", "high"]
+    task = Task(x, torch.arange(4), Rng(0).rows(torch.arange(4)))
+    for kind in kinds:
+        for strength in strengths:
+            search(judge, task, KINDS[kind].threat(KINDS[kind].strengths[strength]), 5, kind, torch.arange(4))
+    expected = (1 + count["forward"]) * 1e6 + count["both"] * 1e9  # one more for the image as it is
+    assert searching_s(x, kinds, strengths, 5, Pace(1e6, 1e9)) == pytest.approx(expected, abs=1e5)
