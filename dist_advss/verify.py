@@ -183,8 +183,13 @@ def _verdicts(run: Run) -> Iterator[Finding]:
                 "ta": 100 * float((columns["clean_prediction"] == columns["label"]).mean()),
                 "ra": 100 * float((columns["adversarial_prediction"] == columns["label"]).mean()),
             }
+            if "felled_at" in columns:
+                radii = np.unique(np.asarray([0, *run.config["sweep"]["eps"], run.config["attack"]["eps"]], float))
+                at = np.sort(columns["felled_at"])
+                fallen = np.searchsorted(at, np.arange(len(radii)), side="right") - (at < 0).sum()
+                rates |= {"sweep.eps": radii.tolist(), "sweep.ra": (100 * (1 - fallen / len(at))).tolist()}
         count = len(columns["index"])
-    except (OSError, LookupError, ValueError) as error:  # a column is missing, or has another shape
+    except (OSError, LookupError, TypeError, ValueError) as error:  # a column is missing, or has another shape
         reason = error.strerror if isinstance(error, OSError) else str(error)
         yield Finding("wrong", f"verdicts.npz: cannot be read ({reason}), so result.json has no evidence")
         return

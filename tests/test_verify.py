@@ -194,6 +194,20 @@ def test_the_rates_of_unforeseen_attacks_are_computed_again(here: Path, verify: 
     assert "ua2 is 99.0, and the verdicts give" in printed
 
 
+def test_the_curve_of_a_sweep_is_computed_again(here: Path, verify: Verify) -> None:
+    run = here / "runs" / "swept"
+    words = ["attack=fgsm", "attack.eps=0.02", "sweep.eps=[0.01,0.3]", "device=cpu"]
+    assert main(["evaluate", *words, f"checkpoint={here / 'runs' / 'tuned'}", f"out={run}"]) == 0
+    assert verify()[0] == 0
+    sweep = json.loads((run / "result.json").read_text())["sweep"]
+    edit_result(run, sweep={**sweep, "ra": [99.0] * 4})
+    assert "sweep.ra is [99.0, 99.0, 99.0, 99.0], and the verdicts give" in verify()[1]
+    edit_result(run, sweep={**sweep, "eps": [0.0, 0.01, 0.02, 0.4]})
+    assert "sweep.eps is [0.0, 0.01, 0.02, 0.4], and the verdicts give" in verify()[1]
+    edit_result(run, sweep="none")
+    assert "sweep.ra is None" in verify()[1]
+
+
 def test_a_report_older_than_a_result_and_a_record_of_another_result_are_named(here: Path, verify: Verify) -> None:
     report = here / "runs" / "report.html"
     assert main(["report", str(here / "runs"), "-o", str(report)]) == 0

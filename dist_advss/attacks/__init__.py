@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from torch import nn
 
 from ..config.attack import Attack as AttackConfig
 from .autoattack import AutoAttack
 from .base import Attack, NoAttack
 from .pgd import PGD
+from .sweep import Sweep
 from .threat import L2, Linf, Threat
 
-__all__ = ["L2", "PGD", "Attack", "AutoAttack", "Linf", "NoAttack", "Threat", "build"]
+__all__ = ["L2", "PGD", "Attack", "AutoAttack", "Linf", "NoAttack", "Sweep", "Threat", "build", "build_sweep"]
 
 
 def build(config: AttackConfig, module: nn.Module, couples_rows: bool = False) -> Attack:
@@ -20,3 +24,10 @@ def build(config: AttackConfig, module: nn.Module, couples_rows: bool = False) -
     if config.algorithm == "autoattack":
         return AutoAttack(config)  # type: ignore[return-value]  # it takes one tensor, not a tuple
     return PGD(config, module, couples_rows=couples_rows)  # type: ignore[return-value]  # X where X | None is allowed
+
+
+def build_sweep(config: AttackConfig, module: nn.Module, radii: Sequence[float]) -> Attack:
+    """The attack at each of `radii`, which hold config.eps; with `radii` empty the attack alone."""
+    if not radii:
+        return build(config, module)
+    return Sweep({eps: build(replace(config, eps=eps), module) for eps in radii}, config.eps)  # type: ignore[return-value]

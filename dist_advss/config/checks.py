@@ -19,6 +19,7 @@ from .profile import check_profile, check_profiled_ranks
 from .schema import Engine, Model
 from .sets import SETS
 from .suites import check_suite
+from .sweep import check_sweep
 
 
 def check_value(name: str, value: Any, metadata: Any) -> None:
@@ -70,6 +71,7 @@ def check_evaluation(command: str, config: Any) -> None:
             "checkpoint: missing; give checkpoint=… (a fine-tuned run folder), or model=ensemble model.members=[RUN,RUN]"
         )
     check_suite(config)
+    check_sweep(config)
     if config.attack.steps == 0 and config.attack.keep == "any":
         raise UserError("attack.keep=any: needs an attack; set attack.steps or choose attack=pgd20_any")
     if config.attack.algorithm == "autoattack":

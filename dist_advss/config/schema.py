@@ -17,6 +17,7 @@ from .objectives import Objective
 from .profile import Profile
 from .sets import DATASETS
 from .suites import Suite
+from .sweep import Sweep
 from .unforeseen import STRENGTHS, UNFORESEEN
 
 
@@ -299,6 +300,7 @@ class EvaluateConfig(JudgeConfig):
     """The keys of `evaluate`."""
 
     attack: Attack = group(Attack)
+    sweep: Sweep = group(Sweep)
     suite: Suite = group(Suite)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..attacks.autoattack import STANDS
-from .verdicts import Verdicts
+from ..config.keys import shown
+from .verdicts import Swept, Verdicts
 
 
 def interval(right: int, n: int) -> list[float]:
@@ -40,3 +41,19 @@ def after_each(verdicts: Verdicts, cascade: Sequence[str]) -> dict[str, float]:
     stands = verdicts.felled_by == STANDS
     after = {name: stands | (verdicts.felled_by > number) for number, name in enumerate(cascade, 1)}
     return {name: round(100 * float(right.mean()), 4) for name, right in after.items()}
+
+
+def curve(verdicts: Swept, radii: Sequence[float]) -> dict[str, list[Any]]:
+    """RA in percent with its interval at eps 0, where it is TA, and at each of `radii`, ascending."""
+    right = [(verdicts.felled_at == STANDS) | (verdicts.felled_at > number) for number in range(len(radii) + 1)]
+    return {
+        "eps": [0.0, *radii],
+        "ra": [round(100 * float(mask.mean()), 4) for mask in right],
+        "ra_interval": [interval(int(mask.sum()), len(mask)) for mask in right],
+    }
+
+
+def as_text(points: Mapping[str, list[Any]]) -> str:
+    """RA by radius for a line of the terminal: "eps 4/255 61.2, 8/255 40.5"."""
+    pairs = zip(points["eps"][1:], points["ra"][1:], strict=True)
+    return "eps " + ", ".join(f"{shown(eps)} {ra:.1f}" for eps, ra in pairs)

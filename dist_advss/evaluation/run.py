@@ -14,6 +14,7 @@ from rich.console import Console
 from .. import attacks
 from ..attacks.pgd import step_size
 from ..config.schema import EvaluateConfig
+from ..config.sweep import radii_of
 from ..data import Loader, Located, as_float
 from ..data.image_set import Integers
 from ..engines import World
@@ -25,10 +26,10 @@ from ..training.interrupt import Interrupt
 from ..training.made_from import NO_CLASSES
 from .by_image import Partial, origin_of, remove_partial, run_unless_finished, until_stopped
 from .classifier import checkpoint_files, judged, open_share
-from .rates import after_each, rates
+from .rates import after_each, as_text, curve, rates
 from .samples import SAMPLES, Keeper, Samples
 from .suspicions import suspicions
-from .verdicts import Verdicts, judge_images
+from .verdicts import Swept, Verdicts, judge_images
 
 
 def evaluate(config: EvaluateConfig) -> Path:
@@ -51,7 +52,12 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
         if source.classes is None:
             console.print(f"{source.path}: {NO_CLASSES}", style="dim")
     loader, first = open_share(config, located, sources, world, SAMPLES)
-    attack, origin = attacks.build(config.attack, model), " + ".join(str(source.path) for source in sources)
+    radii = radii_of(config)
+    empty = Swept.empty() if radii else Verdicts.empty()
+    attack, origin = (
+        attacks.build_sweep(config.attack, model, radii),
+        " + ".join(str(source.path) for source in sources),
+    )
 
     with contextlib.ExitStack() as stack:
         made_from = stack.enter_context(folder.claimed(world, out, config, now, starts_over=True))
@@ -60,9 +66,10 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
             log = stack.enter_context(Log(out, config.tracking, lambda text: console.print(text, style="dim")))
             log.begin(0, "evaluate", world.size)
         cascade = config.attack.cascade if config.attack.algorithm == "autoattack" else []
+        under = {"radii": radii} if radii else {}
         started = time.monotonic()
-        saved = Partial(out, world.rank, origin_of(config, now, attack=asdict(config.attack)))
-        known, done = saved.load(world, Verdicts.empty(), lambda text: console.print(text, style="dim"))
+        saved = Partial(out, world.rank, origin_of(config, now, attack=asdict(config.attack), **under))
+        known, done = saved.load(world, empty, lambda text: console.print(text, style="dim"))
         keeper, known, done = _resumed(config, world, saved, first, known, done)
 
         def show(verdicts: Verdicts) -> None:
@@ -71,6 +78,8 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
             text = f"evaluate  {len(verdicts)}/{loader.count}  TA {done['ta']:.1f}  RA {done['ra']:.1f}"
             if cascade:
                 text += "".join(f"  {name} {ra:.1f}" for name, ra in after_each(verdicts, cascade).items())
+            if isinstance(verdicts, Swept):
+                text += "  " + as_text(curve(verdicts, radii))
             console.print(text, end="\r" if console.is_terminal else "\n")
 
         try:
@@ -83,7 +92,7 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
             raise
         if shares is None or pictures is None or first is None:
             return
-        verdicts = Verdicts.empty().joined(shares)
+        verdicts = empty.joined(shares)
         verdicts.save(out / "verdicts.npz", saved.origin)
         warnings = suspicions(model, first, verdicts, cascade, config.attack.eot) if cascade else []
         for warning in warnings:
@@ -97,6 +106,7 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
                 **rates(verdicts, loader.classes),
                 "ra_after": after_each(verdicts, cascade),
                 "warnings": warnings,
+                **({"sweep": curve(verdicts, radii)} if isinstance(verdicts, Swept) else {}),
                 "attack": {**asdict(config.attack), "step_size": None if cascade else step_size(config.attack)},
                 "split": config.split,
                 "checkpoint": str(checkpoint_files(config)[0]) if config.checkpoint else None,

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from ..attacks import Attack, AutoAttack
+from ..attacks import Attack, AutoAttack, Sweep
 from ..attacks.autoattack import CLEAN, STANDS
 from ..attacks.chunks import logits_of
 from ..data import Batch, as_float
@@ -47,6 +47,20 @@ class Verdicts(ByImage):
         return self.adversarial_prediction == self.label
 
 
+@dataclass
+class Swept(Verdicts):
+    """Verdicts of a sweep: those at attack.eps, and where each image fell, int64 (N,).
+
+    felled_at: -1: nowhere; 0: the model is wrong on the clean image; k: at the k-th radius, ascending from 1
+    """
+
+    felled_at: np.ndarray
+
+    @staticmethod
+    def empty() -> Swept:
+        return Swept(*(np.empty(0, dtype=np.int64) for _ in range(6)))
+
+
 def judge_images(
     model: Classify,
     batches: Iterable[Batch],
@@ -62,6 +76,7 @@ def judge_images(
     """Clean and adversarial predictions for every image of `batches`, in eval mode, together with those of `known`.
 
     The attack ascends the cross-entropy, whatever loss the model was trained with.
+    `known` gives the kind of verdicts: those of a sweep are `Swept`.
     An image's random start depends on the seed and its position alone, not on batch size, interruption or the number of
     processes. Images whose index is in `judged` (n,) are not judged again. Results are saved to `partial` every few seconds.
     `on_images` gets what the attack found for each batch, index (N,) and images (N, C, H, W), before its results are saved.
@@ -82,8 +97,10 @@ def judge_images(
         on_images(batch.index, alone(found))
         clean, adversarial = (z.argmax(1) for z in logits)
         felled = _felled_by(attack, clean == batch.labels, adversarial == batch.labels)
-        columns = (batch.index, batch.labels, clean, adversarial, felled)
-        return Verdicts(*(column.cpu().numpy() for column in columns))
+        columns = [batch.index, batch.labels, clean, adversarial, felled]
+        if isinstance(swept := cast(object, attack), Sweep):
+            columns.append(swept.felled_at)
+        return type(known)(*(column.cpu().numpy() for column in columns))
 
     return judge_remaining(batches, judge, known, judged, partial, on_batch)
 
@@ -91,5 +108,5 @@ def judge_images(
 def _felled_by(attack: Attack, clean: torch.Tensor, adversarial: torch.Tensor) -> torch.Tensor:
     """(N,) int64 as in `Verdicts`, from what was right (N,) bool. The reported verdict decides whether an image stands."""
     first, judged = torch.where(clean, 1, CLEAN), cast(object, attack)
-    felled = judged.felled_by if isinstance(judged, AutoAttack) else first
+    felled = judged.felled_by if isinstance(judged, AutoAttack | Sweep) else first
     return torch.where(adversarial, STANDS, torch.where(felled == STANDS, first, felled))

@@ -48,6 +48,7 @@ class Row:
     tuned:             the fine-tuned run that was evaluated, by stage or path; None if it cannot be found
     family:            the attack without its radius
     eps, trained_eps:  radius of the attack, and of the one in fine-tuning
+    sweep:             of an evaluation with sweep.eps, RA at each radius, ascending from 0
     """
 
     evaluation: str
@@ -67,6 +68,7 @@ class Row:
     recipe: Recipe
     draw: int | None
     variant: str = ""
+    sweep: tuple[tuple[float, Rate], ...] = ()
 
     @property
     def name(self) -> str:
@@ -205,6 +207,7 @@ def _row(run: Run, launch: Launch) -> Row:
         trained_eps=number(lookup(tuned.config if tuned else {}, "attack.eps")),
         recipe=recipe,
         draw=int(draw) if draw is not None and starts else None,
+        sweep=_sweep(run),
     )
 
 
@@ -215,7 +218,19 @@ def _norm(attack: dict[str, object]) -> str:
 def _rate(run: Run, name: str) -> Rate | None:
     if run.state != "finished":
         return None
-    value, interval = number(run.result.get(name)), run.result.get(f"{name}_interval")
+    return _with_interval(run.result.get(name), run.result.get(f"{name}_interval"))
+
+
+def _sweep(run: Run) -> tuple[tuple[float, Rate], ...]:
+    columns = [lookup(run.result, f"sweep.{name}") for name in ("eps", "ra", "ra_interval")]
+    if run.state != "finished" or not all(isinstance(column, list) for column in columns):
+        return ()
+    points = [(number(eps), _with_interval(ra, interval)) for eps, ra, interval in zip(*columns, strict=False)]
+    return tuple((eps, rate) for eps, rate in points if eps is not None and rate is not None)
+
+
+def _with_interval(found: object, interval: object) -> Rate | None:
+    value = number(found)
     if value is None:
         return None
     ends = [number(end) for end in interval] if isinstance(interval, list) else []

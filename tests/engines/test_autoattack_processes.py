@@ -37,6 +37,11 @@ def test_processes_batches_and_a_kill_in_mid_cascade_do_not_change_a_byte(start:
         ranks = start(size, jobs.evaluate, *judged, f"batch_size={batch}", f"out={tmp_path / str(size)}")
         assert ranks.wait(LONG) == [0] * size, ranks.said()
 
+    for size, batch in ((1, 24), (2, 7)):
+        swept = f"out={tmp_path / f'swept{size}'}"
+        ranks = start(size, jobs.evaluate, *judged, "sweep.eps=[0.01,0.1]", f"batch_size={batch}", swept)
+        assert ranks.wait(LONG) == [0] * size, ranks.said()
+
     # One of two is killed in FAB-T of its second batch. One process ends the work, in batches of another size.
     killed = tmp_path / "killed"
     ranks = start(2, jobs.evaluate_and_die, "fab-t", 2, *judged, "batch_size=6", f"out={killed}")
@@ -50,5 +55,7 @@ def test_processes_batches_and_a_kill_in_mid_cascade_do_not_change_a_byte(start:
 
     for name in ("verdicts.npz", "samples/samples.npz"):
         assert len({(tmp_path / run / name).read_bytes() for run in ("1", "2", "4", "killed")}) == 1, name
+        assert len({(tmp_path / run / name).read_bytes() for run in ("swept1", "swept2")}) == 1, name
+    assert len(set(np.load(tmp_path / "swept1" / "verdicts.npz")["felled_at"].tolist())) > 2, "at several radii"
     felled = np.load(tmp_path / "1" / "verdicts.npz")["felled_by"].tolist()
     assert {-1, 0, 1} <= set(felled), "some stand, some fall, or the comparison says little"

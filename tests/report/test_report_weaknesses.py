@@ -12,6 +12,7 @@ from dist_advss.report.failures import failures, last_lines
 from dist_advss.report.findings.cost import costs, epochs_to, processes
 from dist_advss.report.findings.sweeps import at_one_radius, sweeps
 from dist_advss.report.findings.transfers import transfers
+from dist_advss.report.page import render
 from dist_advss.runs.read import read
 from dist_advss.runs.table import as_text, summary_rows
 
@@ -32,6 +33,24 @@ def test_evaluations_that_differ_in_the_radius_alone_make_a_curve(folder: Any) -
     values = {eps: rate.value for eps, rate, _ in sweep.curves[1].points}
     assert (values[0.0], values[0.1]) == (69.9, 56.4)  # TA is RA without an attack
     assert sweep.setting.attack == "PGD-20, l∞"
+
+
+def test_one_evaluation_with_a_sweep_is_a_curve(folder: Any) -> None:
+    folder.grid()
+    file = folder.root / "p3_evaluate" / "result.json"
+    result = json.loads(file.read_text())
+    curve = {"eps": [0.0, 0.05, 0.1], "ra": [69.9, 61.0, 56.4], "ra_interval": [[67, 72], [58, 64], [53, 59]]}
+    file.write_text(json.dumps({**result, "sweep": curve}))
+    (sweep,) = sweeps(summary_rows(folder.root))
+    (line,) = sweep.curves
+    assert [(eps, rate.value, rate.interval) for eps, rate, _ in line.points] == [
+        (0.0, 69.9, (67.0, 72.0)), (0.05, 61.0, (58.0, 64.0)), (0.1, 56.4, (53.0, 59.0)),
+    ]  # fmt: skip
+    page = render(read(folder.root, now=0.0), now=0.0)
+    assert "RA by radius" in page and "61.0" in page
+    for broken in ("x", {"eps": 3}, {"eps": [None, "a"], "ra": [1, 2], "ra_interval": [3, None]}):
+        file.write_text(json.dumps({**result, "sweep": broken}))
+        assert sweeps(summary_rows(folder.root)) == []
 
 
 def test_radii_of_a_curve_do_not_crowd_the_results(folder: Any) -> None:

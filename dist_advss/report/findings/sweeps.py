@@ -1,4 +1,4 @@
-"""Evaluations of one model under one attack at several radii."""
+"""One model under one attack at several radii: separate evaluations, or one with sweep.eps."""
 
 from __future__ import annotations
 
@@ -46,9 +46,17 @@ class Sweep:
 
 
 def sweeps(rows: list[Row]) -> list[Sweep]:
-    """One sweep for each setting, of the models that have finished evaluations at two radii or more."""
+    """One sweep for each setting, of the models that have finished evaluations at two radii or more.
+
+    An evaluation with sweep.eps has its curve itself.
+    """
     curves: dict[Setting, list[Curve]] = {}
     for (setting, _), family in _families(rows).items():
+        swept = next((row for row in family if row.sweep), None)
+        if swept:
+            of_sweep = [(eps, rate, swept.evaluation) for eps, rate in swept.sweep]
+            curves.setdefault(setting, []).append(Curve(_name(swept), swept.method, of_sweep))
+            continue
         by_eps = {row.eps: row for row in reversed(family) if row.eps and row.ra}
         if len(by_eps) < 2:
             continue
@@ -56,10 +64,13 @@ def sweeps(rows: list[Row]) -> list[Sweep]:
         points = [(eps, row.ra, row.evaluation) for eps, row in sorted(by_eps.items()) if eps and row.ra]
         if first.ta:
             points.insert(0, (0.0, first.ta, CLEAN))
-        name = first.name + (f", seed {first.seeds}" if first.seed else "")
-        curves.setdefault(setting, []).append(Curve(name, first.method, points))
+        curves.setdefault(setting, []).append(Curve(_name(first), first.method, points))
     texts = captions(setting for setting, of_setting in curves.items() for _ in of_setting)
     return [Sweep(setting, texts[setting], of_setting) for setting, of_setting in curves.items()]
+
+
+def _name(row: Row) -> str:
+    return row.name + (f", seed {row.seeds}" if row.seed else "")
 
 
 def at_one_radius(rows: list[Row]) -> list[Row]:
