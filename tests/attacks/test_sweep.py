@@ -42,7 +42,7 @@ def pictures(margins: list[float]) -> Task:
 @pytest.mark.parametrize("config", [PGD, CASCADE], ids=["pgd", "cascade"])
 def test_each_image_falls_at_the_first_radius_above_its_margin(config: Attack) -> None:
     model = Linear()
-    sweep = build_sweep(config, model, RADII)
+    sweep = build_sweep(config, model, RADII[::-1])  # in any order
     assert isinstance(sweep, Sweep)
     task = pictures([0.01, 0.03, 0.04, 0.07, 0.15, 0.28, -0.1])
     shown = sweep.fool(model.judge, task)
