@@ -18,6 +18,7 @@ from rich.text import Text
 
 from . import __version__
 from .arrays import read_arrays
+from .config.backbones import is_own
 from .config.commands import COMMANDS, trains
 from .config.compose import compose_node
 from .config.schema import Data
@@ -28,6 +29,7 @@ from .runs.metrics import number
 from .runs.read import Launch, Run, follow, read
 from .text import plural
 from .training import checkpoint
+from .training.made_from import digest_of
 
 PICKS = ("best_ra", "best_ta", "last")
 ROUNDING = 1e-3  # percentage points; result.json holds four decimals
@@ -117,6 +119,9 @@ def _images(run: Run, record: Any, identities: dict[str, Identity]) -> Iterator[
 def _sources(run: Run, record: Any, launch: Launch) -> Iterator[Finding]:
     """The checkpoints that the run loaded, against their digests. It looks for them where the launch is now first."""
     for link, before in (record if isinstance(record, dict) else {}).items():
+        if is_own(link):
+            yield Finding("unknown", f"weights: those that {link} makes, as verify does not run it")
+            continue
         source = follow(run, link, launch)
         moved = source.path / "checkpoints" / Path(link).name if source else None
         file = moved if moved is not None and moved.exists() else Path(link)
@@ -124,7 +129,7 @@ def _sources(run: Run, record: Any, launch: Launch) -> Iterator[Finding]:
             yield Finding("unknown", f"weights: {link} no longer exists")
             continue
         try:
-            now = checkpoint.digest(checkpoint.load(file)["model"])
+            now = digest_of(file)
         except UserError as error:
             yield Finding("wrong", f"weights: {error}")
             continue

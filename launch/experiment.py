@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_advss import yaml_text
-from dist_advss.config.backbones import ENSEMBLE
+from dist_advss.config.backbones import ENSEMBLE, is_own
 from dist_advss.config.commands import COMMANDS, trains
 from dist_advss.config.compose import config_dir, is_group, key_names, options, parse_words
 from dist_advss.config.flags import of_any_command
@@ -268,7 +268,7 @@ def _rooted(name: str, value: str, folder: str) -> str:
     def rooted(path: str) -> str:
         return path if not path or path[0] in "@$" else absolute(path, folder)
 
-    if name == "objective" and is_plugin(value):
+    if (name == "objective" and is_plugin(value)) or (name == "model" and is_own(value)):
         return rooted(value)
     if not is_path(name) or value in NOTHING:
         return value

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import UserError
+
 
 @dataclass(frozen=True)
 class Network:
@@ -53,3 +55,16 @@ LIBRARIES = ("timm", "torchvision")  # packages whose networks model=PACKAGE:NAM
 def is_adopted(model: str) -> bool:
     """Whether a model is another package's, PACKAGE:NAME."""
     return model.startswith(tuple(f"{library}:" for library in LIBRARIES))
+
+
+def is_own(model: str) -> bool:
+    """Whether a model is one of a user's file, FILE.py:FUNCTION."""
+    return ".py:" in model
+
+
+def refuse_no_weights(config: Any, or_else: str = "") -> None:
+    """Raises UserError unless a command that judges has a checkpoint, or a model in a user's file, which has its weights."""
+    if config.checkpoint is None and not is_own(config.model.name):
+        raise UserError(
+            f"checkpoint: missing; give checkpoint=… (a fine-tuned run folder){or_else}, or model=FILE.py:FUNCTION"
+        )

@@ -8,7 +8,7 @@ from unicodedata import category
 
 from ..errors import UserError, nearest
 from .attack import check_attack, check_autoattack
-from .backbones import BACKBONES, ENSEMBLE, LIBRARIES, MODELS, is_adopted
+from .backbones import BACKBONES, ENSEMBLE, LIBRARIES, MODELS, is_adopted, is_own, refuse_no_weights
 from .classes import check_classes
 from .commands import COMMANDS
 from .engines import ENGINES, ZERO
@@ -66,10 +66,8 @@ def check_training(command: str, config: Any) -> None:
 
 def check_evaluation(command: str, config: Any) -> None:
     """The checks of `evaluate`. Raises UserError."""
-    if config.checkpoint is None and config.model.name != ENSEMBLE:
-        raise UserError(
-            "checkpoint: missing; give checkpoint=… (a fine-tuned run folder), or model=ensemble model.members=[RUN,RUN]"
-        )
+    if config.model.name != ENSEMBLE:
+        refuse_no_weights(config, ", model=ensemble model.members=[RUN,RUN]")
     check_suite(config)
     check_sweep(config)
     if config.attack.steps == 0 and config.attack.keep == "any":
@@ -149,6 +147,9 @@ def _check_model(command: str, config: Any) -> None:
         return
     if model.members is not None:
         raise UserError("model.members: only model=ensemble takes members; drop it or choose model=ensemble")
+    if is_own(model.name):
+        _check_own(command, config)
+        return
     for key in ("mean", "std"):
         values = getattr(model, key)
         if values is not None and len(values) != data.channels:
@@ -174,6 +175,19 @@ def _check_model(command: str, config: Any) -> None:
         others = [f"model={name}" for name, other in BACKBONES.items() if other.takes(data.size)]
         remedy = f"choose {_either(others)}" if others else f"set data.size={network.smallest} or more"
         raise UserError(f"model={model.name}: takes images of {limits} pixels, and data.size={data.size}; {remedy}")
+
+
+def _check_own(command: str, config: Any) -> None:
+    """A model in a user's file. A run folder may name one too, in its config.yaml, and must not have it run."""
+    name = config.model.name
+    if not hasattr(config, "checkpoint"):
+        raise UserError(f"model={name}: {command} trains networks of configs/model, timm and torchvision; choose one")
+    if config.checkpoint is not None:
+        raise UserError(f"model={name}: brings its weights, and checkpoint={config.checkpoint} has others; drop one")
+    for key in ("width", "patch", "mean", "std"):
+        value = getattr(config.model, key)
+        if value is not None:
+            raise UserError(f"model.{key}={value}: {name} makes the whole model, normalisation included; drop it")
 
 
 def _check_ensemble(command: str, config: Any) -> None:

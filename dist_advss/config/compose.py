@@ -26,7 +26,7 @@ from omegaconf import OmegaConf
 from ..errors import UserError, nearest
 from ..yaml_text import read_as_written
 from . import checks, plugins
-from .backbones import is_adopted
+from .backbones import is_adopted, is_own
 from .commands import COMMANDS
 from .keys import REQUIRED
 from .objectives import OBJECTIVES, is_plugin, keys_of
@@ -166,9 +166,13 @@ def _tree(schema: type, raw: dict[str, Any]) -> Any:
 
 
 def _key(groups: dict[str, str]) -> tuple[tuple[str, str], ...]:
-    """The choices of groups as a key of the caches. A user's objective is looked up every time, and has its absolute path."""
-    own = groups.get("objective", "")
-    return tuple(sorted((groups | {"objective": plugins.resolve(own)} if is_plugin(own) else groups).items()))
+    """The choices of groups as a key of the caches. A user's file is looked up every time, and has its absolute path."""
+    own = {}
+    if is_plugin(groups.get("objective", "")):
+        own["objective"] = plugins.resolve(groups["objective"])
+    if is_own(groups.get("model", "")):
+        own["model"] = plugins.resolve(groups["model"], "model")
+    return tuple(sorted((groups | own).items()))
 
 
 @functools.cache
@@ -183,8 +187,8 @@ def _chosen(command: str, groups: tuple[tuple[str, str], ...], without: tuple[st
 
 
 def _has_no_file(group: str, name: str) -> bool:
-    """Whether a choice is none of configs/GROUP/NAME.yaml but code: a user's objective, or another package's network."""
-    return (group == "objective" and is_plugin(name)) or (group == "model" and is_adopted(name))
+    """Whether a choice is none of configs/GROUP/NAME.yaml but code: a user's objective or model, or another package's network."""
+    return (group == "objective" and is_plugin(name)) or (group == "model" and (is_adopted(name) or is_own(name)))
 
 
 @functools.cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import UserError
+from .backbones import refuse_no_weights
 from .keys import check_chosen
 
 # in the order of the paper: noise, blur, weather, digital (Hendrycks and Dietterich 2019)
@@ -30,8 +31,7 @@ SMALLEST = 28  # pixels
 
 def check_corruptions(command: str, config: Any) -> None:
     """The checks of `corruptions`. Raises UserError."""
-    if config.checkpoint is None:
-        raise UserError("checkpoint: missing; give checkpoint=… (a fine-tuned run folder)")
+    refuse_no_weights(config)
     check_chosen("kinds", config.kinds, CORRUPTIONS)
     check_chosen("severities", config.severities, (1, 2, 3, 4, 5))
     if config.data.size < SMALLEST:

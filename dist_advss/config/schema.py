@@ -93,7 +93,10 @@ class Data:
 
 @dataclass
 class Model:
-    name: str = key(REQUIRED, "backbone: one of configs/model, timm:NAME or torchvision:NAME")
+    name: str = key(
+        REQUIRED,
+        "backbone: one of configs/model, timm:NAME or torchvision:NAME; commands that judge also take FILE.py:FUNCTION",
+    )
     width: int | None = key(
         None, "preact_small: channels of the first stage; null: the published width", low=4, per_member=True
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import UserError
+from .backbones import refuse_no_weights
 from .keys import check_chosen
 
 UNFORESEEN = (
@@ -27,8 +28,7 @@ SMALLEST = 28  # pixels
 
 def check_unforeseen(command: str, config: Any) -> None:
     """The checks of `unforeseen`. Raises UserError."""
-    if config.checkpoint is None:
-        raise UserError("checkpoint: missing; give checkpoint=… (a fine-tuned run folder)")
+    refuse_no_weights(config)
     check_chosen("kinds", config.kinds, UNFORESEEN)
     check_chosen("strengths", config.strengths, STRENGTHS)
     if config.data.size < SMALLEST:

@@ -80,7 +80,9 @@ def evaluate_model(
     training = model.training
     model.eval()
     try:
-        classes = _classes(model, images[:4].float().to(device), labels)
+        classes = classes_of("model", model, images[:4].float().to(device))
+        if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            raise UserError(f"labels: {int(labels.min())} to {int(labels.max())}, and the model has {classes} classes")
         # Only the attack of this configuration counts. Its checks need the number of classes.
         unused = ["data=folder", "data.root=.", "data.size=32", "model=preact_small", "checkpoint=unused", "out=unused"]
         config = compose("evaluate", [*unused, f"data.classes={classes}", *words])
@@ -126,16 +128,12 @@ def _refuse_images(images: Tensor, labels: Tensor) -> None:
 
 
 @torch.no_grad()
-def _classes(model: nn.Module, few: Tensor, labels: Tensor) -> int:
-    """The number of classes, from the outputs for a few images. Raises UserError for anything but logits (N, K)."""
+def classes_of(key: str, model: nn.Module, few: Tensor) -> int:
+    """The number of classes, from the outputs for a few images. Raises UserError, with `key`, for anything but logits (N, K)."""
     outputs = model(few)
     if not isinstance(outputs, Tensor) or outputs.dim() != 2 or len(outputs) != len(few):
         shape = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise UserError(f"model: gives {shape} for {len(few)} images; it must give logits (N, classes)")
+        raise UserError(f"{key}: gives {shape} for {len(few)} images; it must give logits (N, classes)")
     if outputs.min() >= 0 and (outputs.float().sum(1) - 1).abs().max() < SUM_OF_PROBABILITIES:
-        raise UserError("model: gives probabilities, whose gradients vanish; return the logits before the softmax")
-    if not 0 <= int(labels.min()) <= int(labels.max()) < outputs.shape[1]:
-        raise UserError(
-            f"labels: {int(labels.min())} to {int(labels.max())}, and the model has {outputs.shape[1]} classes"
-        )
+        raise UserError(f"{key}: gives probabilities, whose gradients vanish; return the logits before the softmax")
     return int(outputs.shape[1])

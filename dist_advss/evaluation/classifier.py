@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ..config.backbones import is_own
 from ..config.objectives import Classify as ClassifyConfig
 from ..config.schema import JudgeConfig
 from ..data import Loader, Located, make_loader, on_node
@@ -20,8 +21,9 @@ from ..models.plain import as_ours, misfit
 from ..objectives.classify import Classify
 from ..rng import Rng
 from ..training import checkpoint
-from ..training.made_from import Loaded, MadeFrom, digests, load_weights, refuse_trained_on
+from ..training.made_from import Loaded, MadeFrom, digest_of, digests, load_weights, refuse_trained_on
 from ..training.members import load_members, member_files
+from .own import own_model
 
 ALONE = World(torch.device("cpu"))
 
@@ -35,7 +37,10 @@ def judged(config: JudgeConfig, images: Identity, world: World) -> tuple[Classif
     model, sources = load_classifier(config, images.classes, world)
     for source in sources:
         refuse_trained_on(f"split={config.split}: {source.path}", source, images, config.data)
-    return model.to(world.device).eval(), sources, MadeFrom(images, digests(sources))
+    weights = digests(sources)
+    if is_own(config.model.name):  # its file may load its weights from anywhere
+        weights[config.model.name] = checkpoint.digest(model.state_dict())
+    return model.to(world.device).eval(), sources, MadeFrom(images, weights)
 
 
 def open_share(
@@ -71,7 +76,9 @@ def _opening(
 
 
 def checkpoint_files(config: JudgeConfig) -> list[Path]:
-    """The file that `checkpoint` and `pick` name, or those of an ensemble's members."""
+    """The file that `checkpoint` and `pick` name, those of an ensemble's members, or the user's file with the model."""
+    if is_own(config.model.name):
+        return [Path(config.model.name.rpartition(":")[0])]
     if config.checkpoint is None:
         return member_files(config.model.members or [], config.pick)
     return [checkpoint.file_of(config.checkpoint, config.pick)]
@@ -80,10 +87,15 @@ def checkpoint_files(config: JudgeConfig) -> list[Path]:
 def load_classifier(config: JudgeConfig, classes: Sequence[str], world: World = ALONE) -> tuple[Classify, list[Loaded]]:
     """The classifier with the checkpoint's weights, or with those of an ensemble's members, and these checkpoints.
 
+    A model in a user's file has its own weights, and the file takes the place of the checkpoint.
+
     Every process of `world` calls it, and rank 0 reads. Its outputs are in the order of the first checkpoint's classes. Raises
     UserError when the weights belong to another kind of model, or to other classes than those of the images, `classes`.
     """
     assert config.data.classes is not None
+    if is_own(config.model.name):
+        given, (file,) = own_model(config.model.name, config.data, config.seed), checkpoint_files(config)
+        return given, world.load_on_rank_zero(given, lambda: [Loaded(file.resolve(), digest_of(file), None)])
     model = Classify(ClassifyConfig(), build(config.model, config.data), config.data.classes)
     return model, world.load_on_rank_zero(model, lambda: _load(config, model, classes))
 

@@ -139,8 +139,9 @@ def _refuse_spoilt(config: EvaluateConfig, out: Path) -> None:
     checks = json.loads(read_text(out / "sanity" / "result.json"))["checks"]
     for check in checks:
         if check["name"] in SPOILS and check["verdict"] == "fail":
+            judged = f"model={config.model.name}" if config.checkpoint is None else f"checkpoint={config.checkpoint}"
             raise RunError(
-                f"checkpoint={config.checkpoint}: no “{check['name']}” ({check['figure']}): no attack on it means anything. "
+                f"{judged}: no “{check['name']}” ({check['figure']}): no attack on it means anything. "
                 f"{check['meaning']}"
             )
 

@@ -9,6 +9,7 @@ import os
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,24 +24,30 @@ TRIED = 2  # images of a trial
 
 def load_plugin(name: str) -> type[Objective]:
     """The class that FILE.py:CLASS names. Runs the file. Raises UserError for an error in it, or if the class is no `Objective`."""
-    file, _, member = name.rpartition(":")
-    spec = importlib.util.spec_from_file_location(f"dist_advss_plugin_{member}", file)
-    if spec is None or spec.loader is None or not os.path.isfile(file):
-        raise UserError(f"objective={name}: no such file; restore it")
-    module = importlib.util.module_from_spec(spec)
     with errors_of(name):
-        spec.loader.exec_module(module)
-    found = getattr(module, member, None)
+        found = member_of(name, "objective")
     if not (isinstance(found, type) and issubclass(found, Objective)):
         raise UserError(f"objective={name}: not a subclass of dist_advss.objectives.Objective")
     return found
 
 
+def member_of(name: str, key: str) -> Any:
+    """What FILE.py:NAME names, None if nothing. Runs the file and lets its errors pass. `key` is that of the name in messages."""
+    file, _, member = name.rpartition(":")
+    spec = importlib.util.spec_from_file_location(f"dist_advss_plugin_{member}", file)
+    if spec is None or spec.loader is None or not os.path.isfile(file):
+        raise UserError(f"{key}={name}: no such file; restore it")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, member, None)
+
+
 @contextlib.contextmanager
-def errors_of(name: str, report: Path | None = None) -> Iterator[None]:
+def errors_of(name: str, report: Path | None = None, key: str = "objective") -> Iterator[None]:
     """Raises an exception that comes from the user's file as one line with that file's line, and any other unchanged.
 
     It becomes a UserError. With `report` it becomes a RunError, and the whole traceback is written to this file.
+    All that a model (`key` "model") does in here is the user's, so an exception from elsewhere counts too.
     """
     file = name.rpartition(":")[0]
     try:
@@ -48,10 +55,10 @@ def errors_of(name: str, report: Path | None = None) -> Iterator[None]:
     except (UserError, RunError, Stopped, KeyboardInterrupt):
         raise
     except (Exception, SystemExit) as error:
-        place = _place(error, file)
+        place = _place(error, file) or (file if key == "model" else None)
         if place is None:
             raise
-        text = f"objective={name}: {place}: {type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
+        text = f"{key}={name}: {place}: {type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
         if report is None:
             raise UserError(text) from error
         write_text(report, traceback.format_exc())

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
+from ..config.backbones import is_own
 from ..config.commands import trains
 from ..config.objectives import Joint
 from .folders import lookup
@@ -80,6 +81,9 @@ def model_of(run: Run, link: Any, launch: Launch, variants: Mapping[Path, str]) 
     `variants`: of the trainings of the launch, by folder.
     """
     found = follow(run, link, launch) if isinstance(link, str) else None
+    if link is None:
+        own = str(lookup(run.config, "model.name"))
+        return Model(PurePath(own).name if is_own(own) else run.stage)
     if found is None or not trains(found.command):
         return Model(PurePath(str(link)).name or run.stage)
     method, seed = method_of(found, launch), int(number(lookup(found.config, "seed")) or 0)

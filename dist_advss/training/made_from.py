@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from .. import __version__
+from ..config import plugins
 from ..config.schema import Data
 from ..data.identity import Identity, difference, identify, is_here, restore
 from ..errors import UserError
@@ -27,7 +28,8 @@ class MadeFrom:
     """What determines a run's result beside its configuration.
 
     data:    the images of the part that it reads, training or test
-    weights: the digest of every checkpoint that it loads, by the absolute path of the file
+    weights: the digest of every checkpoint that it loads, by the absolute path of the file; for a model in a user's file,
+             the digest of this file, and by FILE.py:FUNCTION that of the weights that it made
     version: of dist_advss, in the run's first session
     code:    the digest of the user's file with the objective; None without one
     """
@@ -75,6 +77,11 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], Loaded]:
     return weights, Loaded(path.resolve(), checkpoint.digest(weights), restore(content.get("data")), held_out)
 
 
+def digest_of(file: Path) -> str:
+    """The digest of a checkpoint's weights, or of the content of a user's .py file. Raises UserError for a file that cannot be used."""
+    return plugins.digest(f"{file}:", "model") if file.suffix == ".py" else load_weights(file)[1].digest
+
+
 def digests(loaded: Iterable[Loaded]) -> dict[str, str]:
     """The digest of each checkpoint by its absolute path, for `MadeFrom.weights`."""
     return {str(source.path): source.digest for source in loaded}
@@ -117,7 +124,7 @@ def other_weights(before: MadeFrom, now: dict[str, str]) -> str | None:
     """
     for (path, new), old in zip(now.items(), before.weights.values(), strict=False):
         if new != old:
-            return f"{path} had digest {old}, now {new}"
+            return f"{'file' if path.endswith('.py') else 'checkpoint'} {path} had digest {old}, now {new}"
     return None
 
 
@@ -132,7 +139,7 @@ def refuse_to_resume(folder: Path, before: MadeFrom, now: MadeFrom) -> None:
     weights = other_weights(before, now.weights)
     if weights is not None:
         raise UserError(
-            f"out={folder}: its run began with other weights (checkpoint {weights}); choose another out, or remove the folder"
+            f"out={folder}: its run began with other weights ({weights}); choose another out, or remove the folder"
         )
 
 
@@ -169,10 +176,10 @@ def refuse_stale(folder: Path, data: Data, split: str, files: Sequence[Path]) ->
     if before is None:
         return
     present = all(file.exists() for file in files)
-    weights = other_weights(before, digests(load_weights(file)[1] for file in files)) if present else None
+    weights = other_weights(before, {str(file.resolve()): digest_of(file) for file in files}) if present else None
     if weights is not None:
         raise UserError(
-            f"out={folder}: its result is of other weights (checkpoint {weights}); choose another out, or remove the folder"
+            f"out={folder}: its result is of other weights ({weights}); choose another out, or remove the folder"
         )
     try:
         images = other_images(before, survey(data, split))

@@ -1,0 +1,162 @@
+"""`model=FILE.py:FUNCTION`: a model that a user's file makes, judged by the commands that judge runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dist_advss.cli import main
+from dist_advss.config.inherit import configure
+from dist_advss.errors import UserError
+from dist_advss.evaluation.corruptions import corruptions
+from dist_advss.evaluation.run import evaluate
+from dist_advss.evaluation.unforeseen import unforeseen
+
+WORDS = ["data=fashion_mini", "data.limit=24", "batch_size=12", "device=cpu", "threads=1"]
+# The network of the run `trained`, from its checkpoint.
+FILE = """
+import torch
+from torch import nn
+from neighbour import OUTPUTS
+
+from dist_advss.config.schema import Data, Model
+from dist_advss.models import build as backbone
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        made = backbone(Model(name="preact_small", width=8), Data(name="fashion_mini", size=28, channels=1))
+        self.encoder, self.top = made.encoder, made.top(OUTPUTS)
+
+    def forward(self, x):
+        return self.top(self.encoder(x))
+
+
+def build():
+    net = Net()
+    net.load_state_dict(torch.load("{weights}", weights_only=True)["model"])
+    return net
+
+
+def fresh():
+    return Net()
+"""
+
+
+@pytest.fixture
+def file(trained: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "mine.py"
+    (tmp_path / "neighbour.py").write_text("OUTPUTS = 10\n")
+    weights = shutil.copy(trained / "checkpoints" / "best_ra.pt", tmp_path / "weights.pt")
+    path.write_text(FILE.replace("{weights}", str(weights)))
+    return path
+
+
+def verdicts(folder: Path) -> dict[str, np.ndarray]:
+    with np.load(folder / "verdicts.npz") as archive:
+        return {name: archive[name] for name in archive.files if name != "made_from"}
+
+
+@pytest.mark.parametrize(
+    ("command", "run", "words"),
+    [
+        ("evaluate", evaluate, ["attack=pgd3", "attack.eps=0.05"]),
+        ("corruptions", corruptions, ["kinds=[contrast]"]),
+        ("unforeseen", unforeseen, ["kinds=[l1]", "steps=2"]),
+    ],
+)
+def test_it_gets_the_verdicts_of_the_run_that_has_its_weights(
+    command: str, run: Callable[[Any], Path], words: list[str], file: Path, trained: Path, tmp_path: Path
+) -> None:
+    own = run(configure(command, [f"model={file}:build", *WORDS, *words, f"out={tmp_path / 'own'}"]))
+    there = run(configure(command, [f"checkpoint={trained}", *WORDS, *words, f"out={tmp_path / 'there'}"]))
+    found, expected = verdicts(own), verdicts(there)
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    assert main(["verify", str(own)]) == 0
+
+
+def test_a_file_that_has_changed_is_refused_and_weights_that_have_are_judged_again(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "own"
+    words = ["model=mine.py:fresh", *WORDS, "attack=pgd3", "attack.eps=0.05", f"out={out}"]
+    evaluate(configure("evaluate", words))
+    weights = json.loads((out / "result.json").read_text())["made_from"]["weights"]
+    assert list(weights) == [str(file), f"{file}:fresh"]
+    # Random weights are those of the seed, so the same command finds the same model.
+    (out / "result.json").unlink()
+    evaluate(configure("evaluate", words))
+    assert json.loads((out / "result.json").read_text())["made_from"]["weights"] == weights
+    file.write_text(file.read_text() + "\n")
+    with pytest.raises(UserError, match=rf"its result is of other weights \(file {file} had digest .{{16}}, now"):
+        evaluate(configure("evaluate", words))
+    assert main(["verify", str(out)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def other(): pass", "defines no function build; .*other"),
+        ("def build(:", r"not valid Python \(.*line 2\)"),
+        ("1 / 0\ndef build(): pass", r"mine\.py:2: ZeroDivisionError: division by zero"),
+        ("def build():\n    return missing", r"mine\.py:3: NameError: name 'missing'"),
+        ("def build(width): pass", "called without arguments .*width.*; give each a default"),
+        ("def build(): return 3", "returned int; return a torch.nn.Module"),
+        ("build = 3", "a int, not a function"),
+        ("def build(): return nn.Sequential(nn.Flatten(), nn.Linear(784, 7))", "gives 7 logits, and data.classes=10"),
+        ("def build(): return nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.Softmax(1))", "gives probabilities"),
+        ("def build(): return nn.Flatten(0)", "it must give logits"),
+        ("def build(): return nn.Sequential(nn.Flatten(), nn.Linear(3, 10))", r"mine\.py: RuntimeError: mat1 and mat2"),
+    ],
+)
+def test_a_file_that_cannot_be_judged_is_refused_in_one_line_and_nothing_is_written(
+    text: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(f"from torch import nn\n{text}")
+    with pytest.raises(UserError, match=said) as refused:
+        evaluate(configure("evaluate", [f"model={tmp_path / 'mine.py'}:build", *WORDS, f"out={tmp_path / 'own'}"]))
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "own").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "said"),
+    [
+        ("evaluate", ["model=gone.py:build"], "model=gone.py:build: no such file; give FILE.py:FUNCTION"),
+        ("evaluate", ["model=FILE", "checkpoint=RUN"], "brings its weights, and checkpoint=.* drop one"),
+        ("evaluate", ["model=FILE", "model.mean=[0.5]"], "normalisation included; drop it"),
+        ("finetune", ["model=FILE"], "finetune trains networks of configs/model"),
+    ],
+)
+def test_it_is_refused_where_it_cannot_count(
+    command: str, words: list[str], said: str, file: Path, trained: Path, tmp_path: Path
+) -> None:
+    given = [word.replace("FILE", f"{file}:build").replace("RUN", str(trained)) for word in words]
+    with pytest.raises(UserError, match=said):
+        configure(command, [*given, f"out={tmp_path / 'out'}"])
+
+
+def test_the_config_of_a_run_never_has_a_file_run(file: Path, trained: Path, tmp_path: Path) -> None:
+    stranger = tmp_path / "stranger"
+    shutil.copytree(trained, stranger)
+    config = (stranger / "config.yaml").read_text()
+    assert "name: preact_small" in config
+    (stranger / "config.yaml").write_text(config.replace("name: preact_small", f"name: {file}:build"))
+    file.write_text("raise SystemExit('it ran')")
+    for command, words in (
+        ("evaluate", [f"checkpoint={stranger}"]),
+        ("unforeseen", [f"checkpoint={stranger}"]),
+        ("finetune", [f"init={stranger}"]),
+        ("transfer", [f"sources=[{stranger}]", "device=cpu", "threads=1"]),
+        ("evaluate", ["model=ensemble", f"model.members=[{stranger},{stranger}]", "device=cpu", "threads=1"]),
+    ):
+        assert main([command, *words, f"out={tmp_path / 'out'}"]) == 2
+    assert not (tmp_path / "out").exists()
