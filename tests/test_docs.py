@@ -87,9 +87,10 @@ def test_every_page_is_reached_from_the_readme() -> None:
 
 @pytest.fixture
 def desk(tmp_path: Path, own_task: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with what the pages assume: a profile, a pretext task, and the configurations of runs."""
+    """A folder with what the pages assume: a profile, a pretext task, a network, and the configurations of runs."""
     shutil.copy(REPOSITORY / "slurm" / "profiles" / "a100.yaml", tmp_path / "mine.yaml")
     shutil.copy(own_task, tmp_path / "mine.py")
+    (tmp_path / "net.py").write_text("def build(): ...")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
