@@ -98,7 +98,14 @@ class Folder:
             "pick": "best_ra",
             "out": str(self.root / stage),
         }
-        config |= {"split": "test", "seed": seed, "data": base["data"], "model": base["model"], "attack": against}
+        config |= {
+            "split": "test",
+            "seed": seed,
+            "data": base["data"],
+            "model": base["model"],
+            "attack": against,
+            "sweep": {"eps": []},
+        }
         words = [
             f"checkpoint=@{tuned}",
             "attack=pgd20",
