@@ -165,12 +165,17 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
+def locks_elsewhere() -> str | None:
+    """The folder of all lock files, where they are not in the folders that they stand for."""
+    return os.environ.get("DIST_ADVSS_LOCKS") or None
+
+
 def lock_file(folder: Path, name: str) -> Path:
     """The file whose lock stands for `folder`: `name` in it, or a file in the folder DIST_ADVSS_LOCKS, for disks without locks.
 
     Every machine that works in `folder` must have the same DIST_ADVSS_LOCKS, on a disk that they share.
     """
-    elsewhere = os.environ.get("DIST_ADVSS_LOCKS")
+    elsewhere = locks_elsewhere()
     if not elsewhere:
         return folder / name
     return Path(elsewhere) / f"{hashlib.sha256(os.path.realpath(folder).encode()).hexdigest()[:16]}{name}"

@@ -11,7 +11,10 @@ def printable(text: str | os.PathLike[str], keep: str = "") -> str:
 
     Bytes that are not UTF-8, as in names of older systems, and control characters become escapes: "caf\\xe9.png".
     """
-    return "".join(c if c.isprintable() or c in keep else _escape(c) for c in os.fspath(text))
+    shown = os.fspath(text)
+    if shown.isprintable():
+        return shown
+    return "".join(c if c.isprintable() or c in keep else _escape(c) for c in shown)
 
 
 def _escape(character: str) -> str:

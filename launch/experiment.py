@@ -35,11 +35,12 @@ from pathlib import Path
 from typing import Any
 
 from dist_advss import yaml_text
+from dist_advss.config.alike import Compositions
 from dist_advss.config.backbones import ENSEMBLE, is_own
 from dist_advss.config.commands import COMMANDS, trains
 from dist_advss.config.compose import config_dir, is_group, key_names, options, parse_words
 from dist_advss.config.flags import of_any_command
-from dist_advss.config.inherit import NOTHING, configure
+from dist_advss.config.inherit import NOTHING
 from dist_advss.config.keys import names_with
 from dist_advss.config.members import listed
 from dist_advss.config.objectives import is_plugin
@@ -90,21 +91,26 @@ def load(experiment: str, directory: Path, words: Sequence[str] = ()) -> Experim
 
 def compositions(experiment: Experiment, directory: Path) -> dict[str, dict[str, Any]]:
     """The configuration of each stage except reports, as nested mappings, inherited values included. Raises UserError."""
-    return {name: dataclasses.asdict(config) for name, config in configurations(experiment, directory).items()}
+    return {name: mapping for name, (_, mapping) in _composed(experiment, directory).items()}
 
 
 def configurations(experiment: Experiment, directory: Path) -> dict[str, Any]:
-    """The same as what `pretrain`, `finetune`, `evaluate` and `transfer` are given."""
-    found: dict[str, Any] = {}
+    """The same as what `pretrain`, `finetune`, `evaluate` and `transfer` are given. Stages share nodes: change none of them."""
+    return {name: config for name, (config, _) in _composed(experiment, directory).items()}
+
+
+def _composed(experiment: Experiment, directory: Path) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """The configuration of each stage except reports, also as nested mappings."""
+    found: dict[str, tuple[Any, dict[str, Any]]] = {}
     planned: dict[str, Any] = {}
+    compositions = Compositions()
     for stage in experiment.stages.values():
         if stage.command != REPORT:
             try:
-                config = configure(stage.command, stage.words(directory), planned)
+                found[stage.name] = compositions.configure(stage.command, stage.words(directory), planned)
             except UserError as error:
                 raise UserError(f"stage {stage.name}: {error}") from error
-            found[stage.name] = config
-            planned[str(directory / stage.name)] = dataclasses.asdict(config)
+            planned[str(directory / stage.name)] = found[stage.name][1]
     return found
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import yaml
 
-from dist_advss import yaml_text
 from dist_advss.config.commands import COMMANDS
 from dist_advss.errors import UserError, nearest
 from dist_advss.files import read_text, write_text
+from dist_advss.runs.folders import parsed_experiment
 
 _Dumper: Any = getattr(
     yaml, "CSafeDumper", yaml.SafeDumper
@@ -118,7 +118,7 @@ def stored(directory: Path) -> Experiment | None:
 
 @functools.lru_cache(maxsize=4)  # a status of a thousand stages asks for it again and again
 def _parsed(text: str) -> Experiment:
-    content = yaml_text.read_as_written(text)
+    content = parsed_experiment(text)
     stages = [
         Stage(str(name), s["command"], tuple(map(str, s["overrides"])), tuple(map(str, s["needs"])))
         for name, s in content["stages"].items()

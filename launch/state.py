@@ -13,9 +13,9 @@ from typing import TextIO
 
 from dist_advss.files import only_process
 from dist_advss.runs.metrics import Reader
-from dist_advss.runs.state import BROKEN, Status, alive, finished, of_stage, read, skipped, stale
+from dist_advss.runs.state import BROKEN, Status, alive, finished, of_stage, read, skipped, stale, untouched
 
-from .graph import Experiment
+from .graph import REPORT, Experiment
 from .queue.slurm import ELSEWHERE, Job
 
 
@@ -27,10 +27,13 @@ def look(directory: Path, experiment: Experiment, jobs: Mapping[str, Job] | None
     statuses: dict[str, Status] = {}
     reader, now = Reader(), time.time()
     for stage in experiment.stages.values():
-        written = read(directory / stage.name)
         job = (jobs or {}).get(stage.name)
-        has_result = finished(directory, stage) or stale(directory, stage) is not None
-        if job is None or has_result or (written.state == "failed" and not job.goes_on):
+        begun = stage.command == REPORT or not untouched(directory / stage.name)
+        written = read(directory / stage.name) if begun else Status("waiting")
+        has_result = begun and (finished(directory, stage) or stale(directory, stage) is not None)
+        if job is None and not begun:
+            status = written
+        elif job is None or has_result or (written.state == "failed" and not job.goes_on):
             status = of_stage(directory, stage, now, reader)
             # A launch may start a stage that no process is running, even if its last line of metrics is recent.
             if status.state == "running" and not status.job and not alive(directory / stage.name, status):

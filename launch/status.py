@@ -75,8 +75,8 @@ def read(directory: Path, now: float, reader: Reader | None = None, releases: bo
             stage: status if status.state in ("finished", "failed") else replace(status, error=status.error or unsure)
             for stage, status in state.look(directory, experiment).items()
         }
-    requeues = {}
-    for stage, status in states.items():
-        past = sessions.sessions(directory, stage) if status.job else []
+    requeues = dict.fromkeys(states, 0)
+    for stage in sessions.begun(directory) & {stage for stage, status in states.items() if status.job}:
+        past = sessions.sessions(directory, stage)
         requeues[stage] = past[-1].restart if past else 0
     return launch.with_statuses(states, requeues)

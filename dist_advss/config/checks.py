@@ -28,7 +28,9 @@ def check_value(name: str, value: Any, metadata: Any) -> None:
     if choices and value not in choices:
         raise UserError(f"{name}={shown(value)}: not accepted; {nearest(shown(value), map(shown, choices))}")
     for text in value if isinstance(value, list) else [value]:
-        if isinstance(text, str) and any(category(c) in ("Cc", "Cs") and c not in "\n\t" for c in text):
+        if not isinstance(text, str) or text.isprintable():
+            continue
+        if any(category(c) in ("Cc", "Cs") and c not in "\n\t" for c in text):
             raise UserError(f"{name}={text!r}: holds a control character, or bytes that are not UTF-8; rename it")
     if value is None or isinstance(value, (str, bool, list)):
         return
@@ -41,7 +43,7 @@ def check_value(name: str, value: Any, metadata: Any) -> None:
 def check(command: str, config: Any) -> None:
     """Refuses combinations that cannot work, before the run writes anything. Raises UserError."""
     # Several commands share these keys.
-    _check_out(config.out)
+    check_out(config.out)
     check_data(config.data)
     if COMMANDS[command].labelled or COMMANDS[command].classifiers:
         check_classes(command, config.data)
@@ -134,7 +136,8 @@ def check_shape(data: Any) -> None:
             raise UserError(f"data.{key}={given}: {data.name} has {has}; set data.{key}={has}")
 
 
-def _check_out(out: str) -> None:
+def check_out(out: str) -> None:
+    """The run folder. Raises UserError for a name that no folder can have."""
     parts = out.split("/")
     if any(c in out for c in "\n\t") or max(len(part.encode()) for part in parts) > 255 or len(out.encode()) > 4000:
         raise UserError(f"out={out}: not usable as a folder; give one line of at most 255 bytes between two slashes")

@@ -124,7 +124,7 @@ def _fill(tree: Any, raw: dict[str, Any], values: Sequence[tuple[str, str]], pre
     """
     config = _copied(tree)
     for name, value in [*_leaves(raw, tree), *values]:
-        _set(config, name, value, prefix)
+        set_value(config, name, value, prefix)
     _refuse_missing(config, prefix)
     return config
 
@@ -182,7 +182,7 @@ def _chosen(command: str, groups: tuple[tuple[str, str], ...], without: tuple[st
     raw = _compose_groups(command, tuple(choice for choice in groups if choice[0] not in own)) | own
     tree = _tree(COMMANDS[command].schema, raw)
     for name, value in _leaves({node: content for node, content in raw.items() if node not in without}, tree):
-        _set(tree, name, value, "")
+        set_value(tree, name, value)
     return tree
 
 
@@ -238,8 +238,8 @@ def _leaves(raw: dict[str, Any], tree: Any, prefix: str = "") -> Iterator[tuple[
             yield f"{prefix}{name}", value
 
 
-def _set(config: Any, name: str, value: Any, prefix: str) -> None:
-    """One value, converted to its field's type. Raises UserError for an unknown key or a value that does not fit."""
+def set_value(config: Any, name: str, value: Any, prefix: str = "") -> None:
+    """Sets one value, converted to its field's type. Raises UserError for an unknown key or a value that does not fit."""
     node, field, kind = _field(config, name, prefix)
     try:
         held = value if value == REQUIRED else _convert(value, kind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -79,13 +80,19 @@ def begun(out: str) -> dict[str, Any] | None:
 def refuse_unknown_keys(where: str, config: Mapping[str, Any], nodes: Sequence[str]) -> None:
     """Raises UserError when these nodes of a configuration hold a key that this version does not know."""
     for node in nodes:
-        known = [entry.name for entry in dataclasses.fields(getattr(TrainConfig(), node))]
+        known = _keys(node)
         for name in config.get(node, {}):
             if name not in known:
                 raise UserError(
                     f"{where} has {node}.{name}, which this version of dist-advss ({__version__}) does not know; use the "
                     "version that wrote it, or remove the key"
                 )
+
+
+@functools.cache
+def _keys(node: str) -> frozenset[str]:
+    """The names of the keys in a node of a training."""
+    return frozenset(entry.name for entry in dataclasses.fields(getattr(TrainConfig(), node)))
 
 
 def _config(where: str, file: Path) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def epochs(run: Run) -> tuple[float, float] | None:
     done = number(run.result.get("epochs"))
     if done is None:
         lines = [run.metrics.train, run.metrics.validation]
-        done = max(float(np.nan_to_num(line.column("epoch")).max(initial=0.0)) for line in lines)
+        done = max((float(np.nan_to_num(line.column("epoch")).max()) for line in lines if len(line)), default=0.0)
     return min(done, total), total
 
 
@@ -70,6 +70,8 @@ def images_per_second(run: Run) -> float | None:
 
     Each line of training has the mean speed since the line before it. So the run took the sum of steps / speed.
     """
+    if not len(run.metrics.train):
+        return None
     speed = run.metrics.train.column("images_per_s")
     steps = np.diff(run.metrics.train.step, prepend=0)
     measured = (speed > 0) & (steps > 0)
@@ -94,10 +96,12 @@ def elapsed(run: Run, now: float) -> float | None:
 
 def remaining(run: Run) -> float | None:
     """Seconds that a running training still needs at its pace since it was last started; None before that is known."""
-    of = epochs(run)
-    start = run.status.started if run.status.started is not None else run.started
     lines = run.metrics.validation
-    if run.state != "running" or of is None or start is None or not len(lines):
+    start = run.status.started if run.status.started is not None else run.started
+    if run.state != "running" or start is None or not len(lines):
+        return None
+    of = epochs(run)
+    if of is None:
         return None
     time, step = run.metrics.train.column("time"), run.metrics.train.step
     since = time >= start

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config.commands import COMMANDS, command_of
 from ..config.source_run import CHECKPOINTS
@@ -21,7 +21,10 @@ from ..errors import UserError
 from .folders import OF_A_RUN, Place, experiment, last_writes, lookup, mapping, walk
 from .metrics import Metrics, Reader, number
 from .stale import Source, stale_reasons
-from .state import BROKEN, ENDED, State, Status, of_stage, of_unfinished, skipped
+from .state import BROKEN, ENDED, State, Status, of_stage, of_unfinished, skipped, untouched
+
+if TYPE_CHECKING:
+    from ..config.alike import Compositions
 
 MOST_SOURCES = 100  # checkpoints of one result; an ensemble has a few
 REFERENCE = re.compile(r"(?<=[=\[,])@")  # init=@stage, model.members=[@one,@other]
@@ -78,6 +81,28 @@ class Run:
         return replace(self, status=status, problems=problems, requeues=requeues)
 
 
+class Planned:
+    """The configurations of runs that have not started. `before` has those of the runs before them, by folder."""
+
+    def __init__(self) -> None:
+        self.before: dict[str, Any] = {}
+        self._compositions: Compositions | None = None
+
+    def of(self, place: Place) -> dict[str, Any]:
+        """The configuration that a stage will start with; {} where it is unknown. Stages share nodes: change none of them."""
+        if place.command not in COMMANDS or place.overrides is None:
+            return {}
+        if self._compositions is None:
+            from ..config.alike import Compositions
+
+            self._compositions = Compositions()
+        words = [REFERENCE.sub(f"{place.path.parent}/", word) for word in place.overrides]
+        try:
+            return self._compositions.configure(place.command, [*words, f"out={place.path}"], self.before)[1]
+        except (UserError, AttributeError, KeyError, TypeError, ValueError):  # the last four: its source run is damaged
+            return {}
+
+
 @dataclass(frozen=True)
 class Launch:
     """A folder of runs by stage name, in the order of the experiment where there is one.
@@ -117,14 +142,14 @@ def read(directory: Path, now: float, reader: Reader | None = None) -> Launch:
         raise UserError(f"{directory}: not a folder; give a launch folder, or one run folder")
     root = directory.resolve()
     runs: dict[str, Run] = {}
-    configs: dict[str, Any] = {}
+    configs = Planned()
     passed_by: list[str] = []
     for place in walk(root, passed_by):
         run = _run_of(place, now, reader, configs)
         skip = skipped(run.needs, {need: runs[need].status for need in run.needs if need in runs})
         if skip and run.state == "waiting":
             run = run.with_status(skip)
-        configs[str(run.path)] = run.config
+        configs.before[str(run.path)] = run.config
         runs[run.stage] = run
     if not runs:
         more = f" ({' '.join(passed_by)})" if passed_by else ""
@@ -156,7 +181,7 @@ def _sources(run: Run, launch: Launch) -> list[Source]:
 
 def read_run(path: Path, now: float, reader: Reader | None = None) -> Run:
     """One run folder, judged at `now` (unix seconds)."""
-    return _run_of(Place(path.name, path), now, reader or Reader(), {})
+    return _run_of(Place(path.name, path), now, reader or Reader(), Planned())
 
 
 def follow(run: Run, link: str, launch: Launch) -> Run | None:
@@ -208,9 +233,12 @@ def _named(path: PurePath, run: Run, launch: Launch) -> Run | None:
     return None
 
 
-def _run_of(place: Place, now: float, reader: Reader, configs: Mapping[str, Any]) -> Run:
-    """The run in a folder; `configs` are those of the runs before it, by folder."""
+def _run_of(place: Place, now: float, reader: Reader, configs: Planned) -> Run:
+    """The run in a folder, after those before it in `configs`."""
     path, problems = place.path, list[str]()
+    if place.command not in ("", "report") and untouched(path):
+        config = configs.of(place)
+        return Run(place.name, path, place.command, Status("waiting"), config, True, Metrics(), {}, place.needs)
     config = mapping(path / "config.yaml", problems)
     metrics = reader.read(path / "metrics.jsonl", problems)
     result = mapping(path / "result.json", problems)
@@ -223,7 +251,7 @@ def _run_of(place: Place, now: float, reader: Reader, configs: Mapping[str, Any]
         path=path,
         command=command,
         status=Status("waiting"),
-        config=config or _planned_config(place, configs),
+        config=config or configs.of(place),
         planned=not config and bool(place.command),
         metrics=metrics,
         result=result,
@@ -247,19 +275,6 @@ def _status_of(place: Place, run: Run, now: float, reader: Reader) -> Status:
     if status.state == "finished" and not run.result and place.command != "report":
         return replace(status, state="failed", error=None)  # result.json is damaged; see `problems`
     return status
-
-
-def _planned_config(place: Place, configs: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration that a stage will start with, given the `configs` of those before it; {} where it is unknown."""
-    from ..config.inherit import configure
-
-    if place.command not in COMMANDS or place.overrides is None:
-        return {}
-    words = [REFERENCE.sub(f"{place.path.parent}/", word) for word in place.overrides]
-    try:
-        return asdict(configure(place.command, [*words, f"out={place.path}"], configs))
-    except (UserError, AttributeError, KeyError, TypeError, ValueError):  # the last four: its source run is damaged
-        return {}
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -58,6 +58,14 @@ def record(directory: Path, stage: str, session: Session) -> None:
         os.fsync(lines.fileno())
 
 
+def begun(directory: Path) -> set[str]:
+    """The stages that have a session. One listing tells which of thousands have none."""
+    try:
+        return {file.removesuffix(".jsonl") for file in os.listdir(directory / FOLDER / "sessions")}
+    except OSError:
+        return set()
+
+
 def sessions(directory: Path, stage: str) -> list[Session]:
     """Every session of a stage so far, oldest first."""
     past = []

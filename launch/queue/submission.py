@@ -129,8 +129,8 @@ def jobs(directory: Path) -> dict[str, Job]:
     last = {}
     for stage, (submission, index) in latest.items():
         job = Job(submission.job(index), submission.name, "FORGOTTEN")
-        ended = read(directory / stage).state in ("finished", "failed")
-        if here and submission.cluster not in (None, here) and not ended:
+        elsewhere = here and submission.cluster not in (None, here)
+        if elsewhere and read(directory / stage).state not in ("finished", "failed"):
             reason = f"job {job.id} belongs to cluster {submission.cluster}, and this is {here}"
             job = replace(job, state=slurm.ELSEWHERE, reason=reason)
         last[stage] = job

@@ -34,8 +34,8 @@ def test_every_shipped_experiment_composes_and_ends_in_a_report(name: str) -> No
 
 
 @pytest.mark.parametrize("name", options("experiment"))
-def test_stages_share_nothing_although_the_files_of_their_groups_are_read_once(name: str) -> None:
-    """Neither the stages before one nor what is done to their configurations changes it."""
+def test_stages_that_share_a_composition_have_the_configuration_that_each_has_alone(name: str) -> None:
+    """Neither the stages before one nor what is done to an earlier composition changes it."""
     graph = shipped(name)
     before = configurations(graph, DIRECTORY)
     expected = {stage: asdict(config) for stage, config in before.items()}

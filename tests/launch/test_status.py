@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 import yaml
 
 from dist_advss.errors import UserError
+from dist_advss.files import only_process
 from dist_advss.live.glance import Row, as_text, row
 from dist_advss.runs import state
 from dist_advss.runs.state import Status
@@ -132,3 +135,47 @@ def test_a_folder_without_a_launch_is_one_line(tmp_path: Path) -> None:
         status(tmp_path)
     with pytest.raises(UserError, match="not a folder"):
         status(tmp_path / "nowhere")
+
+
+def test_the_folder_of_a_stage_that_has_not_begun_is_listed_and_no_file_in_it_is_looked_for(
+    directory: Path, chain: str, looked_for: Callable[[], list[str]]
+) -> None:
+    for stage in ("p1_finetune", "p3_finetune"):
+        (directory / stage).mkdir()
+        (directory / stage / "code.json").write_text("{}")
+    looked_for().clear()
+    assert {row.state for row in rows(directory).values()} == {"waiting"}
+    inside = [path for path in looked_for() if path.startswith(f"{directory}/p")]
+    assert set(inside) <= {f"{directory}/{stage}" for stage in load(chain, directory).stages}
+
+
+@pytest.fixture
+def looked_for() -> Iterator[Callable[[], list[str]]]:
+    """The files that this process opens and the folders that it lists."""
+    found: list[str] = []
+    watching = True
+
+    def record(event: str, arguments: tuple[Any, ...]) -> None:
+        if watching and event in ("open", "os.listdir", "os.scandir"):
+            found.append(str(arguments[0]))
+
+    sys.addaudithook(record)
+    yield lambda: found
+    watching = False
+
+
+@pytest.mark.parametrize("file", ["state.json", "metrics.jsonl", "result.json", "config.yaml"])
+def test_one_file_of_a_run_is_enough_to_be_looked_at(directory: Path, file: str) -> None:
+    (directory / "p1_finetune").mkdir()
+    assert state.untouched(directory / "p1_finetune")
+    (directory / "p1_finetune" / file).write_text("{}")
+    assert not state.untouched(directory / "p1_finetune")
+
+
+def test_a_lock_in_another_folder_tells_that_a_stage_runs(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIST_ADVSS_LOCKS", str(tmp_path / "locks"))
+    assert rows(directory)["p1_finetune"].state == "waiting"
+    with only_process(directory / "p1_finetune", ".lock", str):
+        assert rows(directory)["p1_finetune"].state == "running"
