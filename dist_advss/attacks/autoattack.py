@@ -64,12 +64,27 @@ class AutoAttack:
                 standing = (self.felled_by == STANDS).nonzero()[:, 0]
                 for part, padded in chunks(standing):
                     found = self._run(name, judge, task.select(padded), ranked[padded, place], place, restart)
+                    astray = self._astray(judge, found, task.select(padded))[: len(part)]
                     found = found[: len(part)]
                     # fp32 confirms what half precision found.
                     fell = logits_of(judge, found, task.select(part)).argmax(1) != task.targets[part]
+                    # A search ends where its own precision is wrong. Where fp32 is not, it is done again in fp32.
+                    for again, filled in chunks(part[astray & ~fell]):
+                        rows, goals = task.select(filled), ranked[filled, place]
+                        exact = self._run(name, judge, rows, goals, place, restart, "fp32")[: len(again)]
+                        here = torch.isin(part, again)
+                        found[here] = exact
+                        fell[here] = logits_of(judge, exact, task.select(again)).argmax(1) != task.targets[again]
                     result[part[fell]] = found[fell]
                     self.felled_by[part[fell]] = number
         return result
+
+    def _astray(self, judge: JudgeFn[Tensor], x: Tensor, task: Task) -> Tensor:
+        """Which rows (ROWS,) half precision is wrong on: there its search has ended. None in fp32."""
+        if self.config.precision == "fp32":
+            return torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        with torch.no_grad(), autocast(x.device, self.config.precision):
+            return class_logits(judge, x, task).argmax(1) != task.targets
 
     def _searches(self, name: str) -> list[tuple[int, int]]:
         """The searches of an attack: which of the classes, by likelihood, is the target (from 1; 0: none), and which restart."""
@@ -83,11 +98,23 @@ class AutoAttack:
         )
         return [(place, restart) for restart in restarts for place in range(1, targets + 1)]
 
-    def _run(self, name: str, judge: JudgeFn[Tensor], task: Task, targets: Tensor, place: int, restart: int) -> Tensor:
-        """What one search finds for a chunk (ROWS, C, H, W); `targets` (ROWS,) are the classes of this `place`."""
+    def _run(
+        self,
+        name: str,
+        judge: JudgeFn[Tensor],
+        task: Task,
+        targets: Tensor,
+        place: int,
+        restart: int,
+        precision: str | None = None,
+    ) -> Tensor:
+        """What one search finds for a chunk (ROWS, C, H, W), in `precision` (None: the attack's own).
+
+        `targets` (ROWS,) are the classes of this `place`.
+        """
 
         def query(x: Tensor) -> Tensor:
-            with autocast(x.device, self.config.precision):
+            with autocast(x.device, precision or self.config.precision):
                 return class_logits(judge, x, task)
 
         x, labels = alone(task.inputs).detach(), task.targets

@@ -47,11 +47,7 @@ class Compositions:
         if key not in self._known or REQUIRED in own.values():
             config = compose(command, words, inherited(command, words, planned) if nodes is None else nodes)
             make_absolute(config)
-            self._known[key] = (
-                config,
-                dataclasses.asdict(config),
-                found,
-            )  # which keeps the nodes of `found`, and so their ids
+            self._known[key] = (config, dataclasses.asdict(config), found)  # keeps `found`, so that its ids stay taken
 
         # The names are converted and checked as in a composition of its own.
         known, mapping, _ = self._known[key]

@@ -47,9 +47,7 @@ STATES: tuple[State, ...] = (
 UNDER_WAY = ("running", "queued")
 BROKEN = ("failed", "died", "skipped")  # stages that need such a one are skipped
 ENDED = ("stopped", "failed", "died")  # without a result
-AHEAD = frozenset(
-    ["code.json", "code.diff"]
-)  # files of a stage that has not begun: the version of the code that it will run
+AHEAD = frozenset(["code.json", "code.diff"])  # in the folder of a stage that has not begun: the code that it will run
 SILENCE = 1800.0  # seconds without a sign of life after which a run counts as dead; a run that logs rarely gets more
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dist_advss.attacks import PGD
+from dist_advss.attacks import PGD, AutoAttack
 from dist_advss.attacks.pgd import Rows
 from dist_advss.config.attack import Attack
-from dist_advss.objectives.base import Task
+from dist_advss.objectives.base import Judgement, Task
 from dist_advss.rng import Rng
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -110,3 +110,25 @@ def test_in_fp16_images_in_one_batch_norm_are_scaled_alike() -> None:
         (found[precision],) = attack._gradients(loss, attack.start(task, 0), Rows.of(task))
     a, b = found["fp32"].flatten(), found["fp16"].flatten()
     assert nn.functional.cosine_similarity(a, b, dim=0) > 0.999
+
+
+@pytest.mark.parametrize("name", ["pgd-ce", "apgd-ce", "square"])
+def test_an_image_that_half_precision_alone_gets_wrong_is_attacked_in_fp32(name: str) -> None:
+    # Logits near 100 are whole halves in bf16, so there the lead of 0.2 is none, and every search would end at its start.
+    net = nn.Linear(16, 2)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([0.0, 20 / 16])[:, None].expand(2, 16))
+        net.bias.copy_(torch.tensor([100.0, 90.0]))
+
+    def judge(x: Tensor, task: Task) -> Judgement:
+        logits = net(x.flatten(1))
+        loss = nn.functional.cross_entropy(logits.float(), task.targets, reduction="none")
+        return Judgement(loss, (logits.argmax(1) == task.targets).float(), logits)
+
+    x = torch.full((3, 1, 4, 4), 0.51)
+    task = Task(x, torch.tensor([1, 1, 1]), Rng(0, "evaluation").rows(torch.arange(3)))
+    config = Attack(algorithm="autoattack", cascade=[name], eps=0.02, steps=10, queries=50, precision="bf16")
+    attack = AutoAttack(config)
+    found = attack.fool(judge, task)
+    assert attack.felled_by.tolist() == [1, 1, 1]
+    assert judge(found, task).correct.sum() == 0 and (found - x).abs().max() <= 0.02 + 1e-6

@@ -37,10 +37,11 @@ def steps(launched: Launch, stage: str) -> int:
     return max((line["step"] for line in lines if line["kind"] == "train"), default=0)
 
 
-def resumed_at(launched: Launch, stage: str) -> list[int]:
+def resumptions(launched: Launch, stage: str) -> list[dict[str, Any]]:
+    """The events of a run that has resumed: from which step, and when."""
     file = launched.directory / stage / "metrics.jsonl"
     events = [json.loads(line) for line in file.read_text().splitlines()]
-    return [line["step"] for line in events if line.get("event") == "resume"]
+    return [line for line in events if line.get("event") == "resume"]
 
 
 def weights(folder: Path) -> dict[str, Any]:
@@ -105,12 +106,14 @@ def test_every_fault_ends_in_the_weights_of_the_uninterrupted_run(
     assert launched.run("--only", "node", "cluster.exclude=node[1-3]") == 0
     assert launched.run(others) == 0
     reached: dict[str, int] = {}
+    since: dict[str, float] = {}
     left = {"limit", "node", "usr2", "term", "requeue", "killed"}
     end = time.monotonic() + 200
     while left:
         assert time.monotonic() < end, launched.story()
         for fault in sorted(left - set(reached)):
             if steps(launched, fault) > EVERY:
+                since[fault] = time.time()
                 strike(fault, launched, devcluster)
                 reached[fault] = steps(launched, fault)
         left -= {fault for fault in left & set(reached) if struck(fault, launched, devcluster)}
@@ -125,7 +128,9 @@ def test_every_fault_ends_in_the_weights_of_the_uninterrupted_run(
         found = weights(launched.directory / name)
         assert all(torch.equal(found[key], expected[key]) for key in expected), name
     for fault, step in reached.items():
-        from_step = resumed_at(launched, fault)[0]
+        resumed = resumptions(launched, fault)[0]
+        from_step = resumed["step"]
+        print(f"{fault}: step {step}, resumed from step {from_step} after {resumed['time'] - since[fault]:.0f} s")
         least = 1 if fault == "limit" else step if fault in SAVED else step - step % EVERY
         assert from_step >= least, f"{fault}: {launched.log(fault)}"
-    assert resumed_at(launched, "plain") == []
+    assert resumptions(launched, "plain") == []
