@@ -58,6 +58,11 @@ def gather_rows(x: Tensor) -> Tensor:
     return rows
 
 
+def first_row(x: Tensor) -> int:
+    """Where the rows of this process's `x` begin in `gather_rows(x)`."""
+    return dist.get_rank() * len(x) if several() else 0
+
+
 def several() -> bool:
     """Whether this is one of several processes."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -146,6 +146,42 @@ class Joint(Objective):
 
 
 @dataclass
+class Contrastive(Objective):
+    """The keys of objectives that compare two strong views of each image, `data/views.py`."""
+
+    couples_rows: ClassVar[bool] = True
+    views: ClassVar[int] = 2
+    pad: int = key(0, "augmentation: not used, as views are resized crops", low=0, high=0)
+    crop_area: float = key(
+        0.1, "augmentation: smallest fraction of an image's area that a view shows", low=0.01, high=1.0
+    )
+    jitter: float = key(
+        0.4,
+        "augmentation: change of brightness, contrast and saturation, and four times that of hue; 0: none",
+        low=0,
+        high=1,
+    )
+    grey: float = key(0.2, "augmentation: probability of a grey view; for images with three channels", low=0, high=1)
+
+
+@dataclass
+class SimCLR(TwoPasses, Contrastive):
+    build: ClassVar[str] = "dist_advss.objectives.simclr:SimCLR"
+    name: str = key("simclr", "what to learn", choices=("simclr",))
+    temperature: float = key(0.5, "temperature of NT-Xent", low=0.01, high=10)
+    projector: int = key(512, "width of the three layers between the backbone and the loss", low=2, high=65_536)
+    pairs: str = key(
+        "ds",
+        "with an attack, the views that meet. ds: two clean ones and two adversarial ones; a2a: two adversarial ones; a2s: an "
+        "adversarial and a clean one",
+        choices=("ds", "a2a", "a2s"),
+    )
+    dual_norms: bool = key(
+        False, "true: clean images have batch norms of their own (ACL), and those of adversarial images are transferred"
+    )
+
+
+@dataclass
 class Plugin(TwoPasses, Objective):
     """A pretext task from the user's file; see `config/plugins.py`."""
 
@@ -179,6 +215,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "jigsaw": Jigsaw,
     "selfie": Selfie,
     "joint": Joint,
+    "simclr": SimCLR,
     "classify": Classify,
     "trades": Trades,
 }

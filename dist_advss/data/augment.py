@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config.objectives import Objective
+from ..config.objectives import Contrastive, Objective
 from ..images import Images
 from ..rng import Rng
 
@@ -16,6 +16,10 @@ def training_views(images: Tensor, rng: Rng, keys: Objective) -> Images:
 
     One tensor where it is one view, else a tuple; float32 in [0, 1].
     """
+    if isinstance(keys, Contrastive):
+        from .views import strong_view
+
+        return tuple(strong_view(images, rng, keys, view) for view in range(keys.views))
     views = tuple(augment(images, rng, keys.flip, keys.pad, view) for view in range(keys.views))
     return views if keys.views > 1 else views[0]
 

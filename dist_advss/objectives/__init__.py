@@ -18,6 +18,7 @@ from .joint import Joint
 from .plugin import errors_of, load_plugin, try_out
 from .rotation import Rotation
 from .selfie import Selfie
+from .simclr import SimCLR
 from .trades import Trades
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Outcome",
     "Rotation",
     "Selfie",
+    "SimCLR",
     "Task",
     "Trades",
     "build",
