@@ -319,6 +319,11 @@ def _check_engine(config: Any) -> None:
             f"engine={engine.name}: objective={config.objective.name} differentiates twice, which does not work "
             f"with sharded weights; choose {_engines('weights')}"
         )
+    if getattr(config.objective, "dual_norms", False) and "weights" in engine.shards:
+        raise UserError(
+            f"engine={engine.name}: objective.dual_norms=true gives the network other batch norms in a call, which does not "
+            f"work with sharded weights; choose {_engines('weights')}"
+        )
     if not engine.kind.zero and engine.zero != Engine().zero:
         staged = " or ".join(f"engine={name}" for name, kind in ENGINES.items() if kind.zero)
         raise UserError(f"engine.zero={engine.zero}: only {staged} uses ZeRO stages; drop it or choose {staged}")

@@ -38,6 +38,9 @@ class SyncBatchNorm(nn.BatchNorm2d):
         shape = [1, -1] + [1] * (x.dim() - 2)
         return ((values - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
 
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Rows of features (N, C) are as welcome as images: it also stands in for nn.BatchNorm1d."""
+
     def _move(self, mean: Tensor, variance: Tensor, count: int) -> None:
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
         count *= dist.get_world_size()
