@@ -40,7 +40,7 @@ SMALL = [
 OBJECTIVES = {
     "rotation": ("pretrain", ["objective=rotation"]),
     "selfie": ("pretrain", ["objective=selfie", "objective.layers=2", "objective.heads=4", "objective.ffn=32"]),
-    "simclr": ("pretrain", ["objective=simclr", "objective.projector=16", "validation.limit=32"]),
+    "simclr": ("pretrain", ["objective=simclr", "objective.projector=16", "validation.limit=32", "attack.steps=0"]),
     "classify": ("finetune", ["objective=classify"]),
 }
 SMALL_SELFIE = ["objective.selfie.layers=1", "objective.selfie.heads=4", "objective.selfie.ffn=16"]
@@ -63,6 +63,7 @@ ENGINES = {
 def smooth() -> None:
     """A network without kinks: with them, one unit that rounding switches on moves a gradient by a thousandth."""
     preact.relu = torch.nn.functional.silu
+    torch.nn.ReLU.forward = lambda self, x: torch.nn.functional.silu(x)  # type: ignore[method-assign]
 
 
 def train(command: str, *words: str) -> None:
