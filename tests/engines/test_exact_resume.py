@@ -97,6 +97,7 @@ ROTATION = ["objective=rotation"]
             pytest.param(engine, 2, ROTATION, marks=pytest.mark.slow, id=f"{engine}-2")
             for engine in ("ddp", "fsdp", *ZERO)
         ),
+        pytest.param("ddp", 2, jobs.OBJECTIVES["simclr"][1], marks=pytest.mark.slow, id="simclr-ddp-2"),
         pytest.param("ddp", 4, ACCUMULATED, marks=pytest.mark.slow, id="ddp-4-accumulated"),
     ],
 )
