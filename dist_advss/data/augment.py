@@ -6,30 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config.objectives import Contrastive, Objective
-from ..images import Images
 from ..rng import Rng
-
-
-def training_views(images: Tensor, rng: Rng, keys: Objective) -> Images:
-    """What `prepare` gets of a training batch, (N, C, H, W) uint8: `keys.views` versions, augmented independently.
-
-    One tensor where it is one view, else a tuple; float32 in [0, 1].
-    """
-    if isinstance(keys, Contrastive):
-        from .views import strong_view
-
-        return tuple(strong_view(images, rng, keys, view) for view in range(keys.views))
-    views = tuple(augment(images, rng, keys.flip, keys.pad, view) for view in range(keys.views))
-    return views if keys.views > 1 else views[0]
-
-
-def held_out_views(images: Tensor, rng: Rng, keys: Objective) -> Images:
-    """What `prepare` gets of images that a model is judged on: a single view as it is, several as in training.
-
-    Several views without augmentation would all be the same image, and there would be nothing to compare.
-    """
-    return training_views(images, rng, keys) if keys.views > 1 else as_float(images)
 
 
 def augment(images: Tensor, rng: Rng, flip: bool, pad: int, view: int = 0) -> Tensor:

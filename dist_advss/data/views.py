@@ -1,6 +1,6 @@
-"""Strong views of whole batches on the device, as contrastive objectives need: a resized crop, colour jitter, grey.
+"""The views of a batch that an objective gets, made on the device, and the strong ones of contrastive objectives.
 
-They are those of SimCLR for small images (Chen et al. 2020, arXiv 2002.05709, appendix B.9), without blur. Each image has
+Strong views are a resized crop, colour jitter and grey. They are those of SimCLR for small images (Chen et al. 2020, arXiv 2002.05709, appendix B.9), without blur. Each image has
 named draws of its own. torchvision's transforms give one draw to a whole batch, and draw from the global generator.
 """
 
@@ -11,12 +11,32 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..config.objectives import Contrastive
+from ..config.objectives import Contrastive, Objective
+from ..images import Images
 from ..rng import Rng
-from .augment import as_float
+from .augment import as_float, augment
 
 RATIO = math.log(4 / 3)  # the sides of a crop are in a ratio between 3:4 and 4:3
 WEIGHTS = (0.299, 0.587, 0.114)  # of red, green and blue in grey (ITU-R BT.601)
+
+
+def training_views(images: Tensor, rng: Rng, keys: Objective) -> Images:
+    """What `prepare` gets of a training batch, (N, C, H, W) uint8: `keys.views` versions, augmented independently.
+
+    One tensor where it is one view, else a tuple; float32 in [0, 1].
+    """
+    if isinstance(keys, Contrastive):
+        return tuple(strong_view(images, rng, keys, view) for view in range(keys.views))
+    views = tuple(augment(images, rng, keys.flip, keys.pad, view) for view in range(keys.views))
+    return views if keys.views > 1 else views[0]
+
+
+def held_out_views(images: Tensor, rng: Rng, keys: Objective) -> Images:
+    """What `prepare` gets of images that a model is judged on: a single view as it is, several as in training.
+
+    Several views without augmentation would all be the same image, and there would be nothing to compare.
+    """
+    return training_views(images, rng, keys) if keys.views > 1 else as_float(images)
 
 
 def strong_view(images: Tensor, rng: Rng, keys: Contrastive, view: int) -> Tensor:

@@ -40,7 +40,10 @@ SMALL = [
 OBJECTIVES = {
     "rotation": ("pretrain", ["objective=rotation"]),
     "selfie": ("pretrain", ["objective=selfie", "objective.layers=2", "objective.heads=4", "objective.ffn=32"]),
-    "simclr": ("pretrain", ["objective=simclr", "objective.projector=16", "validation.limit=32", "schedule.lr=0.002", "attack.steps=1"]),
+    "simclr": (
+        "pretrain",
+        ["objective=simclr", "objective.projector=16", "validation.limit=32", "schedule.lr=0.002", "attack.steps=1"],
+    ),
     "classify": ("finetune", ["objective=classify"]),
 }
 SMALL_SELFIE = ["objective.selfie.layers=1", "objective.selfie.heads=4", "objective.selfie.ffn=16"]
