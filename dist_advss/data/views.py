@@ -1,7 +1,8 @@
 """The views of a batch that an objective gets, made on the device, and the strong ones of contrastive objectives.
 
-Strong views are a resized crop, colour jitter and grey. They are those of SimCLR for small images (Chen et al. 2020, arXiv 2002.05709, appendix B.9), without blur. Each image has
-named draws of its own. torchvision's transforms give one draw to a whole batch, and draw from the global generator.
+Strong views are a resized crop, colour jitter and grey, as SimCLR has them for small images (Chen et al. 2020, arXiv
+2002.05709, appendix B.9), without blur. Each image has named draws of its own. torchvision's transforms give one draw to a
+whole batch, and draw from the global generator.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ ENGINES = {
 def smooth() -> None:
     """A network without kinks: with them, one unit that rounding switches on moves a gradient by a thousandth."""
     preact.relu = torch.nn.functional.silu
-    torch.nn.ReLU.forward = lambda self, x: torch.nn.functional.silu(x)  # type: ignore[method-assign]
+    torch.nn.ReLU.forward = lambda self, input: torch.nn.functional.silu(input)  # type: ignore[method-assign]
 
 
 def train(command: str, *words: str) -> None:
