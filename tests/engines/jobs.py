@@ -63,15 +63,25 @@ ENGINES = {
 }
 
 
-def smooth() -> None:
-    """A network without kinks: with them, one unit that rounding switches on moves a gradient by a thousandth."""
+KINKED = torch.nn.ReLU.forward
+
+
+def smooth(modules: bool = False) -> None:
+    """A network without kinks: with them, one unit that rounding switches on moves a gradient by a thousandth.
+
+    `modules`: also where a ReLU is a module. SimCLR's projector has two.
+    """
     preact.relu = torch.nn.functional.silu
-    torch.nn.ReLU.forward = lambda self, input: torch.nn.functional.silu(input)  # type: ignore[method-assign]
+    torch.nn.ReLU.forward = _smoothed if modules else KINKED  # type: ignore[method-assign]
+
+
+def _smoothed(self: torch.nn.ReLU, input: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.silu(input)
 
 
 def train(command: str, *words: str) -> None:
     """A run of the product's own, on a smooth network."""
-    smooth()
+    smooth(modules="objective=simclr" in words)
     run.train(compose(command, [*SMALL, *words]), command)
 
 

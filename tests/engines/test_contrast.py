@@ -64,7 +64,7 @@ def test_its_negatives_are_those_of_all_processes(start: Any, tmp_path: Path) ->
 
 def step(out: Path) -> None:
     """Attack, loss and gradient of one step of SimCLR in float64, through batch norm over all processes."""
-    jobs.smooth()
+    jobs.smooth(modules=True)
     with init("cpu", 1, Guard(), find_place()) as world:
         words = ["objective=simclr", "objective.projector=8", "objective.pairs=ds", "attack.norm=l2"]
         config = compose("pretrain", [*jobs.SMALL, *words, "model.width=4", f"out={out}"])
