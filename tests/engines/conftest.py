@@ -58,7 +58,7 @@ class Ranks:
         for process in self.processes:
             process.start()
 
-    def wait(self, timeout: float = 120) -> list[int | None]:
+    def wait(self, timeout: float = 300) -> list[int | None]:
         """The exit codes; whoever has not ended by then is killed, and has None."""
         until = time.monotonic() + timeout
         codes: list[int | None] = []

@@ -92,7 +92,7 @@ def restart_goes_on(start: Any, out: Path) -> None:
 def test_when_one_is_killed_the_others_end(start: Any, tmp_path: Path) -> None:
     out = tmp_path / "run"
     ranks = start(4, slow_run, f"out={out}")
-    until((out / "checkpoints" / "last.pt").exists, 60)
+    until((out / "checkpoints" / "last.pt").exists, 200)
     ranks.signal(3, signal.SIGKILL)
     begun = time.monotonic()
     codes = ranks.wait(watchdog.DEAD_AFTER_S + 15)
@@ -106,7 +106,7 @@ def test_when_one_is_killed_the_others_end(start: Any, tmp_path: Path) -> None:
 def test_when_one_fails_all_end_within_thirty_seconds_with_its_traceback(start: Any, tmp_path: Path) -> None:
     out = tmp_path / "run"
     ranks = start(4, failing_run, f"out={out}")
-    until(lambda: "a fault of rank 2" in ranks.said(), 60)
+    until(lambda: "a fault of rank 2" in ranks.said(), 200)
     begun = time.monotonic()
     assert ranks.wait(30) == [1] * 4
     assert time.monotonic() - begun < 30
@@ -119,7 +119,7 @@ def test_when_one_fails_all_end_within_thirty_seconds_with_its_traceback(start: 
 def test_a_job_that_hangs_writes_every_stack_and_ends_with_its_own_code(start: Any, tmp_path: Path) -> None:
     out = tmp_path / "run"
     ranks = start(4, hanging_run, f"out={out}")
-    assert ranks.wait(90) == [EXIT_HANG] * 4, ranks.said()
+    assert ranks.wait() == [EXIT_HANG] * 4, ranks.said()
     stacks = {path.name: path.read_text() for path in (out / "stacks").glob("*.txt")}
     assert stacks.keys() == {f"rank{rank}.txt" for rank in range(4)}
     assert "in stuck" in stacks["rank1.txt"]
@@ -132,10 +132,10 @@ def test_a_job_that_hangs_writes_every_stack_and_ends_with_its_own_code(start: A
 def test_when_one_is_frozen_the_others_end_as_in_a_hang(start: Any, tmp_path: Path) -> None:
     out = tmp_path / "run"
     ranks = start(4, slow_run, "guard.hang_s=4", f"out={out}")
-    until((out / "checkpoints" / "last.pt").exists, 60)
+    until((out / "checkpoints" / "last.pt").exists, 200)
     ranks.signal(2, signal.SIGSTOP)
     try:
-        until(lambda: sum(p.exitcode is not None for p in ranks.processes) == 3, 4 + 20)
+        until(lambda: sum(p.exitcode is not None for p in ranks.processes) == 3, 4 + 60)
         assert [p.exitcode for p in ranks.processes] == [EXIT_HANG, EXIT_HANG, None, EXIT_HANG]
     finally:
         ranks.kill()  # as srun and torchrun do
@@ -145,7 +145,7 @@ def test_when_one_is_frozen_the_others_end_as_in_a_hang(start: Any, tmp_path: Pa
 
 def test_a_process_alone_that_hangs_ends_as_well(start: Any, tmp_path: Path) -> None:
     ranks = start(1, alone_and_stuck, tmp_path)
-    assert ranks.wait(30) == [EXIT_HANG]
+    assert ranks.wait() == [EXIT_HANG]
     assert "time.sleep" in ranks.said() or "alone_and_stuck" in (tmp_path / "rank0.txt").read_text()
 
 
@@ -161,7 +161,7 @@ def a_failure_while_a_collective_waits() -> None:
 
 def test_a_failed_process_ends_though_a_collective_waits_for_a_process_that_never_answers(start: Any) -> None:
     ranks = start(2, a_failure_while_a_collective_waits)
-    ranks.processes[0].join(60)
+    ranks.processes[0].join(200)
     assert ranks.processes[0].exitcode == 1, ranks.said()
     assert "a fault of rank 0" in ranks.said()
 
@@ -181,6 +181,6 @@ def test_what_rank_0_refuses_is_refused_by_all_and_said_once(start: Any, tmp_pat
     """A file stands where the run's folder should be."""
     (tmp_path / "taken").write_text("")
     ranks = start(2, a_refusal_of_rank_0, tmp_path / "taken" / "run")
-    codes = ranks.wait(60)
+    codes = ranks.wait()
     assert None not in codes and 0 not in codes
     assert sum("cannot be written" in output.read_text() for output in ranks.outputs) == 1

@@ -64,7 +64,7 @@ def failing(rank: int, kind: type[Exception]) -> None:
 @pytest.mark.parametrize("kind", [UserError, RunError])
 def test_an_error_of_one_process_is_an_error_of_all(start: Any, rank: int, kind: type[Exception]) -> None:
     ranks = start(2, failing, rank, kind)
-    codes = ranks.wait(60)
+    codes = ranks.wait()
     assert None not in codes and 0 not in codes
     assert ranks.said().count("data.root=x: no folder x") == 1
 
@@ -80,9 +80,9 @@ def endless(out: Path) -> None:
 @pytest.mark.slow
 def test_when_rank_0_dies_at_work_the_others_end(start: Any, tmp_path: Path) -> None:
     ranks = start(2, endless, tmp_path)
-    until((tmp_path / "working").exists, 60)
+    until((tmp_path / "working").exists, 200)
     ranks.signal(0, signal.SIGKILL)
-    assert ranks.wait(30) == [-signal.SIGKILL, 1]
+    assert ranks.wait() == [-signal.SIGKILL, 1]
 
 
 @pytest.fixture

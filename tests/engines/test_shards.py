@@ -44,7 +44,7 @@ def train_and_die_in_a_write(*words: str) -> None:
         save(content, file, **options)
         if writes == 3 and last:
             file.truncate(file.tell() // 2)
-            another.wait(60)
+            another.wait(200)
             os.kill(os.getpid(), signal.SIGKILL)
 
     Engine.step = counted  # type: ignore[method-assign]
@@ -137,7 +137,7 @@ def train_with_a_late_share(held: Path, *words: str) -> None:
         nonlocal writes
         writes += 1
         if writes == 1 and place.rank == place.world_size - 1:
-            assert fourth.wait(60)
+            assert fourth.wait(200)
             print("was late", flush=True)
         write(*arguments)
 
