@@ -84,7 +84,11 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
 
         try:
             batches = until_stopped(loader, config.batch_size, world, interrupt)
-            mine = judge_images(model, batches, attack, config.seed, origin, known, done, saved, show, keeper.note)
+            # Alone, a process lives as long as its attack asks the model. With others, each waits for the slowest batch.
+            alive = world.heartbeat if world.size == 1 else lambda: None
+            mine = judge_images(
+                model, batches, attack, config.seed, origin, known, done, saved, show, keeper.note, alive
+            )
             shares, pictures = world.gather(mine), world.gather(keeper.kept)
         except Stopped as stopped:
             if world.rank == 0:

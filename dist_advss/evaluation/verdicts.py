@@ -14,8 +14,8 @@ from ..attacks.autoattack import CLEAN, STANDS
 from ..attacks.chunks import logits_of
 from ..data import Batch, as_float
 from ..data.image_set import Integers
-from ..images import alone
-from ..objectives.base import cross_entropy
+from ..images import Images, alone
+from ..objectives.base import Judgement, Task, cross_entropy
 from ..objectives.classify import Classify
 from ..rng import Rng
 from .by_image import ByImage, Partial, judge_remaining
@@ -72,6 +72,7 @@ def judge_images(
     partial: Partial,
     on_batch: Callable[[Verdicts], Any] = lambda verdicts: None,
     on_images: Callable[[torch.Tensor, torch.Tensor], Any] = lambda index, images: None,
+    on_pass: Callable[[], Any] = lambda: None,
 ) -> Verdicts:
     """Clean and adversarial predictions for every image of `batches`, in eval mode, together with those of `known`.
 
@@ -80,6 +81,7 @@ def judge_images(
     An image's random start depends on the seed and its position alone, not on batch size, interruption or the number of
     processes. Images whose index is in `judged` (n,) are not judged again. Results are saved to `partial` every few seconds.
     `on_images` gets what the attack found for each batch, index (N,) and images (N, C, H, W), before its results are saved.
+    `on_pass` is called at each forward pass of the attack, of which AutoAttack makes thousands for a batch.
     Raises RunError at the first image for which the model, called `origin`, gives numbers that are not finite.
     """
     model.eval()
@@ -89,7 +91,13 @@ def judge_images(
         finite = Finite(origin, batch.index.device)
         task = model.prepare(as_float(batch.images), batch.labels, rng.rows(batch.row))
         task.by_row[INDEX] = batch.index
-        found = attack.fool(finite.watched(model.judge), task)
+        watched = finite.watched(model.judge)
+
+        def asked(x: Images, task: Task) -> Judgement:
+            on_pass()
+            return watched(x, task)
+
+        found = attack.fool(asked, task)
         logits = [logits_of(model.judge, alone(x), task) for x in (task.inputs, found)]
         for note, z in zip((finite.clean, finite.attacked), logits, strict=True):
             note(cross_entropy(z, batch.labels), batch.index)

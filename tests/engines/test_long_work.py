@@ -16,9 +16,11 @@ import pytest
 from PIL import Image
 
 from dist_advss import engines
+from dist_advss.config.compose import compose
 from dist_advss.config.schema import Guard
 from dist_advss.engines import World, world
 from dist_advss.errors import RunError, UserError
+from dist_advss.evaluation.suite import evaluate_or_suite
 
 from . import jobs
 from .test_faults import until
@@ -83,6 +85,32 @@ def test_when_rank_0_dies_at_work_the_others_end(start: Any, tmp_path: Path) -> 
     until((tmp_path / "working").exists, 200)
     ranks.signal(0, signal.SIGKILL)
     assert ranks.wait() == [-signal.SIGKILL, 1]
+
+
+SLOW = """
+import time, torch
+
+class Slow(torch.nn.Linear):
+    def forward(self, x):
+        time.sleep(0.25)
+        return super().forward(x.flatten(1))
+
+def build():
+    return Slow(784, 10)
+"""
+
+
+def judge_slowly(folder: Path) -> None:
+    """Each pass takes a quarter of a second, the attack on the only batch ten seconds, and no step may take five."""
+    words = [f"model={folder}/net.py:build", "data.limit=4", "attack=pgd20", "attack.steps=40", "device=cpu"]
+    evaluate_or_suite(compose("evaluate", [*words, "guard.start_s=5", "guard.hang_s=5", f"out={folder}/run"]))
+
+
+def test_an_attack_that_goes_on_is_no_hang_however_long_a_batch_takes(start: Any, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(SLOW)
+    ranks = start(1, judge_slowly, tmp_path)
+    assert ranks.wait() == [0], ranks.said()
+    assert (tmp_path / "run" / "result.json").exists()
 
 
 @pytest.fixture
