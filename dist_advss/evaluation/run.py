@@ -54,10 +54,8 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
     loader, first = open_share(config, located, sources, world, SAMPLES)
     radii = radii_of(config)
     empty = Swept.empty() if radii else Verdicts.empty()
-    attack, origin = (
-        attacks.build_sweep(config.attack, model, radii),
-        " + ".join(str(source.path) for source in sources),
-    )
+    attack = attacks.build_sweep(config.attack, model, radii)
+    origin = " + ".join(str(source.path) for source in sources)
 
     with contextlib.ExitStack() as stack:
         made_from = stack.enter_context(folder.claimed(world, out, config, now, starts_over=True))
@@ -84,10 +82,8 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
 
         try:
             batches = until_stopped(loader, config.batch_size, world, interrupt)
-            # Alone, a process lives as long as its attack asks the model. With others, each waits for the slowest batch.
-            alive = world.heartbeat if world.size == 1 else lambda: None
             mine = judge_images(
-                model, batches, attack, config.seed, origin, known, done, saved, show, keeper.note, alive
+                model, batches, attack, config.seed, origin, known, done, saved, show, keeper.note, world.heartbeat
             )
             shares, pictures = world.gather(mine), world.gather(keeper.kept)
         except Stopped as stopped:

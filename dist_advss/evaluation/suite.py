@@ -39,19 +39,8 @@ Work = Callable[[EvaluateConfig, Located, Path, World], None]
 
 OF_SANITY = Passes(forward=300, both=200)  # of an image, at most
 SPOILS = ("finite outputs", "outputs are logits")  # without these no attack means anything
-RATES = (
-    "ta",
-    "ta_interval",
-    "ra",
-    "ra_interval",
-    "ra_after",
-    "mean",
-    "mce",
-    "ua2",
-    "n",
-    "failed",
-    "seconds",
-)  # repeated
+# What a suite repeats of the results of its parts.
+RATES = ("ta", "ta_interval", "ra", "ra_interval", "ra_after", "mean", "mce", "ua2", "n", "failed", "seconds")
 
 
 def evaluate_or_suite(config: EvaluateConfig) -> Path:

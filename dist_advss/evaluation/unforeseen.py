@@ -34,7 +34,7 @@ SAMPLES = 4
 
 
 def unforeseen(config: UnforeseenConfig) -> Path:
-    """Judges every image of the split clean and under each attack; writes verdicts.npz, an `ByCase`, and, last, result.json.
+    """Judges every image of the split clean and under each attack; writes verdicts.npz, a `ByCase`, and, last, result.json.
 
     Every process calls this and judges its share. Rank 0 writes. Returns the folder. If it holds a result already, nothing is
     done. An interrupted run resumes from the saved verdicts. Raises UserError before anything is written.
