@@ -80,7 +80,7 @@ def corruptions_once(config: CorruptionsConfig, located: Located, out: Path, wor
 
         # 2. Each image is corrupted by itself, and its verdicts are kept by image.
         name = str(sources[0].path)
-        judge = judge_of(model, name, config, rng, published)
+        judge = judge_of(model, name, config, rng, published, world.heartbeat)
         batches = until_stopped(loader, config.batch_size, world, interrupt)
         shares = world.gather(judge_remaining(batches, judge, known, done, saved, show))
         if shares is None:
@@ -95,10 +95,18 @@ def corruptions_once(config: CorruptionsConfig, located: Located, out: Path, wor
 
 
 def judge_of(
-    model: Classify, origin: str, config: CorruptionsConfig, rng: Rng, published: Published | None
+    model: Classify,
+    origin: str,
+    config: CorruptionsConfig,
+    rng: Rng,
+    published: Published | None,
+    heartbeat: Callable[[], Any],
 ) -> Callable[[Batch], ByCase]:
-    """What judges a batch. It raises RunError at the first image for which the model, called `origin`, gives numbers that are
-    not finite."""
+    """What judges a batch. An image takes as many forward passes as there are corruptions.
+
+    The returned function calls `heartbeat` at each of them, and raises RunError at the first image for which the model,
+    called `origin`, gives numbers that are not finite.
+    """
 
     def judge(batch: Batch) -> ByCase:
         finite = Finite(origin, batch.index.device)
@@ -106,6 +114,7 @@ def judge_of(
         index, rows = batch.index.cpu().numpy(), batch.row.tolist()
 
         def predicted(images: NDArray[np.uint8], note: Callable[..., None]) -> NDArray[np.int64]:
+            heartbeat()
             x = torch.from_numpy(images).to(batch.labels.device).permute(0, 3, 1, 2)
             with torch.no_grad():
                 logits = model.logits(as_float(x))

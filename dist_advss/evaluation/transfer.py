@@ -90,7 +90,7 @@ def _transfer(config: TransferConfig, located: Located, out: Path, world: World)
         loader = world.long_work(lambda: loaded(once=once, device=world.device, rank=world.rank, world_size=world.size))
 
     def judged(batch: Batch) -> Matrix:
-        return judge_batch(config, models, names, batch, rng.rows(batch.row))
+        return judge_batch(config, models, names, batch, rng.rows(batch.row), world.heartbeat)
 
     def show(found: Matrix) -> None:
         world.heartbeat()
@@ -192,11 +192,17 @@ def load_model(
 
 
 def judge_batch(
-    config: TransferConfig, models: Mapping[str, Judged], targets: Sequence[str], batch: Batch, rng: Rng
+    config: TransferConfig,
+    models: Mapping[str, Judged],
+    targets: Sequence[str],
+    batch: Batch,
+    rng: Rng,
+    heartbeat: Callable[[], Any],
 ) -> Matrix:
     """The verdicts of the targets on a batch, as each source's attack leaves it and, last, as it is.
 
-    Raises RunError at the first image for which a model gives numbers that are not finite.
+    Calls `heartbeat` at each forward pass of an attack. Raises RunError at the first image for which a model gives numbers
+    that are not finite.
     """
     clean, index = as_float(batch.images), batch.index
     labels = {name: model.labels(batch.labels) for name, model in models.items()}
@@ -211,7 +217,7 @@ def judge_batch(
     lines = []
     for source in config.sources:
         task = Task(clean, labels[source], rng, by_row={INDEX: index})
-        x_adv = attacked(models[source].model, config, task, finite[source])
+        x_adv = attacked(models[source].model, config, task, finite[source], heartbeat)
         lines.append(verdicts(x_adv, Finite.attacked))
     lines.append(verdicts(clean, Finite.clean))
     for watch in finite.values():
@@ -226,13 +232,16 @@ def judge(model: Objective, x: Tensor, labels: Tensor, rng: Rng) -> Judgement:
         return model.judge(task.inputs, task)
 
 
-def attacked(model: Objective, config: TransferConfig, task: Task, finite: Finite) -> Tensor:
+def attacked(
+    model: Objective, config: TransferConfig, task: Task, finite: Finite, heartbeat: Callable[[], Any]
+) -> Tensor:
     """Adversarial images, (N, C, H, W), for clean ones and labels: the attack ascends the model's loss through `prepare`.
 
     `finite` watches the model meanwhile; `task.by_row` has its entry INDEX.
     """
 
     def judged(x: Tensor, shown: Task) -> Judgement:
+        heartbeat()
         own = model.prepare(x, shown.targets, shown.rng)
         return model.judge(own.inputs, own)
 

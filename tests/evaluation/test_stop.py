@@ -13,6 +13,7 @@ import pytest
 
 from dist_advss.attacks import PGD
 from dist_advss.cli import main
+from dist_advss.engines import World
 from dist_advss.errors import STOP_SIGNALS, RunError, UserError
 from dist_advss.evaluation import run as run_module
 from dist_advss.evaluation import transfer as transfer_module
@@ -179,3 +180,28 @@ def test_a_process_without_images_left_does_not_count_as_hanging() -> None:
     world: Any = Waiting()
     assert list(until_stopped(cast(Any, Exhausted()), 10, world, Interrupt())) == []
     assert world.beats == 4
+
+
+@pytest.mark.parametrize(
+    ("command", "source", "words", "passes"),
+    [
+        ("evaluate", "checkpoint={}", ["attack.steps=9"], 9),
+        ("transfer", "sources=[{}]", ["attack.steps=9"], 9),
+        ("corruptions", "checkpoint={}", ["kinds=[fog,contrast]", "severities=[1,3,5]"], 6),
+        ("unforeseen", "checkpoint={}", ["kinds=[fog,pixel]", "strengths=[low,high]", "steps=3"], 4),
+    ],
+)
+def test_a_process_reports_that_it_is_alive_within_a_batch(
+    evaluations: Evaluations,
+    command: str,
+    source: str,
+    words: list[str],
+    passes: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A batch may take longer than `guard.hang_s`."""
+    beats = []
+    monkeypatch.setattr(World, "heartbeat", lambda _: beats.append(1))
+    given = [source.format(evaluations.checkpoint), *words, "data.limit=8", "batch_size=8", "threads=1", "device=cpu"]
+    assert main([command, *given, f"out={evaluations.folder(command)}"]) == 0
+    assert len(beats) > passes
