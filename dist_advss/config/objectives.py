@@ -189,20 +189,45 @@ class Plugin(TwoPasses, Objective):
 
 
 @dataclass
-class Classify(Objective):
-    build: ClassVar[str] = "dist_advss.objectives.classify:Classify"
+class Supervised(Objective):
+    """The keys of objectives that learn from labels."""
+
     labelled: ClassVar[bool] = True
+    label_smoothing: float = key(
+        0.0,
+        "share of each label that is spread evenly over all classes, in the cross-entropy that the weights descend; the attack "
+        "and the logged losses keep the label itself",
+        low=0.0,
+        high=0.99,
+    )
+
+
+@dataclass
+class Classify(Supervised):
+    build: ClassVar[str] = "dist_advss.objectives.classify:Classify"
     name: str = key("classify", "what to learn", choices=("classify",))
 
 
 @dataclass
-class Trades(TwoPasses, Objective):
+class Trades(TwoPasses, Supervised):
     build: ClassVar[str] = "dist_advss.objectives.trades:Trades"
-    labelled: ClassVar[bool] = True
     needs_attack: ClassVar[bool] = True
     needs_random_start: ClassVar[bool] = True
     name: str = key("trades", "what to learn", choices=("trades",))
     beta: float = key(6.0, "weight of the KL term (Zhang et al. 2019, eq. 5: 1/lambda)", low=0.0)
+    first: str = key(
+        "clean",
+        "inputs that the network sees first in a step; the later ones count more in batch norm's running statistics",
+        choices=("adversarial", "clean"),
+    )
+
+
+@dataclass
+class Mart(TwoPasses, Supervised):
+    build: ClassVar[str] = "dist_advss.objectives.mart:Mart"
+    needs_attack: ClassVar[bool] = True
+    name: str = key("mart", "what to learn", choices=("mart",))
+    weight: float = key(5.0, "weight of the KL term (Wang et al. 2020: lambda)", low=0.0)
     first: str = key(
         "clean",
         "inputs that the network sees first in a step; the later ones count more in batch norm's running statistics",
@@ -218,6 +243,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "simclr": SimCLR,
     "classify": Classify,
     "trades": Trades,
+    "mart": Mart,
 }
 PRETEXT = tuple(name for name, keys in OBJECTIVES.items() if not keys.labelled)
 SUPERVISED = tuple(name for name, keys in OBJECTIVES.items() if keys.labelled)

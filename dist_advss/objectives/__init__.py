@@ -15,6 +15,7 @@ from .base import Judgement, Objective, Outcome, Task
 from .classify import Classify
 from .jigsaw import Jigsaw
 from .joint import Joint
+from .mart import Mart
 from .plugin import errors_of, load_plugin, try_out
 from .rotation import Rotation
 from .selfie import Selfie
@@ -26,6 +27,7 @@ __all__ = [
     "Jigsaw",
     "Joint",
     "Judgement",
+    "Mart",
     "Objective",
     "Outcome",
     "Rotation",

@@ -29,14 +29,11 @@ class Trades(Classify):
     def outcome(self, task: Task, x_adv: Images | None) -> Outcome:
         if x_adv is None:
             return super().outcome(task, None)
-        if self.first == "clean":
-            logits_clean, logits_adv = self.logits(alone(task.inputs)), self.logits(alone(x_adv))
-        else:
-            logits_adv, logits_clean = self.logits(alone(x_adv)), self.logits(alone(task.inputs))
+        logits_clean, logits_adv = self.both_logits(task, x_adv)
         clean = cross_entropy(logits_clean, task.targets)
         kl = divergence(logits_clean, logits_adv)
         correct = (logits_adv.detach().argmax(1) == task.targets).float()
-        return Outcome(clean.loss.mean() + self.beta * kl.mean(), clean, Judgement(kl, correct))
+        return Outcome(self.descended(clean, task) + self.beta * kl.mean(), clean, Judgement(kl, correct))
 
 
 def divergence(logits_p: Tensor, logits_q: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class Method:
     pretrain: P1 no pre-training, P2 standard, P3 adversarial
     task:     the pretext task of P2 and P3; a phrase if there are several
     finetune: F1 frozen and standard, F2 frozen and adversarial, F3 full and standard, F4 full and adversarial
-    loss:     the fine-tuning objective, "classify" or "trades"
+    loss:     the fine-tuning objective, "classify", "trades" or "mart"
     joint:    whether several tasks were pre-trained together
     members:  the tasks of an ensemble's members, sorted
     """

@@ -114,7 +114,7 @@ def fitting(group: str, name: str) -> tuple[str, list[str]]:
         words += ["data=folder", "data.root=X", "data.size=224"]
     if name == "ensemble":
         words.append("model.members=[RUN2,RUN3]")
-    return ("finetune" if name in ("classify", "trades", "ensemble") else "pretrain"), words
+    return ("finetune" if name in ("classify", "trades", "mart", "ensemble") else "pretrain"), words
 
 
 def choices() -> list[tuple[str, str]]:
@@ -170,7 +170,7 @@ def test_the_folder_of_configurations_holds_every_command_and_group() -> None:
     folder = config_dir()
     assert {"pretrain.yaml", "finetune.yaml", "evaluate.yaml", "transfer.yaml"} <= {p.name for p in folder.iterdir()}
     assert all(options(group) for group in GROUPS)
-    assert options("objective") == ("classify", "jigsaw", "joint", "rotation", "selfie", "simclr", "trades")
+    assert options("objective") == ("classify", "jigsaw", "joint", "mart", "rotation", "selfie", "simclr", "trades")
 
 
 def test_the_folder_of_configurations_does_not_depend_on_where_one_stands(

@@ -107,7 +107,7 @@ IMPOSSIBLE_IMAGES_AND_MODEL = [
 ]
 IMPOSSIBLE_TRAINING = [
     ("pretrain", "objective=classify", "objective=classify", "rotation, jigsaw, selfie", "dist-advss finetune"),
-    ("finetune", "objective=rotation", "objective=rotation", "classify or trades", "dist-advss pretrain"),
+    ("finetune", "objective=rotation", "objective=rotation", "classify, trades or mart", "dist-advss pretrain"),
     ("pretrain", "objective=jigsaw objective.grid=5", "objective.grid=5", "data.size=28"),
     ("pretrain", "objective=jigsaw objective.grid=2 objective.permutations=24", "objective.permutations=24", "23"),
     ("pretrain", "objective=selfie objective.masked=16", "objective.masked=16", "16 patches"),
@@ -159,7 +159,7 @@ IMPOSSIBLE_TOGETHER = [
         "objective.jigsaw.grid",
     ),
     ("pretrain", "objective=joint attack.precision=fp16", "attack.precision=fp16", "bf16"),
-    ("finetune", "objective=joint", "objective=joint", "classify or trades"),
+    ("finetune", "objective=joint", "objective=joint", "classify, trades or mart"),
 ]
 WRONG = [
     *IMPOSSIBLE_TOGETHER,

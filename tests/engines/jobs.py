@@ -45,6 +45,7 @@ OBJECTIVES = {
         ["objective=simclr", "objective.projector=16", "validation.limit=32", "schedule.lr=0.002", "attack.steps=1"],
     ),
     "classify": ("finetune", ["objective=classify"]),
+    "mart": ("finetune", ["objective=mart", "objective.label_smoothing=0.1"]),
 }
 SMALL_SELFIE = ["objective.selfie.layers=1", "objective.selfie.heads=4", "objective.selfie.ffn=16"]
 JOINT = [

@@ -9,7 +9,7 @@ from dist_advss.attacks import PGD
 from dist_advss.config.attack import Attack
 from dist_advss.objectives import Objective
 
-SUPERVISED = ["classify", "trades"]
+SUPERVISED = ["classify", "trades", "mart"]
 PRETEXT = ["rotation", "jigsaw", "selfie"]
 
 

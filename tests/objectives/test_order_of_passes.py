@@ -55,7 +55,7 @@ def setting(make: Any, rng: Any, batch: Any, name: str, first: str) -> tuple[Obj
 
 
 @pytest.mark.parametrize("first", ["adversarial", "clean"])
-@pytest.mark.parametrize("name", ["rotation", "jigsaw", "selfie", "trades"])
+@pytest.mark.parametrize("name", ["rotation", "jigsaw", "selfie", "trades", "mart"])
 def test_the_later_pass_counts_more_in_the_running_statistics(make, rng, batch, name: str, first: str) -> None:
     objective, task, x_adv = setting(make, rng, batch, name, first)
     means = {
@@ -87,7 +87,7 @@ def test_joint_pre_training_runs_its_tasks_in_the_order_that_the_key_names(make,
     assert torch.allclose(first_norm(objective).get_buffer("running_mean"), expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["rotation", "selfie", "trades", "joint"])
+@pytest.mark.parametrize("name", ["rotation", "selfie", "trades", "mart", "joint"])
 def test_loss_and_gradients_do_not_depend_on_the_order(make, rng, batch, name: str) -> None:
     found = []
     for first in ("adversarial", "clean", *(["published"] if name == "joint" else [])):

@@ -83,5 +83,5 @@ def test_a_file_that_holds_no_objective_is_refused(tmp_path: Path, content: str 
 
 
 def test_a_task_of_ones_own_is_for_pre_training(own_task: Path) -> None:
-    with pytest.raises(UserError, match="a pretext task; finetune takes classify or trades"):
+    with pytest.raises(UserError, match="a pretext task; finetune takes classify, trades or mart"):
         compose("finetune", [f"objective={own_task}:Colorize", "out=RUN"])

@@ -18,7 +18,7 @@ from dist_advss.objectives.jigsaw import distinct_orders
 from dist_advss.rng import Rng
 
 SMALLEST_P = 1e-4  # seeds are fixed; a right implementation misses this bound once in ten thousand choices of seed
-EVERY = ["rotation", "jigsaw", "selfie", "classify", "trades"]
+EVERY = ["rotation", "jigsaw", "selfie", "classify", "trades", "mart"]
 
 
 def test_rotation_turns_each_image_counter_clockwise_by_as_many_quarters_as_its_answer(make, rng, batch) -> None:
@@ -127,7 +127,7 @@ def test_selfie_masks_every_patch_equally_often(make, batch) -> None:
     assert np.abs(counts - 400).max() < 5 * math.sqrt(300)
 
 
-@pytest.mark.parametrize("name", ["classify", "trades"])
+@pytest.mark.parametrize("name", ["classify", "trades", "mart"])
 def test_classification_looks_at_the_images_and_asks_for_their_labels(make, rng, batch, name: str) -> None:
     images, labels = batch(6)
     task = make(name).prepare(images, labels, rng(6))

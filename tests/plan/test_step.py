@@ -25,6 +25,7 @@ METHODS = {
     "selfie": ("pretrain", SELFIE),
     "classify": ("finetune", ("objective=classify",)),
     "trades": ("finetune", ("objective=trades",)),
+    "mart": ("finetune", ("objective=mart", "objective.label_smoothing=0.1")),
     "frozen": ("finetune", ("freeze=encoder", "init=elsewhere", "data=fashion_mini", "model=preact_small")),
     "vit": ("pretrain", ("model=timm:test_vit", "model.patch=7", "model.width=null")),
     "half": ("pretrain", ("train.precision=bf16", "attack.precision=bf16")),

@@ -25,6 +25,7 @@ METHODS = {
     "jigsaw": ("pretrain", ["objective=jigsaw"]),
     "selfie with dropout": ("pretrain", SMALL_SELFIE),
     "classify with AdamW": ("finetune", ["objective=classify", "schedule.optimizer=adamw", "schedule.lr=0.01"]),
+    "mart with label smoothing": ("finetune", ["objective=mart", "objective.label_smoothing=0.1"]),
     "trades with LARS": ("finetune", ["objective=trades", "schedule=lars", "schedule.epochs=2", "schedule.warmup=1"]),
 }
 
