@@ -19,7 +19,7 @@ UNKNOWN = [
     ("pretrain", "objective.grid=4", "objective.grid", "Accepted: balanced, first, flip, name, pad"),
     ("pretrain", "data.size.height=28", "data.size.height", "data.size is a value", "set data.size="),
     ("pretrain", "train=fast", "train", "train.batch_size"),
-    ("finetune", "objective.masked=4", "objective.masked", "Accepted: flip, name, pad"),
+    ("finetune", "objective.masked=4", "objective.masked", "Accepted: flip, label_smoothing, name, pad"),
     ("evaluate", "schedule.lr=0.1", "schedule.lr", "Accepted: attack, batch_size"),
     ("evaluate", "objective=classify", "objective", "Accepted: attack, batch_size"),
     ("evaluate", "init=RUN", "init", "Accepted: attack, batch_size"),
