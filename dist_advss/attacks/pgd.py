@@ -23,7 +23,7 @@ from ..objectives.base import Task
 from ..precision import autocast
 from ..row_maths import column
 from .base import JudgeFn, LossFn, X
-from .threat import THREATS, Threat
+from .threat import THREATS, Noisy, Threat
 
 FP16_LOSS_SCALE = 1024.0  # lifts input gradients out of fp16's subnormals; a step only uses their direction
 FP16_SMALLEST_LOSS = 2.0**-24  # below which fp32 no longer tells a loss from none
@@ -65,7 +65,7 @@ class PGD:
     ) -> None:
         self.config = config
         self.module = module
-        self.threat = threat or THREATS[config.norm](config.eps, config.clamp_start)
+        self.threat = threat or threat_of(config)
         self.couples_rows = couples_rows
         self.step_size = step_size(config)
         self.losses: list[Tensor] = []
@@ -233,13 +233,22 @@ class PGD:
                 norm.track_running_stats, norm.training = True, True
 
 
+def threat_of(config: Attack) -> Threat:
+    """The ball of attack.norm, or N-FGSM's threat, which leaves it."""
+    if config.noise:
+        return Noisy(config.eps, noise=config.noise)
+    return THREATS[config.norm](config.eps, config.clamp_start)
+
+
 def step_size(config: Attack) -> float:
     """The length of a step: `step_size` where it is set, else eps/4, as published with 10 and 20 steps.
 
-    Fewer than five steps still go 1.25 eps in all, as Wong et al. 2020 do in one.
+    Fewer than five steps still go 1.25 eps in all, as Wong et al. 2020 do in one. N-FGSM's step is eps.
     """
     if config.step_size is not None:
         return config.step_size
+    if config.noise:
+        return config.eps
     return config.eps * max(1 / 4, 1.25 / max(config.steps, 1))
 
 

@@ -76,6 +76,27 @@ class Linf(_Pixels):
 
 
 @dataclass(frozen=True)
+class Noisy(Linf):
+    """N-FGSM (de Jorge et al., NeurIPS 2022): noise of radius noise * eps, and steps that are not projected onto the ball.
+
+    Images are in the box and up to noise * eps + step_size from the clean ones. For training only.
+    """
+
+    noise: float = 2.0
+
+    def start(self, clean: Tensor, rng: Rng | None, name: str) -> Tensor:
+        """Uniform in the ball of radius noise * eps, then clamped to the box."""
+        if rng is None:
+            return clean
+        radius = self.noise * self.eps
+        return (clean + rng.uniform(name, clean.shape[1:], -radius, radius).to(clean.dtype)).clamp_(0, 1)
+
+    def project(self, z: Tensor, clean: Tensor) -> Tensor:
+        """The nearest point inside the box."""
+        return z.clamp(0, 1)
+
+
+@dataclass(frozen=True)
 class L2(_Pixels):
     """||delta||_2 <= eps."""
 

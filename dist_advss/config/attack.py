@@ -29,12 +29,22 @@ class Attack:
         high=10_000,
     )
     step_size: float | None = key(
-        None, "length of a step in attack.norm; null: eps/4, or 1.25 eps/steps for fewer than five steps", low=0.0
+        None,
+        "length of a step in attack.norm; null: eps/4, or 1.25 eps/steps for fewer than five steps; eps with "
+        "attack.noise",
+        low=0.0,
     )
     random_start: bool = key(True, "start at a uniform random point within attack.eps; false: start at the clean image")
     clamp_start: bool = key(
         True,
         "clamp the random start to [0,1]; false: clamp from the first step on, as the published code (not with keep=any)",
+    )
+    noise: float = key(
+        0.0,
+        "in units of attack.eps; above 0: start at uniform noise of this radius and take one step that is not projected, so that "
+        "the ball is left (N-FGSM, in training only)",
+        low=0.0,
+        high=16.0,
     )
     restarts: int = key(
         1,
@@ -100,9 +110,32 @@ def check_attack(config: Any) -> None:
         raise UserError(
             "attack.clamp_start=false: attack.keep=any judges the start too, and it must be an image in [0,1]; set it to true"
         )
+    if attack.noise > 0:
+        _check_noise(attack)
     if attack.restarts > 1 and not attack.random_start:
         raise UserError(
             f"attack.restarts={attack.restarts}: without a random start all restarts are the same; set attack.random_start=true"
+        )
+
+
+def _check_noise(attack: Attack) -> None:
+    """Refuses keys that N-FGSM, which takes one step from noise and stays outside the ball, has no use for."""
+    text = f"attack.noise={attack.noise:g}"
+    if attack.norm != "linf":
+        raise UserError(f"{text}: knows attack.norm=linf only, not {attack.norm}; set attack.noise=0")
+    if attack.steps != 1:
+        raise UserError(f"{text}: takes one step, not attack.steps={attack.steps}; set it to 1, or attack.noise=0")
+    if not attack.random_start or not attack.clamp_start:
+        raise UserError(f"{text}: starts at random in [0,1]; drop attack.random_start and attack.clamp_start")
+    if attack.restarts > 1:
+        raise UserError(f"{text}: starts once, not attack.restarts={attack.restarts} times; set it to 1")
+
+
+def refuse_noise(attack: Attack, command: str) -> None:
+    """Refuses adversarial images outside the ball where they are counted. Raises UserError."""
+    if attack.noise > 0:
+        raise UserError(
+            f"attack.noise={attack.noise:g}: leaves the ball of attack.eps, and only training may; {command} with attack=pgd20"
         )
 
 

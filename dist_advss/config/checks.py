@@ -7,7 +7,7 @@ from typing import Any
 from unicodedata import category
 
 from ..errors import UserError, nearest
-from .attack import check_attack, check_autoattack
+from .attack import check_attack, check_autoattack, refuse_noise
 from .backbones import BACKBONES, ENSEMBLE, LIBRARIES, MODELS, is_adopted, is_own, refuse_no_weights
 from .classes import check_classes
 from .commands import COMMANDS
@@ -70,6 +70,7 @@ def check_evaluation(command: str, config: Any) -> None:
     """The checks of `evaluate`. Raises UserError."""
     if config.model.name != ENSEMBLE:
         refuse_no_weights(config, ", model=ensemble model.members=[RUN,RUN]")
+    refuse_noise(config.attack, command)
     check_suite(config)
     check_sweep(config)
     if config.attack.steps == 0 and config.attack.keep == "any":
@@ -85,6 +86,7 @@ def check_transfer(command: str, config: Any) -> None:
         raise UserError(f"{key}=[]: no run to {'test' if config.sources else 'attack'}; give {key}=[RUN,RUN]")
     if config.attack.steps == 0:
         raise UserError("attack=none: transfer needs adversarial images; choose attack=pgd20")
+    refuse_noise(config.attack, command)
     if config.attack.algorithm == "autoattack":
         raise UserError(
             "attack=autoattack: transfer attacks pretext tasks too, which have no classes; choose attack=pgd20"

@@ -31,7 +31,7 @@ ELSEWHERE = (
 )
 # fmt: on
 OF_DESCRIPTION = ("norm", "eps", "steps", "restarts", "keep", "name")  # in `describe_attack`
-OF_TRAINING = ("batch_norm",)  # a model that is evaluated uses its running statistics
+OF_TRAINING = ("noise", "batch_norm",)  # a model that is evaluated uses its running statistics
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,8 @@ def describe_attack(attack: Any) -> str:
         return "an unknown attack"
     steps, eps = number(attack.get("steps")), number(attack.get("eps"))
     restarts, norm = number(attack.get("restarts")) or 1, value_text(attack.get("norm", "linf"))
-    usual = _cascade(attack, steps) or ("no attack" if steps == 0 else f"PGD-{steps:g}" if steps else "PGD")
+    single = "N-FGSM" if number(attack.get("noise")) else None
+    usual = _cascade(attack, steps) or single or ("no attack" if steps == 0 else f"PGD-{steps:g}" if steps else "PGD")
     name = value_text(attack.get("name") or usual)
     radius = "" if eps is None else f", {describe_ball(norm, eps)}"
     more = f", {restarts:g} restarts" if restarts > 1 else ""

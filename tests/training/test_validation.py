@@ -172,3 +172,10 @@ def test_without_a_training_attack_ra_is_still_measured_in_its_ball(
     runs.train("attack=none", "attack.steps=0", "attack.eps=0.2", "schedule.epochs=1")
     largest = max((x - task.inputs).abs().max().item() for task, x in asked)
     assert 0.1 < largest <= 0.2 + 1e-6
+
+
+def test_ra_is_measured_inside_the_ball_whatever_attack_trains(runs: Runs) -> None:
+    words = ["validation.limit=30", "validation.steps=2", "attack.eps=0.05"]
+    config, other = (runs.config(*words, attack) for attack in ("attack=pgd10", "attack=nfgsm"))
+    module = objectives.build(config)
+    assert check(module, config) == check(module, other)
