@@ -31,7 +31,10 @@ ELSEWHERE = (
 )
 # fmt: on
 OF_DESCRIPTION = ("norm", "eps", "steps", "restarts", "keep", "name")  # in `describe_attack`
-OF_TRAINING = ("noise", "batch_norm",)  # a model that is evaluated uses its running statistics
+OF_TRAINING = (
+    "noise",
+    "batch_norm",
+)  # a model that is evaluated uses its running statistics
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dist_advss import attacks
 from dist_advss.config.compose import compose
+from dist_advss.errors import UserError
 from dist_advss.images import Images
 from dist_advss.objectives.base import Task
 from dist_advss.rng import Rng
@@ -75,3 +76,9 @@ def test_nfgsm_raises_the_loss_of_a_network_more_than_its_noise_does(trained: Tr
     with torch.no_grad():
         before, after = trained.loss(start, task), trained.loss(attack(trained.loss, task), task)
     assert after.mean() > before.mean() + 0.1
+
+
+@pytest.mark.parametrize(("command", "words"), [("evaluate", ["checkpoint=RUN"]), ("transfer", ["sources=[RUN]"])])
+def test_commands_that_count_images_refuse_those_outside_the_ball(command: str, words: list[str]) -> None:
+    with pytest.raises(UserError, match=r"attack\.noise=2: leaves the ball.*attack=pgd20"):
+        compose(command, ["out=x", "attack=nfgsm", *words])

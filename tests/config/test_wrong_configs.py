@@ -89,7 +89,6 @@ IMPOSSIBLE_ATTACK = [
     ("pretrain", "attack=nfgsm attack.random_start=false", "attack.noise=2", "drop attack.random_start"),
     ("pretrain", "attack=nfgsm attack.restarts=2", "attack.noise=2", "attack.restarts=2", "set it to 1"),
     ("evaluate", "attack=nfgsm", "attack.noise=2", "leaves the ball", "attack=pgd20"),
-    ("transfer", "attack=nfgsm sources=[A]", "attack.noise=2", "leaves the ball", "attack=pgd20"),
     ("finetune", "objective=trades attack=none", "objective=trades", "attack=pgd10"),
     ("finetune", "objective=trades attack.random_start=false", "attack.random_start=false", "true"),
     ("evaluate", "attack=pgd20_any attack.clamp_start=false", "attack.clamp_start=false", "attack.keep=any"),
