@@ -14,9 +14,9 @@ from submitit.slurm.slurm import SlurmJobEnvironment
 
 from dist_advss.errors import RunError
 
-from ..graph import Stage, stored
-from ..queue import slurm
-from ..queue.journal import Journal, Submission
+from ..graph import Stage
+from ..queue import slurm, tasks
+from ..queue.journal import Submission
 from ..queue.script import PORT
 
 PORTS = (
@@ -39,6 +39,7 @@ class Allocation:
     local_rank: int
     node: str
     nodes: tuple[str, ...]
+    root: str | None = None
 
     @property
     def node_list(self) -> str:
@@ -47,25 +48,22 @@ class Allocation:
 
 def find(directory: Path, name: str, environment: Mapping[str, str] = os.environ) -> Allocation:
     """The task of submission `name` that this process is. Raises RunError if the launch folder has no such submission."""
-    submission = Journal(directory).submissions.get(name)
-    experiment = stored(directory)
-    if submission is None or experiment is None:
-        raise RunError(f"{directory}: no submission {name} in it")
+    submission, task = tasks.read(directory, name, environment.get("SLURM_ARRAY_TASK_ID"))
     job = SlurmJobEnvironment()  # JobEnvironment asks a variable that submitit's script sets only before srun
     single = -1 in submission.stages
-    stage = submission.stages[-1 if single else int(environment["SLURM_ARRAY_TASK_ID"])]
     return Allocation(
         directory=directory,
         submission=submission,
-        stage=experiment.stages[stage],
+        stage=task.stage,
         job=job.raw_job_id if single else job.job_id,
         restart=int(environment.get("SLURM_RESTART_COUNT") or 0),
         rank=job.global_rank,
         # a batch shell may have no SLURM_NTASKS
-        ranks=job.num_tasks if environment.get("SLURM_NTASKS") else int(submission.settings.get("ranks", 1)),
+        ranks=job.num_tasks if environment.get("SLURM_NTASKS") else int(submission.settings["ranks"]),
         local_rank=job.local_rank,
         node=environment.get("SLURMD_NODENAME") or job.hostname,
         nodes=tuple(job.hostnames),
+        root=task.root,
     )
 
 
@@ -75,7 +73,7 @@ def refuse_other_world(place: Allocation, environment: Mapping[str, str] = os.en
         find_place,
     )  # its package imports torch, which the batch shell can do without
 
-    asked = int(place.submission.settings.get("ranks", place.ranks))  # versions before did not record it
+    asked = int(place.submission.settings["ranks"])
     found = find_place(environment)
     if (place.ranks, found.world_size, found.rank) != (asked, asked, place.rank):
         raise RunError(

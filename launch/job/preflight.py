@@ -14,32 +14,30 @@ from .allocation import Allocation
 
 DISK_FREE = 200e6  # bytes that the disk of the launch folder must have free
 GPU_FREE = 0.8  # share of a GPU's memory that must be free
-JOIN_S = 120  # seconds for the other ranks to join, in submissions of a version without cluster.join_seconds
 
 
 class Unhealthy(Exception):
     """A node failed the preflight. The text is the problem of this rank's node, empty if another rank's node failed."""
 
 
-def check(place: Allocation, config: dict[str, Any], gpus_expected: bool) -> None:
+def check(place: Allocation, gpus_expected: bool) -> None:
     """Checks this node, exchanges the result with the other ranks, and tests an all-reduce with them.
 
     Raises Unhealthy if the node of any rank fails, RunError if the disk of the launch folder is nearly full.
     """
     if shutil.disk_usage(place.directory).free < DISK_FREE:
         raise RunError(f"{place.directory}: less than {DISK_FREE / 1e6:.0f} MB free; make room, then launch again")
-    complaint = node_complaint(place.local_rank, config, gpus_expected)
+    complaint = node_complaint(place.local_rank, place.root, gpus_expected)
     if place.ranks > 1:
         _together(place, complaint)
     if complaint:
         raise Unhealthy(complaint)
 
 
-def node_complaint(local_rank: int, config: dict[str, Any], gpus_expected: bool) -> str:
-    """The problem that keeps this node from running the configuration, as a clause; empty if there is none."""
+def node_complaint(local_rank: int, root: str | None, gpus_expected: bool) -> str:
+    """The problem that keeps this node from training on the images at `root`, as a clause; empty if there is none."""
     import torch
 
-    root = (config.get("data") or {}).get("root")
     if root is not None:
         try:
             os.listdir(root) if Path(root).is_dir() else Path(root).open("rb").close()
@@ -77,7 +75,7 @@ def _together(place: Allocation, complaint: str) -> None:
     import torch.distributed as dist
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]) + 1  # the run's own is the one below
-    seconds = int(place.submission.settings.get("join_seconds", JOIN_S))
+    seconds = int(place.submission.settings["join_seconds"])
     timeout = datetime.timedelta(seconds=seconds)
     try:
         store = dist.TCPStore(address, port, place.ranks, is_master=place.rank == 0, timeout=timeout)

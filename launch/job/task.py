@@ -12,12 +12,10 @@ import signal
 import sys
 import time
 import traceback
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from dist_advss.config.inherit import configure
 from dist_advss.errors import STOP_SIGNALS, UNREACHABLE, RunError, Stopped, UserError
 from dist_advss.files import locked
 from dist_advss.runs import state
@@ -25,7 +23,7 @@ from dist_advss.streams import guarded, output_is_optional
 from dist_advss.tracking.session import SUBMITTED
 
 from ..queue.environment import OF_TORCHRUN
-from ..stage import run_stage, shared
+from ..stage import run_stage
 from . import preflight
 from .allocation import Allocation, find, first_port, free_port, refuse_other_world, rendezvous
 from .ending import end_of_job, set_up_failed
@@ -108,16 +106,14 @@ def _run(place: Allocation) -> tuple[str, str | None]:
         if state.finished(place.directory, place.stage):
             return "finished", None
         refuse_other_world(place)
-        config = _config(place)
         if place.ranks > 1:
             os.environ.update(rendezvous(place))
         gpus = bool(os.environ.get("CUDA_VISIBLE_DEVICES")) and bool(place.submission.settings.get("check_gpus", True))
-        preflight.check(place, config, gpus)
+        preflight.check(place, gpus)
         if place.rank == 0:
             _begin(place)
-        os.environ[SUBMITTED] = str(eligible(place.directory, place.stage.needs, place.submission.time))
-        engine = (config.get("engine") or {}).get("name", "")
-        run_stage(place.directory, shared(place.stage, engine, place.ranks))
+            os.environ[SUBMITTED] = str(eligible(place.directory, place.stage.needs, place.submission.time))
+        run_stage(place.directory, place.stage)
         return "finished", None
     except Stopped as stopped:
         return "stopped", str(stopped)
@@ -135,13 +131,6 @@ def _run(place: Allocation) -> tuple[str, str | None]:
 
 def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-
-
-def _config(place: Allocation) -> dict[str, Any]:
-    """The configuration of the stage as nested mappings, empty for a report."""
-    if place.stage.command == "report":
-        return {}
-    return asdict(configure(place.stage.command, place.stage.words(place.directory)))
 
 
 def _begin(place: Allocation) -> None:

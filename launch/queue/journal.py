@@ -3,7 +3,7 @@
 The launcher appends `intent`, with a job name that is used once, before it calls sbatch. It appends `queued`, with the job
 id, after. `void` marks a submission that never reached the queue or no longer counts. A launcher that is killed in
 between leaves an intent without a job id, and the next launcher searches the queue for its job name. A job whose
-submission is void exits at once, so an sbatch that was still running cannot start a stage a second time.
+submission is void (`tasks.void`) exits at once, so an sbatch that was still running cannot start a stage a second time.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ from .. import state
 from ..experiment import configurations
 from ..graph import Experiment, Stage
 from ..profile import Slurm
-from . import batches, held, script, slurm, snapshot, staging
+from ..stage import shared
+from . import batches, held, script, slurm, snapshot, staging, tasks
 from .batches import Batch, Ref
 from .environment import for_sbatch
 from .forecast import as_job, forecast
@@ -148,7 +149,7 @@ def submit(
     """
     journal = Journal(directory)
     cluster = limits(settings)
-    recover_intents(journal, cluster.cluster)
+    recover_intents(directory, journal, cluster.cluster)
     found = jobs(directory)
     for line in held.release(journal, found):
         print(line, flush=True)
@@ -164,6 +165,7 @@ def submit(
     refuse_too_many(planned)
     refuse_what_slurm_rejects(directory, planned)
     code = snapshot.take(directory) if planned else None
+    configs = configurations(experiment, directory) if planned else {}
     ids = {s.name: s.id for s in journal.submissions.values() if s.id}
     for batch in planned:
         assert code is not None
@@ -176,11 +178,14 @@ def submit(
         file = directory / FOLDER / "scripts" / f"{batch.name}.sh"
         write_text(file, text)
         (directory / FOLDER / "output").mkdir(parents=True, exist_ok=True)
-        journal.intend(batch.name, batch.stages, code.hash, _for_jobs(batch))
+        settings_of_jobs = _for_jobs(batch)
+        own = {index: _task(experiment.stages[name], configs.get(name), batch) for index, name in batch.stages.items()}
+        tasks.write(directory, batch.name, own, code.hash, settings_of_jobs)
+        journal.intend(batch.name, batch.stages, code.hash, settings_of_jobs)
         try:
             ids[batch.name] = sbatch(file, batch.settings, lock)
         except slurm.NoAnswer as error:
-            journal.void(batch.name)
+            tasks.void(directory, journal, batch.name)
             raise RunError(
                 f"{', '.join(batch.stages.values())}: not queued: {error}. Run the same command again to resume."
             ) from error
@@ -214,13 +219,13 @@ def refuse_too_many(planned: Sequence[Batch]) -> None:
             )
 
 
-def recover_intents(journal: Journal, cluster: str | None) -> None:
+def recover_intents(directory: Path, journal: Journal, cluster: str | None) -> None:
     """Completes or voids the intents of a launcher that was killed, by the job's name in the queue. Raises NoAnswer."""
     for submission in journal.open():
         time.sleep(max(0.0, IN_FLIGHT - max(0.0, time.time() - submission.time)))
         id = slurm.named(submission.name)
         if id is None:
-            journal.void(submission.name)
+            tasks.void(directory, journal, submission.name)
         else:
             journal.queued(submission.name, id, cluster)
             print(f"{submission.name}: queued by an earlier launch as job {id}")
@@ -293,6 +298,14 @@ def _for_jobs(batch: Batch) -> dict[str, Any]:
         for name in ("max_requeues", "avoid_bad_nodes", "check_gpus", "join_seconds")
     }
     return read | {"ranks": batch.settings.ranks}
+
+
+def _task(stage: Stage, config: Any, batch: Batch) -> tasks.Task:
+    """What the job of a stage is told. A report has no configuration."""
+    if config is None:
+        return tasks.Task(stage)
+    engine = config.engine.name if trains(stage.command) else ""
+    return tasks.Task(shared(stage, engine, batch.settings.ranks), config.data.root)
 
 
 def _say(batch: Batch, ids: Mapping[str, str]) -> None:

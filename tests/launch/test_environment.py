@@ -11,10 +11,10 @@ import pytest
 
 from dist_advss.errors import RunError
 from launch.control import cancel, shell
-from launch.graph import Stage, build, store
+from launch.graph import Stage
 from launch.job.allocation import Allocation, find, refuse_other_world
 from launch.profile import Slurm
-from launch.queue import batches, script
+from launch.queue import batches, script, tasks
 from launch.queue import slurm as queue
 from launch.queue.environment import for_sbatch, without_job
 from launch.queue.journal import Journal
@@ -90,11 +90,10 @@ def test_the_script_names_the_signal_and_the_export_itself(inside: None, monkeyp
 
 @pytest.fixture
 def queued(tmp_path: Path) -> Callable[..., Path]:
-    """A launch folder with the submission `one` of a single stage, and `many`, an array."""
-    store(tmp_path, build("e", "", [Stage(name, "pretrain", (), ()) for name in "abc"]))
-    journal = Journal(tmp_path)
-    journal.intend("one", {-1: "a"}, "c0de", {"ranks": 4})
-    journal.intend("many", {0: "b", 1: "c"}, "c0de", {"ranks": 1})
+    """A launch folder with what the jobs of two submissions read: `one` of a single stage, and `many`, an array."""
+    a, b, c = (tasks.Task(Stage(name, "pretrain", (), ())) for name in "abc")
+    tasks.write(tmp_path, "one", {-1: a}, "c0de", {"ranks": 4})
+    tasks.write(tmp_path, "many", {0: b, 1: c}, "c0de", {"ranks": 1})
     return lambda: tmp_path
 
 
@@ -138,20 +137,12 @@ def test_a_world_that_is_not_the_one_asked_for_is_refused(
             refuse_other_world(place)
 
 
-def test_a_batch_shell_without_a_number_of_tasks_reads_the_journal(
+def test_a_batch_shell_without_a_number_of_tasks_reads_that_of_the_submission(
     queued: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SLURM_NTASKS", raising=False)
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     assert find(queued(), "one").ranks == 4
-
-
-def test_a_submission_of_the_version_before_has_no_number_to_compare(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store(tmp_path, build("e", "", [Stage("a", "pretrain", (), ())]))
-    Journal(tmp_path).intend("one", {-1: "a"}, "c0de", {"max_requeues": 5})
-    refuse_other_world(here(tmp_path, "one", monkeypatch))
 
 
 def test_the_number_of_processes_is_in_the_journal(chain: str, tmp_path: Path, fake_slurm: Any) -> None:

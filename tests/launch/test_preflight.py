@@ -20,12 +20,12 @@ from launch.graph import Stage
 from launch.queue.journal import Submission
 from launch.job import preflight
 rank = int(sys.argv[1])
-job = Submission("s", {}, 0.0, "", {})
-place = Allocation(Path("."), job, Stage("s", "pretrain", (), ()), "1", 0, rank, 2, rank, f"n{rank}", ("n0", "n1"))
+job = Submission("s", {}, 0.0, "", {"join_seconds": 120})
+stage, nodes = Stage("s", "pretrain", (), ()), ("n0", "n1")
 for number, root in enumerate(sys.argv[2:]):
     os.environ["MASTER_PORT"] = str(int(os.environ["FIRST_PORT"]) + 2 * number)
     try:
-        preflight.check(place, {"data": {"root": root}}, False)
+        preflight.check(Allocation(Path("."), job, stage, "1", 0, rank, 2, rank, nodes[rank], nodes, root), False)
         print("fit")
     except preflight.Unhealthy as bad:
         print("unhealthy:", bad)
@@ -33,7 +33,7 @@ for number, root in enumerate(sys.argv[2:]):
 
 
 def test_a_machine_that_works_has_nothing_to_complain_of() -> None:
-    assert preflight.node_complaint(0, {"data": {"root": None}}, gpus_expected=False) == ""
+    assert preflight.node_complaint(0, None, gpus_expected=False) == ""
 
 
 def test_gpus_that_torch_cannot_see_are_named() -> None:
@@ -41,11 +41,11 @@ def test_gpus_that_torch_cannot_see_are_named() -> None:
 
     if torch.cuda.is_available():
         pytest.skip("there are GPUs here")
-    assert "torch sees none" in preflight.node_complaint(0, {}, gpus_expected=True)
+    assert "torch sees none" in preflight.node_complaint(0, None, gpus_expected=True)
 
 
 def test_data_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    said = preflight.node_complaint(0, {"data": {"root": str(tmp_path / "nowhere")}}, gpus_expected=False)
+    said = preflight.node_complaint(0, str(tmp_path / "nowhere"), gpus_expected=False)
     assert said == f"data.root={tmp_path / 'nowhere'} cannot be read there (No such file or directory)"
 
 

@@ -15,7 +15,7 @@ from dist_advss.errors import UserError
 from dist_advss.tracking import companion
 from launch.graph import Stage, build, store
 from launch.profile import Slurm
-from launch.queue import batches, script, snapshot
+from launch.queue import batches, script, snapshot, tasks
 from launch.queue.journal import Journal
 
 IN_A_JOB = {"SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "n1"}
@@ -29,9 +29,10 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store(directory, build("e", "", [stage]))
     (batch,) = batches.plan([stage], Slurm(), {})
     code = snapshot.take(directory)
+    tasks.write(directory, batch.name, {-1: tasks.Task(stage)}, code.hash, {"ranks": 1})
     journal = Journal(directory)
     journal.intend(batch.name, batch.stages, code.hash, {})
-    journal.void(batch.name)
+    tasks.void(directory, journal, batch.name)
     (directory / "job.sh").write_text(script.text(directory, batch, code.path, {}))
     return directory
 
