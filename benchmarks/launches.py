@@ -18,9 +18,9 @@ from pathlib import Path
 
 from dist_advss.config import compose
 from launch import graph, state, status
-from launch.experiment import load
+from launch.experiment import configurations, load
 from launch.profile import Slurm
-from launch.queue import batches, script, snapshot
+from launch.queue import batches, script, snapshot, tasks
 
 from .table import Figure, parser, publish
 
@@ -46,11 +46,13 @@ def submit(directory: Path, experiment: graph.Experiment) -> None:
     graph.store(directory, experiment)
     code = snapshot.describe(directory)
     planned = batches.plan(list(experiment.stages.values()), Slurm(), {})
+    configs = configurations(experiment, directory)
     ids = {batch.name: str(number) for number, batch in enumerate(planned, 1)}
     for batch in planned:
         for stage in batch.stages.values():
             code.note(directory / stage)
         script.text(directory, batch, code.path, ids)
+        tasks.write(directory, batch.name, tasks.of(batch, experiment, configs), code.hash, {})
 
 
 def show(directory: Path) -> None:

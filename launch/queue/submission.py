@@ -23,7 +23,6 @@ from .. import state
 from ..experiment import configurations
 from ..graph import Experiment, Stage
 from ..profile import Slurm
-from ..stage import shared
 from . import batches, held, script, slurm, snapshot, staging, tasks
 from .batches import Batch, Ref
 from .environment import for_sbatch
@@ -178,10 +177,9 @@ def submit(
         file = directory / FOLDER / "scripts" / f"{batch.name}.sh"
         write_text(file, text)
         (directory / FOLDER / "output").mkdir(parents=True, exist_ok=True)
-        settings_of_jobs = _for_jobs(batch)
-        own = {index: _task(experiment.stages[name], configs.get(name), batch) for index, name in batch.stages.items()}
-        tasks.write(directory, batch.name, own, code.hash, settings_of_jobs)
-        journal.intend(batch.name, batch.stages, code.hash, settings_of_jobs)
+        told = _for_jobs(batch)
+        tasks.write(directory, batch.name, tasks.of(batch, experiment, configs), code.hash, told)
+        journal.intend(batch.name, batch.stages, code.hash, told)
         try:
             ids[batch.name] = sbatch(file, batch.settings, lock)
         except slurm.NoAnswer as error:
@@ -298,14 +296,6 @@ def _for_jobs(batch: Batch) -> dict[str, Any]:
         for name in ("max_requeues", "avoid_bad_nodes", "check_gpus", "join_seconds")
     }
     return read | {"ranks": batch.settings.ranks}
-
-
-def _task(stage: Stage, config: Any, batch: Batch) -> tasks.Task:
-    """What the job of a stage is told. A report has no configuration."""
-    if config is None:
-        return tasks.Task(stage)
-    engine = config.engine.name if trains(stage.command) else ""
-    return tasks.Task(shared(stage, engine, batch.settings.ranks), config.data.root)
 
 
 def _say(batch: Batch, ids: Mapping[str, str]) -> None:

@@ -14,10 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dist_advss.config.commands import trains
 from dist_advss.errors import RunError
 from dist_advss.files import write_text
 
-from ..graph import Stage
+from ..graph import Experiment, Stage
+from ..stage import shared
+from .batches import Batch
 from .journal import FOLDER, Journal, Submission
 
 
@@ -27,6 +30,19 @@ class Task:
 
     stage: Stage
     root: str | None = None
+
+
+def of(batch: Batch, experiment: Experiment, configs: Mapping[str, Any]) -> dict[int, Task]:
+    """The tasks of a batch. `configs` has the configuration of each stage but reports (`experiment.configurations`)."""
+
+    def task(stage: Stage) -> Task:
+        if stage.name not in configs:
+            return Task(stage)
+        config = configs[stage.name]
+        engine = config.engine.name if trains(stage.command) else ""
+        return Task(shared(stage, engine, batch.settings.ranks), config.data.root)
+
+    return {index: task(experiment.stages[name]) for index, name in batch.stages.items()}
 
 
 def write(directory: Path, name: str, tasks: Mapping[int, Task], code: str, settings: Mapping[str, Any]) -> None:
