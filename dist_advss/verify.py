@@ -189,10 +189,11 @@ def _verdicts(run: Run) -> Iterator[Finding]:
                 "ra": 100 * float((columns["adversarial_prediction"] == columns["label"]).mean()),
             }
             if "felled_at" in columns:
-                radii = np.unique(np.asarray([0, *run.config["sweep"]["eps"], run.config["attack"]["eps"]], float))
+                axis = "steps" if run.config["sweep"].get("steps") else "eps"
+                points = np.unique(np.asarray([0, *run.config["sweep"][axis], run.config["attack"][axis]], float))
                 at = np.sort(columns["felled_at"])
-                fallen = np.searchsorted(at, np.arange(len(radii)), side="right") - (at < 0).sum()
-                rates |= {"sweep.eps": radii.tolist(), "sweep.ra": (100 * (1 - fallen / len(at))).tolist()}
+                fallen = np.searchsorted(at, np.arange(len(points)), side="right") - (at < 0).sum()
+                rates |= {f"sweep.{axis}": points.tolist(), "sweep.ra": (100 * (1 - fallen / len(at))).tolist()}
         count = len(columns["index"])
     except (OSError, LookupError, TypeError, ValueError) as error:  # a column is missing, or has another shape
         reason = error.strerror if isinstance(error, OSError) else str(error)

@@ -208,6 +208,19 @@ def test_the_curve_of_a_sweep_is_computed_again(here: Path, verify: Verify) -> N
     assert "sweep.ra is None" in verify()[1]
 
 
+def test_the_curve_over_steps_is_computed_again(here: Path, verify: Verify) -> None:
+    run = here / "runs" / "stepped"
+    words = ["attack=pgd3", "attack.keep=any", "attack.step_size=0.01", "sweep.steps=[1,4]", "device=cpu"]
+    assert main(["evaluate", *words, f"checkpoint={here / 'runs' / 'tuned'}", f"out={run}"]) == 0
+    assert verify()[0] == 0
+    sweep = json.loads((run / "result.json").read_text())["sweep"]
+    assert sweep["steps"] == [0, 1, 3, 4]
+    edit_result(run, sweep={**sweep, "ra": [99.0] * 4})
+    assert "sweep.ra is [99.0, 99.0, 99.0, 99.0], and the verdicts give" in verify()[1]
+    edit_result(run, sweep={**sweep, "steps": [0, 1, 3, 5]})
+    assert "sweep.steps is [0, 1, 3, 5], and the verdicts give" in verify()[1]
+
+
 def test_a_report_older_than_a_result_and_a_record_of_another_result_are_named(here: Path, verify: Verify) -> None:
     report = here / "runs" / "report.html"
     assert main(["report", str(here / "runs"), "-o", str(report)]) == 0

@@ -11,7 +11,7 @@ from ..config.attack import Attack as AttackConfig
 from .autoattack import AutoAttack
 from .base import Attack, NoAttack
 from .pgd import PGD
-from .sweep import Sweep
+from .sweep import RadiusSweep, StepSweep, Sweep
 from .threat import L2, Linf, Threat
 
 __all__ = ["L2", "PGD", "Attack", "AutoAttack", "Linf", "NoAttack", "Sweep", "Threat", "build", "build_sweep"]
@@ -26,8 +26,14 @@ def build(config: AttackConfig, module: nn.Module, couples_rows: bool = False) -
     return PGD(config, module, couples_rows=couples_rows)  # type: ignore[return-value]  # X where X | None is allowed
 
 
-def build_sweep(config: AttackConfig, module: nn.Module, radii: Sequence[float]) -> Attack:
-    """The attack at each of `radii`, which hold config.eps; with `radii` empty the attack alone."""
-    if not radii:
+def build_sweep(config: AttackConfig, module: nn.Module, axis: str, points: Sequence[float]) -> Attack:
+    """The attack at each of `points`, radii (axis "eps") or numbers of steps ("steps"), config's own among them; alone without any.
+
+    For "steps" it must be one that `config.sweep.check_sweep` accepts.
+    """
+    if not points:
         return build(config, module)
-    return Sweep({eps: build(replace(config, eps=eps), module) for eps in radii}, config.eps)  # type: ignore[return-value]
+    if axis == "steps":
+        steps = [int(point) for point in points]
+        return StepSweep(PGD(replace(config, steps=max(steps)), module), steps, config.steps)  # type: ignore[return-value]
+    return RadiusSweep({eps: build(replace(config, eps=eps), module) for eps in points}, config.eps)  # type: ignore[return-value]

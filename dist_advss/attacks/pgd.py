@@ -8,7 +8,7 @@ does not shrink with the batch. The parameters are frozen during the attack, so 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,11 +95,14 @@ class PGD:
             return self.until_fooled(judge, task)
         return self(lambda x, rows: judge(x, rows).loss, task)
 
-    def until_fooled(self, judge: JudgeFn[X], task: Task) -> X:
+    def until_fooled(
+        self, judge: JudgeFn[X], task: Task, after: Callable[[int, X], None] = lambda step, found: None
+    ) -> X:
         """Adversarial examples where any iterate of any restart counts, the clean image included.
 
         An image leaves the batch once it is judged wrong, so the work shrinks with every image that falls. Rows that
         never fall get the last iterate of the last restart. In half precision a fall counts only where fp32 agrees.
+        `after(k, found)` gets what there is after k steps of a restart, from 0 on, until no image is left. It copies what it keeps.
         """
         rows = Rows.of(task)
         result = tuple(x.clone() for x in rows.clean)
@@ -119,6 +122,7 @@ class PGD:
                     x, gradients, correct = self._gradients_and_verdicts(judge, z, part, needed=not last)
                     for whole, piece in zip(result, x, strict=True):
                         whole[standing] = piece
+                    after(step, rows.shown(result))
                     up = self._confirmed(judge, x, part, correct) > 0
                     standing, part, z = standing[up], part.select(up), _select(z, up)
                     if last or len(standing) == 0:

@@ -16,6 +16,7 @@ Verdict = Literal["pass", "fail", "not done"]
 SLACK = 0.01  # of the images: two attacks that are equally strong differ by so many
 LARGEST_GAP = 10.0  # points between PGD-20 and AutoAttack; 2 to 5 are usual, up to 8 are published for sound models
 LARGEST_SQUARE = 0.02  # of the images may fall to queries alone
+LARGEST_LAG = 2.0  # points of RA that at least as many steps again may still take
 REACHES_ZERO = 0.01  # of the images may stand where the attacker may change everything
 
 MEANINGS = {
@@ -41,6 +42,8 @@ MEANINGS = {
     "PGD is near AutoAttack": "PGD overstates this model’s robustness. Quote AutoAttack in place of PGD.",
     "white box beats transfer": "Images found on another model fool this one more than its own attack does. Gradients are masked: "
     "quote the lower RA, and AutoAttack.",
+    "PGD has converged": "Twice as many steps, or more, still fool many more images, so RA at fewer is too high. Quote RA at more steps, "
+    "or AutoAttack.",
     "AutoAttack has no objection": "AutoAttack saw signs of masked gradients or of a random model. Run suite=sanity to see which.",
 }
 
@@ -108,6 +111,20 @@ def gap(pgd: tuple[str, float], autoattack: tuple[str, float]) -> Check:
     points = round(pgd[1] - autoattack[1], 4)
     text = f"RA {pgd[1]:.1f} under {pgd[0]}, {autoattack[1]:.1f} under {autoattack[0]}: a gap of {points:.1f}"
     return answer("PGD is near AutoAttack", points <= LARGEST_GAP, text)
+
+
+def converged(points: Sequence[tuple[float, float]]) -> Check | None:
+    """RA in percent by number of steps of one PGD, ascending from 0: at most the half of the steps against all of them.
+
+    None where no number but 0 is that small.
+    """
+    steps, ra = points[-1]
+    earlier = [point for point in points if 0 < point[0] <= steps / 2]
+    if not earlier:
+        return None
+    before, higher = earlier[-1]
+    text = f"RA {higher:.1f} after {before:.0f} steps, {ra:.1f} after {steps:.0f}"
+    return answer("PGD has converged", higher - ra <= LARGEST_LAG, text)
 
 
 def same_in_half(full: tuple[str, float], half: tuple[str, float]) -> Check:

@@ -43,17 +43,21 @@ def after_each(verdicts: Verdicts, cascade: Sequence[str]) -> dict[str, float]:
     return {name: round(100 * float(right.mean()), 4) for name, right in after.items()}
 
 
-def curve(verdicts: Swept, radii: Sequence[float]) -> dict[str, list[Any]]:
-    """RA in percent with its interval at eps 0, where it is TA, and at each of `radii`, ascending."""
-    right = [(verdicts.felled_at == STANDS) | (verdicts.felled_at > number) for number in range(len(radii) + 1)]
+def curve(verdicts: Swept, axis: str, points: Sequence[float]) -> dict[str, list[Any]]:
+    """RA in percent with its interval at 0, where it is TA, and at each of `points`, ascending: radii or numbers of steps.
+
+    The points are under their key: `axis`, "eps" or "steps".
+    """
+    right = [(verdicts.felled_at == STANDS) | (verdicts.felled_at > number) for number in range(len(points) + 1)]
     return {
-        "eps": [0.0, *radii],
+        axis: [type(points[0])(0), *points],
         "ra": [round(100 * float(mask.mean()), 4) for mask in right],
         "ra_interval": [interval(int(mask.sum()), len(mask)) for mask in right],
     }
 
 
 def as_text(points: Mapping[str, list[Any]]) -> str:
-    """RA by radius for a line of the terminal: "eps 4/255 61.2, 8/255 40.5"."""
-    pairs = zip(points["eps"][1:], points["ra"][1:], strict=True)
-    return "eps " + ", ".join(f"{shown(eps)} {ra:.1f}" for eps, ra in pairs)
+    """A `curve` for a line of the terminal: "eps 4/255 61.2, 8/255 40.5", or "steps 1 61.2, 10 40.5"."""
+    axis = next(iter(points))
+    pairs = zip(points[axis][1:], points["ra"][1:], strict=True)
+    return f"{axis} " + ", ".join(f"{shown(at)} {ra:.1f}" for at, ra in pairs)

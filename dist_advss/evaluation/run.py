@@ -14,7 +14,7 @@ from rich.console import Console
 from .. import attacks
 from ..attacks.pgd import step_size
 from ..config.schema import EvaluateConfig
-from ..config.sweep import radii_of
+from ..config.sweep import points_of
 from ..data import Loader, Located, as_float
 from ..data.image_set import Integers
 from ..engines import World
@@ -52,9 +52,9 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
         if source.classes is None:
             console.print(f"{source.path}: {NO_CLASSES}", style="dim")
     loader, first = open_share(config, located, sources, world, SAMPLES)
-    radii = radii_of(config)
-    empty = Swept.empty() if radii else Verdicts.empty()
-    attack = attacks.build_sweep(config.attack, model, radii)
+    axis, points = points_of(config)
+    empty = Swept.empty() if points else Verdicts.empty()
+    attack = attacks.build_sweep(config.attack, model, axis, points)
     origin = " + ".join(str(source.path) for source in sources)
 
     with contextlib.ExitStack() as stack:
@@ -64,7 +64,7 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
             log = stack.enter_context(Log(out, config.tracking, lambda text: console.print(text, style="dim")))
             log.begin(0, "evaluate", world.size)
         cascade = config.attack.cascade if config.attack.algorithm == "autoattack" else []
-        under = {"radii": radii} if radii else {}
+        under = {"sweep": {axis: points}} if points else {}
         started = time.monotonic()
         saved = Partial(out, world.rank, origin_of(config, now, attack=asdict(config.attack), **under))
         known, done = saved.load(world, empty, lambda text: console.print(text, style="dim"))
@@ -77,7 +77,7 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
             if cascade:
                 text += "".join(f"  {name} {ra:.1f}" for name, ra in after_each(verdicts, cascade).items())
             if isinstance(verdicts, Swept):
-                text += "  " + as_text(curve(verdicts, radii))
+                text += "  " + as_text(curve(verdicts, axis, points))
             console.print(text, end="\r" if console.is_terminal else "\n")
 
         try:
@@ -106,7 +106,7 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
                 **rates(verdicts, loader.classes),
                 "ra_after": after_each(verdicts, cascade),
                 "warnings": warnings,
-                **({"sweep": curve(verdicts, radii)} if isinstance(verdicts, Swept) else {}),
+                **({"sweep": curve(verdicts, axis, points)} if isinstance(verdicts, Swept) else {}),
                 "attack": {**asdict(config.attack), "step_size": None if cascade else step_size(config.attack)},
                 "split": config.split,
                 "checkpoint": str(checkpoint_files(config)[0]) if config.checkpoint else None,

@@ -49,9 +49,10 @@ class Verdicts(ByImage):
 
 @dataclass
 class Swept(Verdicts):
-    """Verdicts of a sweep: those at attack.eps, and where each image fell, int64 (N,).
+    """Verdicts of a sweep: those under `attack` as it is, and where each image fell, int64 (N,).
 
-    felled_at: -1: nowhere; 0: the model is wrong on the clean image; k: at the k-th radius, ascending from 1
+    felled_at: -1: nowhere; 0: the model is wrong on the clean image; k: at the k-th point, a radius or a number of
+    steps, ascending from 1
     """
 
     felled_at: np.ndarray

@@ -18,7 +18,7 @@ from ..runs.settings import describe_attack
 from .network import Trained
 
 FORMAT = "dist_advss 1"
-JUDGED = ("ta", "ra", "ta_interval", "ra_interval", "n", "attack", "split", "seed")  # of result.json
+JUDGED = ("ta", "ra", "ta_interval", "ra_interval", "n", "sweep", "attack", "split", "seed")  # of result.json
 
 
 def card_of(run: Trained, evaluations: Sequence[Path]) -> dict[str, Any]:

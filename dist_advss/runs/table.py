@@ -37,6 +37,20 @@ class Rate:
 
 
 @dataclass(frozen=True)
+class Swept:
+    """RA along the sweep of one evaluation.
+
+    axis:   what was swept, "eps" or "steps"
+    attack: its attack, without what was swept
+    points: RA at each radius or number of steps, ascending from 0, where it is TA
+    """
+
+    axis: str
+    attack: str
+    points: tuple[tuple[float, Rate], ...]
+
+
+@dataclass(frozen=True)
 class Row:
     """One evaluation. TA, RA and n are None until it has finished, and if it is stale.
 
@@ -48,7 +62,7 @@ class Row:
     tuned:             the fine-tuned run that was evaluated, by stage or path; None if it cannot be found
     family:            the attack without its radius
     eps, trained_eps:  radius of the attack, and of the one in fine-tuning
-    sweep:             of an evaluation with sweep.eps, RA at each radius, ascending from 0
+    sweep:             of an evaluation with sweep.eps or sweep.steps, its curve
     """
 
     evaluation: str
@@ -68,7 +82,7 @@ class Row:
     recipe: Recipe
     draw: int | None
     variant: str = ""
-    sweep: tuple[tuple[float, Rate], ...] = ()
+    sweep: Swept | None = None
 
     @property
     def name(self) -> str:
@@ -202,17 +216,18 @@ def _row(run: Run, launch: Launch) -> Row:
         epochs_to_best_ra=best_ra_epoch(tuned) if tuned and not together else None,
         folder=run.path,
         tuned=None if tuned is None else tuned.stage if tuned.stage in launch.runs else str(tuned.path),
-        family=f"{describe_attack({**attack, 'eps': None})}, {_norm(attack)}" if isinstance(attack, dict) else "",
+        family=_family(attack) if isinstance(attack, dict) else "",
         eps=number(lookup(attack, "eps")),
         trained_eps=number(lookup(tuned.config if tuned else {}, "attack.eps")),
         recipe=recipe,
         draw=int(draw) if draw is not None and starts else None,
-        sweep=_sweep(run),
+        sweep=_sweep(run, attack) if isinstance(attack, dict) else None,
     )
 
 
-def _norm(attack: dict[str, object]) -> str:
-    return describe_norm(str(attack.get("norm", "linf")))
+def _family(attack: dict[str, object]) -> str:
+    """The attack without its radius."""
+    return f"{describe_attack({**attack, 'eps': None})}, {describe_norm(str(attack.get('norm', 'linf')))}"
 
 
 def _rate(run: Run, name: str) -> Rate | None:
@@ -221,12 +236,16 @@ def _rate(run: Run, name: str) -> Rate | None:
     return _with_interval(run.result.get(name), run.result.get(f"{name}_interval"))
 
 
-def _sweep(run: Run) -> tuple[tuple[float, Rate], ...]:
-    columns = [lookup(run.result, f"sweep.{name}") for name in ("eps", "ra", "ra_interval")]
+def _sweep(run: Run, attack: dict[str, object]) -> Swept | None:
+    """The curve in a result.json; None without one that can be read."""
+    axis = "steps" if lookup(run.result, "sweep.steps") else "eps"
+    columns = [lookup(run.result, f"sweep.{name}") for name in (axis, "ra", "ra_interval")]
     if run.state != "finished" or not all(isinstance(column, list) for column in columns):
-        return ()
-    points = [(number(eps), _with_interval(ra, interval)) for eps, ra, interval in zip(*columns, strict=False)]
-    return tuple((eps, rate) for eps, rate in points if eps is not None and rate is not None)
+        return None
+    read = [(number(at), _with_interval(ra, interval)) for at, ra, interval in zip(*columns, strict=False)]
+    points = tuple((at, rate) for at, rate in read if at is not None and rate is not None)
+    text = _family(attack) if axis == "eps" else describe_attack({**attack, "steps": None})
+    return Swept(axis, text, points) if points else None
 
 
 def _with_interval(found: object, interval: object) -> Rate | None:

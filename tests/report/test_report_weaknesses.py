@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from dist_advss.report.failures import failures, last_lines
 from dist_advss.report.findings.cost import costs, epochs_to, processes
@@ -29,7 +30,7 @@ def swept(folder: Any) -> Any:
 def test_evaluations_that_differ_in_the_radius_alone_make_a_curve(folder: Any) -> None:
     (sweep,) = sweeps(summary_rows(swept(folder).root))
     assert [curve.name for curve in sweep.curves] == ["P1→F4", "P3→F4 rotation"]  # P2 was judged at one radius
-    assert sweep.radii == [0.0, 0.025, 0.05, 0.1, 0.2]
+    assert sweep.points == [0.0, 0.025, 0.05, 0.1, 0.2]
     values = {eps: rate.value for eps, rate, _ in sweep.curves[1].points}
     assert (values[0.0], values[0.1]) == (69.9, 56.4)  # TA is RA without an attack
     assert sweep.setting.attack == "PGD-20, l∞"
@@ -51,6 +52,33 @@ def test_one_evaluation_with_a_sweep_is_a_curve(folder: Any) -> None:
     for broken in ("x", {"eps": 3}, {"eps": [None, "a"], "ra": [1, 2], "ra_interval": [3, None]}):
         file.write_text(json.dumps({**result, "sweep": broken}))
         assert sweeps(summary_rows(folder.root)) == []
+
+
+def over_steps(folder: Any, stage: str, ra: list[float], steps: list[int]) -> None:
+    """Gives the evaluation of this stage a sweep over steps."""
+    config = folder.root / stage / "config.yaml"
+    found = yaml.safe_load(config.read_text())
+    config.write_text(yaml.safe_dump({**found, "sweep": {"eps": [], "steps": steps[1:]}}, sort_keys=False))
+    file = folder.root / stage / "result.json"
+    curve = {"steps": steps, "ra": ra, "ra_interval": [[rate - 3, rate + 3] for rate in ra]}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "sweep": curve}))
+
+
+def test_evaluations_with_a_sweep_over_steps_are_curves_of_their_own_section(folder: Any) -> None:
+    folder.grid()
+    folder.radii("p3", (0.05,), 69.9, 56.4)
+    over_steps(folder, "p1_evaluate", [56.0, 46.0, 43.0, 42.9], [0, 5, 20, 50])
+    over_steps(folder, "p3_evaluate", [69.9, 60.0, 56.4, 51.2], [0, 5, 20, 50])
+    folder.evaluate("p3_again", "p3_finetune", 69.9, 56.4)
+    over_steps(folder, "p3_again", [69.9, 60.0, 56.4, 51.3], [0, 5, 20, 50])  # the first one counts
+    (steps,) = sweeps(summary_rows(folder.root))
+    assert (steps.axis, steps.points, steps.scale) == ("steps", [0, 5, 20, 50], (1.0, ""))
+    assert [curve.name for curve in steps.curves] == ["P1→F4", "P3→F4 rotation"]
+    assert [(at, rate.value, stage) for at, rate, stage in steps.curves[1].points][-1] == (50, 51.3, "p3_again")
+    assert steps.setting.attack == "PGD, l∞ eps 0.1"
+    page = render(read(folder.root, now=0.0), now=0.0)
+    assert '<section id="steps">' in page and "RA by number of steps" in page and "51.3" in page
+    assert '<section id="radii">' not in page  # p3_eps50 has no sweep, which is another setting
 
 
 def test_radii_of_a_curve_do_not_crowd_the_results(folder: Any) -> None:

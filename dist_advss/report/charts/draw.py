@@ -11,8 +11,8 @@ from ...runs.read import Launch
 from ...runs.settings import Setting
 from ...runs.table import Row
 from ..findings.sweeps import Sweep
+from .along import along
 from .curves import MOST_POINTS, PANELS, curves
-from .radii import radii
 from .scatter import scatter
 from .style import Chart, styles
 
@@ -23,13 +23,17 @@ class Charts:
 
     scatters: RA against TA, by setting
     curves:   training curves, by command
-    radii:    RA against eps, with the sweep that each shows
+    sweeps:   RA against eps or steps, with the sweep that each shows
     """
 
     script: str = ""
     scatters: dict[Setting, Chart] = field(default_factory=dict)
     curves: dict[str, Chart] = field(default_factory=dict)
-    radii: list[tuple[Sweep, Chart]] = field(default_factory=list)
+    sweeps: list[tuple[Sweep, Chart]] = field(default_factory=list)
+
+    def along(self, axis: str) -> list[tuple[Sweep, Chart]]:
+        """Those of `sweeps` with this axis."""
+        return [(sweep, chart) for sweep, chart in self.sweeps if sweep.axis == axis]
 
 
 def draw(launch: Launch, rows: list[Row], sweeps: list[Sweep]) -> Charts:
@@ -50,7 +54,7 @@ def draw(launch: Launch, rows: list[Row], sweeps: list[Sweep]) -> Charts:
         runs = [run for run in trained if run.command == command]
         if runs:
             by_command[command] = curves(runs, command, by_method, methods, share)
-    swept = [(sweep, radii(sweep, by_method)) for sweep in sweeps]
+    swept = [(sweep, along(sweep, by_method)) for sweep in sweeps]
     charts = [*scatters.values(), *by_command.values(), *(chart for _, chart in swept)]
     # Bokeh embeds all figures at once, under names that lead back to their charts
     figures = {f"{c}-{f}": plot for c, chart in enumerate(charts) for f, (_, plot) in enumerate(chart.figures)}

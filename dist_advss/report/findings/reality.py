@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...evaluation.checks import MEANINGS, Check, answer, falls, gap, same_in_half, stronger
+from ...evaluation.checks import MEANINGS, Check, answer, converged, falls, gap, same_in_half, stronger
 from ...runs.folders import lookup
 from ...runs.methods import model_of
 from ...runs.read import Launch, Run, number
@@ -147,7 +147,13 @@ def _of_evaluations(launch: Launch, rows: list[Row]) -> Iterator[tuple[str, Answ
         for name, half in by_name.items():
             if full and half is not full:
                 yield _named([full, half], same_in_half(("fp32", full.ra), (name, half.ra)))
-    # 4. What AutoAttack said itself.
+    # 4. One attack after several numbers of steps.
+    for one in judged:
+        if one.row.sweep and one.row.sweep.axis == "steps":
+            check = converged([(steps, rate.value) for steps, rate in one.row.sweep.points])
+            if check:
+                yield _named([one], check)
+    # 5. What AutoAttack said itself.
     for one in judged:
         if one.cascade:
             warnings = launch.runs[one.row.evaluation].result.get("warnings")

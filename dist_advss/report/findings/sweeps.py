@@ -1,4 +1,4 @@
-"""One model under one attack at several radii: separate evaluations, or one with sweep.eps."""
+"""One model under one attack at several radii, by separate evaluations or by one with sweep.eps; or after several steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GREY_LEVELS = 255
 
 @dataclass(frozen=True)
 class Curve:
-    """Accuracy of one fine-tuned model by radius: points (eps, rate, evaluation), eps ascending. At eps 0 the rate is TA."""
+    """Accuracy of one fine-tuned model: points (eps or steps, rate, evaluation), ascending. At 0 the rate is TA."""
 
     name: str
     method: Method
@@ -23,39 +23,45 @@ class Curve:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Curves that can be compared: they share a setting except for the radius, which `setting.attack` leaves out.
+    """Curves that can be compared: they share a setting except for the axis, which `setting.attack` leaves out.
 
+    axis:    "eps", the radius of the attack, or "steps", their number
     caption: what tells the setting from those of the other sweeps
     """
 
+    axis: str
     setting: Setting
     caption: str
     curves: list[Curve]
 
     @property
-    def radii(self) -> list[float]:
-        """Every radius of any curve, ascending."""
-        return sorted({eps for curve in self.curves for eps, _, _ in curve.points})
+    def points(self) -> list[float]:
+        """Every radius, or number of steps, of any curve, ascending."""
+        return sorted({at for curve in self.curves for at, _, _ in curve.points})
 
     @property
     def scale(self) -> tuple[float, str]:
-        """The factor by which radii are multiplied to be shown, and their unit: "/255" where all are whole grey levels."""
-        levels = [GREY_LEVELS * eps for eps in self.radii]
-        whole = all(abs(level - round(level)) < 1e-3 for level in levels)
+        """The factor by which points are multiplied to be shown, and their unit: "/255" for radii of whole grey levels."""
+        levels = [GREY_LEVELS * at for at in self.points]
+        whole = self.axis == "eps" and all(abs(level - round(level)) < 1e-3 for level in levels)
         return (GREY_LEVELS, "/255") if whole else (1.0, "")
 
 
 def sweeps(rows: list[Row]) -> list[Sweep]:
+    """Those over radii first, then those over steps."""
+    return [*_over_radii(rows), *_over_steps(rows)]
+
+
+def _over_radii(rows: list[Row]) -> list[Sweep]:
     """One sweep for each setting, of the models that have finished evaluations at two radii or more.
 
     An evaluation with sweep.eps has its curve itself.
     """
     curves: dict[Setting, list[Curve]] = {}
     for (setting, _), family in _families(rows).items():
-        swept = next((row for row in family if row.sweep), None)
-        if swept:
-            of_sweep = [(eps, rate, swept.evaluation) for eps, rate in swept.sweep]
-            curves.setdefault(setting, []).append(Curve(_name(swept), swept.method, of_sweep))
+        own = next((curve for row in family if (curve := _own(row, "eps"))), None)
+        if own:
+            curves.setdefault(setting, []).append(own)
             continue
         by_eps = {row.eps: row for row in reversed(family) if row.eps and row.ra}
         if len(by_eps) < 2:
@@ -65,8 +71,32 @@ def sweeps(rows: list[Row]) -> list[Sweep]:
         if first.ta:
             points.insert(0, (0.0, first.ta, CLEAN))
         curves.setdefault(setting, []).append(Curve(_name(first), first.method, points))
+    return _by_setting("eps", curves)
+
+
+def _over_steps(rows: list[Row]) -> list[Sweep]:
+    """One sweep for each setting, of the evaluations with sweep.steps; of one model that was judged twice, the first."""
+    found: dict[tuple[Setting, str], Curve] = {}
+    for row in rows:
+        own = _own(row, "steps")
+        if own and row.sweep:
+            found.setdefault((replace(row.setting, attack=row.sweep.attack), row.tuned or row.evaluation), own)
+    curves: dict[Setting, list[Curve]] = {}
+    for (setting, _), curve in found.items():
+        curves.setdefault(setting, []).append(curve)
+    return _by_setting("steps", curves)
+
+
+def _own(row: Row, axis: str) -> Curve | None:
+    """The curve of an evaluation that swept this axis itself."""
+    if row.sweep is None or row.sweep.axis != axis:
+        return None
+    return Curve(_name(row), row.method, [(at, rate, row.evaluation) for at, rate in row.sweep.points])
+
+
+def _by_setting(axis: str, curves: dict[Setting, list[Curve]]) -> list[Sweep]:
     texts = captions(setting for setting, of_setting in curves.items() for _ in of_setting)
-    return [Sweep(setting, texts[setting], of_setting) for setting, of_setting in curves.items()]
+    return [Sweep(axis, setting, texts[setting], of_setting) for setting, of_setting in curves.items()]
 
 
 def _name(row: Row) -> str:

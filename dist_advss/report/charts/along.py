@@ -1,4 +1,4 @@
-"""Accuracy against the radius of the attack."""
+"""Accuracy against the radius of the attack, or its number of steps."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from ..findings.sweeps import Sweep
 from .style import Chart, Entry, Style, blank, markers, tooltip
 
 
-def radii(sweep: Sweep, styles: dict[Method, Style]) -> Chart:
+def along(sweep: Sweep, styles: dict[Method, Style]) -> Chart:
     """A line for each model, with interval bars. Radii are in grey levels where all of them are whole numbers of these."""
     factor, unit = sweep.scale
-    plot = blank(320, f"eps{unit}", "accuracy under attack (%)")
+    plot = blank(320, f"{sweep.axis}{unit}", "accuracy under attack (%)")
     legend, hovered = [], []
     for curve in sweep.curves:
         style = styles[curve.method]
-        x = [factor * eps for eps, _, _ in curve.points]
+        x = [factor * at for at, _, _ in curve.points]
         rates = [rate for _, rate, _ in curve.points]
         source = {"x": x, "y": [rate.value for rate in rates], "text": [str(rate) for rate in rates]}
         source["stage"] = [stage for _, _, stage in curve.points]
@@ -27,7 +27,6 @@ def radii(sweep: Sweep, styles: dict[Method, Style]) -> Chart:
         models.append(markers(plot, style, source, 7, curve.name))
         hovered.append(models[-1])
         legend.append(Entry(curve.name, style, [model.id for model in models]))
-    plot.add_tools(
-        HoverTool(renderers=hovered, tooltips=tooltip("$name", "@text %", f"eps @x{{0.[0000]}}{unit}", "@stage"))
-    )
+    where = f"eps @x{{0.[0000]}}{unit}" if sweep.axis == "eps" else "@x{0} steps"
+    plot.add_tools(HoverTool(renderers=hovered, tooltips=tooltip("$name", "@text %", where, "@stage")))
     return Chart([("", plot)], legend)
