@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..files import read_bytes
 from ..text import plural, printable
+from .folders import mapping
 
 LONGEST = 1000  # entries read of a list in a line
 LARGEST_FILE = 4 * 2**30  # bytes of metrics.jsonl
@@ -190,17 +191,39 @@ def number(value: Any) -> float | None:
     return float(value)
 
 
+_Version = tuple[int, int, int]
+
+
+def _version(file: Path) -> _Version:
+    """What changes when a file is written or replaced. Raises OSError."""
+    told = file.stat()
+    return told.st_ino, told.st_mtime_ns, told.st_size
+
+
 class Reader:
-    """Reads metrics files, and parses a file again only after it has changed, so that frequent polling stays cheap."""
+    """Reads the files of runs, and parses one again only after it has changed, so that frequent polling stays cheap."""
 
     def __init__(self) -> None:
-        self._known: dict[Path, tuple[tuple[int, int], Metrics]] = {}
+        self._known: dict[Path, tuple[_Version, Metrics]] = {}
+        self._mappings: dict[Path, tuple[_Version, dict[str, Any], list[str]]] = {}
+
+    def mapping(self, file: Path, problems: list[str]) -> dict[str, Any]:
+        """As `folders.mapping`. The mapping is the one of the call before where the file is: change nothing in it."""
+        try:
+            version = _version(file)
+        except OSError:
+            return mapping(file, problems)
+        if file not in self._mappings or self._mappings[file][0] != version:
+            own = list[str]()
+            self._mappings[file] = version, mapping(file, own), own
+        _, content, said = self._mappings[file]
+        problems += said
+        return content
 
     def read(self, file: Path, problems: list[str]) -> Metrics:
         """The file's metrics, empty if there is no file. Damage is reported as a sentence in `problems`."""
         try:
-            told = file.stat()
-            version = (told.st_mtime_ns, told.st_size)
+            version = _version(file)
             if file not in self._known or self._known[file][0] != version:
                 self._known[file] = (version, parse(read_bytes(file, LARGEST_FILE)))
         except FileNotFoundError:

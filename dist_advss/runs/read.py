@@ -18,7 +18,7 @@ from ..config.commands import COMMANDS, command_of
 from ..config.source_run import CHECKPOINTS
 from ..config.suites import NONE
 from ..errors import UserError
-from .folders import OF_A_RUN, Place, experiment, last_writes, lookup, mapping, walk
+from .folders import OF_A_RUN, Place, experiment, last_writes, lookup, walk
 from .metrics import Metrics, Reader, number
 from .stale import Source, stale_reasons
 from .state import BROKEN, ENDED, State, Status, of_stage, of_unfinished, skipped, untouched
@@ -239,10 +239,10 @@ def _run_of(place: Place, now: float, reader: Reader, configs: Planned) -> Run:
     if place.command not in ("", "report") and untouched(path):
         config = configs.of(place)
         return Run(place.name, path, place.command, Status("waiting"), config, True, Metrics(), {}, place.needs)
-    config = mapping(path / "config.yaml", problems)
+    config = reader.mapping(path / "config.yaml", problems)
     metrics = reader.read(path / "metrics.jsonl", problems)
-    result = mapping(path / "result.json", problems)
-    made_from = result.get("made_from") or mapping(path / "made_from.json", problems)
+    result = reader.mapping(path / "result.json", problems)
+    made_from = result.get("made_from") or reader.mapping(path / "made_from.json", problems)
     kind = str(result.get("kind") or "")  # a suite's is not the name of its command
     command = place.command or (kind if kind in COMMANDS else command_of(config) or kind)
     times = metrics.times().tolist() or last_writes(path)

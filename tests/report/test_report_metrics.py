@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from dist_advss.files import read_text, write_json
 from dist_advss.report.charts.curves import BUCKETS, series
 from dist_advss.report.charts.decimate import decimate
-from dist_advss.runs import metrics
+from dist_advss.runs import folders, metrics
 from dist_advss.runs.metrics import Reader, parse
 from dist_advss.runs.read import read_run
 
@@ -87,6 +88,33 @@ def test_a_file_is_parsed_again_only_when_it_has_changed(tmp_path: Path, monkeyp
         more.write(lines({"kind": "train", "step": 2, "loss": 1}))
     assert len(reader.read(file, []).train) == 2
     assert len(parsed) == 2
+
+
+def test_a_small_file_of_a_run_is_read_again_only_when_it_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+
+    def counted(file: Path) -> str:
+        reads.append(file.name)
+        return read_text(file)
+
+    monkeypatch.setattr(folders, "read_text", counted)
+    reader, file = Reader(), tmp_path / "result.json"
+    assert reader.mapping(file, []) == {}
+    reads.clear()
+    write_json(file, {"ra": 1})
+    assert [reader.mapping(file, []) for _ in range(3)] == [{"ra": 1}] * 3
+    write_json(file, {"ra": 2})  # as long as before
+    assert reader.mapping(file, []) == {"ra": 2}
+    assert reads == ["result.json"] * 2
+    file.write_text("damaged")
+    for _ in range(2):  # a problem is told at each reading
+        problems: list[str] = []
+        assert reader.mapping(file, problems) == {}
+        assert problems == ["result.json cannot be read (JSONDecodeError)"]
+    file.unlink()
+    assert reader.mapping(file, []) == {}
 
 
 def drawn(
