@@ -1,4 +1,4 @@
-"""MART (Wang et al., ICLR 2020, eq. 12): adversarial training that weighs the images by how sure the network is of them."""
+"""MART (Wang et al., ICLR 2020): adversarial training that weighs the images by how sure the network is of them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from .base import Outcome, Task, cross_entropy
 from .classify import Classify
 from .trades import divergence
 
-MARGIN = (
-    1.0001  # of the published code, in the place of 1: keeps the logarithm finite where a wrong class has probability 1
-)
+# Of the published code, in the place of 1: keeps the logarithm finite where a wrong class has probability 1.
+MARGIN = 1.0001
 
 
 class Mart(Classify):

@@ -31,10 +31,7 @@ ELSEWHERE = (
 )
 # fmt: on
 OF_DESCRIPTION = ("norm", "eps", "steps", "restarts", "keep", "name")  # in `describe_attack`
-OF_TRAINING = (
-    "noise",
-    "batch_norm",
-)  # a model that is evaluated uses its running statistics
+OF_TRAINING = ("noise", "batch_norm")  # an evaluation stays in the ball, and uses running statistics
 
 
 @dataclass(frozen=True)
