@@ -222,7 +222,7 @@ def recover_intents(directory: Path, journal: Journal, cluster: str | None) -> N
     for submission in journal.open():
         time.sleep(max(0.0, IN_FLIGHT - max(0.0, time.time() - submission.time)))
         id = slurm.named(submission.name)
-        if id is None:
+        if id is None or tasks.is_void(directory, submission.name):
             tasks.void(directory, journal, submission.name)
         else:
             journal.queued(submission.name, id, cluster)

@@ -64,6 +64,11 @@ def void(directory: Path, journal: Journal, name: str) -> None:
     journal.void(name)
 
 
+def is_void(directory: Path, name: str) -> bool:
+    """Whether the jobs of a submission exit at once. After a kill within `void`, the journal does not say so yet."""
+    return _void(directory, name).exists()
+
+
 def read(directory: Path, name: str, array_task: str | None) -> tuple[Submission, Task]:
     """The submission `name` with one task: that of a single job, else the one with the index `array_task`.
 
@@ -84,7 +89,7 @@ def read(directory: Path, name: str, array_task: str | None) -> tuple[Submission
         raise RunError(f"{directory}: no submission {name} in it; launch again") from error
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise RunError(f"{file}: no task {array_task or 'of a single job'} in it, or damaged; launch again") from error
-    submission.void = _void(directory, name).exists()
+    submission.void = is_void(directory, name)
     return submission, task
 
 

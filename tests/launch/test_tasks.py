@@ -12,6 +12,7 @@ from launch.graph import Stage
 from launch.job.allocation import find
 from launch.queue import slurm, tasks
 from launch.queue.journal import Journal
+from launch.queue.submission import recover_intents
 from launch.queue.tasks import Task
 from launch.submit import launch
 
@@ -69,6 +70,26 @@ def test_a_submission_that_no_longer_counts_is_marked_for_its_jobs(tmp_path: Pat
     tasks.void(tmp_path, journal, "one")
     assert tasks.read(tmp_path, "one", None)[0].void
     assert Journal(tmp_path).submissions["one"].void
+
+
+def test_a_launcher_that_is_killed_between_the_two_marks_does_not_take_the_late_job_for_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks.write(tmp_path, "one", {-1: task(1)}, "c0de", SETTINGS)
+    journal = Journal(tmp_path)
+    journal.intend("one", {-1: "p1"}, "c0de", SETTINGS)
+
+    def killed(name: str) -> None:
+        raise SystemExit("killed")
+
+    monkeypatch.setattr(journal, "void", killed)
+    with pytest.raises(SystemExit):
+        tasks.void(tmp_path, journal, "one")
+    monkeypatch.setattr("launch.queue.submission.IN_FLIGHT", 0.0)
+    monkeypatch.setattr(slurm, "named", lambda name: "17")  # sbatch was late, and its job exits at once
+    recover_intents(tmp_path, Journal(tmp_path), None)
+    (submission,) = Journal(tmp_path).submissions.values()
+    assert (submission.void, submission.id) == (True, None)
 
 
 def test_a_job_needs_neither_the_experiment_nor_the_journal(
