@@ -21,6 +21,7 @@ from ..data.image_set import Integers
 from ..engines import World, find_place, init, told_by_rank_zero
 from ..errors import Stopped
 from ..files import write_whole
+from ..tracking import session
 from ..training import folder
 from ..training.interrupt import Interrupt
 from ..training.made_from import MadeFrom
@@ -94,6 +95,7 @@ def run_unless_finished(
     Raises UserError, before anything is written, when the folder holds a result of another configuration, of other images,
     or of other weights than the checkpoints `files()` contain.
     """
+    session.enter()
     out = Path(config.out)
     if told_by_rank_zero(lambda: folder.finished_as_asked(out, config, config.split, files()), config.guard):
         return out

@@ -7,6 +7,7 @@ import os
 import platform
 import socket
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,24 @@ SLURM = {
 }
 
 
+_began: list[float] = []  # when the runs of this process began, unix seconds
+
+
+def enter() -> None:
+    """Notes that a run begins in this process. Its start counts from then, and that of the process's first run from its own.
+
+    A notebook, or a launch with cluster=inline, has many runs in one process.
+    """
+    _began.append(time.time() if _began else psutil.Process().create_time())
+
+
 def describe(command: str, world_size: int, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """The values of a "session" line. From the environment it reads Slurm's variables and SUBMITTED only."""
     found: dict[str, Any] = {
         "command": command,
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "began": round(psutil.Process().create_time(), 3),
+        "began": round(_began[-1] if _began else psutil.Process().create_time(), 3),
         "world_size": world_size,
         "versions": _versions(),
     }

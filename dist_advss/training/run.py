@@ -22,7 +22,7 @@ from ..models.backbone import count_parameters
 from ..models.transfer import load_encoder
 from ..objectives.base import Objective
 from ..rng import Rng
-from ..tracking import Silent, Tracker
+from ..tracking import Silent, Tracker, session
 from . import checkpoint, folder
 from .interrupt import Interrupt
 from .loop import Trainer
@@ -51,6 +51,7 @@ def train(config: TrainConfig, command: str) -> Path:
     Every process of the run calls it, and rank 0 writes. Returns the run folder. A folder that already has a result stays
     unchanged. Raises UserError before anything is written, Stopped after a signal, RunError when the run fails.
     """
+    session.enter()
     out = Path(config.out)
     if engines.told_by_rank_zero(
         lambda: folder.finished_as_asked(out, config, "train", _initial_files(config)), config.guard

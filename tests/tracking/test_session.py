@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,19 @@ def test_without_slurm_it_says_nothing_of_it() -> None:
     found = session.describe("pretrain", 1, {})
     assert "slurm" not in found
     assert found["versions"]["torch"]
+
+
+def test_the_first_run_of_a_process_starts_with_it_and_a_later_one_when_it_is_called(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As of a notebook, or of `cluster=inline`: earlier runs do not count as the start of this one."""
+    monkeypatch.setattr(session, "_began", [])
+    process = session.describe("pretrain", 1, {})["began"]
+    session.enter()
+    assert session.describe("pretrain", 1, {})["began"] == process < time.time() - 0.1
+    before = time.time()
+    session.enter()
+    assert before - 0.01 <= session.describe("finetune", 1, {})["began"] <= time.time() + 0.01
 
 
 @pytest.fixture
