@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from dist_advss.config.commands import COMMANDS, trains
 from dist_advss.config.engines import ENGINES, SPREAD
 from dist_advss.config.implementation import implementation
 from dist_advss.config.inherit import configure
-from dist_advss.cores import is_one_of_several
 from dist_advss.runs.state import product
 
 from .graph import REPORT, Stage
@@ -24,13 +22,9 @@ def run_stage(directory: Path, stage: Stage) -> None:
 
         write(directory, product(directory, stage))
     else:
-        words = stage.words(directory)
-        if is_one_of_several(os.environ):
-            from dist_advss.engines import told_by_rank_zero
+        from dist_advss.engines import told_by_rank_zero
 
-            config = told_by_rank_zero(lambda: configure(stage.command, words))
-        else:
-            config = configure(stage.command, words)
+        config = told_by_rank_zero(lambda: configure(stage.command, stage.words(directory)))
         implementation(COMMANDS[stage.command].run)(config)
 
 

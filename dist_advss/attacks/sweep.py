@@ -6,6 +6,7 @@ iterate counts the earlier ones. So an image that fell at a point has fallen at 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import NoReturn, cast
 
@@ -20,7 +21,7 @@ from .chunks import logits_of
 from .pgd import PGD
 
 
-class Sweep:
+class Sweep(ABC):
     """What both sweeps note. An image is right at a point where it is right without any attack, and at this and each earlier point.
 
     The verdict at each point is one in fp32 on what the attack has there, as an evaluation without a sweep reports it.
@@ -48,9 +49,9 @@ class Sweep:
         self._attack(judge, task)
         return self.images
 
+    @abstractmethod
     def _attack(self, judge: JudgeFn[Tensor], task: Task) -> None:
         """Calls `_note` for each point in ascending order, as long as images stand."""
-        raise NotImplementedError
 
     def _standing(self) -> Tensor:
         """(M,), the rows that no point so far has felled."""

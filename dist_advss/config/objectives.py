@@ -209,12 +209,9 @@ class Classify(Supervised):
 
 
 @dataclass
-class Trades(TwoPasses, Supervised):
-    build: ClassVar[str] = "dist_advss.objectives.trades:Trades"
-    needs_attack: ClassVar[bool] = True
-    needs_random_start: ClassVar[bool] = True
-    name: str = key("trades", "what to learn", choices=("trades",))
-    beta: float = key(6.0, "weight of the KL term (Zhang et al. 2019, eq. 5: 1/lambda)", low=0.0)
+class CleanFirst(TwoPasses):
+    """The key of fine-tuning losses that need both passes: the published code of these runs the clean one first."""
+
     first: str = key(
         "clean",
         "inputs that the network sees first in a step; the later ones count more in batch norm's running statistics",
@@ -223,16 +220,20 @@ class Trades(TwoPasses, Supervised):
 
 
 @dataclass
-class Mart(TwoPasses, Supervised):
+class Trades(CleanFirst, Supervised):
+    build: ClassVar[str] = "dist_advss.objectives.trades:Trades"
+    needs_attack: ClassVar[bool] = True
+    needs_random_start: ClassVar[bool] = True
+    name: str = key("trades", "what to learn", choices=("trades",))
+    beta: float = key(6.0, "weight of the KL term (Zhang et al. 2019, eq. 5: 1/lambda)", low=0.0)
+
+
+@dataclass
+class Mart(CleanFirst, Supervised):
     build: ClassVar[str] = "dist_advss.objectives.mart:Mart"
     needs_attack: ClassVar[bool] = True
     name: str = key("mart", "what to learn", choices=("mart",))
     weight: float = key(5.0, "weight of the KL term (Wang et al. 2020: lambda)", low=0.0)
-    first: str = key(
-        "clean",
-        "inputs that the network sees first in a step; the later ones count more in batch norm's running statistics",
-        choices=("adversarial", "clean"),
-    )
 
 
 OBJECTIVES: dict[str, type[Objective]] = {
