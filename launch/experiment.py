@@ -14,6 +14,8 @@
         command: finetune
         overrides: ["init=@{task}_pretrain"]   # the run folder of that stage; it becomes a need
 
+`bench: true` makes the fine-tunings a fair comparison: `launch/bench.py` refuses two of one protocol with different keys.
+
 An axis of a matrix is a list, or a mapping from each value to further names: with `f: {f1: {freeze: encoder}}`, `{f}` is
 f1 and `{f.freeze}` is encoder. A `report` stage without `needs` waits for all other stages.
 
@@ -48,14 +50,14 @@ from dist_advss.config.paths import absolute, is_path
 from dist_advss.errors import UserError, nearest
 from dist_advss.files import read_text
 
-from . import seeds
+from . import bench, seeds
 from .graph import REFERENCE, REPORT, STAGES, Experiment, Stage, build, stored
 
-EXPERIMENT_KEYS = ("name", "description", "folder", "common", "stages")
+EXPERIMENT_KEYS = ("name", "description", "folder", "bench", "common", "stages")
 STAGE_KEYS = ("command", "overrides", "needs", "matrix")
 MOST_STAGES = 10_000  # of an experiment; composing as many takes some seconds
 LAUNCH_KEYS = ("experiment", "cluster", "out", seeds.SEEDS)
-MAKES_THE_METHOD = ("attack", "attack.steps")  # no steps is what makes a stage standard: P2, F1, F3
+MAKES_THE_METHOD = ("attack", "attack.steps", "protocol")  # no steps is what makes a stage standard: P2, F1, F3, SLF
 PLAIN = re.compile(r"[\w@./~+-]+")  # needs no quotes in a YAML list
 PLACEHOLDER = re.compile(r"\{([\w.]+)\}")
 
@@ -84,7 +86,11 @@ def load(experiment: str, directory: Path, words: Sequence[str] = ()) -> Experim
         graph = build(_line(content, "name") or file.stem, _line(content, "description").strip(), stages, folder)
         if repeat:
             graph = build(graph.name, graph.description, seeds.repeated(graph.stages.values(), chosen), folder)
-        return _checked(graph, directory, [(name, value) for name, value in extra if name != seeds.SEEDS])
+        full = _checked(graph, directory, [(name, value) for name, value in extra if name != seeds.SEEDS])
+        composed = compositions(full, directory)
+        if _says_bench(content):
+            bench.check(full.stages.values(), composed)
+        return full
     except UserError as error:
         raise UserError(f"experiment={experiment}: {error}") from error
 
@@ -166,6 +172,13 @@ def _line(content: Mapping[str, Any], key: str) -> str:
     return text
 
 
+def _says_bench(content: Mapping[str, Any]) -> bool:
+    value = content.get("bench", "false")
+    if value not in ("true", "false"):
+        raise UserError(f"bench={value}: not true or false; true: fine-tunings of one protocol must have the same keys")
+    return bool(value == "true")
+
+
 def _stages(content: Mapping[str, Any], file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     stages = content.get("stages")
     if not isinstance(stages, dict) or not stages:
@@ -238,13 +251,13 @@ def _value(stage: str, placeholder: str, values: Mapping[str, str]) -> str:
 
 
 def _checked(graph: Experiment, directory: Path, extra: Sequence[tuple[str, str]]) -> Experiment:
-    """The graph with the extra words added to the stages that have their keys. Composes every stage to check it."""
+    """The graph with the extra words added to the stages that have their keys."""
     for name, value in extra:
         if name in (*LAUNCH_KEYS, *of_any_command("per_run")):
             raise UserError(f"{name}={value}: set by the experiment, not for all stages at once")
         if name in MAKES_THE_METHOD:
             raise UserError(
-                f"{name}={value}: would also attack the standard stages; set it in a copy of the experiment file"
+                f"{name}={value}: would make other methods of the stages; set it in a copy of the experiment file"
             )
     accepted: set[str] = set(LAUNCH_KEYS)
     stages: dict[str, Stage] = {}
@@ -258,7 +271,6 @@ def _checked(graph: Experiment, directory: Path, extra: Sequence[tuple[str, str]
     full = dataclasses.replace(graph, stages=stages)
     for stage in stages.values():
         _check_references(stage, full)
-    configurations(full, directory)
     return full
 
 

@@ -16,6 +16,7 @@ from .implementation import implementation
 from .keys import names_with, shown
 from .objectives import OBJECTIVES, TASKS, JigsawKeys, Joint, SelfieKeys
 from .profile import check_profile, check_profiled_ranks
+from .protocols import check_protocol
 from .schema import Engine, Model
 from .sets import SETS
 from .suites import check_suite
@@ -59,6 +60,7 @@ def check(command: str, config: Any) -> None:
 
 def check_training(command: str, config: Any) -> None:
     """The checks of `pretrain` and `finetune`. Raises UserError."""
+    check_protocol(command, config)
     _check_objective(command, config)
     _check_batch(config)
     _check_schedule(config.schedule)
@@ -223,8 +225,8 @@ def _check_objective(command: str, config: Any) -> None:
             raise UserError(
                 f"data.{key}={getattr(data, key)}: {command} uses no labels; drop it, or set data.limit=N for the first N images"
             )
-    if config.freeze == "encoder" and config.init is None:
-        raise UserError("freeze=encoder: needs a trained encoder; give init=RUN, or freeze=none")
+    if config.freeze != "none" and config.init is None:
+        raise UserError(f"freeze={config.freeze}: needs a trained encoder; give init=RUN, or freeze=none")
     if attack.keep == "any":
         raise UserError("attack.keep=any: not available in training; set attack.keep=last")
     if attack.algorithm == "autoattack":

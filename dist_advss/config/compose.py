@@ -63,8 +63,7 @@ def compose(command: str, words: Sequence[str], inherited: dict[str, Any] | None
     `words` are `key=value`. `inherited` holds whole nodes of another run (`{"data": …, "model": …}`). They apply unless the
     words choose that group. Raises UserError.
     """
-    schema = COMMANDS[command].schema
-    groups, values = _split(words, schema)
+    groups, values = _split(command, words)
     nodes = {node: content for node, content in (inherited or {}).items() if node not in groups}
     typed = _fill(_chosen(command, _key(groups), tuple(nodes)), nodes, values)
     checks.check(command, typed)
@@ -73,7 +72,7 @@ def compose(command: str, words: Sequence[str], inherited: dict[str, Any] | None
 
 def key_names(command: str, words: Sequence[str]) -> frozenset[str]:
     """The dotted name of every key and group that a run of these words has. Their objective decides. Raises UserError."""
-    groups, _ = _split(words, COMMANDS[command].schema)
+    groups, _ = _split(command, words)
     return _names(command, _key(groups))
 
 
@@ -203,14 +202,19 @@ def _dotted(node: Any, prefix: str = "") -> Iterator[str]:
             yield from _dotted(value, f"{prefix}{name}.")
 
 
-def _split(words: Sequence[str], schema: type) -> tuple[dict[str, str], list[tuple[str, str]]]:
+def _split(command: str, words: Sequence[str]) -> tuple[dict[str, str], list[tuple[str, str]]]:
     """Words that choose a YAML file of a group, and words that set one value."""
-    nodes = {name for name in _fields(schema) if is_group(name)}
+    fields = _fields(COMMANDS[command].schema)
+    nodes = {name for name in fields if is_group(name)}
     groups: dict[str, str] = {}
     values: list[tuple[str, str]] = []
     for name, value in parse_words(words):
         if name not in nodes:
             values.append((name, value))
+        elif value == "null" and fields[name][0].default is None:
+            continue  # a protocol that was not chosen, as --print shows it
+        elif fields[name][0].metadata.get("needs_labels") and COMMANDS[command].labelled is False:
+            raise UserError(f"{name}={value}: for runs that learn from labels, and {command} uses none; drop it")
         elif value in options(name) or _has_no_file(name, value):
             groups[name] = value
         else:

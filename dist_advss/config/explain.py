@@ -11,7 +11,7 @@ import yaml
 
 from .backbones import LIBRARIES
 from .commands import COMMANDS
-from .compose import config_dir, options
+from .compose import config_dir, is_group, options
 from .keys import REQUIRED, shown
 from .objectives import OBJECTIVES, Objective
 
@@ -27,7 +27,7 @@ def explain(command: str) -> str:
         accepted = list(_objectives(command) if group == "objective" else options(group))
         if group == "model":
             accepted += [f"{library}:NAME" for library in LIBRARIES]
-        lines += _entry(f"{group}=", f"{' '.join(accepted)} (default {name})")
+        lines += _entry(f"{group}=", f"{' '.join(accepted)} (default {name}){_sentence(command, group)}")
     lines += [
         "",
         "keys: a key=value word overrides the value that a group sets; --print shows the resulting configuration",
@@ -49,6 +49,13 @@ def _default_choices(command: str) -> dict[str, str]:
     return {group: name for entry in defaults if isinstance(entry, dict) for group, name in entry.items()}
 
 
+def _sentence(command: str, group: str) -> str:
+    """What a group that is one key means, such as `protocol`; "" for a group of keys, which have sentences of their own."""
+    fields = {field.name: field for field in dataclasses.fields(COMMANDS[command].schema)}
+    sentence = fields[group].metadata.get("help")
+    return f": {sentence}" if sentence else ""
+
+
 def _objectives(command: str) -> list[str]:
     """The objectives that a training takes."""
     return [name for name, keys in OBJECTIVES.items() if keys.labelled == COMMANDS[command].labelled]
@@ -62,7 +69,7 @@ def _keys(node: Any, says: dict[str, Any], prefix: str = "") -> Iterator[tuple[s
             continue
         if dataclasses.is_dataclass(value):
             yield from _keys(value, says.get(field.name) or {}, f"{prefix}{field.name}.")
-        elif not (prefix and field.name == "name"):  # chosen with the group
+        elif not (field.name == "name" if prefix else is_group(field.name)):  # chosen with the group
             yield f"{prefix}{field.name}", help_of(field, says.get(field.name, value))
 
 

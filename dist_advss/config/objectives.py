@@ -200,6 +200,10 @@ class Supervised(Objective):
         low=0.0,
         high=0.99,
     )
+    zero_linear: bool = key(
+        False,
+        "true: the linear layer starts at zero, so the first step's attack has no gradient and stays at its start; false: random",
+    )
 
 
 @dataclass

@@ -15,6 +15,7 @@ from .engines import ENGINES, ZERO, EngineKind
 from .keys import REQUIRED, group, key
 from .objectives import Objective
 from .profile import Profile
+from .protocols import PROTOCOLS
 from .sets import DATASETS
 from .suites import Suite
 from .sweep import Sweep
@@ -247,10 +248,24 @@ class TrainConfig:
         per_run=True,
         path=True,
     )
+    protocol: str | None = key(
+        None,
+        "fine-tuning as later papers do it, from all of a backbone but its linear layer; the group sets reuse, freeze, "
+        "objective, attack, schedule and train.batch_size. slf: train a zero linear layer on clean images; alf: on PGD-10 "
+        "images; aff: train all weights with TRADES",
+        choices=(None, *PROTOCOLS),
+        needs_labels=True,
+    )
+    reuse: str = key(
+        "encoder",
+        "what init gives. encoder: theta_p, all stages but the last (F1 to F4); backbone: also the last stage, where init has one",
+        choices=("encoder", "backbone"),
+    )
     freeze: str = key(
         "none",
-        "encoder: keep theta_p as loaded from init (F1, F2); none: train all weights (F3, F4)",
-        ("none", "encoder"),
+        "encoder: keep theta_p as loaded from init (F1, F2); backbone: train the linear layer only, with reuse=backbone (SLF, "
+        "ALF); none: train all weights (F3, F4, AFF)",
+        ("none", "encoder", "backbone"),
     )
     data: Data = group(Data, inherited=True)
     model: Model = group(Model, inherited=True)

@@ -20,6 +20,7 @@ from .convolution import sound
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+LINEAR = "linear"  # the part of a top that gives the outputs
 
 
 class Normalise(nn.Module):
@@ -84,6 +85,11 @@ class Backbone:
     top: Callable[[int], nn.Module]
 
 
+def last_stage(top: nn.Module) -> tuple[str, ...]:
+    """The names of the parts of a top before its linear layer: the last stage, its norm and the pooling."""
+    return tuple(name for name, _ in top.named_children() if name != LINEAR)
+
+
 def count_parameters(module: nn.Module) -> int:
     """The number of weights, frozen ones included, buffers left out."""
     return sum(parameter.numel() for parameter in module.parameters())
@@ -99,7 +105,7 @@ def sequence(**parts: nn.Module) -> nn.Sequential:
 
 def classifier(channels: int, outputs: int) -> dict[str, nn.Module]:
     """The end of a top: average over any height and width, then a linear layer: (N, channels, h, w) -> (N, outputs)."""
-    return {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "linear": nn.Linear(channels, outputs)}
+    return {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), LINEAR: nn.Linear(channels, outputs)}
 
 
 def stage(

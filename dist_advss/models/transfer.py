@@ -1,7 +1,7 @@
 """Copies theta_p from a pre-training checkpoint into a fine-tuning run. It copies every tensor of theta_p or raises an error.
 
-It copies every entry of the state dict under `encoder.`: weights, batch-norm statistics and the normalisation. It does not
-copy heads or the last stage of a pretext task (`top.…`).
+`load_encoder` copies every entry of the state dict under `encoder.`: weights, batch-norm statistics and the normalisation.
+`load_backbone` also copies the last stage of the pre-training's network, without its linear layer. Neither copies heads.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from .backbone import last_stage
 from .plain import as_ours
 
-PREFIX = "encoder."
+PREFIX, TOP = "encoder.", "top."
+TOPS = (TOP, "projector.0.")  # where a pre-training has its top: of a pretext task, and under a projector
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,30 @@ def load_encoder(module: nn.Module, state: dict[str, Tensor], origin: str) -> Tr
     _check_normalisation(ours, theirs, origin)
     encoder.load_state_dict({name.removeprefix(PREFIX): theirs[name] for name in matched})
     return Transfer(len(matched), len(ours), matched)
+
+
+def load_backbone(module: nn.Module, state: dict[str, Tensor], origin: str, required: bool) -> tuple[Transfer, int]:
+    """`load_encoder`, and then the last stage of `state` into `module.top`. The linear layer stays as it is.
+
+    Returns the transfer of theta_p, and the number of tensors of the last stage: 0 where the pre-training has none (Selfie),
+    has several (joint), or where theta_p is the whole network (timm). Arguments and errors as of `load_encoder`. Raises
+    UserError as well, before anything is copied, where there is none and it is `required`.
+    """
+    top = module.get_submodule(TOP.removesuffix("."))
+    parts = last_stage(top)
+    ours = {name: tensor for name, tensor in top.state_dict().items() if name.partition(".")[0] in parts}
+    known = as_ours(module, state)
+    theirs = [{name: known.get(prefix + name) for name in ours} for prefix in TOPS]
+    fitting = [part for part in theirs if all(t is not None and t.shape == ours[n].shape for n, t in part.items())]
+    if required and not fitting:
+        raise UserError(
+            f"init={origin}: has no last stage of this model, which freeze=backbone keeps; pre-train on a task of whole "
+            "images, such as rotation, or set freeze=encoder reuse=encoder"
+        )
+    report = load_encoder(module, state, origin)
+    if fitting:
+        top.load_state_dict(fitting[0], strict=False)
+    return report, len(ours) if fitting else 0
 
 
 def _first_mismatch(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> str | None:

@@ -9,6 +9,7 @@ from ..config.implementation import implementation
 from ..config.objectives import OBJECTIVES, is_plugin
 from ..config.schema import TrainConfig
 from ..models import build as build_backbone
+from ..models.backbone import last_stage
 from ..models.convolution import replace_unsound
 from ..rng import initialisation
 from .base import Judgement, Objective, Outcome, Task
@@ -56,7 +57,9 @@ def build(config: TrainConfig) -> Objective:
     objective.first = getattr(config.objective, "first", objective.first)
     replace_unsound(objective)  # a plug-in may bring its own layers
     if config.freeze == "encoder":
-        objective.freeze_encoder()
+        objective.freeze("encoder")
+    if config.freeze == "backbone":
+        objective.freeze("encoder", *(f"top.{part}" for part in last_stage(objective.get_submodule("top"))))
     return objective
 
 

@@ -93,19 +93,19 @@ class Objective(nn.Module):
     first = "adversarial"
     precision = "fp32"
     encoder: nn.Module
-    encoder_frozen = False
+    frozen: tuple[str, ...] = ()  # by name, as an engine may replace a batch norm
 
-    def freeze_encoder(self) -> None:
-        """Keeps theta_p unchanged: no gradients, and its batch norms stay in eval mode (F1, F2)."""
-        self.encoder_frozen = True
-        self.encoder.requires_grad_(False)
-        self.encoder.eval()
+    def freeze(self, *parts: str) -> None:
+        """Keeps the submodules of these names unchanged: no gradients, and their batch norms stay in eval mode."""
+        self.frozen = parts
+        for part in parts:
+            self.get_submodule(part).requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Objective:
-        """Like nn.Module.train. A frozen encoder stays in eval mode."""
+        """Like nn.Module.train. Frozen parts stay in eval mode."""
         super().train(mode)
-        if self.encoder_frozen:
-            self.encoder.eval()
+        for part in self.frozen:
+            self.get_submodule(part).eval()
         return self
 
     def prepare(self, images: Images, labels: Tensor, rng: Rng) -> Task:

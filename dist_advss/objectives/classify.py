@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from ..config.objectives import Supervised
 from ..images import Images, alone
 from ..models import Backbone
+from ..models.backbone import LINEAR
 from ..precision import at_least_fp32
 from ..rng import Rng
 from .base import Judgement, Objective, Outcome, Task, cross_entropy
@@ -24,6 +25,10 @@ class Classify(Objective):
         super().__init__()
         self.encoder = backbone.encoder
         self.top = backbone.top(classes)
+        if config.zero_linear:
+            for name, parameter in self.top.named_parameters():
+                if LINEAR in name.split("."):
+                    nn.init.zeros_(parameter)
         self.label_smoothing = config.label_smoothing
 
     def prepare(self, images: Images, labels: Tensor, rng: Rng) -> Task:

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Literal
 
+from ..config.protocols import PROTOCOLS
 from ..runs.settings import Setting, captions
 from ..runs.table import Row, one_each
 from .charts.style import Chart
 from .findings.effects import Difference, baseline_of, difference
 
-KINDS = ("F1", "F2", "F3", "F4")
+KINDS = ("F1", "F2", "F3", "F4", *(protocol.title for protocol in PROTOCOLS.values()))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 from ..config.backbones import is_own
 from ..config.commands import trains
 from ..config.objectives import Joint
+from ..config.protocols import PROTOCOLS
 from .folders import lookup
 from .metrics import number
 from .read import Launch, Run, follow
@@ -27,8 +28,9 @@ class Method:
 
     pretrain: P1 no pre-training, P2 standard, P3 adversarial
     task:     the pretext task of P2 and P3; a phrase if there are several
-    finetune: F1 frozen and standard, F2 frozen and adversarial, F3 full and standard, F4 full and adversarial
-    loss:     the fine-tuning objective, "classify", "trades" or "mart"
+    finetune: F1 frozen and standard, F2 frozen and adversarial, F3 full and standard, F4 full and adversarial; or the title
+              of the protocol, such as SLF
+    loss:     the fine-tuning objective, "classify", "trades" or "mart"; "classify" for a protocol, whose title implies it
     joint:    whether several tasks were pre-trained together
     members:  the tasks of an ensemble's members, sorted
     """
@@ -101,8 +103,7 @@ def method_of(run: Run, launch: Launch) -> Method:
     tuned = finetune_of(run, launch)
     if tuned is None:
         return Method(UNKNOWN, None, UNKNOWN)
-    kind = _kind(tuned)
-    loss = str(lookup(tuned.config, "objective.name", "classify"))
+    kind, loss = _kind(tuned), _loss(tuned)
     if not lookup(tuned.config, "init"):
         unknown = not tuned.config  # a run that has lost its config.yaml may have had an init
         return Method(UNKNOWN if unknown else "P1", None, UNKNOWN if unknown else kind, loss)
@@ -160,7 +161,7 @@ def _ensemble(run: Run, launch: Launch) -> Method:
         for values in (
             {m.pretrain for m in methods},
             {_kind(tuned)} if tuned else {m.finetune or UNKNOWN for m in methods},
-            {str(lookup(tuned.config, "objective.name"))} if tuned else {m.loss or UNKNOWN for m in methods},
+            {_loss(tuned)} if tuned else {m.loss or UNKNOWN for m in methods},
         )
     )
     tasks = sorted(m.task or "none" for m in methods)
@@ -168,8 +169,16 @@ def _ensemble(run: Run, launch: Launch) -> Method:
 
 
 def _kind(tuned: Run) -> str:
-    frozen = lookup(tuned.config, "freeze", "none") == "encoder"
+    protocol = PROTOCOLS.get(str(lookup(tuned.config, "protocol")))
+    if protocol is not None:
+        return protocol.title
+    frozen = lookup(tuned.config, "freeze", "none") != "none"
     return {(True, False): "F1", (True, True): "F2", (False, False): "F3", (False, True): "F4"}[frozen, _attacks(tuned)]
+
+
+def _loss(tuned: Run) -> str:
+    known = str(lookup(tuned.config, "protocol")) in PROTOCOLS
+    return "classify" if known else str(lookup(tuned.config, "objective.name", "classify"))
 
 
 def _attacks(run: Run) -> bool:

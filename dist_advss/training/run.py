@@ -19,7 +19,7 @@ from ..engines import World
 from ..errors import UserError
 from ..files import write_json
 from ..models.backbone import count_parameters
-from ..models.transfer import load_encoder
+from ..models.transfer import load_backbone, load_encoder
 from ..objectives.base import Objective
 from ..rng import Rng
 from ..tracking import Silent, Tracker, session
@@ -110,7 +110,7 @@ def _train(config: TrainConfig, located: Located, command: str, out: Path, world
             where = f"{engines.describe(config, world)}, images by the {loader.name} loader"
             tracker.event("start", 0, f"{where}, {steps} steps an epoch")
             if transferred:
-                tracker.event("transfer", 0, f"{transferred['matched']} of {transferred['total']} tensors of theta_p")
+                tracker.event("transfer", 0, _what_was(transferred))
 
         # 4. The result comes last: a folder that has one is finished.
         tracker.start(trainer.global_step)
@@ -179,7 +179,8 @@ def _initial_files(config: TrainConfig) -> list[Path]:
 def _initial_weights(
     config: TrainConfig, objective: Objective, images: Identity
 ) -> tuple[dict[str, int] | None, list[Loaded]]:
-    """Loads theta_p from `init`, or the members of an ensemble, which give their outputs in the order of the classes here.
+    """Loads theta_p from `init`, with `reuse=backbone` the last stage too, or the members of an ensemble, which give their
+    outputs in the order of the classes here.
 
     Returns the number of tensors, None for random weights, and the checkpoints. Raises UserError when one does not fit, or
     was trained on this folder of images before they changed.
@@ -192,6 +193,17 @@ def _initial_weights(
     for path in _initial_files(config):
         weights, source = load_weights(path)
         refuse_trained_on(f"init={config.init}", source, images, config.data)
+        if config.reuse == "backbone":
+            report, last = load_backbone(objective, weights, str(path), required=config.freeze == "backbone")
+            return {"matched": report.matched, "total": report.total, "last_stage": last}, [source]
         report = load_encoder(objective, weights, str(path))
         return {"matched": report.matched, "total": report.total}, [source]
     return None, []
+
+
+def _what_was(transferred: dict[str, int]) -> str:
+    """The sentence about the weights that a run starts from."""
+    encoder = f"{transferred['matched']} of {transferred['total']} tensors of theta_p"
+    if "last_stage" not in transferred:
+        return encoder
+    return f"{encoder}, {transferred['last_stage'] or 'none'} of the last stage"

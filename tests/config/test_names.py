@@ -70,7 +70,7 @@ def test_a_rerun_may_change_where_it_computes_and_nothing_else() -> None:
 def test_the_flags_of_keys_are_those_of_the_lists_that_they_replace() -> None:
     assert NODES == ("data", "model")
     assert names_with(TrainConfig, "not_inherited") == ("data.stage", "data.limit", "data.labels")
-    assert names_with(TrainConfig, "needs_labels") == ("data.labels",)
+    assert names_with(TrainConfig, "needs_labels") == ("protocol", "data.labels")
     assert names_with(TrainConfig, "per_member") == ("model.width", "model.patch", "model.mean", "model.std")
     assert set(of_any_command("per_run")) == {"out", "init", "checkpoint", "sources"}
 

@@ -280,7 +280,7 @@ def test_a_stages_words_compose_on_the_command_line_to_what_was_checked(chain: s
 
 @pytest.mark.parametrize("word", ["attack=pgd10", "attack.steps=5"])
 def test_a_word_that_would_turn_standard_stages_into_adversarial_ones_is_refused(word: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="would also attack the standard stages"):
+    with pytest.raises(UserError, match="would make other methods of the stages"):
         load("quickstart", tmp_path, [word])
 
 

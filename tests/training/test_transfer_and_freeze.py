@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from dist_advss import objectives
 from dist_advss.errors import Stopped, UserError
 from dist_advss.training.loop import Trainer
 
@@ -84,6 +85,61 @@ def test_a_frozen_encoder_is_not_in_the_optimizer(runs: Runs, pretrained: Path) 
     state = runs.load("frozen")
     trained = {name for name in state["model"] if name.startswith("top.") and name.endswith((".weight", ".bias"))}
     assert state["optimizer"].keys() == trained
+
+
+def backbone(state: dict[str, torch.Tensor]) -> dict[str, bytes]:
+    """theta_p and the last stage, without the linear layer and what other heads there are."""
+    parts = ("encoder.", "top.")
+    named = {n.replace("projector.0.", "top."): t for n, t in state.items() if n.startswith((*parts, "projector.0."))}
+    return {n: t.contiguous().numpy().tobytes() for n, t in named.items() if not n.startswith("top.linear.")}
+
+
+@pytest.mark.parametrize("engine", ["single", "ddp", "fsdp"])
+@pytest.mark.parametrize("protocol", ["slf", "alf", "aff"])
+def test_the_linear_protocols_keep_every_bit_of_the_backbone_and_the_full_one_does_not(
+    runs: Runs, pretrained: Path, protocol: str, engine: str
+) -> None:
+    words = [f"init={pretrained}", f"protocol={protocol}", f"engine={engine}"]
+    words += ["schedule.epochs=1", "schedule.lr=0.1", *(["attack.steps=0"] if protocol == "slf" else [])]
+    runs.train(*words, name="tuned", command="finetune")
+    before, after = runs.load("pretrained")["model"], runs.load("tuned")["model"]
+    assert after["top.linear.weight"].abs().max() > 0
+    assert len(backbone(before)) == len(encoder(before)) + runs.result("tuned")["transferred"]["last_stage"]
+    if protocol == "aff":
+        changed = {name for name, tensor in backbone(before).items() if backbone(after)[name] != tensor}
+        assert changed == {name for name in backbone(before) if ".normalise." not in name}
+    else:
+        assert backbone(after) == backbone(before)
+        assert runs.load("tuned")["optimizer"].keys() == {"top.linear.weight", "top.linear.bias"}
+
+
+@pytest.mark.parametrize(("task", "last_stage"), [("simclr", 18), ("selfie", 0), ("joint", 0)])
+def test_a_protocol_starts_from_the_last_stage_that_a_pre_training_has(runs: Runs, task: str, last_stage: int) -> None:
+    part = "objective.selfie" if task == "joint" else "objective"
+    small = ["projector=8"] if task == "simclr" else ["layers=1", "ffn=8", "heads=1"]
+    words = [f"{'objective' if task == 'simclr' else part}.{word}" for word in small]
+    runs.train(f"objective={task}", *words, "schedule.epochs=1", name="before", command="pretrain")
+    linear = ["init=" + str(runs.folder("before")), "protocol=slf", "attack.steps=0", "schedule.epochs=1"]
+    if last_stage:
+        runs.train(*linear, name="linear", command="finetune")
+        assert backbone(runs.load("linear")["model"]) == backbone(runs.load("before")["model"])
+    else:
+        with pytest.raises(UserError, match="has no last stage of this model, which freeze=backbone keeps"):
+            runs.train(*linear, name="linear", command="finetune")
+        assert not runs.folder("linear").exists()
+    runs.train(linear[0], "protocol=aff", "schedule.epochs=1", name="full", command="finetune")
+    assert runs.result("full")["transferred"]["last_stage"] == last_stage
+    told = [line["text"] for line in runs.metrics("full", "event") if line["event"] == "transfer"]
+    assert told[0].endswith(f" of theta_p, {last_stage or 'none'} of the last stage")
+
+
+def test_a_protocol_starts_its_linear_layer_at_zero(runs: Runs, pretrained: Path) -> None:
+    for protocol in ("slf", "alf", "aff"):
+        config = runs.config(
+            f"init={pretrained}", f"protocol={protocol}", f"attack.steps={int(protocol != 'slf')}", command="finetune"
+        )
+        linear = objectives.build(config).get_submodule("top.linear")
+        assert [p.abs().sum().item() for p in linear.parameters()] == [0, 0]
 
 
 @pytest.mark.parametrize("damage", ["other width", "no encoder", "truncated"])
