@@ -93,18 +93,18 @@ class Objective(nn.Module):
     first = "adversarial"
     precision = "fp32"
     encoder: nn.Module
-    frozen: tuple[str, ...] = ()  # by name, as an engine may replace a batch norm
+    frozen_parts: tuple[str, ...] = ()  # by name, as an engine may replace a batch norm
 
     def freeze(self, *parts: str) -> None:
         """Keeps the submodules of these names unchanged: no gradients, and their batch norms stay in eval mode."""
-        self.frozen = parts
+        self.frozen_parts = parts
         for part in parts:
             self.get_submodule(part).requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Objective:
         """Like nn.Module.train. Frozen parts stay in eval mode."""
         super().train(mode)
-        for part in self.frozen:
+        for part in self.frozen_parts:
             self.get_submodule(part).eval()
         return self
 

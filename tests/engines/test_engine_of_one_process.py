@@ -90,7 +90,7 @@ def test_only_what_is_trained_is_in_the_optimizer(optimizer: str) -> None:
     module = objectives.build(settings)
     everything = build_optimizer(settings.schedule, module).param_groups[0]["params"]
     assert len(everything) == len(list(module.parameters()))
-    module.freeze_encoder()
+    module.freeze("encoder")
     rest = build_optimizer(settings.schedule, module).param_groups[0]["params"]
     assert {id(p) for p in rest} == {id(p) for p in module.get_submodule("top").parameters()}
 
