@@ -147,7 +147,7 @@ def _checkpoints(run: Run) -> Iterator[Finding]:
                 yield Finding("wrong", f"{file.name}: result.json names its weights, and the file is missing")
             continue
         try:
-            weights = checkpoint.load(file)["model"]
+            weights = checkpoint.judged(checkpoint.load(file))
         except UserError as error:
             yield Finding("wrong", str(error))
             continue

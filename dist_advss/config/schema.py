@@ -199,6 +199,21 @@ class Train:
     )
     precision: str = key("fp32", "autocast type of the update's forward and backward pass", choices=PRECISIONS)
     clip: float | None = key(None, "clip the gradient to this l2 norm over all weights; null: do not clip", low=1e-12)
+    ema: float = key(
+        0.0,
+        "decay of a running average of the weights, such as 0.995, which is validated, saved and transferred in their place, "
+        "with batch-norm statistics of its own; 0: none",
+        low=0.0,
+        high=0.999999,
+    )
+    awp: float = key(
+        0.0,
+        "adversarial weight perturbation: take the update's gradient where each weight matrix is moved by this share of its "
+        "length so that the loss rises, such as 0.01 (trades: 0.005); 0: none",
+        low=0.0,
+        high=1.0,
+    )
+    awp_after: int = key(0, "train.awp: epochs at the start without it", low=0)
     sync_bn: bool = key(False, "true: normalise over the global batch; false: over each process's share of it")
     threads: int | None = key(
         None, "CPU threads per process; null: divide the machine's among its processes", low=1, where=True

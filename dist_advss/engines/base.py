@@ -6,6 +6,7 @@ they average gradients, and which share of the state they hold.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -18,8 +19,10 @@ from ..errors import UserError
 from ..images import Images
 from ..objectives.base import Objective, Outcome, Task
 from . import batch_norm
+from .average import Average
 from .copies import Copies
 from .optim import build_optimizer
+from .perturbation import Perturbation
 from .shares import State, shares_in
 from .world import World
 
@@ -70,6 +73,8 @@ class Engine:
     backward    adds the gradient of one of train.accumulate parts of a batch
     update()    the optimizer's step with the added gradients, clipped to train.clip; call `set_lr` before it
     step(loss)  both: `backward`, and `update` after the last part
+    perturb     moves the weights for the next forward and backward pass (train.awp); `step` moves them back
+    average     the running average of the weights (train.ema); None without. `judged` puts it into the module
     rehearsing  whether the current forward and backward pass is one that the engine discards
     grad_norm   length of the last update's gradient before it was clipped, a scalar on the device
     after_forward  is called after each wrapped forward pass; a loop may set it, to take the time
@@ -102,6 +107,8 @@ class Engine:
         self.module = self.place(module)
         self.optimizer = build_optimizer(config.schedule, self.module)
         self.wrapped = self.wrap()
+        self.perturbation = Perturbation(config.train.awp)
+        self.average = Average(self.module, config.train.ema, self.local) if config.train.ema else None
 
     def place(self, module: Objective) -> Objective:
         """Moves the module to the device, in the memory format of this engine."""
@@ -120,10 +127,21 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
 
+    def perturb(self, task: Task, x_adv: Images | None) -> None:
+        """Adds AWP's perturbation to the weights, until the backward pass of `step`. Costs one more pass, both ways."""
+        self.perturbation.add(self, task, x_adv)
+
     def step(self, loss: Tensor) -> None:
         self.backward(loss)
+        self.perturbation.remove()
         if self.parts_done == self.accumulate:
             self.update()
+            if self.average is not None:
+                self.average.update()
+
+    def judged(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, the module has the weights that are judged: the average, if there is one."""
+        return contextlib.nullcontext() if self.average is None else self.average.applied()
 
     @property
     def last_part(self) -> bool:
@@ -152,9 +170,32 @@ class Engine:
         """This process's share of the averaged gradient, as plain tensors that may be changed in place."""
         return [p.grad for p in self.trained().values() if p.grad is not None]
 
+    def loss_gradient(self, task: Task, x_adv: Images | None, parameters: list[nn.Parameter]) -> list[Tensor]:
+        """The gradient of the loss over the batch of all processes, this process's part of each, as plain tensors.
+
+        Multiplied by the loss scale. It changes no gradient and no statistic of the module. All processes call it.
+        """
+        with batch_norm.unmoved(self.module):
+            loss = self.module(task, x_adv).loss * self.loss_scale.value
+            found = torch.autograd.grad(loss, parameters, allow_unused=True)
+        gradients = [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
+        if self.world.size == 1:
+            return gradients
+        mean = self.world.mean(torch.cat([gradient.flatten() for gradient in gradients]))
+        parts = mean.split([gradient.numel() for gradient in gradients])
+        return [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
+
     def norm(self, gradients: list[Tensor]) -> Tensor:
         """The length of the whole gradient, the same on every process."""
         return nn.utils.get_total_norm(gradients)
+
+    def norms(self, tensors: list[Tensor]) -> Tensor:
+        """The length of each whole tensor, of which this process holds a part, (number of tensors,)."""
+        return torch.stack(torch._foreach_norm(tensors))
+
+    def local(self, tensor: Tensor) -> Tensor:
+        """The part that this process holds of a parameter, or of a tensor like it, in the same memory."""
+        return tensor
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The trained parameters by name, in the order of the optimizer."""
@@ -165,19 +206,15 @@ class Engine:
 
     def state(self) -> State:
         self._copies.start()
-        model, moments = self.held_model(), self.held_moments()
+        model, moments, averaged = self.held_model(), self.held_moments(), self.held_average()
         statistics = batch_norm.gather_statistics(self.module, self.world)
         if self.world.rank != 0:
-            return shares_in({"model": model, "optimizer": moments})
+            return shares_in({"model": model, "optimizer": moments, "average": averaged or {}})
         # The means are for evaluation and for another number of processes, the rows of each process for this number.
         if statistics is not None:
             batch_norm.average(statistics, self.module, model)
-        return {
-            "model": model,
-            "optimizer": moments,
-            "loss_scale": self.loss_scale.state(),
-            "statistics": statistics,
-        }
+        state = {"model": model, "optimizer": moments, "loss_scale": self.loss_scale.state(), "statistics": statistics}
+        return state if averaged is None else state | {"average": averaged}
 
     def held_model(self) -> State:
         """What this process holds of the model's state, as `held` has it."""
@@ -189,6 +226,13 @@ class Engine:
             name: {key: self.held(value) for key, value in self.optimizer.state.get(p, {}).items() if value is not None}
             for name, p in self.trained().items()
         }
+
+    def held_average(self) -> State | None:
+        """What this process holds of the average: its tensors by their names in the model, as `held` has them."""
+        if self.average is None:
+            return None
+        model = {name: self.held(value) for name, value in (self.average.values | self.average.statistics).items()}
+        return {"model": model, "updates": self.average.updates, "fitted": self.average.fitted}
 
     def held(self, value: Any) -> Any:
         """A share of the state that is copied to the CPU. What every process holds is copied by rank 0 only."""
@@ -202,6 +246,8 @@ class Engine:
             batch_norm.load_statistics(self.module, state["statistics"], self.world)
         self.load_moments(state["optimizer"])
         self.loss_scale.load(state["loss_scale"])
+        if self.average is not None:
+            self.average.load(state["average"], self.to_local)
 
     def load_moments(self, optimizer: dict[str, State]) -> None:
         moments = {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -116,6 +119,18 @@ def load_statistics(module: nn.Module, rows: Tensor, world: World) -> None:
     statistics = list(own_statistics(module).values())
     for statistic, own in zip(statistics, _split(rows[world.rank], statistics), strict=True):
         statistic.copy_(own)
+
+
+@contextlib.contextmanager
+def unmoved(module: nn.Module) -> Iterator[None]:
+    """Inside, forward passes leave no trace: afterwards the buffers of `module` are what they were, to the last bit."""
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
 
 
 def own_statistics(module: nn.Module) -> dict[str, Tensor]:

@@ -6,11 +6,11 @@ import contextlib
 import warnings
 from typing import Any
 
-import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from ..images import Images
 from ..objectives.base import Outcome, Task
+from . import batch_norm
 from .base import Engine
 
 
@@ -49,12 +49,9 @@ class DDPEngine(Engine):
         How an all-reduce rounds a sum depends on the place in a group. Without this pass, the first update after a resume
         would be rounded otherwise than that of a run that nothing stopped.
         """
-        buffers = [(buffer, buffer.clone()) for buffer in self.module.buffers()]
         self.rehearsing = True
-        self.wrapped(task, x_adv).loss.backward()
+        with batch_norm.unmoved(self.module):
+            self.wrapped(task, x_adv).loss.backward()
         self.rehearsing = False
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
         self._rehearsed = True

@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..images import Images
 from ..objectives.base import Objective, Outcome, Task
+from . import batch_norm
 from .base import Engine, refuse_parameters_of_its_own
 from .shares import share
 
@@ -44,10 +45,25 @@ class FSDPEngine(Engine):
         return super().__call__(task, x_adv)
 
     def gradients(self) -> list[Tensor]:
-        return [gradient.to_local() for gradient in super().gradients()]  # type: ignore[attr-defined]
+        return [self.local(gradient) for gradient in super().gradients()]
 
     def norm(self, gradients: list[Tensor]) -> Tensor:
         return self.world.sum(super().norm(gradients).square()).sqrt()
+
+    def loss_gradient(self, task: Task, x_adv: Images | None, parameters: list[nn.Parameter]) -> list[Tensor]:
+        # FSDP averages and shards gradients where they arrive at the parameters, which torch.autograd.grad leaves out.
+        self.optimizer.zero_grad(set_to_none=True)
+        with batch_norm.unmoved(self.module):
+            (self.module(task, x_adv).loss * self.loss_scale.value).backward()
+        gradients = [self.local(torch.zeros_like(p) if p.grad is None else p.grad) for p in parameters]
+        self.optimizer.zero_grad(set_to_none=True)
+        return gradients
+
+    def norms(self, tensors: list[Tensor]) -> Tensor:
+        return self.world.sum(super().norms(tensors).square()).sqrt()
+
+    def local(self, tensor: Tensor) -> Tensor:
+        return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
     def held(self, value: Any) -> Any:
         if not isinstance(value, DTensor):

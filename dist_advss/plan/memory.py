@@ -45,6 +45,8 @@ def memory(config: TrainConfig, step: Step, world: int) -> Memory:
         gathered = min(kind.bucket, gradients)
         if shards:
             gathered += 2 * BUCKET if sharded else gradients / world
+    if config.train.ema:
+        weights += FLOAT * step.trained
     activations = max(step.attack_memory, step.update_memory)
     return Memory(
         weights=weights / world if sharded else weights,

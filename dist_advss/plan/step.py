@@ -33,7 +33,8 @@ class Step:
     """The work of one process in a step, for `images` images at a time.
 
     first, second  attacks of one and of two gradient steps; each further step costs what the second added
-    forward        the wrapped forward of the update, backward its backward pass, update the optimizer's step
+    forward        the wrapped forward of the update, with train.awp also the passes that find the perturbation; backward
+                   the backward pass, update the optimizer's step
     attack_looks   forward passes of the encoder in all gradient steps of the attack; update_looks, in the update
     attack_memory  peak bytes in the attack, without weights, gradients and optimizer state; update_memory, in the rest of
                    the step
@@ -118,11 +119,14 @@ def measure(config: TrainConfig, objective: Objective, images: int) -> Step:
         _, _, second, more_looks = attacked(2)
         # The attack's peak must not hide that of the update.
         meter.peak = meter.alive
+        x_adv = x_adv if config.attack.steps else None
         with meter.phase() as forward, _looks(objective) as update_looks:
-            loss = objective(task, x_adv if config.attack.steps else None).loss
+            kept = _perturbed(objective, task, x_adv, trained) if config.train.awp else []
+            loss = objective(task, x_adv).loss
         optimizer.zero_grad(set_to_none=True)
         with meter.phase() as backward:
             loss.backward()
+        kept.clear()
         update_memory = meter.peak - gradients
         with meter.phase() as update:
             optimizer.step()
@@ -150,6 +154,12 @@ def measure(config: TrainConfig, objective: Objective, images: int) -> Step:
         norms=tuple(m.num_features for m in norms),
     )
     return replace(step, attack_looks=round(step.over_attack(looks, more_looks)))
+
+
+def _perturbed(objective: Objective, task: Task, x_adv: Images | None, trained: list[nn.Parameter]) -> list[Tensor]:
+    """The work of train.awp. Returns the copies of the weights that live until the update."""
+    torch.autograd.grad(objective(task, x_adv).loss, trained, allow_unused=True)
+    return [p.detach().clone() for p in trained]
 
 
 @contextmanager

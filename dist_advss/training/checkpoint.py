@@ -139,8 +139,25 @@ def load(path: Path) -> dict[str, Any]:
         or not all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in weights.items())
     ):
         raise UserError(f"{path}: holds no 'model'; give a checkpoint that dist-advss wrote, or a plain state dict")
+    try:
+        weights = judged(content)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: damaged checkpoint (its average is none of weights); take another one of its folder"
+        ) from error
     refuse_non_finite(path, weights)
     return content
+
+
+def judged(content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights that a checkpoint's run validates, and that others judge and transfer.
+
+    The averaged ones of a run with train.ema, else the trained ones. A checkpoint of the middle of an epoch has no
+    batch-norm statistics for the averaged weights yet, so there it is the trained ones.
+    """
+    average = content.get("average", {})
+    weights: dict[str, torch.Tensor] = content["model"]
+    return {**weights, **average["model"]} if average.get("fitted") else weights
 
 
 def refuse_non_finite(path: Path, weights: Mapping[str, torch.Tensor]) -> None:

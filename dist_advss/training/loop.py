@@ -23,6 +23,7 @@ from ..errors import RunError, Stopped
 from ..rng import Rng
 from ..tracking import Silent, Tracker
 from . import checkpoint
+from .averaging import fit_average
 from .interrupt import Interrupt
 from .pace import Pace, Ranks, meets_early
 from .passes import Passes
@@ -151,6 +152,7 @@ class Trainer:
     def _train_epoch(self, interrupt: Interrupt) -> None:
         engine, objective = self.engine, self.engine.module
         self._since = self._clock()
+        perturbed = self.config.train.awp > 0 and self.done >= self.config.train.awp_after
         for batch in self._waiting(self.loader.epoch(self.done, self.step)):
             lr = learning_rate(self.config.schedule, self.global_step, len(self.loader), self.config.train.batch_size)
             engine.set_lr(lr)
@@ -165,6 +167,8 @@ class Trainer:
                 # The four lines of a step. The attack works on the bare module, the engine wraps the update only.
                 task = objective.prepare(images, part.labels, rng)
                 x_adv = self.attack(objective.attack_loss, task)
+                if perturbed:
+                    engine.perturb(task, x_adv)
                 outcome = engine(task, x_adv)
                 engine.step(outcome.loss)
                 ascended = {f"attack_loss.{i}": loss for i, loss in enumerate(self.attack.losses)}
@@ -269,7 +273,7 @@ class Trainer:
         self._empty_window()
         self.saver.wait()
         state = self.engine.state()
-        self._refuse_broken_weights(state.get("model", {}))
+        self._refuse_broken_weights(checkpoint.judged(state) if "model" in state else {})
         return state
 
     def _refuse_broken_weights(self, model: State) -> None:
@@ -288,6 +292,8 @@ class Trainer:
         self.unvalidated = self.done % self.config.validation.every == 0 or self.done == self.config.schedule.epochs
         # A validation judges one model, so the batch-norm statistics of all processes become their means.
         self.engine.reconcile()
+        with self.tracker.spending("validating"):
+            fit_average(self.engine, self.attack, self.loader, self.config, self.done - 1)
         # The epoch is saved before its validation, which may take long and be interrupted.
         if self.unvalidated:
             self._validate(interrupt)
@@ -310,7 +316,7 @@ class Trainer:
             if signum:
                 raise self._stopped(signum)
 
-        with self.tracker.spending("validating"):
+        with self.tracker.spending("validating"), self.engine.judged():
             result = validate(self.engine.module, self.held_out, share, self.config, self.world, stop_after_signal)
         values = {name: value for name, value in asdict(result).items() if value != []}
         numbers = {f"validation {name}": v for name, v in values.items() if isinstance(v, float)}

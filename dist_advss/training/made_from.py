@@ -71,7 +71,7 @@ class Loaded:
 def load_weights(path: Path) -> tuple[dict[str, Tensor], Loaded]:
     """The state dict in a checkpoint file, and its identity. Raises UserError for a file that cannot be used."""
     content = checkpoint.load(path)
-    weights = content["model"]
+    weights = checkpoint.judged(content)
     share = lookup(content, "config.data.validation")
     held_out = share if isinstance(share, float) else None
     return weights, Loaded(path.resolve(), checkpoint.digest(weights), restore(content.get("data")), held_out)

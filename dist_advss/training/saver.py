@@ -75,7 +75,7 @@ class Saver:
             return None
 
         def read() -> Weights:
-            model = self._read_back() if self.sharded else state["model"]
+            model = self._read_back() if self.sharded else checkpoint.judged(state)
             return Weights(model, checkpoint.digest(model))
 
         return self._writer.submit(read)
@@ -116,7 +116,7 @@ class Saver:
     def _read_back(self) -> dict[str, Tensor]:
         """The whole model of the checkpoint that was just written in shards."""
         try:
-            model: dict[str, Tensor] = checkpoint.load(checkpoint.states(self.folder)[0])["model"]
+            model = checkpoint.judged(checkpoint.load(checkpoint.states(self.folder)[0]))
         except UserError as error:
             raise RunError(str(error)) from error
         return model

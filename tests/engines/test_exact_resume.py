@@ -86,6 +86,7 @@ ACCUMULATED = [
     "schedule.lr=0.001",
 ]
 ROTATION = ["objective=rotation"]
+AVERAGED = ["objective=rotation", "train.ema=0.9", "train.awp=0.01"]
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,10 @@ ROTATION = ["objective=rotation"]
             for engine in ("ddp", "fsdp", *ZERO)
         ),
         pytest.param("ddp", 2, jobs.OBJECTIVES["simclr"][1], marks=pytest.mark.slow, id="simclr-ddp-2"),
+        *(
+            pytest.param(engine, 2, AVERAGED, marks=pytest.mark.slow, id=f"averaged-{engine}-2")
+            for engine in ("ddp", "fsdp", "zero2")
+        ),
         pytest.param("ddp", 4, ACCUMULATED, marks=pytest.mark.slow, id="ddp-4-accumulated"),
     ],
 )

@@ -26,6 +26,10 @@ METHODS = {
     "selfie with dropout": ("pretrain", SMALL_SELFIE),
     "classify with AdamW": ("finetune", ["objective=classify", "schedule.optimizer=adamw", "schedule.lr=0.01"]),
     "mart with label smoothing": ("finetune", ["objective=mart", "objective.label_smoothing=0.1"]),
+    "classify with averaged and perturbed weights": (
+        "finetune",
+        ["objective=classify", "train.ema=0.9", "train.awp=0.01", "train.awp_after=1"],
+    ),
     "trades with LARS": ("finetune", ["objective=trades", "schedule=lars", "schedule.epochs=2", "schedule.warmup=1"]),
 }
 
