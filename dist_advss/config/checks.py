@@ -8,6 +8,7 @@ from unicodedata import category
 
 from ..errors import UserError, nearest
 from .attack import check_attack, check_autoattack, refuse_noise
+from .averaging import check_averaging
 from .backbones import BACKBONES, ENSEMBLE, LIBRARIES, MODELS, is_adopted, is_own, refuse_no_weights
 from .classes import check_classes
 from .commands import COMMANDS
@@ -65,6 +66,7 @@ def check_training(command: str, config: Any) -> None:
     _check_batch(config)
     _check_schedule(config.schedule)
     _check_engine(config)
+    check_averaging(config.train, config.engine, config.schedule.epochs)
     check_profile(config.profile)
 
 
@@ -342,24 +344,6 @@ def _check_engine(config: Any) -> None:
             f"train.precision={train.precision}: engine={engine.name} takes {_either(list(engine.kind.precisions))}; "
             f"choose one of these, or {_either(others)}"
         )
-    for name in ("ema", "awp"):
-        if getattr(train, name) and engine.kind.zero and "weights" in engine.shards:
-            raise UserError(
-                f"train.{name}={getattr(train, name):g}: engine.zero={engine.zero} keeps the weights to itself; choose engine.zero=0 to "
-                "2, or engine=fsdp"
-            )
-    if train.awp and train.accumulate > 1:
-        raise UserError(
-            f"train.awp={train.awp:g}: takes its direction from a whole batch, and train.accumulate={train.accumulate} sees "
-            "parts; set train.accumulate=1"
-        )
-    if train.awp_after >= max(config.schedule.epochs, 1) and train.awp:
-        raise UserError(
-            f"train.awp_after={train.awp_after}: the run has schedule.epochs={config.schedule.epochs}, so train.awp would do "
-            "nothing; lower it, or drop train.awp"
-        )
-    if train.awp_after and not train.awp:
-        raise UserError(f"train.awp_after={train.awp_after}: says when train.awp begins, which is 0; set it too")
     if train.batch_size % train.accumulate:
         raise UserError(
             f"train.accumulate={train.accumulate}: does not divide train.batch_size={train.batch_size}; choose a divisor"
