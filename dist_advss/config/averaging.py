@@ -1,10 +1,14 @@
-"""The checks of train.ema and train.awp."""
+"""The checks of train.ema and train.awp, and how many batches an average looks at."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ..errors import UserError
+
+BATCHES = (
+    10  # of an epoch, at most, whose statistics the averaged weights get: 1,280 images at the default train.batch_size
+)
 
 
 def check_averaging(train: Any, engine: Any, epochs: int) -> None:

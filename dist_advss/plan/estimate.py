@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from ..config.averaging import BATCHES
 from ..config.checks import check_world
 from ..config.engines import ENGINES
 from ..config.objectives import is_pretext
@@ -55,6 +56,7 @@ class Estimate:
 
     steps       updates of an epoch
     validation  seconds of one validation
+    averaging   seconds at the end of an epoch in which train.ema counts batch-norm statistics
     would_fit   changes that make the run fit into memory, each by itself; empty when it fits
     """
 
@@ -70,6 +72,7 @@ class Estimate:
     epochs: int
     validation: float
     validations: int
+    averaging: float
     would_fit: list[str]
 
     @property
@@ -92,7 +95,8 @@ class Estimate:
     @property
     def hours(self) -> float:
         """Hours of the whole run, without start-up, data loading and checkpoints."""
-        return (self.epochs * self.steps * self.seconds.total + self.validations * self.validation) / 3600
+        epoch = self.steps * self.seconds.total + self.averaging
+        return (self.epochs * epoch + self.validations * self.validation) / 3600
 
     @property
     def gpu_hours(self) -> float:
@@ -123,6 +127,8 @@ def estimate(config: TrainConfig, cluster: Cluster, images: int | None = None) -
     # A validation of k attack steps takes k + 1 passes of each image, at the cost of one more step of the attack.
     passes = config.validation.steps + 1
     pass_seconds = (machine.seconds(step.second) - machine.seconds(step.first)) / (step.images * config.attack.restarts)
+    seconds, steps = _seconds(config, machine, step, sent, world, per_node), training // config.train.batch_size
+    counted = min(BATCHES, steps) if config.train.ema else 0
     return Estimate(
         machine=machine,
         nodes=cluster.nodes,
@@ -131,11 +137,12 @@ def estimate(config: TrainConfig, cluster: Cluster, images: int | None = None) -
         step=step,
         memory=needed,
         traffic=sent,
-        seconds=_seconds(config, machine, step, sent, world, per_node),
-        steps=training // config.train.batch_size,
+        seconds=seconds,
+        steps=steps,
         epochs=config.schedule.epochs,
         validation=-(-held_out // world) * passes * pass_seconds,
         validations=-(-config.schedule.epochs // config.validation.every),
+        averaging=counted * (seconds.prepare + seconds.attack + seconds.forward),
         would_fit=list(_would_fit(config, machine, step, world)) if needed.total > machine.room else [],
     )
 

@@ -7,12 +7,11 @@ from itertools import islice
 import torch
 
 from ..attacks import Attack
+from ..config.averaging import BATCHES
 from ..config.schema import TrainConfig
 from ..data import Loader, training_views
 from ..engines import Engine
 from ..rng import Rng
-
-BATCHES = 10  # at most; their mean is that of 1,280 images at the default train.batch_size
 
 
 def fit_average(engine: Engine, attack: Attack, loader: Loader, config: TrainConfig, epoch: int) -> None:

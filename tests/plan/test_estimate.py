@@ -47,6 +47,24 @@ def test_gpu_hours_are_those_of_all_gpus_over_all_epochs_and_validations(config:
     assert e.images_per_s == pytest.approx(256 / e.seconds.total)
 
 
+@pytest.mark.parametrize(("command", "more_flops"), [("finetune", 1.13), ("pretrain", 1.23)])
+def test_an_average_costs_ten_attacked_batches_an_epoch_and_awp_one_pass_more_a_step(
+    command: str, more_flops: float, config: Config
+) -> None:
+    """With PGD-10, whose ten passes are cheaper, as they need no gradients of weights. Pre-training's update has two passes."""
+    plain, averaged, perturbed = (
+        estimate(config(*DDP, "attack.steps=10", *more, command=command), Cluster("h100"))
+        for more in ([], ["train.ema=0.99"], ["train.awp=0.01"])
+    )
+    seconds = plain.seconds
+    assert averaged.averaging == pytest.approx(10 * (seconds.prepare + seconds.attack + seconds.forward))
+    assert averaged.hours - plain.hours == pytest.approx(averaged.epochs * averaged.averaging / 3600)
+    assert averaged.memory.weights - plain.memory.weights == 4 * plain.step.trained
+    one, more = (e.step.attack_flops + e.step.update_flops for e in (plain, perturbed))
+    assert more == pytest.approx(more_flops * one, rel=0.01)
+    assert perturbed.step.update_looks == 2 * plain.step.update_looks == (2 if command == "finetune" else 4)
+
+
 def test_more_attack_steps_for_the_same_traffic_scale_better_with_ddp_and_not_with_fsdp(config: Config) -> None:
     slow = Cluster("a100", 4, network=0.2)
     words = ("train.batch_size=1024",)
