@@ -12,6 +12,7 @@ from .averaging import check_averaging
 from .backbones import BACKBONES, ENSEMBLE, LIBRARIES, MODELS, is_adopted, is_own, refuse_no_weights
 from .classes import check_classes
 from .commands import COMMANDS
+from .contrastive import check_contrastive
 from .engines import ENGINES, ZERO
 from .implementation import implementation
 from .keys import names_with, shown
@@ -241,6 +242,7 @@ def _check_objective(command: str, config: Any) -> None:
             "a batch cannot be split into parts; set it to 1 and start more processes"
         )
     _check_tasks(config)
+    check_contrastive(config)
     if objective.needs_attack and attack.steps == 0:
         raise UserError(
             f"objective={objective.name}: needs adversarial examples; choose attack=pgd10, or objective=classify for attack=none"
@@ -329,6 +331,11 @@ def _check_engine(config: Any) -> None:
         raise UserError(
             f"engine={engine.name}: objective.dual_norms=true gives the network other batch norms in a call, which does not "
             f"work with sharded weights; choose {_engines('weights')}"
+        )
+    if getattr(config.objective, "momentum", 0) and "weights" in engine.shards:
+        raise UserError(
+            f"engine={engine.name}: objective.momentum={config.objective.momentum:g} averages whole weights after each update, "
+            f"and this engine shards them; choose {_engines('weights')}"
         )
     if not engine.kind.zero and engine.zero != Engine().zero:
         staged = " or ".join(f"engine={name}" for name, kind in ENGINES.items() if kind.zero)

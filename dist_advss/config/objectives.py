@@ -162,6 +162,19 @@ class Contrastive(Objective):
         high=1,
     )
     grey: float = key(0.2, "augmentation: probability of a grey view; for images with three channels", low=0, high=1)
+    anneal_every: int = key(
+        0,
+        "weaken crop, jitter and grey every N epochs, from the full strength in the first epoch towards none at the end of "
+        "the run (DynACL: 50 of 1,000); 0: full strength throughout",
+        low=0,
+    )
+
+    def strength(self, epoch: int, epochs: int) -> float:
+        """s of the epoch, counted from 0, in a run of `epochs`: 1 - (K floor(epoch / K)) / epochs with K = anneal_every.
+
+        Luo et al. 2023 (arXiv 2303.01289) count from 1: s(e) = 1 - (e - 1) / E at e = 1, K + 1, 2 K + 1, …
+        """
+        return 1 - epoch // self.anneal_every * self.anneal_every / epochs if self.anneal_every else 1.0
 
 
 @dataclass
@@ -179,6 +192,30 @@ class SimCLR(TwoPasses, Contrastive):
     dual_norms: bool = key(
         False, "true: clean images have batch norms of their own (ACL), and those of adversarial images are transferred"
     )
+    momentum: float = key(
+        0.0,
+        "the second view goes through a moving average of the network, which keeps this share of itself in each update and is "
+        "transferred and judged (DynACL: 0.99); 0: both views go through the network itself",
+        low=0.0,
+        high=0.99999,
+    )
+    reweight: float = key(
+        0.0,
+        "pairs=ds: the adversarial loss weighs 1 + this share of the run that is over, and the clean one 1 - it, both halved; "
+        "moves every objective.anneal_every epochs (DynACL: 2/3); 0: half and half",
+        low=0.0,
+        high=10.0,
+    )
+
+    def adversarial_weight(self, epoch: int, epochs: int) -> float:
+        """w of the epoch, counted from 0: min(1 + reweight K floor(e / K) / epochs, 2), e = epoch + 1 and K = anneal_every.
+
+        The loss is ((2 - w) clean + w adversarial) / 2. e counts from 1 as in the published code, so w moves an epoch before
+        the strength of the views does.
+        """
+        if not self.reweight:
+            return 1.0
+        return min(1 + self.reweight * ((epoch + 1) // self.anneal_every) * self.anneal_every / epochs, 2.0)
 
 
 @dataclass

@@ -8,6 +8,7 @@ whole batch, and draw from the global generator.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +22,18 @@ RATIO = math.log(4 / 3)  # the sides of a crop are in a ratio between 3:4 and 4:
 WEIGHTS = (0.299, 0.587, 0.114)  # of red, green and blue in grey (ITU-R BT.601)
 
 
-def training_views(images: Tensor, rng: Rng, keys: Objective) -> Images:
+def training_views(images: Tensor, rng: Rng, keys: Objective, epochs: int) -> Images:
     """What `prepare` gets of a training batch, (N, C, H, W) uint8: `keys.views` versions, augmented independently.
 
-    One tensor where it is one view, else a tuple; float32 in [0, 1].
+    One tensor where it is one view, else a tuple; float32 in [0, 1]. Where `keys` anneal the augmentation, its strength is
+    that of the epoch of `rng`, in a run of `epochs`.
     """
+    return _views(images, rng, keys, keys.strength(rng.epoch, epochs) if isinstance(keys, Contrastive) else 1.0)
+
+
+def _views(images: Tensor, rng: Rng, keys: Objective, strength: float) -> Images:
     if isinstance(keys, Contrastive):
-        return tuple(strong_view(images, rng, keys, view) for view in range(keys.views))
+        return tuple(strong_view(images, rng, keys, view, strength) for view in range(keys.views))
     views = tuple(augment(images, rng, keys.flip, keys.pad, view) for view in range(keys.views))
     return views if keys.views > 1 else views[0]
 
@@ -35,22 +41,27 @@ def training_views(images: Tensor, rng: Rng, keys: Objective) -> Images:
 def held_out_views(images: Tensor, rng: Rng, keys: Objective) -> Images:
     """What `prepare` gets of images that a model is judged on: a single view as it is, several as in training.
 
-    Several views without augmentation would all be the same image, and there would be nothing to compare.
+    Several views without augmentation would all be the same image, and there would be nothing to compare. They have the full
+    strength in every epoch, so that all validations ask the same questions.
     """
-    return training_views(images, rng, keys) if keys.views > 1 else as_float(images)
+    return _views(images, rng, keys, 1.0) if keys.views > 1 else as_float(images)
 
 
-def strong_view(images: Tensor, rng: Rng, keys: Contrastive, view: int) -> Tensor:
+def strong_view(images: Tensor, rng: Rng, keys: Contrastive, view: int, strength: float = 1.0) -> Tensor:
     """Images (N, C, H, W) uint8 as float32 in [0, 1], same shape, channels_last; the draws are named "view.VIEW.…".
 
     A random part of the image fills the whole of it (bicubic). `keys.flip` mirrors half of the images. Then, with
     probability 0.8, brightness, contrast, saturation and hue change, in an order drawn for the whole batch. With probability
     `keys.grey` the image is grey. Images with other than three channels have neither saturation, hue nor grey.
+
+    `strength` in [0, 1] scales the largest part that a crop removes, the changes of colour, and both probabilities.
     """
     name = f"view.{view}"
+    smallest = keys.crop_area + (1 - keys.crop_area) * (1 - strength)
+    keys = replace(keys, crop_area=smallest, jitter=keys.jitter * strength, grey=keys.grey * strength)
     x = resized_crop(as_float(images), *_windows(rng, name, keys), mirrored=_mirrored(rng, name, keys))
     if keys.jitter:
-        chosen = rng.uniform(f"{name}.jitter") < 0.8
+        chosen = rng.uniform(f"{name}.jitter") < 0.8 * strength
         x = torch.where(chosen.view(-1, 1, 1, 1), _jittered(x, rng, name, keys.jitter), x)
     if keys.grey and x.shape[1] == 3:
         x = torch.where((rng.uniform(f"{name}.grey") < keys.grey).view(-1, 1, 1, 1), luminance(x).expand_as(x), x)

@@ -165,6 +165,7 @@ class Engine:
         if self.clip is not None:
             torch._foreach_mul_(gradients, (self.clip / (self.grad_norm + 1e-6)).clamp_max(1.0))
         self.optimizer.step()
+        self.module.after_update()
 
     def gradients(self) -> list[Tensor]:
         """This process's share of the averaged gradient, as plain tensors that may be changed in place."""

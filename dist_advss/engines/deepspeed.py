@@ -77,6 +77,7 @@ class DeepSpeedEngine(Engine):
         if self.stage == 0:
             self.grad_norm = self.norm(self.gradients())
         self.wrapped.step()
+        self.module.after_update()
         if self.stage > 0:
             self.grad_norm = torch.as_tensor(self.wrapped.optimizer._global_grad_norm, device=self.device)
 

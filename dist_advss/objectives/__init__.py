@@ -55,6 +55,7 @@ def build(config: TrainConfig) -> Objective:
         with errors_of(name) if is_plugin(name) else contextlib.nullcontext():
             objective: Objective = class_of(name)(config.objective, backbone, *classes)
     objective.first = getattr(config.objective, "first", objective.first)
+    objective.epochs = config.schedule.epochs
     replace_unsound(objective)  # a plug-in may bring its own layers
     if config.freeze == "encoder":
         objective.freeze("encoder")

@@ -86,12 +86,13 @@ class Objective(nn.Module):
     `clean_weight` is the share of the clean loss where there is an adversarial one: 1/2 in pre-training (the paper's P3),
     0 in fine-tuning (F2, F4). `first`, "adversarial" or "clean", is the pass that runs first (`objective.first`). It only
     decides which pass counts more in batch norm's running statistics. `precision` is what `forward` computes in, "fp32",
-    "bf16" or "fp16"; an engine sets it.
+    "bf16" or "fp16"; an engine sets it. `epochs` is the length of the run, of which `task.rng.epoch` are over.
     """
 
     clean_weight = 0.5
     first = "adversarial"
     precision = "fp32"
+    epochs = 1
     encoder: nn.Module
     frozen_parts: tuple[str, ...] = ()  # by name, as an engine may replace a batch norm
 
@@ -107,6 +108,17 @@ class Objective(nn.Module):
         for part in self.frozen_parts:
             self.get_submodule(part).eval()
         return self
+
+    @property
+    def trained_encoder(self) -> nn.Module:
+        """The encoder that the weights' gradients reach: theta_p, unless that is an average of another one."""
+        return self.encoder
+
+    def after_transfer(self) -> None:
+        """Called when theta_p has been loaded from another run, for parts that begin as a copy of it."""
+
+    def after_update(self) -> None:
+        """Called after each update of the weights, once on every process, for parts that follow them."""
 
     def prepare(self, images: Images, labels: Tensor, rng: Rng) -> Task:
         """A task from whole batches: images float32 (N, C, H, W) in [0,1], labels (N,) int64 (-1: unknown).

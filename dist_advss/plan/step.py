@@ -166,7 +166,7 @@ def _perturbed(objective: Objective, task: Task, x_adv: Images | None, trained: 
 def _looks(objective: Objective) -> Iterator[list[None]]:
     """A list with an entry for each forward pass of the encoder."""
     seen: list[None] = []
-    handle = objective.encoder.register_forward_hook(lambda *_: seen.append(None))
+    handle = objective.trained_encoder.register_forward_hook(lambda *_: seen.append(None))
     try:
         yield seen
     finally:

@@ -162,7 +162,7 @@ class Trainer:
             # Draws are named by epoch, step and row, so a part gets the same ones on any number of processes.
             for part in batch.split(engine.accumulate):
                 rng = self.rng.at(self.done, self.step).rows(part.row)
-                images = training_views(part.images, rng, self.config.objective)
+                images = training_views(part.images, rng, self.config.objective, self.config.schedule.epochs)
 
                 # The four lines of a step. The attack works on the bare module, the engine wraps the update only.
                 task = objective.prepare(images, part.labels, rng)

@@ -21,7 +21,7 @@ class Passes:
         self._forward = 0
         self._backward = 0
         self._engine = engine
-        self._handle = engine.module.encoder.register_forward_hook(self._count_forward)
+        self._handle = engine.module.trained_encoder.register_forward_hook(self._count_forward)
 
     def _count_forward(self, module: nn.Module, arguments: Any, output: Any) -> None:
         if self._engine.rehearsing:

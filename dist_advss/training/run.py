@@ -197,6 +197,7 @@ def _initial_weights(
             report, last = load_backbone(objective, weights, str(path), required=config.freeze == "backbone")
             return {"matched": report.matched, "total": report.total, "last_stage": last}, [source]
         report = load_encoder(objective, weights, str(path))
+        objective.after_transfer()
         return {"matched": report.matched, "total": report.total}, [source]
     return None, []
 

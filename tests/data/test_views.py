@@ -69,7 +69,7 @@ def test_half_of_the_windows_are_mirrored() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_views_stay_images_and_differ_from_each_other(channels: int) -> None:
     pixels = (images(channels) * 255).to(torch.uint8)
-    one, two = training_views(pixels, Rng(0).rows(torch.arange(N)), SimCLR())
+    one, two = training_views(pixels, Rng(0).rows(torch.arange(N)), SimCLR(), 1)
     for view in (one, two):
         assert view.shape == pixels.shape and view.dtype == torch.float32
         assert view.min() >= 0 and view.max() <= 1

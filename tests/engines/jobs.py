@@ -56,6 +56,14 @@ JOINT = [
     "model.width=4",
     "schedule.lr=0.005",
 ]
+DYNACL = [
+    *OBJECTIVES["simclr"][1],
+    "objective.dual_norms=true",
+    "objective.momentum=0.9",
+    "objective.anneal_every=1",
+    "objective.reweight=2/3",
+    "schedule.epochs=2",
+]
 ENGINES = {
     "single": ["engine=single"],
     "ddp": ["engine=ddp"],

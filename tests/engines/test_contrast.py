@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from dist_advss.attacks import PGD
 from dist_advss.config.attack import Attack
 from dist_advss.config.compose import compose
 from dist_advss.config.schema import Guard
-from dist_advss.engines import find_place, init
+from dist_advss.engines import World, find_place, init
 from dist_advss.engines.batch_norm import synchronise
 from dist_advss.images import pack
 from dist_advss.objectives import build, simclr
@@ -63,35 +64,49 @@ def test_its_negatives_are_those_of_all_processes(start: Any, tmp_path: Path) ->
 
 
 def step(out: Path) -> None:
-    """Attack, loss and gradient of one step of SimCLR in float64, through batch norm over all processes."""
+    """A step of SimCLR and one of DynACL."""
     jobs.smooth(modules=True)
     with init("cpu", 1, Guard(), find_place()) as world:
-        words = ["objective=simclr", "objective.projector=8", "objective.pairs=ds", "attack.norm=l2"]
-        config = compose("pretrain", [*jobs.SMALL, *words, "model.width=4", f"out={out}"])
-        objective = build(config).double()  # type: ignore[arg-type]
-        if world.size > 1:
-            synchronise(objective, world.device)
-        rows = torch.arange(ROWS).chunk(world.size)[world.rank]
-        pixels = torch.rand(2, ROWS, 1, 28, 28, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-        task = objective.prepare((pixels[0][rows], pixels[1][rows]), rows, Rng(0).rows(rows))
-        threat = Attack(norm="l2", eps=1.0, step_size=0.3, steps=3)
-        x_adv = PGD(threat, objective, couples_rows=True)(objective.attack_loss, task)
-        outcome = objective(task, x_adv)
-        outcome.loss.backward()
-        found = {name: world.mean(p.grad) for name, p in objective.named_parameters() if p.grad is not None}
-        shares = world.gather(torch.stack(pack(x_adv), 1))
-        if shares is not None:
-            torch.save(found | {"x_adv": torch.cat(shares), "loss": outcome.loss.detach()}, out)
+        plain = ["objective=simclr", "objective.pairs=ds"]
+        found = [taken(words, world) for words in (plain, ["objective=dynacl", "objective.momentum=0.5"])]
+        if world.rank == 0:
+            torch.save(dict(ChainMap(*found)), out)
 
 
-def test_a_step_over_two_processes_is_that_of_one_in_double_precision(start: Any, tmp_path: Path) -> None:
+def taken(words: list[str], world: World) -> dict[str, Tensor]:
+    """Attack, gradients and weights of one step in float64, through batch norm over all processes, and an average of them."""
+    words = [*jobs.SMALL, *words, "objective.projector=8", "model.width=4", "schedule.epochs=100", "out=RUN"]
+    objective = build(compose("pretrain", words)).double()  # type: ignore[arg-type]
+    if world.size > 1:
+        synchronise(objective, world.device)
+    rows = torch.arange(ROWS).chunk(world.size)[world.rank]
+    pixels = torch.rand(2, ROWS, 1, 28, 28, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    task = objective.prepare((pixels[0][rows], pixels[1][rows]), rows, Rng(0).at(60, 0).rows(rows))
+    threat = Attack(norm="l2", eps=1.0, step_size=0.3, steps=3)
+    x_adv = PGD(threat, objective, couples_rows=True)(objective.attack_loss, task)
+    objective(task, x_adv).loss.backward()
+    found = {}
+    for name, p in objective.named_parameters():
+        if p.requires_grad:
+            assert p.grad is not None
+            found[f"gradient of {name}"] = world.mean(p.grad)
+            p.data -= 0.1 * found[f"gradient of {name}"]
+    objective.after_update()
+    shares = world.gather(torch.stack(pack(x_adv), 1))
+    found |= objective.state_dict() | {"x_adv": torch.cat(shares or [pixels])}
+    return {f"{words[len(jobs.SMALL)]} {name}": tensor for name, tensor in found.items()}
+
+
+def test_a_step_over_several_processes_is_that_of_one_in_double_precision(start: Any, tmp_path: Path) -> None:
     """What differs in fp32 is rounding, then: three batch norms over 32 rows of features enlarge it."""
     found = []
-    for size in (1, 2):
+    for size in (1, 2, 4):
         ranks = start(size, step, tmp_path / f"{size}.pt")
         assert ranks.wait() == [0] * size, ranks.said()
         found.append(torch.load(tmp_path / f"{size}.pt"))
-    one, two = found
-    assert one.keys() == two.keys()
-    for name in one.keys() - {"loss"}:
-        torch.testing.assert_close(two[name], one[name], rtol=1e-6, atol=1e-8)
+    one, *others = found
+    assert any(name.startswith("objective=dynacl encoder.") for name in one)
+    for several in others:
+        assert one.keys() == several.keys()
+        for name in one:
+            torch.testing.assert_close(several[name], one[name], rtol=1e-6, atol=1e-8)

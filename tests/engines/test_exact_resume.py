@@ -90,29 +90,31 @@ AVERAGED = ["objective=rotation", "train.ema=0.9", "train.awp=0.01"]
 
 
 @pytest.mark.parametrize(
-    ("engine", "size", "words"),
+    ("engine", "size", "words", "asked"),
     [
-        pytest.param("ddp", 4, ROTATION, id="ddp-4"),
+        pytest.param("ddp", 4, ROTATION, 2, id="ddp-4"),
         *(
-            pytest.param(engine, 2, ROTATION, marks=pytest.mark.slow, id=f"{engine}-2")
+            pytest.param(engine, 2, ROTATION, 2, marks=pytest.mark.slow, id=f"{engine}-2")
             for engine in ("ddp", "fsdp", *ZERO)
         ),
-        pytest.param("ddp", 2, jobs.OBJECTIVES["simclr"][1], marks=pytest.mark.slow, id="simclr-ddp-2"),
+        pytest.param("ddp", 2, jobs.OBJECTIVES["simclr"][1], 2, marks=pytest.mark.slow, id="simclr-ddp-2"),
+        # In the second epoch, where views are weaker: after five steps and two batches of a validation.
+        pytest.param("ddp", 2, jobs.DYNACL, 9, marks=pytest.mark.slow, id="dynacl-ddp-2"),
         *(
-            pytest.param(engine, 2, AVERAGED, marks=pytest.mark.slow, id=f"averaged-{engine}-2")
+            pytest.param(engine, 2, AVERAGED, 2, marks=pytest.mark.slow, id=f"averaged-{engine}-2")
             for engine in ("ddp", "fsdp", "zero2")
         ),
-        pytest.param("ddp", 4, ACCUMULATED, marks=pytest.mark.slow, id="ddp-4-accumulated"),
+        pytest.param("ddp", 4, ACCUMULATED, 2, marks=pytest.mark.slow, id="ddp-4-accumulated"),
     ],
 )
 def test_a_run_stopped_in_mid_epoch_and_resumed_is_the_run_that_nothing_stopped(
-    engine: str, size: int, words: list[str], whole: Any, start: Any, tmp_path: Path
+    engine: str, size: int, words: list[str], asked: int, whole: Any, start: Any, tmp_path: Path
 ) -> None:
     if engine in ZERO:
         pytest.importorskip("deepspeed")
     words = ["pretrain", *words, *jobs.ENGINES[engine], *SIGNED]
     out = f"out={tmp_path / 'pieces'}"
-    first = start(size, jobs.train_and_stop, words[0], 2, *words[1:], out)
+    first = start(size, jobs.train_and_stop, words[0], asked, *words[1:], out)
     assert first.wait() == [143] * size, first.said()
     stopped = torch.load(tmp_path / "pieces" / "checkpoints" / "last.pt", weights_only=True)
     assert 0 < stopped["progress"]["step"] < 5 and len(stopped["statistics"]) == size

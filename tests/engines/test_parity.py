@@ -43,7 +43,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory, server: Any) -> Any:
     def run(objective: str, *words: str) -> Path:
         name = " ".join([objective, *words]).replace("/", "_")
         if name not in made:
-            command, chosen = {**jobs.OBJECTIVES, "joint": ("pretrain", jobs.JOINT)}[objective]
+            others = {"joint": ("pretrain", jobs.JOINT), "dynacl": ("pretrain", jobs.DYNACL)}
+            command, chosen = {**jobs.OBJECTIVES, **others}[objective]
             folder = tmp_path_factory.mktemp("alone")
             out = folder / "run"
             ranks = Ranks(server, folder / "job", 1, jobs.train, command, *chosen, *words, f"out={out}")
@@ -80,6 +81,16 @@ def test_a_gradient_is_differentiated_over_two_processes_as_in_one(
     if engine.startswith("zero"):
         pytest.importorskip("deepspeed")
     compare("joint", ["pretrain", *jobs.JOINT, *jobs.ENGINES[engine]], alone, start, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "zero2"])
+def test_an_average_of_the_network_is_the_same_over_two_processes(
+    engine: str, alone: Any, start: Any, tmp_path: Path
+) -> None:
+    if engine.startswith("zero"):
+        pytest.importorskip("deepspeed")
+    compare("dynacl", ["pretrain", *jobs.DYNACL, *jobs.ENGINES[engine]], alone, start, tmp_path)
 
 
 @pytest.mark.slow

@@ -65,7 +65,7 @@ def built(rng: Any, batch: Any, **settings: Any) -> tuple[SimCLR, Task]:
     objective = build(config)
     assert isinstance(objective, SimCLR)
     images, labels = batch(ROWS)
-    views = training_views((images * 255).to(torch.uint8), rng(ROWS), config.objective)
+    views = training_views((images * 255).to(torch.uint8), rng(ROWS), config.objective, 1)
     return objective, objective.prepare(views, labels, rng(ROWS))
 
 

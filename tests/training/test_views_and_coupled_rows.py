@@ -69,10 +69,10 @@ def pixels() -> Tensor:
 def test_the_first_view_is_the_augmentation_of_one_view_and_the_others_are_drawn_apart(pixels: Tensor) -> None:
     rng = Rng(3).at(1, 2).rows(torch.arange(8))
     keys = PairKeys(name="pairs", flip=True, pad=2)
-    first, second = training_views(pixels, rng, keys)
+    first, second = training_views(pixels, rng, keys, 1)
     assert torch.equal(first, augment(pixels, rng, flip=True, pad=2))
     assert (first != second).flatten(1).any(1).float().mean() > 0.8
-    share = training_views(pixels[2:5], rng.rows(torch.arange(2, 5)), keys)
+    share = training_views(pixels[2:5], rng.rows(torch.arange(2, 5)), keys, 1)
     assert torch.equal(share[0], first[2:5]) and torch.equal(share[1], second[2:5])
 
 
@@ -80,7 +80,7 @@ def test_a_single_view_is_augmented_in_training_only(pixels: Tensor) -> None:
     rng = Rng(3).rows(torch.arange(8))
     keys = Keys(name="one")
     assert torch.equal(held_out_views(pixels, rng, keys), as_float(pixels))
-    assert torch.equal(training_views(pixels, rng, keys), augment(pixels, rng, keys.flip, keys.pad))
+    assert torch.equal(training_views(pixels, rng, keys, 1), augment(pixels, rng, keys.flip, keys.pad))
 
 
 def test_it_trains_and_is_validated_on_whole_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
