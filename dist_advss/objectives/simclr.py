@@ -55,9 +55,17 @@ class SimCLR(Objective):
         """The parts that are judged: with momentum, the average of `online`, which has the same parts in the same order."""
         return self.encoder, self.projector, self.clean_norms
 
+    def _learning(self) -> tuple[nn.Module, nn.Module, nn.ModuleList]:
+        """The same parts of the network that learns."""
+        if self.online is None:
+            return self._own()
+        encoder, projector, norms = self.online
+        assert isinstance(norms, nn.ModuleList)
+        return encoder, projector, norms
+
     @property
     def trained_encoder(self) -> nn.Module:
-        return self.encoder if self.online is None else self.online[0]
+        return self._learning()[0]
 
     @torch.no_grad()
     def after_transfer(self) -> None:
@@ -79,14 +87,15 @@ class SimCLR(Objective):
 
     def project(self, x: Tensor, clean: bool = False, online: bool = False) -> Tensor:
         """Images (M, C, H, W) to points (M, projector) of length 1, in at least fp32; `online`: in the network that learns."""
-        encoder, projector, norms = self.online if online and self.online is not None else self._own()
+        encoder, projector, norms = self._learning() if online else self._own()
         for place, part in enumerate((encoder, projector)):
             x = norms[place](part, x) if clean and len(norms) else part(x)
         return nn.functional.normalize(at_least_fp32(x), dim=1)
 
     def judge(self, x: Images, task: Task) -> Judgement:
         """Both views in the network that is transferred."""
-        return nt_xent(*self.project(torch.cat(pack(x))).chunk(2), self.keys.temperature)
+        one, two = self.project(torch.cat(pack(x))).chunk(2)
+        return nt_xent(one, two, self.keys.temperature)
 
     def attack_loss(self, x_adv: Images, task: Task) -> Tensor:
         return (self._mixed(x_adv, task) if self.keys.pairs == "a2s" else self._compare(x_adv, clean=False)).loss

@@ -170,7 +170,18 @@ def test_the_folder_of_configurations_holds_every_command_and_group() -> None:
     folder = config_dir()
     assert {"pretrain.yaml", "finetune.yaml", "evaluate.yaml", "transfer.yaml"} <= {p.name for p in folder.iterdir()}
     assert all(options(group) for group in GROUPS)
-    assert options("objective") == ("acl", "classify", "dynacl", "jigsaw", "joint", "mart", "rotation", "selfie", "simclr", "trades")
+    assert options("objective") == (
+        "acl",
+        "classify",
+        "dynacl",
+        "jigsaw",
+        "joint",
+        "mart",
+        "rotation",
+        "selfie",
+        "simclr",
+        "trades",
+    )
 
 
 def test_the_folder_of_configurations_does_not_depend_on_where_one_stands(

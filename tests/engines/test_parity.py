@@ -88,9 +88,10 @@ def test_a_gradient_is_differentiated_over_two_processes_as_in_one(
 def test_an_average_of_the_network_is_the_same_over_two_processes(
     engine: str, alone: Any, start: Any, tmp_path: Path
 ) -> None:
+    """Ten steps, and variances of up to 2.5 over single views: in fp32 they differ by 2e-5. test_contrast.py has float64."""
     if engine.startswith("zero"):
         pytest.importorskip("deepspeed")
-    compare("dynacl", ["pretrain", *jobs.DYNACL, *jobs.ENGINES[engine]], alone, start, tmp_path)
+    compare("dynacl", ["pretrain", *jobs.DYNACL, *jobs.ENGINES[engine]], alone, start, tmp_path, tolerance=1e-4)
 
 
 @pytest.mark.slow
@@ -128,13 +129,19 @@ def test_averaged_and_perturbed_weights_are_the_same_on_every_engine(
 
 
 def compare(
-    objective: str, words: list[str], alone: Any, start: Any, tmp_path: Path, model: Sequence[str] = ()
+    objective: str,
+    words: list[str],
+    alone: Any,
+    start: Any,
+    tmp_path: Path,
+    model: Sequence[str] = (),
+    tolerance: float = 1e-5,
 ) -> None:
     single = alone(objective, *model)
     ranks = start(2, jobs.train, *words, "train.sync_bn=true", f"out={tmp_path / 'run'}")
     assert ranks.wait() == [0, 0], ranks.said()
     one, two = last(single), last(tmp_path / "run")
-    assert largest_difference(one["model"], two["model"]) < 1e-5
+    assert largest_difference(one["model"], two["model"]) < tolerance
     assert one["progress"]["passes"] == two["progress"]["passes"]  # a pass that DDP discards is not counted
     assert one["optimizer"].keys() == two["optimizer"].keys()
     for name, moments in one["optimizer"].items():

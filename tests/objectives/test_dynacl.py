@@ -112,8 +112,8 @@ def test_the_attack_goes_through_both_networks_and_the_verdict_through_the_avera
         assert b.abs().max() > 0
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
     verdict = objective.judge(x_adv, task).loss
-    average = [points(objective.encoder, objective.projector, x) for x in x_adv]
-    torch.testing.assert_close(verdict, by_formula(*average, 0.5), rtol=1e-6, atol=1e-9)
+    one, two = (points(objective.encoder, objective.projector, x) for x in x_adv)
+    torch.testing.assert_close(verdict, by_formula(one, two, 0.5), rtol=1e-6, atol=1e-9)
 
 
 def test_the_average_moves_with_an_update_and_with_nothing_else(batch: Any) -> None:
