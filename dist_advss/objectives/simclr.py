@@ -78,8 +78,9 @@ class SimCLR(Objective):
     @torch.no_grad()
     def after_update(self) -> None:
         if self.online is not None:
-            averages = [p for part in self._own() for p in part.parameters()]
-            torch._foreach_lerp_(averages, list(self.online.parameters()), 1 - self.keys.momentum)
+            averages: list[Tensor] = [p for part in self._own() for p in part.parameters()]
+            weights: list[Tensor] = list(self.online.parameters())
+            torch._foreach_lerp_(averages, weights, 1 - self.keys.momentum)
 
     def prepare(self, images: Images, labels: Tensor, rng: Rng) -> Task:
         assert isinstance(images, tuple)  # two views, as the configuration's `views` says
