@@ -41,3 +41,8 @@ def check_contrastive(config: Any) -> None:
             f"objective.momentum={objective.momentum:g}: averages a network that learns, and freeze=encoder keeps it as it is; "
             "set freeze=none, or objective.momentum=0"
         )
+    if objective.momentum and config.train.ema:
+        raise UserError(
+            f"train.ema={config.train.ema:g}: objective.momentum={objective.momentum:g} averages the weights already, and what it "
+            "averages is transferred; drop one of the two"
+        )

@@ -29,7 +29,8 @@ def fit_average(engine: Engine, attack: Attack, loader: Loader, config: TrainCon
             for step, batch in enumerate(islice(loader.epoch(epoch, 0), BATCHES)):
                 for part in batch.split(engine.accumulate):
                     rng = draws.at(epoch, step).rows(part.row)
-                    task = objective.prepare(training_views(part.images, rng, config.objective), part.labels, rng)
+                    images = training_views(part.images, rng, config.objective, config.schedule.epochs)
+                    task = objective.prepare(images, part.labels, rng)
                     x_adv = attack(objective.attack_loss, task)
                     with counting(), torch.set_grad_enabled(config.objective.double_backward):
                         objective(task, x_adv)

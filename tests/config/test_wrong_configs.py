@@ -167,6 +167,7 @@ IMPOSSIBLE_TOGETHER = [
     ("pretrain", "objective=simclr objective.reweight=0.5", "objective.reweight=0.5", "objective.anneal_every"),
     ("pretrain", "objective=dynacl schedule.epochs=50", "objective.anneal_every=50", "schedule.epochs=50"),
     ("pretrain", "objective=dynacl init=RUN2 freeze=encoder", "objective.momentum=0.99", "freeze=none"),
+    ("pretrain", "objective=dynacl train.ema=0.9", "train.ema=0.9", "objective.momentum=0.99"),
     ("pretrain", "objective=simclr objective.momentum=0.9 engine=fsdp", "objective.momentum=0.9", "engine=ddp"),
     ("pretrain", "objective=joint attack=none", "objective.diversity.weight", "attack=pgd10"),
     ("pretrain", f"{JOINT}[rotation,jigsaw] objective.patch_bn=true", "objective.patch_bn=true", "add selfie"),
