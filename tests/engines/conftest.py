@@ -95,3 +95,14 @@ def start(server: ForkServerContext, tmp_path: Path) -> Any:
     yield run
     for ranks in started:
         ranks.kill()
+
+
+@pytest.fixture(scope="session")
+def tuned(server: ForkServerContext, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a classifier that is right about half of the images."""
+    from . import jobs
+
+    folder = tmp_path_factory.mktemp("tuned")
+    ranks = Ranks(server, folder / "job", 1, jobs.tune, f"out={folder / 'run'}")
+    assert ranks.wait(jobs.LONG) == [0], ranks.said()
+    return folder / "run"

@@ -72,6 +72,19 @@ ENGINES = {
 }
 
 
+TUNED = [
+    "data.limit=600",
+    "train.batch_size=30",
+    "train.threads=1",
+    "attack.steps=0",
+    "schedule.epochs=2",
+    "model.width=4",
+    "validation.limit=10",
+    "validation.steps=1",
+    "device=cpu",
+]
+LONG = 600.0  # seconds, for a machine with other work
+
 KINKED = torch.nn.ReLU.forward
 
 
@@ -92,6 +105,11 @@ def train(command: str, *words: str) -> None:
     """A run of the product's own, on a smooth network."""
     smooth(modules="objective=simclr" in words)
     run.train(compose(command, [*SMALL, *words]), command)
+
+
+def tune(*words: str) -> None:
+    """A classifier that is right about half of the images."""
+    run.train(compose("finetune", [*TUNED, *words]), "finetune")
 
 
 def train_and_stop(command: str, steps: int, *words: str) -> None:
@@ -209,6 +227,31 @@ def evaluate_and_die(attack: str, batch: int, *words: str) -> None:
     if engines.find_place().rank == engines.find_place().world_size - 1:
         AutoAttack.fool = counted  # type: ignore[method-assign]
         AutoAttack._run = killed  # type: ignore[method-assign,assignment]
+    evaluate(*words)
+
+
+def sweep_and_die(point: int, batch: int, *words: str) -> None:
+    """The same, but the last of the processes gets a SIGKILL after that point of a sweep, in that batch of its own."""
+    from dist_advss.attacks.sweep import Sweep
+    from dist_advss.evaluation import by_image
+
+    fool, note, batches = Sweep.fool, Sweep._note, 0
+
+    def counted(self: Any, judge: Any, task: Any) -> Any:
+        nonlocal batches
+        batches += 1
+        return fool(self, judge, task)
+
+    def killed(self: Any, judge: Any, task: Any, standing: Any, at: int, found: Any) -> Any:
+        fell = note(self, judge, task, standing, at, found)
+        if (at, batches) == (point, batch):
+            signal.raise_signal(signal.SIGKILL)
+        return fell
+
+    by_image.SAVE_EVERY_S = 0.0
+    if engines.find_place().rank == engines.find_place().world_size - 1:
+        Sweep.fool = counted  # type: ignore[method-assign]
+        Sweep._note = killed  # type: ignore[method-assign]
     evaluate(*words)
 
 
