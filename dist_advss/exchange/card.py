@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import __version__
 from ..config.commands import COMMANDS
+from ..config.keys import shown
 from ..config.paths import is_path
 from ..config.suites import NONE
 from ..errors import UserError
@@ -107,6 +108,7 @@ def readme(card: Mapping[str, Any], name: str) -> str:
             "",
             *table,
             "",
+            *(line for evaluation in card["evaluations"] if "sweep" in evaluation for line in _curve(evaluation)),
             "## Use",
             "",
             "With torch alone (`model.pt2`; load programs only from people whom you trust):",
@@ -124,3 +126,22 @@ def readme(card: Mapping[str, Any], name: str) -> str:
             "",
         ]
     )
+
+
+def _curve(evaluation: Mapping[str, Any]) -> list[str]:
+    """RA along the sweep of an evaluation, as lines of README.md."""
+    sweep = evaluation["sweep"]
+    axis = next(name for name in ("eps", "steps") if name in sweep)
+    points = zip(sweep[axis], sweep["ra"], sweep["ra_interval"], strict=True)
+    return [
+        f"RA against {axis}, on {evaluation['data']}, {evaluation['split']}, {evaluation['n']:,} images, with the other settings of "
+        f"{describe_attack(evaluation['attack'])}:",
+        "",
+        f"| {axis} | RA | 95% interval |",
+        "|---|---|---|",
+        *(
+            f"| {shown(at) if at else '0 (clean)'} | {ra:.1f} | {low:.1f} to {high:.1f} |"
+            for at, ra, (low, high) in points
+        ),
+        "",
+    ]

@@ -1,8 +1,8 @@
-"""Images and tables of an evaluation for wandb: a grid of samples, and the verdict on every image."""
+"""Images and tables of an evaluation for wandb: a grid of samples, the verdict on every image, and RA along a sweep."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,3 +40,10 @@ def verdict_rows(verdicts: Path, classes: list[str]) -> tuple[list[str], list[li
         verdict = "wrong" if before != label else "robust" if after == label else "fooled"
         rows.append([index, *(classes[k] if k < len(classes) else str(k) for k in (label, before, after)), verdict])
     return ["index", "label", "clean", "adversarial", "verdict"], rows
+
+
+def curve_rows(sweep: Mapping[str, Sequence[Any]]) -> tuple[list[str], list[list[Any]]]:
+    """Column names, the first "eps" or "steps", and one row a point: RA with its 95% interval, in percent. Point 0 is clean."""
+    axis = "steps" if "steps" in sweep else "eps"
+    points = zip(sweep[axis], sweep["ra"], sweep["ra_interval"], strict=True)
+    return [axis, "ra", "ra_low", "ra_high"], [[at, ra, *interval] for at, ra, interval in points]

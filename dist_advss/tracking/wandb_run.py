@@ -23,7 +23,7 @@ from ..config.commands import command_of
 from ..files import write_json
 from .identity import group_of, method_label, run_id
 from .metrics import Tail, read
-from .pictures import grid, verdict_rows
+from .pictures import curve_rows, grid, verdict_rows
 from .rows import AXES, AXIS_OF, result_row, row
 
 INIT_SECONDS = "30"
@@ -164,6 +164,10 @@ class WandbRun:
             classes = [entry["class"] for entry in result.get("per_class", [])]
             columns, rows = verdict_rows(verdicts, classes)
             found["eval/verdicts"] = self._wandb.Table(columns=[*columns], data=rows)
+        if sweep := result.get("sweep"):
+            columns, rows = curve_rows(sweep)
+            table = self._wandb.Table(columns=[*columns], data=rows)
+            found["eval/sweep"] = self._wandb.plot.line(table, columns[0], "ra", title=f"RA against {columns[0]}, %")
         return found
 
     def _upload_checkpoints(self, result: dict[str, Any]) -> None:

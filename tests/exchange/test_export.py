@@ -14,10 +14,14 @@ import torch
 from safetensors.torch import load_file
 
 from dist_advss.config.compose import compose_data
+from dist_advss.config.inherit import configure
 from dist_advss.data import load_data
 from dist_advss.errors import UserError
+from dist_advss.evaluation.run import evaluate
 from dist_advss.exchange import plain
+from dist_advss.exchange.card import card_of, readme
 from dist_advss.exchange.export import export
+from dist_advss.exchange.network import trained
 from dist_advss.training import checkpoint
 
 # In a process that cannot import this package: TA and RA verdicts of FGSM, written without any of its code.
@@ -87,6 +91,25 @@ def test_the_card_says_how_the_network_was_trained_and_judged(
     text = (exported / "README.md").read_text()
     assert f"| {result['ta']:.1f} | {result['ra']:.1f} |" in text
     assert text.startswith("---\npipeline_tag: image-classification\n")
+
+
+def test_the_card_has_the_curve_of_a_sweep(classifier: Path, tmp_path: Path) -> None:
+    words = [f"checkpoint={classifier}", "attack=fgsm", "attack.eps=8/255", "sweep.eps=[0.1]", "data.limit=20"]
+    words += ["threads=1", "device=cpu", f"out={tmp_path / 'swept'}"]
+    swept = evaluate(configure("evaluate", words))
+    card = card_of(trained("run", str(classifier), None), [swept])
+    curve = json.loads((swept / "result.json").read_text())["sweep"]
+    assert card["evaluations"][0]["sweep"] == curve
+    lines = readme(card, "shared").splitlines()
+    start = lines.index("| eps | RA | 95% interval |")
+    assert lines[start - 2] == (
+        "RA against eps, on fashion_mini, test, 20 images, with the other settings of PGD-1, l∞ eps 8/255:"
+    )
+    shown = zip(("0 (clean)", "8/255", "0.1"), curve["ra"], curve["ra_interval"], strict=True)
+    assert lines[start + 2 : start + 6] == [
+        *(f"| {eps} | {ra:.1f} | {low:.1f} to {high:.1f} |" for eps, ra, (low, high) in shown),
+        "",
+    ]
 
 
 def test_an_export_names_no_path_of_the_machine_that_wrote_it(exported: Path, classifier: Path) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import wandb
 
-from dist_advss.config.compose import compose
+from dist_advss.config.compose import as_yaml, compose
+from dist_advss.config.schema import EvaluateConfig
+from dist_advss.files import write_json, write_text
 from dist_advss.tracking import read
+from dist_advss.tracking.wandb_run import WandbRun
 from dist_advss.training.run import train
 from tests.tracking.conftest import Recorder, expected
 from tests.tracking.wandb_file import history, records
@@ -67,6 +72,27 @@ def test_checkpoints_go_along_where_they_are_asked_for(recorder: Recorder) -> No
         name: [r.type for r in records(file_of(recorder.folder(name)), "artifact")] for name in ("with", "without")
     }
     assert kinds == {"with": ["model"], "without": []}
+
+
+@pytest.mark.parametrize("axis", ["eps", "steps"])
+def test_an_evaluation_with_a_sweep_draws_its_curve(axis: str, tmp_path: Path) -> None:
+    out = tmp_path / "swept"
+    write_text(out / "config.yaml", as_yaml(EvaluateConfig(checkpoint="x", out=str(out))))
+    curve = {axis: [0, 2, 4], "ra": [80.0, 50.5, 3.0], "ra_interval": [[79.0, 81.0], [45.0, 55.0], [2.0, 5.0]]}
+    write_json(out / "result.json", {"kind": "evaluate", "ta": 80.0, "ra": 50.5, "sweep": curve})
+    WandbRun(out, "offline").close()
+    wandb.teardown()  # its service ends, and so its file is whole
+    (written,) = out.glob("wandb/offline-run-*/files/media/table/eval/sweep_table_*.json")
+    table = json.loads(written.read_text())
+    assert table["columns"] == [axis, "ra", "ra_low", "ra_high"]
+    assert table["data"] == [[0, 80.0, 79.0, 81.0], [2, 50.5, 45.0, 55.0], [4, 3.0, 2.0, 5.0]]
+    charts = {
+        "/".join(item.nested_key[2:]): json.loads(item.value_json)["panel_config"]
+        for record in records(file_of(out), "config")
+        for item in record.update
+        if item.nested_key[:2] == ["_wandb", "visualize"]
+    }
+    assert charts["eval/sweep"]["fieldSettings"] == {"x": axis, "y": "ra", "stroke": None}
 
 
 def test_without_a_key_an_online_run_is_kept_offline_and_says_so_once(recorder: Recorder) -> None:
