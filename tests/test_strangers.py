@@ -18,7 +18,7 @@ from dist_advss.cli import main
 from dist_advss.config.compose import compose
 from dist_advss.config.inherit import configure
 from dist_advss.errors import UserError
-from dist_advss.evaluation.transfer import load_model
+from dist_advss.evaluation.others import load_model
 from dist_advss.models import build
 from dist_advss.runs.folders import walk
 from dist_advss.training.run import pretrain

@@ -26,6 +26,7 @@ class Command:
     source      key that names the run to inherit from
     lists       keys that name several runs, which must fit together
     trust       key that names the user's files (FILE.py:CLASS) with the objectives of those runs, which the command runs
+    own         whether `lists` may name models in the user's files too (FILE.py:FUNCTION)
     classifiers whether those runs must be fine-tuned ones
     labelled    whether its objectives learn from labels; None: it does not train
     """
@@ -38,6 +39,7 @@ class Command:
     source: str | None = None
     lists: tuple[str, ...] = ()
     trust: str | None = None
+    own: bool = False
     classifiers: bool = False
     labelled: bool | None = None
 
@@ -109,6 +111,7 @@ COMMANDS: dict[str, Command] = {
         check="dist_advss.config.checks:check_transfer",
         lists=("sources", "targets"),
         trust="trust",
+        own=True,
     ),
 }
 

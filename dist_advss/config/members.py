@@ -8,10 +8,10 @@ from typing import Any
 
 from ..errors import UserError
 from ..yaml_text import YamlError, read_as_written
-from .backbones import ENSEMBLE
+from .backbones import ENSEMBLE, is_own
 from .commands import COMMANDS
 from .objectives import is_plugin, is_pretext
-from .plugins import refuse_untrusted
+from .plugins import refuse_untrusted, resolve
 from .source_run import config_of, passed_on, refuse_unknown_keys
 
 
@@ -27,6 +27,9 @@ def data_of(
     classes: dict[str, Any] = {}
     for key in COMMANDS[command].lists:
         for source in listed(chosen.get(key, "")):
+            if COMMANDS[command].own and is_own(source):
+                resolve(source, key)
+                continue
             config = config_of(key, source, planned)
             _check(command, key, source, config, chosen)
             refuse_unknown_keys(f"{key}={source}: its config.yaml", config, ("data",))

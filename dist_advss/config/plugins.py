@@ -24,9 +24,10 @@ def resolve(own: str, key: str = "objective") -> str:
     """
     path, _, name = own.rpartition(":")
     what = "class" if key == "objective" else "function"
+    else_ = f"the name of one in configs/{key}" if key in ("objective", "model") else "a run folder"
     file = Path(path).expanduser().absolute()
     if not os.path.isfile(file):  # unlike Path.is_file, never raises
-        raise UserError(f"{key}={own}: no such file; give FILE.py:{what.upper()}, or the name of one in configs/{key}")
+        raise UserError(f"{key}={own}: no such file; give FILE.py:{what.upper()}, or {else_}")
     try:
         tree = ast.parse(read_text(file))
     except SyntaxError as error:
@@ -36,7 +37,7 @@ def resolve(own: str, key: str = "objective") -> str:
     classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
     functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
     found = classes if key == "objective" else functions + classes
-    if name not in found and not (key == "model" and _binds(tree, name)):
+    if name not in found and not (key != "objective" and _binds(tree, name)):
         raise UserError(f"{key}={own}: the file defines no {what} {name}; {nearest(name, found)}")
     return f"{file}:{name}"
 

@@ -366,9 +366,11 @@ class UnforeseenConfig(JudgeConfig):
 class TransferConfig:
     """The keys of `transfer`. `data` comes from the first source unless you override it."""
 
-    sources: list[str] = key(REQUIRED, "runs or checkpoints to attack, as [RUN,RUN]", per_run=True, path=True)
+    sources: list[str] = key(
+        REQUIRED, "runs, checkpoints or FILE.py:FUNCTION to attack, as [RUN,RUN]", per_run=True, path=True
+    )
     targets: list[str] | None = key(
-        None, "runs or checkpoints to test on the adversarial images; null: the sources", path=True
+        None, "runs, checkpoints or FILE.py:FUNCTION to test on the adversarial images; null: the sources", path=True
     )
     pick: str = key("best_ra", "checkpoint to read from a run folder", choices=("best_ra", "best_ta", "last"))
     out: str = key(

@@ -7,8 +7,10 @@ from typing import Any
 
 from ..errors import UserError
 from .attack import CASCADE, Attack, check_autoattack
+from .backbones import is_own
 from .corruptions import SMALLEST
 from .keys import key
+from .plugins import resolve
 
 NONE = "none"
 PARTS = {  # of a suite of several evaluations, in order
@@ -28,7 +30,8 @@ class Suite:
     images: int = key(200, "sanity: number of images to check the model on, the first of split", low=FEWEST)
     source: str | None = key(
         None,
-        "sanity: another fine-tuned run, whose adversarial images are tried on this model; null: leave that check out",
+        "sanity: another fine-tuned run, or FILE.py:FUNCTION, whose adversarial images are tried on this model; null: leave that "
+        "check out",
         path=True,
     )
 
@@ -42,6 +45,8 @@ def check_suite(config: Any) -> None:
                 f"suite.source={suite.source}: only the sanity checks read it; add suite=sanity, or drop it"
             )
         return
+    if suite.source is not None and is_own(suite.source):
+        resolve(suite.source, "suite.source")
     if attack.eps == 0:
         raise UserError(f"attack.eps=0: suite={suite.name} attacks the model; set it to 8/255 for example")
     if config.data.limit is not None and config.data.limit < FEWEST:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from .. import attacks
 from ..config.attack import CASCADE, Attack, check_autoattack
+from ..config.backbones import is_own
 from ..config.schema import EvaluateConfig
 from ..config.source_run import config_of
 from ..data import Located, as_float
@@ -36,11 +37,11 @@ from ..objectives import Classify
 from ..objectives.base import Judgement, Task, cross_entropy
 from ..rng import Rng
 from ..training import folder
-from ..training.made_from import MadeFrom, digests
+from ..training.made_from import MadeFrom
 from . import probes
 from .checks import Check, falls, gap, queries, skipped, stronger
-from .classifier import judged, open_whole
-from .transfer import Judged, load_model
+from .classifier import checkpoint_files, judged, open_whole
+from .others import Judged, Other, file_of, load_other, weights_of
 
 STEPS = 20  # of PGD
 RADII = (0.5, 1.0, 2.0)  # times attack.eps
@@ -220,7 +221,7 @@ def _transfer(
 ) -> list[Check]:
     name = "white box beats transfer"
     if transferred is None:
-        return skipped([name], "needs another model: give suite.source=RUN")
+        return skipped([name], "needs another model: give suite.source=RUN, or FILE.py:FUNCTION")
     with torch.no_grad():
         right = probed.of(transferred(_pgd(attack, attack.eps))).argmax(1) == probed.labels
     moved, (pgd, _) = _note(found, "transfer", attack.eps, right), _of_pgd(attack, found)
@@ -233,9 +234,9 @@ def sanity(config: EvaluateConfig, located: Located, out: Path, world: World) ->
     # 1. Everything that may raise a UserError comes first, before anything is written.
     images = located.identity
     model, sources, made_from = judged(config, images, world)
-    other = None if config.suite.source is None else _source(config, images, world)
+    other = source_of(config, images, world)
     if other is not None:
-        made_from = MadeFrom(images, digests([*sources, other[1]]))
+        made_from = MadeFrom(images, weights_of([other], made_from.weights))
     count = min(config.suite.images, config.data.limit or config.suite.images)
     loader = open_whole(config, located, sources, world, count)
     with contextlib.ExitStack() as stack:
@@ -246,7 +247,7 @@ def sanity(config: EvaluateConfig, located: Located, out: Path, world: World) ->
             started = time.monotonic()
             batch = next(iter(loader.in_order(loader.count)))
             x, labels = as_float(batch.images), batch.labels
-            transferred = None if other is None else partial(_found_on, other[0], x, labels, config)
+            transferred = None if other is None else partial(_found_on, other.judged, x, labels, config)
             found = examine(
                 Logits(model),
                 x,
@@ -263,21 +264,29 @@ def sanity(config: EvaluateConfig, located: Located, out: Path, world: World) ->
         world.long_on_rank_zero(work)
 
 
-def _source(config: EvaluateConfig, images: Identity, world: World) -> tuple[Judged, Any]:
-    """The model of suite.source. Raises UserError where it is no classifier of these images."""
-    source = config.suite.source or ""
+def source_of(config: EvaluateConfig, images: Identity, world: World) -> Other | None:
+    """The model of suite.source; None without one. Raises UserError where it is no classifier of these images."""
+    source = config.suite.source
+    if source is None:
+        return None
     key = f"suite.source={source}"
-    shape = world.on_rank_zero(lambda: config_of("suite.source", source).get("data", {}))
+    shape = {} if is_own(source) else world.on_rank_zero(lambda: config_of("suite.source", source).get("data", {}))
     for name in ("size", "channels"):
-        if shape.get(name) != getattr(config.data, name):
+        if shape and shape.get(name) != getattr(config.data, name):
             raise UserError(
                 f"{key}: takes images of data.{name}={shape.get(name)}, and these have {getattr(config.data, name)}; choose "
                 "another run"
             )
-    model, loaded, _ = load_model(key, source, config.pick, world=world)
-    if not isinstance(model, Classify):
+    other = load_other(key, source, config.pick, config.data, images, config.seed, world=world)
+    if not isinstance(other.judged.model, Classify):
         raise UserError(f"{key}: pre-trained only, and has no classes; choose a fine-tuned run")
-    return Judged.of(model.to(world.device).eval(), key, loaded, images), loaded
+    return other
+
+
+def files_with_source(config: EvaluateConfig) -> list[Path]:
+    """The files of the judged model, and that of suite.source, each once."""
+    source = [] if config.suite.source is None else [file_of(config.suite.source, config.pick)]
+    return list(dict.fromkeys([*checkpoint_files(config), *source]))
 
 
 def _found_on(other: Judged, x: Tensor, labels: Tensor, config: EvaluateConfig, attack: Attack) -> Tensor:

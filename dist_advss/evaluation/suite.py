@@ -31,8 +31,9 @@ from .classifier import checkpoint_files, judged, open_whole
 from .corruptions import corruptions_once
 from .forecast import IMAGES as TIMED
 from .forecast import Passes, corrupting_s, filled, pace_of, passes_of, searching_s
+from .others import weights_of
 from .run import evaluate_once
-from .sanity import sanity
+from .sanity import files_with_source, sanity, source_of
 from .unforeseen import unforeseen_once
 
 Work = Callable[[EvaluateConfig, Located, Path, World], None]
@@ -48,7 +49,7 @@ def evaluate_or_suite(config: EvaluateConfig) -> Path:
 
     Raises UserError before anything is written.
     """
-    return run_unless_finished(config, lambda: checkpoint_files(config), WORK[config.suite.name])
+    return run_unless_finished(config, lambda: files_with_source(config), WORK[config.suite.name])
 
 
 def part_config(part: str, config: EvaluateConfig) -> Any:
@@ -69,6 +70,9 @@ def _suite(config: EvaluateConfig, located: Located, out: Path, world: World) ->
     # 1. Everything that may raise a UserError comes first, before anything is written.
     images = located.identity
     model, sources, made_from = judged(config, images, world)
+    other = source_of(config, images, world)
+    if other is not None:
+        made_from = MadeFrom(images, weights_of([other], made_from.weights))
     parts = {part: part_config(part, config) for part in PARTS[config.suite.name]}
     whole = open_whole(config, located, sources, world, parts["pgd20"].data.limit)
 
@@ -76,8 +80,8 @@ def _suite(config: EvaluateConfig, located: Located, out: Path, world: World) ->
         record = stack.enter_context(folder.claimed(world, out, config, made_from, starts_over=True))
 
         def open_parts() -> list[str]:
-            files = checkpoint_files(config)
-            return [p for p, c in parts.items() if not folder.finished_as_asked(out / p, c, config.split, files)]
+            files = {part: (files_with_source if part == "sanity" else checkpoint_files)(config) for part in parts}
+            return [p for p, c in parts.items() if not folder.finished_as_asked(out / p, c, config.split, files[p])]
 
         todo = world.long_on_rank_zero(open_parts)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,24 +23,21 @@ from torch import Tensor
 from .. import attacks, objectives
 from ..attacks.pgd import step_size
 from ..config import plugins
-from ..config.compose import restore
 from ..config.objectives import is_plugin
 from ..config.schema import TransferConfig
-from ..config.source_run import config_of, run_folder
+from ..config.source_run import run_folder
 from ..data import Batch, Located, as_float, make_loader, on_node
-from ..data.identity import Identity, class_order
 from ..engines import World
-from ..errors import UserError
 from ..files import write_json
 from ..objectives import Classify
 from ..objectives.base import Judgement, Objective, Task
 from ..rng import Rng
-from ..training import checkpoint, folder
+from ..training import folder
 from ..training.interrupt import Interrupt
-from ..training.made_from import NO_CLASSES, Loaded, MadeFrom, digests, load_weights, recorded, refuse_trained_on
+from ..training.made_from import NO_CLASSES, MadeFrom, recorded, refuse_trained_on
 from .by_image import ByImage, Partial, judge_remaining, origin_of, remove_partial, run_unless_finished, until_stopped
-from .classifier import ALONE
 from .finite import INDEX, Finite
+from .others import Judged, file_of, load_other, weights_of
 
 
 @dataclass
@@ -61,28 +58,31 @@ def transfer(config: TransferConfig) -> Path:
     writes. Returns the folder. If it holds a result already, nothing is done. An interrupted transfer resumes from the
     saved verdicts. Raises UserError before anything is written.
     """
-    names = dict.fromkeys([*config.sources, *(config.targets or [])])
-    return run_unless_finished(config, lambda: [checkpoint.file_of(name, config.pick) for name in names], _transfer)
+    names = [*config.sources, *(config.targets or [])]
+    # Two models of one user's file have one file.
+    return run_unless_finished(
+        config, lambda: list(dict.fromkeys(file_of(name, config.pick) for name in names)), _transfer
+    )
 
 
 def _transfer(config: TransferConfig, located: Located, out: Path, world: World) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True, quiet=world.rank > 0)
     names = config.targets or config.sources
     images = located.identity
-    models, sources, own_files = {}, [], set()
+    models, others, own_files = {}, [], set()
     for name in dict.fromkeys([*config.sources, *names]):
         key = f"{'sources' if name in config.sources else 'targets'}={name}"
-        model, source, objective = load_model(key, name, config.pick, config.trust, world)
-        if is_plugin(objective):
-            own_files.add(objective)
-            if world.on_rank_zero(partial(_has_changed, name, objective)):
-                console.print(f"{objective} has changed since {name} was trained", style="dim")
-        refuse_trained_on(key, source, images, config.data)
-        models[name] = Judged.of(model.to(world.device).eval(), key, source, images)
-        if source.classes is None and isinstance(model, Classify):
-            console.print(f"{source.path}: {NO_CLASSES}", style="dim")
-        sources.append(source)
-    now = MadeFrom(images, digests(sources))
+        other = load_other(key, name, config.pick, config.data, images, config.seed, config.trust, world)
+        if is_plugin(other.objective):
+            own_files.add(other.objective)
+            if world.on_rank_zero(partial(_has_changed, name, other.objective)):
+                console.print(f"{other.objective} has changed since {name} was trained", style="dim")
+        refuse_trained_on(key, other.source, images, config.data)
+        models[name] = other.judged
+        if other.source.classes is None and isinstance(other.judged.model, Classify):
+            console.print(f"{other.source.path}: {NO_CLASSES}", style="dim")
+        others.append(other)
+    now = MadeFrom(images, weights_of(others))
     rng = Rng(config.seed, "evaluation")
     labelled = any(isinstance(judged.model, Classify) for judged in models.values())
     loaded = partial(make_loader, located, config.split, 1, rng, labelled=labelled, first=config.data.limit)
@@ -135,60 +135,10 @@ def _result(
     }
 
 
-class Judged(NamedTuple):
-    """A model, and the label that it has for each class of the set: (classes,) int64. None where the two are the same."""
-
-    model: Objective
-    order: Tensor | None
-
-    @classmethod
-    def of(cls, model: Objective, key: str, source: Loaded, images: Identity) -> Judged:
-        """The model loaded from `source`, for these images. Raises UserError, with `key`, where a classifier's classes differ."""
-        if source.classes is None or not isinstance(model, Classify):
-            return cls(model, None)
-        order = class_order(key, source.classes, images.classes)
-        return cls(model, None if order is None else torch.from_numpy(order))
-
-    def labels(self, labels: Tensor) -> Tensor:
-        """Labels (N,) of the set, as the model counts them."""
-        return labels if self.order is None else self.order.to(labels.device)[labels]
-
-
 def _has_changed(run: str, objective: str) -> bool:
     """Whether a user's file with an objective differs from the one that a run was trained with."""
     trained = recorded(run_folder(run))
     return trained is not None and trained.code not in (None, plugins.digest(objective))
-
-
-def load_model(
-    key: str, source: str, pick: str, trust: Sequence[str] = (), world: World = ALONE
-) -> tuple[Objective, Loaded, str]:
-    """A run's objective with the weights of its checkpoint, that checkpoint, and the objective's name.
-
-    Every process of `world` calls it, and rank 0 reads. `key` names the run in messages, as in "sources=RUN". An objective in
-    a user's file is run only if `trust` names it (FILE.py:CLASS). Raises UserError when the weights do not fit its config.yaml.
-    """
-    config = restore(world.on_rank_zero(lambda: config_of(key.partition("=")[0], source)))
-    keys = config.objective
-    if is_plugin(keys.name):
-        plugins.refuse_untrusted("sources", source, keys.name, trust)
-    if keys.couples_rows or keys.views > 1:
-        raise UserError(
-            f"{key}: objective={keys.name} compares images with each other, and transfer judges each image by "
-            "itself; choose another run"
-        )
-    objective = objectives.build(config)
-
-    def load() -> Loaded:
-        path = checkpoint.file_of(source, pick)
-        weights, loaded = load_weights(path)
-        try:
-            objective.load_state_dict(weights)
-        except RuntimeError as error:
-            raise UserError(f"{path}: its weights do not fit the config.yaml beside it") from error
-        return loaded
-
-    return objective, world.load_on_rank_zero(objective, load), keys.name
 
 
 def judge_batch(

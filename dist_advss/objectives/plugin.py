@@ -47,7 +47,7 @@ def errors_of(name: str, report: Path | None = None, key: str = "objective") -> 
     """Raises an exception that comes from the user's file as one line with that file's line, and any other unchanged.
 
     It becomes a UserError. With `report` it becomes a RunError, and the whole traceback is written to this file.
-    All that a model (`key` "model") does in here is the user's, so an exception from elsewhere counts too.
+    All that a model (any other `key`) does in here is the user's, so an exception from elsewhere counts too.
     """
     file = name.rpartition(":")[0]
     try:
@@ -55,7 +55,7 @@ def errors_of(name: str, report: Path | None = None, key: str = "objective") -> 
     except (UserError, RunError, Stopped, KeyboardInterrupt):
         raise
     except (Exception, SystemExit) as error:
-        place = _place(error, file) or (file if key == "model" else None)
+        place = _place(error, file) or (None if key == "objective" else file)
         if place is None:
             raise
         text = f"{key}={name}: {place}: {type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,47 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a fine-tuning on 1,000 images."""
     out = tmp_path_factory.mktemp("trained") / "run"
     return train(compose("finetune", [*TRAINED, f"out={out}"]), "finetune")
+
+
+# The network of the run `trained`, from its checkpoint.
+FILE = """
+import torch
+from torch import nn
+from neighbour import OUTPUTS
+
+from dist_advss.config.schema import Data, Model
+from dist_advss.models import build as backbone
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        made = backbone(Model(name="preact_small", width=8), Data(name="fashion_mini", size=28, channels=1))
+        self.encoder, self.top = made.encoder, made.top(OUTPUTS)
+
+    def forward(self, x):
+        return self.top(self.encoder(x))
+
+
+def build():
+    net = Net()
+    net.load_state_dict(torch.load("{weights}", weights_only=True)["model"])
+    return net
+
+
+def fresh():
+    return Net()
+"""
+
+
+@pytest.fixture
+def file(trained: Path, tmp_path: Path) -> Path:
+    """mine.py, whose `build` makes the model of the run `trained`, and `fresh` one with random weights."""
+    path = tmp_path / "mine.py"
+    (tmp_path / "neighbour.py").write_text("OUTPUTS = 10\n")
+    weights = shutil.copy(trained / "checkpoints" / "best_ra.pt", tmp_path / "weights.pt")
+    path.write_text(FILE.replace("{weights}", str(weights)))
+    return path
 
 
 def cut_after(count: int, batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -16,47 +16,10 @@ from dist_advss.config.inherit import configure
 from dist_advss.errors import UserError
 from dist_advss.evaluation.corruptions import corruptions
 from dist_advss.evaluation.run import evaluate
+from dist_advss.evaluation.transfer import transfer
 from dist_advss.evaluation.unforeseen import unforeseen
 
 WORDS = ["data=fashion_mini", "data.limit=24", "batch_size=12", "device=cpu", "threads=1"]
-# The network of the run `trained`, from its checkpoint.
-FILE = """
-import torch
-from torch import nn
-from neighbour import OUTPUTS
-
-from dist_advss.config.schema import Data, Model
-from dist_advss.models import build as backbone
-
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        made = backbone(Model(name="preact_small", width=8), Data(name="fashion_mini", size=28, channels=1))
-        self.encoder, self.top = made.encoder, made.top(OUTPUTS)
-
-    def forward(self, x):
-        return self.top(self.encoder(x))
-
-
-def build():
-    net = Net()
-    net.load_state_dict(torch.load("{weights}", weights_only=True)["model"])
-    return net
-
-
-def fresh():
-    return Net()
-"""
-
-
-@pytest.fixture
-def file(trained: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "mine.py"
-    (tmp_path / "neighbour.py").write_text("OUTPUTS = 10\n")
-    weights = shutil.copy(trained / "checkpoints" / "best_ra.pt", tmp_path / "weights.pt")
-    path.write_text(FILE.replace("{weights}", str(weights)))
-    return path
 
 
 def verdicts(folder: Path) -> dict[str, np.ndarray]:
@@ -80,6 +43,25 @@ def test_it_gets_the_verdicts_of_the_run_that_has_its_weights(
     found, expected = verdicts(own), verdicts(there)
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
     assert main(["verify", str(own)]) == 0
+
+
+def test_its_adversarial_images_fool_another_model_as_those_of_the_run_that_has_its_weights(
+    file: Path, trained: Path, tmp_path: Path
+) -> None:
+    words = [*WORDS, "attack=pgd3", "attack.eps=0.05", f"targets=[{file}:build,{trained},{file}:fresh]"]
+    found = {}
+    for name, source in (("own", f"{file}:build"), ("there", str(trained))):
+        config = configure("transfer", [f"sources=[{source}]", *words, f"out={tmp_path / name}"])
+        found[name] = verdicts(transfer(config))["correct"]
+        assert main(["verify", config.out]) == 0
+    assert np.array_equal(found["own"], found["there"])
+    assert 0 < found["own"][:, 0].mean() < found["own"][:, 1].mean(), "they fool it, or the comparison says little"
+    recorded = list(json.loads((tmp_path / "own" / "made_from.json").read_text())["weights"])
+    assert recorded == [str(file), str(trained / "checkpoints" / "best_ra.pt"), f"{file}:build", f"{file}:fresh"]
+    transfer(config)  # done once
+    file.write_text(file.read_text() + "\n")
+    with pytest.raises(UserError, match=rf"its result is of other weights \(file {file} had digest"):
+        transfer(config)
 
 
 def test_a_file_that_has_changed_is_refused_and_weights_that_have_are_judged_again(
@@ -133,6 +115,12 @@ def test_a_file_that_cannot_be_judged_is_refused_in_one_line_and_nothing_is_writ
         ("evaluate", ["model=gone.py:build"], "model=gone.py:build: no such file; give FILE.py:FUNCTION"),
         ("evaluate", ["model=FILE", "checkpoint=RUN"], "brings its weights, and checkpoint=.* drop one"),
         ("evaluate", ["model=FILE", "model.mean=[0.5]"], "normalisation included; drop it"),
+        (
+            "transfer",
+            ["sources=[gone.py:build]"],
+            "sources=gone.py:build: no such file; give FILE.py:FUNCTION, or a run",
+        ),
+        ("finetune", ["init=FILE"], "no such run folder"),
         ("finetune", ["model=FILE"], "finetune trains networks of configs/model"),
     ],
 )

@@ -116,23 +116,25 @@ def test_each_fault_raises_its_own_flag_and_no_other(name: str, seen: Any) -> No
 
 @pytest.mark.parametrize("kind", ["trained", "robust"])
 def test_sound_models_raise_no_flag(
-    kind: str, request: Any, tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, request: Any, tmp_path: Path, trained: Path, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SHORT", Attack(algorithm="autoattack", steps=5, targets=2, queries=20))
     run = request.getfixturevalue(kind)
+    source = trained if kind == "trained" else f"{file}:build"
     words = [
         "suite=sanity",
         "suite.images=24",
         f"attack.eps={EPS}",
         "device=cpu",
         "threads=1",
-        f"suite.source={trained}",
+        f"suite.source={source}",
     ]
     out = evaluate_or_suite(configure("evaluate", [f"checkpoint={run}", *words, f"out={tmp_path / 'out'}"]))
     result = json.loads((out / "result.json").read_text())
     assert result["failed"] == []
     assert {check["verdict"] for check in result["checks"]} == {"pass"}
     assert [check["name"] for check in result["checks"]] == ALL
+    assert (f"{file}:build" in result["made_from"]["weights"]) == (kind == "robust")
     with np.load(out / "verdicts.npz") as columns:
         rates = 100 * columns["right"].mean(0)
     assert result["attacks"]["ra"] == pytest.approx(rates.tolist(), abs=1e-3)
@@ -179,6 +181,8 @@ def test_pixels_outside_0_to_1_and_too_few_outputs_are_one_line(seen: Any) -> No
         (["suite=sanity", "attack=none", "attack.eps=0"], "attack.eps=0: suite=sanity attacks"),
         (["suite.source=x"], "suite.source=x: only the sanity checks"),
         (["suite=sanity", "suite.source=/nowhere"], "no such run folder"),
+        (["suite=quick", "suite.source=/nowhere"], "no such run folder"),
+        (["suite=sanity", "suite.source=gone.py:build"], "no such file; give FILE.py:FUNCTION, or a run folder"),
     ],
 )
 def test_a_users_mistakes_are_one_line(words: list[str], match: str, trained: Path, tmp_path: Path) -> None:

@@ -23,8 +23,9 @@ from dist_advss.evaluation import by_image
 from dist_advss.evaluation import transfer as transfer_module
 from dist_advss.evaluation.by_image import judge_remaining
 from dist_advss.evaluation.classifier import load_classifier
+from dist_advss.evaluation.others import load_model
 from dist_advss.evaluation.run import evaluate
-from dist_advss.evaluation.transfer import load_model, transfer
+from dist_advss.evaluation.transfer import transfer
 from dist_advss.objectives.base import Task
 from dist_advss.rng import Rng
 from dist_advss.training.run import train
