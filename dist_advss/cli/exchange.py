@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..errors import UserError
 from ..files import named_file, write_text
 from ..text import printable
 from .parser import Commands, parser_of
@@ -39,14 +40,40 @@ def _export(rest: list[str]) -> int:
 
 def _import(rest: list[str]) -> int:
     parser = parser_of(COMMANDS, "import")
-    parser.add_argument("folder", metavar="DIR", type=Path, help="a folder that export wrote; none of its code is run")
+    parser.add_argument(
+        "source",
+        metavar="DIR|FILE",
+        type=Path,
+        help="folder that export wrote, or a state dict of timm or torchvision; no code in it is run",
+    )
     parser.add_argument(
         "out", metavar="RUN", type=Path, help="new run folder, for evaluate checkpoint=RUN or finetune init=RUN"
     )
+    parser.add_argument(
+        "words",
+        metavar="key=value",
+        nargs="*",
+        help="of a state dict: model=timm:NAME or torchvision:NAME, model.mean, model.std, data=…",
+    )
+    parser.add_argument(
+        "--card",
+        metavar="FILE",
+        type=Path,
+        help="JSON with images and outputs to compare a state dict with (default: FILE.json beside it, else the library's network)",
+    )
     given = parser.parse_args(rest)
-    from ..exchange.receive import receive
+    if not given.source.is_file():
+        if given.words or given.card:
+            extra = given.words[0] if given.words else f"--card {given.card}"
+            raise UserError(f"{extra}: only for a state dict, and {given.source} is no file; drop it")
+        from ..exchange.receive import receive
 
-    print(f"import: {printable(receive(given.folder, given.out))}, its outputs are those recorded on export")
+        print(f"import: {printable(receive(given.source, given.out))}, its outputs are those recorded on export")
+        return 0
+    from ..exchange.library import receive_file
+
+    compared = receive_file(given.source, given.out, given.words, given.card)
+    print(f"import: {printable(given.out)}, its logits are those of {printable(compared)}")
     return 0
 
 
@@ -74,6 +101,9 @@ COMMANDS: Commands = {
         "write a trained network for others: safetensors, a program for plain torch, a card, probe outputs",
         _export,
     ),
-    "import": ("read an exported network as a run, after its outputs were compared with those recorded", _import),
+    "import": (
+        "read an exported network or a published state dict as a run, after its outputs were compared",
+        _import,
+    ),
     "leaderboard": ("rank the evaluations of several launches by RA, as Markdown, CSV or HTML", _leaderboard),
 }

@@ -22,7 +22,8 @@ from .card import FORMAT
 from .differences import explain
 from .network import Outputs, fitted, refuse_others
 
-PICKS = {"finetune": "best_ra", "pretrain": "last"}  # by command, the checkpoint that other runs read
+# By command, the checkpoints that other runs read: `evaluate` the first of a fine-tuning, `init` the last of any run.
+PICKS = {"finetune": ("best_ra", "last"), "pretrain": ("last",)}
 
 
 def receive(folder: Path, out: Path) -> Path:
@@ -32,8 +33,7 @@ def receive(folder: Path, out: Path) -> Path:
     `evaluate checkpoint=OUT` and `finetune init=OUT` then work as for a run of your own. Raises UserError, before anything is
     written, unless the network that this version builds gives the outputs in probe.pt, with what differs.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: is not empty; give a new folder")
+    refuse_used(out)
     command, config, identity, digest = _card(folder)
     config.out = str(out)
     refuse_others(str(folder), config)
@@ -49,16 +49,40 @@ def receive(folder: Path, out: Path) -> Path:
             "imported"
         )
 
-    # result.json comes last: a folder with it is a finished run.
-    pick, origin = PICKS[command], MadeFrom(identity, {})
-    record = identity.as_record()
-    content = {"model": weights, "data": record, "config": dataclasses.asdict(config)}
-    checkpoint.save(out / "checkpoints" / f"{pick}.pt", content)
-    write(out, origin)
-    write_text(out / "config.yaml", as_yaml(config))
-    result = {"kind": command, "imported": str(folder.resolve()), "seed": config.seed, pick: {"weights": digest}}
-    write_json(out / "result.json", result | {"made_from": origin.as_record()})
+    write_run(out, command, config, weights, identity, {"imported": str(folder.resolve())})
     return out
+
+
+def refuse_used(out: Path) -> None:
+    """Raises UserError for a folder that holds something."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: is not empty; give a new folder")
+
+
+def write_run(
+    out: Path,
+    command: str,
+    config: TrainConfig,
+    weights: dict[str, Tensor],
+    images: Identity | None,
+    origin: dict[str, str],
+) -> None:
+    """Writes the folder of a finished run with these weights. `images` trained it, None if unknown; `origin` is for result.json."""
+    digest = checkpoint.digest(weights)
+    content = {"model": weights, "config": dataclasses.asdict(config)}
+    result: dict[str, Any] = {"kind": command, **origin, "seed": config.seed}
+    if images is not None:
+        made_from = MadeFrom(images, {})
+        content["data"] = images.as_record()
+        result["made_from"] = made_from.as_record()
+    # result.json comes last: a folder with it is a finished run.
+    for pick in PICKS[command]:
+        checkpoint.save(out / "checkpoints" / f"{pick}.pt", content)
+        result[pick] = {"weights": digest}
+    if images is not None:
+        write(out, made_from)
+    write_text(out / "config.yaml", as_yaml(config))
+    write_json(out / "result.json", result)
 
 
 def _card(folder: Path) -> tuple[str, TrainConfig, Identity, str]:

@@ -45,9 +45,9 @@ def as_ours(module: nn.Module, state: State) -> State:
     The normalisation is the module's, as a plain state dict has none, and so are counters of batches that it lacks. A name
     that nothing here corresponds to stays as it is.
     """
-    if any(name.startswith(OURS) for name in state):
-        return state
     ours, encoder = module.state_dict(), module.get_submodule("encoder")
+    if any(name in ours for name in state if name.startswith(OURS)):  # torchvision's ViT has an "encoder." too
+        return state
     last = (f"{encoder.classifier}.",) if isinstance(encoder, AdoptedEncoder) else LAST
     renamed: State = {}
     for name, tensor in state.items():

@@ -105,7 +105,8 @@ def method_of(run: Run, launch: Launch) -> Method:
         return Method(UNKNOWN, None, UNKNOWN)
     kind, loss = _kind(tuned), _loss(tuned)
     if not lookup(tuned.config, "init"):
-        unknown = not tuned.config  # a run that has lost its config.yaml may have had an init
+        # A run that has lost its config.yaml may have had an init, and an imported state dict does not say how it was trained.
+        unknown = not tuned.config or "state_dict" in tuned.result
         return Method(UNKNOWN if unknown else "P1", None, UNKNOWN if unknown else kind, loss)
     origin = follow(tuned, str(tuned.config["init"]), launch)
     before = _pretraining(origin) if origin else Method(UNKNOWN)

@@ -251,7 +251,7 @@ def sweep_and_die(point: int, batch: int, *words: str) -> None:
     by_image.SAVE_EVERY_S = 0.0
     if engines.find_place().rank == engines.find_place().world_size - 1:
         Sweep.fool = counted  # type: ignore[method-assign]
-        Sweep._note = killed  # type: ignore[method-assign]
+        Sweep._note = killed  # type: ignore[method-assign,assignment]
     evaluate(*words)
 
 

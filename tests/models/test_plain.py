@@ -79,6 +79,15 @@ def test_names_of_our_own_networks_need_no_prefix() -> None:
     assert as_ours(model, ours) is ours
 
 
+def test_names_of_the_library_that_begin_as_ours_do_are_the_librarys() -> None:
+    """torchvision's ViT has an `encoder` too."""
+    with torch.device("meta"):
+        net = torchvision.models.vit_b_16(num_classes=10)
+        backbone = build(Model(name="torchvision:vit_b_16"), Data(name="any", size=224, channels=3))
+        model = Classify(ClassifyConfig(), backbone, 10)
+    assert misfit(model.state_dict(), as_ours(model, net.state_dict())) is None
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
