@@ -29,7 +29,7 @@ import torch.distributed as dist
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from dist_advss import attacks, engines, objectives
+from dist_advss import engines, objectives
 from dist_advss.config.compose import compose
 from dist_advss.data.identity import Identity
 from dist_advss.data.image_set import ImageSet
@@ -138,9 +138,8 @@ def count(engine: str, rank: int, ranks: int, folder: Path) -> Counts:
     built = engines.build(config, objectives.build(config), world)
     if engine == "ddp":
         built.wrapped.register_comm_hook(None, averaged)
-    attack = attacks.build(config.attack, built.module)
     identity = Identity("none", "train", None, [], number, "")
-    trainer = Trainer(config, folder, built, attack, loader, loader, Silent(), identity)
+    trainer = Trainer(config, folder, built, loader, loader, Silent(), identity)
     with disk(folder, rank) as files, profile(activities=[ProfilerActivity.CPU]) as seen, contextlib.suppress(Enough):
         trainer.run(Interrupt())
     results = (

@@ -46,6 +46,17 @@ class Attack:
         low=0.0,
         high=16.0,
     )
+    eps_ramp: float = key(
+        0.0,
+        "in training, epochs over which the attack's radius grows linearly up to attack.eps, and its step with it; validation has "
+        "the full radius",
+        low=0.0,
+    )
+    steps_ramp: float = key(
+        0.0,
+        "in training, epochs over which the attack's steps grow from 1 to attack.steps, at the start of each epoch",
+        low=0.0,
+    )
     restarts: int = key(
         1,
         "independent random starts; attack.keep=last keeps the one with the highest loss (autoattack: of "
@@ -131,12 +142,16 @@ def _check_noise(attack: Attack) -> None:
         raise UserError(f"{text}: starts once, not attack.restarts={attack.restarts} times; set it to 1")
 
 
-def refuse_noise(attack: Attack, command: str) -> None:
-    """Refuses adversarial images outside the ball where they are counted. Raises UserError."""
+def refuse_training_only(attack: Attack, command: str) -> None:
+    """Refuses what only training may do: to leave the ball, and to grow over epochs. Raises UserError."""
     if attack.noise > 0:
         raise UserError(
             f"attack.noise={attack.noise:g}: leaves the ball of attack.eps, and only training may; {command} with attack=pgd20"
         )
+    for name in ("eps_ramp", "steps_ramp"):
+        value = getattr(attack, name)
+        if value > 0:
+            raise UserError(f"attack.{name}={value:g}: only training has epochs; drop it")
 
 
 def check_autoattack(attack: Any, classes: int | None) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from unicodedata import category
 
 from ..errors import UserError, nearest
-from .attack import check_attack, check_autoattack, refuse_noise
+from .attack import check_attack, check_autoattack, refuse_training_only
 from .averaging import check_averaging
 from .backbones import BACKBONES, ENSEMBLE, LIBRARIES, MODELS, is_adopted, is_own, refuse_no_weights
 from .classes import check_classes
@@ -17,6 +17,7 @@ from .engines import ENGINES, ZERO
 from .implementation import implementation
 from .keys import names_with, shown
 from .objectives import OBJECTIVES, TASKS, JigsawKeys, Joint, SelfieKeys
+from .overfitting import check_overfitting
 from .profile import check_profile, check_profiled_ranks
 from .protocols import check_protocol
 from .schema import Engine, Model
@@ -68,6 +69,7 @@ def check_training(command: str, config: Any) -> None:
     _check_schedule(config.schedule)
     _check_engine(config)
     check_averaging(config.train, config.engine, config.schedule.epochs)
+    check_overfitting(config)
     check_profile(config.profile)
 
 
@@ -75,7 +77,7 @@ def check_evaluation(command: str, config: Any) -> None:
     """The checks of `evaluate`. Raises UserError."""
     if config.model.name != ENSEMBLE:
         refuse_no_weights(config, ", model=ensemble model.members=[RUN,RUN]")
-    refuse_noise(config.attack, command)
+    refuse_training_only(config.attack, command)
     check_suite(config)
     check_sweep(config)
     if config.attack.steps == 0 and config.attack.keep == "any":
@@ -91,7 +93,7 @@ def check_transfer(command: str, config: Any) -> None:
         raise UserError(f"{key}=[]: no run to {'test' if config.sources else 'attack'}; give {key}=[RUN,RUN]")
     if config.attack.steps == 0:
         raise UserError("attack=none: transfer needs adversarial images; choose attack=pgd20")
-    refuse_noise(config.attack, command)
+    refuse_training_only(config.attack, command)
     if config.attack.algorithm == "autoattack":
         raise UserError(
             "attack=autoattack: transfer attacks pretext tasks too, which have no classes; choose attack=pgd20"

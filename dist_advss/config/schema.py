@@ -14,6 +14,7 @@ from .corruptions import CORRUPTIONS
 from .engines import ENGINES, ZERO, EngineKind
 from .keys import REQUIRED, group, key
 from .objectives import Objective
+from .overfitting import Overfitting
 from .profile import Profile
 from .protocols import PROTOCOLS
 from .sets import DATASETS
@@ -232,6 +233,9 @@ class Validation:
     steps: int = key(10, "steps of the attack that measures the validation RA, within attack.eps", low=1)
     limit: int | None = key(None, "validate on the first N held-out images", low=1)
     every: int = key(1, "validate every N epochs, and always after the last", low=1)
+    patience: int = key(
+        0, "end the run after N validations in a row without a higher RA than before them; 0: train all epochs", low=0
+    )
 
 
 @dataclass
@@ -291,6 +295,7 @@ class TrainConfig:
     schedule: Schedule = group(Schedule)
     train: Train = group(Train)
     validation: Validation = group(Validation)
+    overfitting: Overfitting = group(Overfitting)
     tracking: Tracking = group(Tracking, where=True)
     profile: Profile = group(Profile, where=True)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..config.schema import TrainConfig
 from .log import Log
-from .metrics import Meter, MetricsFile, read
+from .metrics import ROLLBACK, Meter, MetricsFile, read
 from .progress import Progress
 from .spent import Activity, Spent
 
@@ -97,6 +97,12 @@ class Tracker:
         """Writes an event: its name, the step and a sentence."""
         self._log.event(name, step, text)
 
+    def rolled_back(self, step: int, text: str) -> None:
+        """Writes the event of a run that continues from an earlier step, whose lines are then written again."""
+        self._log.event(ROLLBACK, step, text)
+        self._progress.start(step)
+        self._since, self._images = self._seconds(), 0
+
     def spending(self, activity: Activity) -> AbstractContextManager[None]:
         """A context whose time is not training but `activity`: "validating" or "saving"."""
         return self._spent.on(activity)
@@ -145,6 +151,8 @@ class Silent(Tracker):
     def validation_line(self, step: int, epoch: int, values: dict[str, Any]) -> None: ...
 
     def event(self, name: str, step: int, text: str) -> None: ...
+
+    def rolled_back(self, step: int, text: str) -> None: ...
 
     def spending(self, activity: Activity) -> AbstractContextManager[None]:
         return nullcontext()

@@ -15,6 +15,7 @@ from ..runs.metrics import parse_line
 
 # Stands for a damaged line wherever lines are counted: wandb's own step is the number of a line.
 DAMAGED: dict[str, Any] = {"kind": "damaged"}
+ROLLBACK = "rollback"  # the event of a run that goes back to the step of the line, and takes another way from there
 
 
 class MetricsFile:
@@ -23,7 +24,7 @@ class MetricsFile:
     Another damaged line stays in the file and is skipped. `damaged` holds the numbers of such lines, from 1.
 
     A resumed run repeats some steps with the same numbers. A "train" or "validation" line whose step is already in the
-    file is not written again. `now` returns the time of a line (unix seconds).
+    file is not written again. After a rollback the numbers differ, and the lines are. `now` returns the time of a line (unix seconds).
     """
 
     def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
@@ -38,8 +39,7 @@ class MetricsFile:
         self.damaged = [number for number, line in enumerate(lines, start=1) if line is DAMAGED]
         self._written = dict.fromkeys(("train", "validation"), -1)
         for line in lines:
-            if line["kind"] in self._written:
-                self._written[line["kind"]] = max(self._written[line["kind"]], line["step"])
+            self._note(line)
 
     def write(self, kind: str, step: int, **values: Any) -> dict[str, Any] | None:
         """Writes one line and returns its content; None if it is in the file already. Raises RunError on a full disk."""
@@ -55,9 +55,15 @@ class MetricsFile:
             raise RunError(
                 f"{self.path}: could not be written ({error.strerror}); the checkpoints are untouched"
             ) from error
-        if kind in self._written:
-            self._written[kind] = step
+        self._note(content)
         return content
+
+    def _note(self, line: dict[str, Any]) -> None:
+        """Remembers up to which step there are lines of each kind. What comes after a rollback to a step is new again."""
+        if line["kind"] in self._written:
+            self._written[line["kind"]] = max(self._written[line["kind"]], line["step"])
+        elif line.get("event") == ROLLBACK:
+            self._written = {kind: min(step, line["step"]) for kind, step in self._written.items()}
 
     def close(self) -> None:
         self._file.close()

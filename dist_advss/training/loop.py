@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from ..attacks import Attack
 from ..config.schema import TrainConfig
 from ..data import Batch, Loader, training_views
 from ..data.identity import Identity
@@ -23,15 +22,17 @@ from ..errors import RunError, Stopped
 from ..rng import Rng
 from ..tracking import Silent, Tracker
 from . import checkpoint
+from .attacking import TrainingAttack
 from .averaging import fit_average
 from .interrupt import Interrupt
+from .overfitting import Guard, Rollback
 from .pace import Pace, Ranks, meets_early
 from .passes import Passes
 from .profiler import Profiler
 from .saver import Saver
 from .schedules import learning_rate
 from .utilisation import peak_memory
-from .validation import validate
+from .validation import out_of_patience, validate
 
 
 class Trainer:
@@ -42,6 +43,7 @@ class Trainer:
     best         the validations with the highest RA and TA so far, each with the digest of its weights
     images       the images that the run trains on, kept in every checkpoint
     transferred  how many tensors of theta_p the run began with; None for random weights
+    checked      the held-out images on which overfitting.every looks; None without it
     clock        seconds of a monotonic clock
     profiler     records a window of steps; None for none
     """
@@ -51,18 +53,17 @@ class Trainer:
         config: TrainConfig,
         folder: Path,
         engine: Engine,
-        attack: Attack,
         loader: Loader,
         held_out: Loader,
         tracker: Tracker | Silent,
         images: Identity,
         transferred: dict[str, int] | None = None,
+        checked: Loader | None = None,
         clock: Callable[[], float] = time.monotonic,
         profiler: Profiler | None = None,
     ) -> None:
         self.config = config
         self.engine = engine
-        self.attack = attack
         self.world = engine.world
         self.loader = loader
         self.held_out = held_out
@@ -77,6 +78,8 @@ class Trainer:
         self.last: dict[str, Any] = {}
         self.images = images
         self.transferred = transferred
+        self.attacks = TrainingAttack(config, engine.module, len(loader))
+        self.guard = Guard(config, engine, self.attacks, checked, self.saver, tracker)
         self.passes = Passes(engine)
         self.profiler = profiler
         self._clock = clock
@@ -107,9 +110,11 @@ class Trainer:
         with self.saver:
             if self.unvalidated:
                 self._validate(interrupt)
-            while self.done < self.config.schedule.epochs:
-                self._train_epoch(interrupt)
-                self._end_epoch(interrupt)
+            if self.guard.on and self.global_step == 0:
+                self.save()  # a rollback in the first epoch needs a beginning
+            while self.done < self.config.schedule.epochs and not self._ends_early():
+                if self._train_epoch(interrupt):
+                    self._end_epoch(interrupt)
             self._finish_writes()
 
     def resume(self) -> bool:
@@ -147,15 +152,18 @@ class Trainer:
         self.transferred = progress["transferred"]
         self._seconds_before = float(progress["seconds"])
         self.passes.load(progress["passes"])
+        self.guard.load(progress["overfitting"])
         self.tracker.meter.load(state["meter"])
 
-    def _train_epoch(self, interrupt: Interrupt) -> None:
+    def _train_epoch(self, interrupt: Interrupt) -> bool:
+        """Trains to the end of the epoch. Returns False where the run rolled back to the end of an earlier one instead."""
         engine, objective = self.engine, self.engine.module
         self._since = self._clock()
         perturbed = self.config.train.awp > 0 and self.done >= self.config.train.awp_after
         for batch in self._waiting(self.loader.epoch(self.done, self.step)):
             lr = learning_rate(self.config.schedule, self.global_step, len(self.loader), self.config.train.batch_size)
             engine.set_lr(lr)
+            attack = self.attacks.at(self.global_step)
             terms = []
             if self._meets_early:
                 self.pace.alone()
@@ -166,12 +174,12 @@ class Trainer:
 
                 # The four lines of a step. The attack works on the bare module, the engine wraps the update only.
                 task = objective.prepare(images, part.labels, rng)
-                x_adv = self.attack(objective.attack_loss, task)
+                x_adv = attack(objective.attack_loss, task)
                 if perturbed:
                     engine.perturb(task, x_adv)
                 outcome = engine(task, x_adv)
                 engine.step(outcome.loss)
-                ascended = {f"attack_loss.{i}": loss for i, loss in enumerate(self.attack.losses)}
+                ascended = {f"attack_loss.{i}": loss for i, loss in enumerate(attack.losses)}
                 terms.append({**outcome.terms(), **ascended})
 
             # Values stay on the device until the next line of metrics: reading them here would make the GPU wait.
@@ -184,7 +192,26 @@ class Trainer:
             self.pace.end()
             if self.profiler and self.profiler.end(self.global_step):
                 self.tracker.event("profile", self.global_step, f"rank {self.world.rank}: {self.profiler.written}")
+            rollback = self.guard.look(self.global_step, epoch_ends=self.step == len(self.loader))
+            if rollback is not None:
+                self._roll_back(rollback)
+                return False
             self._after_step(lr, interrupt)
+        return True
+
+    def _roll_back(self, rollback: Rollback) -> None:
+        seconds = self.seconds()
+        self._load(rollback.state)
+        self._seconds_before += seconds - self.seconds()  # the run has taken the time of the steps that it drops
+        self._window = []
+        self.tracker.rolled_back(self.global_step, rollback.text)
+        self.save()
+
+    def _ends_early(self) -> bool:
+        text = out_of_patience(self.config.validation, self.best, self.done)
+        if text:
+            self.tracker.event("early", self.global_step, text)
+        return bool(text)
 
     def _waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches. Adds up the time spent waiting for them."""
@@ -202,7 +229,7 @@ class Trainer:
     def _after_step(self, lr: float, interrupt: Interrupt) -> None:
         step, every = self.global_step, self.config.train.checkpoint_every
         if step % self.config.train.log_every == 0 or self.step == len(self.loader):
-            ranks = self._empty_window(with_ranks=True)
+            ranks = self._empty_window(with_ranks=True) | self.guard.as_line()
             self.tracker.train_line(step, self.done, lr, self._waited, peak_memory(self.world.device), ranks)
             self._waited, self._since = 0.0, self._clock()
         if every and step % every == 0 and self.step < len(self.loader):
@@ -341,14 +368,14 @@ class Trainer:
 
     def _save_last(self, state: State) -> None:
         epoch_ends = self.step == 0 and not self.unvalidated
-        keep = self.config.train.keep_last_epochs if epoch_ends else 0
+        keep = max(self.config.train.keep_last_epochs, self.guard.on) if epoch_ends else 0
         self.saver.save_last(state, self._content(), keep, self.tracker.saved(self.global_step))
         self.world.heartbeat()
 
     def _content(self) -> State:
         """What a checkpoint holds besides the engine's state. Training may continue while it is written: it is a copy."""
         progress: State = {"done": self.done, "step": self.step, "unvalidated": self.unvalidated}
-        progress |= {"best": self.best, "last": self.last}
+        progress |= {"best": self.best, "last": self.last, "overfitting": self.guard.state()}
         progress |= {"transferred": self.transferred, "seconds": self.seconds(), "passes": self.passes.counts}
         about = {"config": asdict(self.config), "data": self.images.as_record()}
         return {"progress": copy.deepcopy(progress), **about, "meter": self.tracker.meter.state()}

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .. import attacks, engines, objectives
+from .. import engines, objectives
 from ..config import plugins
 from ..config.checks import check_world
 from ..config.commands import COMMANDS
@@ -76,7 +76,11 @@ def _train(config: TrainConfig, located: Located, command: str, out: Path, world
         make = partial(make, device=world.device, rank=world.rank, world_size=world.size)
         loader = world.long_work(lambda: make("train", config.train.batch_size))
         held_out = world.long_work(lambda: make("validation", 1, first=config.validation.limit))
-    _refuse_few_held_out(config, held_out.count, world.size)
+    _refuse_few_held_out(config, "validation.limit", held_out.count, world.size)
+    checked = None
+    if config.overfitting.every:
+        checked = world.long_work(lambda: make("validation", 1, first=config.overfitting.images))
+        _refuse_few_held_out(config, "overfitting.images", checked.count, world.size)
     steps = len(loader)
     objective = objectives.build(config)
     own, code = config.objective.name if is_plugin(config.objective.name) else None, None
@@ -97,14 +101,13 @@ def _train(config: TrainConfig, located: Located, command: str, out: Path, world
         interrupt = stack.enter_context(Interrupt())
         tracker = stack.enter_context(_tracker(config, command, out, steps, world))
 
-        # 3. The engine comes before the attack, because it moves the module that the attack works on.
+        # 3. The engine comes before the trainer, because it moves the module that attacks work on.
         engine = engines.build(config, objective, world)
-        attack = attacks.build(config.attack, engine.module, config.objective.couples_rows)
         profiler = profiler_of(config.profile, out, world.rank, world.device)
         if profiler is not None:
             stack.enter_context(profiler)
         trainer = Trainer(
-            config, out, engine, attack, loader, held_out, tracker, images, transferred, profiler=profiler
+            config, out, engine, loader, held_out, tracker, images, transferred, checked, profiler=profiler
         )
         if not trainer.resume():
             where = f"{engines.describe(config, world)}, images by the {loader.name} loader"
@@ -126,12 +129,12 @@ def _train(config: TrainConfig, located: Located, command: str, out: Path, world
             write_json(out / "result.json", result)
 
 
-def _refuse_few_held_out(config: TrainConfig, held_out: int, processes: int) -> None:
+def _refuse_few_held_out(config: TrainConfig, key: str, held_out: int, processes: int) -> None:
     if held_out < processes:
-        raise UserError(f"validation.limit={held_out}: fewer images than the {processes} processes; raise it")
+        raise UserError(f"{key}={held_out}: fewer images than the {processes} processes; raise it")
     if config.objective.couples_rows and held_out < config.train.batch_size:
         raise UserError(
-            f"validation.limit={held_out}: fewer images than train.batch_size={config.train.batch_size}, which "
+            f"{key}={held_out}: fewer images than train.batch_size={config.train.batch_size}, which "
             f"objective={config.objective.name} compares with each other; raise it"
         )
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from ..attacks import PGD
 from ..config.objectives import is_pretext
 from ..config.schema import TrainConfig
+from ..config.schema import Validation as Keys
 from ..data import Batch, Loader, held_out_views
 from ..engines import World
 from ..images import Images
 from ..objectives.base import Objective, Task, finite
 from ..rng import Rng
+from ..text import plural
 
 
 @dataclass
@@ -63,10 +66,7 @@ def validate(
         return objective.judge(x, task).loss
 
     objective.eval()
-    # Where rows depend on each other, all processes evaluate the same global batches, as large as those of training.
-    coupled = config.objective.couples_rows
-    batches = _whole(images, config.train.batch_size) if coupled else _in_step(images, batch_size, world)
-    for batch, counts in batches:
+    for batch, counts in held_out_batches(images, batch_size, config, world):
         rows = rng.rows(batch.row)
         task = objective.prepare(held_out_views(batch.images, rows, config.objective), batch.labels, rows)
         x_adv = attack(loss, task)
@@ -101,8 +101,34 @@ def validate(
     )
 
 
+def out_of_patience(keys: Keys, best: dict[str, dict[str, Any]], done: int) -> str | None:
+    """Why a run ends after `done` epochs, by validation.patience; None where it goes on.
+
+    `best` has the epoch of the highest RA so far, as Trainer.best. The run validates every `keys.every` epochs.
+    """
+    if not keys.patience or "best_ra" not in best:
+        return None
+    since = (done - best["best_ra"]["epoch"]) // keys.every
+    if since < keys.patience:
+        return None
+    found = f"{best['best_ra']['ra']:.1f} of epoch {best['best_ra']['epoch']}"
+    return f"ends after epoch {done}: {plural(since, 'validation')} without a higher RA than {found}"
+
+
 def _percent(part: float, whole: float) -> float:
     return round(100 * part / whole, 4)
+
+
+def held_out_batches(
+    images: Loader, batch_size: int, config: TrainConfig, world: World
+) -> Iterator[tuple[Batch, bool]]:
+    """This process's batches of all images, at most `batch_size` in each, and whether they count.
+
+    Where rows depend on each other, all processes evaluate the same global batches, as large as those of training.
+    """
+    if config.objective.couples_rows:
+        return _whole(images, config.train.batch_size)
+    return _in_step(images, batch_size, world)
 
 
 def _whole(images: Loader, batch_size: int) -> Iterator[tuple[Batch, bool]]:

@@ -1,0 +1,71 @@
+"""The training attack of each step: it may grow over the first epochs, and change when the run rolls back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import nn
+
+from .. import attacks
+from ..attacks import Attack
+from ..attacks.pgd import step_size
+from ..config.attack import Attack as AttackKeys
+from ..config.overfitting import FALLBACK_STEPS
+from ..config.schema import TrainConfig
+
+
+class TrainingAttack:
+    """Builds the attack of a step on the bare `module`.
+
+    keys       the attack that `at` gave last, as its configuration
+    fallbacks  how many of overfitting.fallbacks are in use
+    """
+
+    def __init__(self, config: TrainConfig, module: nn.Module, steps_per_epoch: int) -> None:
+        self.keys = config.attack
+        self.fallbacks = 0
+        self._config, self._module, self._steps_per_epoch = config, module, steps_per_epoch
+        self._built: tuple[AttackKeys, Attack] | None = None
+
+    def at(self, step: int) -> Attack:
+        """The attack of step `step` of the run, counted from 0."""
+        keys = self._config.attack
+        for name in self._config.overfitting.fallbacks[: self.fallbacks]:
+            keys = fallback(keys, name)
+        self.keys = attack_at(keys, step, self._steps_per_epoch)
+        if self._built is None or self._built[0] != self.keys:
+            self._built = self.keys, attacks.build(self.keys, self._module, self._config.objective.couples_rows)
+        return self._built[1]
+
+
+def attack_at(attack: AttackKeys, step: int, steps_per_epoch: int) -> AttackKeys:
+    """The attack with the radius and the number of steps that it has at step `step` of the run (counted from 0).
+
+    The radius, and attack.step_size where it is set, grow at each step: at step t they are (t + 1) / (eps_ramp *
+    steps_per_epoch) of the whole. The number of steps grows at each epoch: after e epochs it is 1 + (steps - 1) e / steps_ramp,
+    rounded down.
+    """
+    grown = min(1.0, (step + 1) / (attack.eps_ramp * steps_per_epoch)) if attack.eps_ramp else 1.0
+    if grown < 1:
+        size = None if attack.step_size is None else attack.step_size * grown
+        attack = replace(attack, eps=attack.eps * grown, step_size=size)
+    epoch = step // steps_per_epoch
+    if attack.steps > 1 and epoch < attack.steps_ramp:
+        attack = replace(attack, steps=1 + int((attack.steps - 1) * epoch / attack.steps_ramp))
+    return attack
+
+
+def fallback(attack: AttackKeys, name: str) -> AttackKeys:
+    """The attack that an entry of overfitting.fallbacks makes of another one, of the same norm and radius."""
+    if name == "half_step":
+        return replace(attack, step_size=step_size(attack) / 2)
+    usual = AttackKeys()
+    return replace(
+        attack,
+        steps=FALLBACK_STEPS[name],
+        noise=2.0 if name == "nfgsm" else 0.0,
+        step_size=usual.step_size,
+        random_start=usual.random_start,
+        clamp_start=usual.clamp_start,
+        restarts=usual.restarts,
+    )
