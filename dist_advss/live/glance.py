@@ -127,8 +127,8 @@ def row(run: Run, now: float) -> Row:
 
 def _alert(run: Run) -> str:
     """The alert that a running run has raised last, unless it has recovered; ""."""
-    raised = [event for event in run.metrics.events if event.event in ("alert", "recovered")]
-    return raised[-1].text if run.state == "running" and raised and raised[-1].event == "alert" else ""
+    raised = [event for event in run.metrics.events if event.event in ("alert", "recovered", "rollback")]
+    return raised[-1].text if run.state == "running" and raised and raised[-1].event != "recovered" else ""
 
 
 def as_text(rows: list[Row]) -> str:

@@ -38,7 +38,11 @@ def failures(launch: Launch) -> list[Failure]:
 
 def _why(run: Run) -> str:
     """The latest problem, else the latest bad event, else the state."""
-    bad_events = [event.text or event.event for event in run.metrics.events if event.event in ("nan", "stop", "alert")]
+    bad_events = [
+        event.text or event.event
+        for event in run.metrics.events
+        if event.event in ("nan", "overfitting", "stop", "alert")
+    ]
     return one_line(next(iter([*run.problems[-1:], *bad_events[-1:]]), run.state), MOST_LETTERS)
 
 

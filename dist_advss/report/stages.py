@@ -66,7 +66,9 @@ def _notes(run: Run, launch: Launch) -> list[str]:
     """Problems first, then what happened during the run, then what it waits for."""
     notes = list(run.problems)
     events = run.metrics.events
-    bad = [event.text or event.event for event in events if event.event in ("damaged", "nan")]
+    bad = [
+        event.text or event.event for event in events if event.event in ("damaged", "nan", "rollback", "overfitting")
+    ]
     notes += bad[:MOST_NOTES] + ([f"and {len(bad) - MOST_NOTES} more"] if len(bad) > MOST_NOTES else [])
     if run.state == "stopped" and events and not run.problems:
         notes.append(events[-1].text or events[-1].event)

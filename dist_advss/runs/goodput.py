@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..text import duration
-from .metrics import Metrics, number
+from .metrics import Event, Metrics, number
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Goodput:
     training    steps that the run kept, and those since the last checkpoint of a run that has not resumed yet
     validating  the same of validations
     saving      waiting for checkpoints
-    lost        training and validation that a later session repeated
+    lost        training and validation that a later session repeated, or that a rollback dropped
     """
 
     queued: float
@@ -72,11 +72,15 @@ class _Spent:
 
 @dataclass(frozen=True)
 class _Session:
-    """One process: when it began, when it was ready for its first step (unix seconds), and the step at which it resumed."""
+    """One process: when it began, when it was ready for its first step (unix seconds), and the step at which it resumed.
+
+    Or, with `rollback`, what the process before it did after a rollback to that step.
+    """
 
     began: float
     ready: float
     step: int
+    rollback: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,12 +103,14 @@ def goodput(metrics: Metrics, until: float | None = None) -> Goodput | None:
     session resumes at an earlier step than that of the checkpoint which followed it.
     """
     sessions, lines = _sessions(metrics.sessions), _spent(metrics.spent)
-    if not sessions or len(sessions) < len(metrics.sessions):
+    processes = len(sessions)
+    if not sessions or processes < len(metrics.sessions):
         return None
+    sessions = sorted([*sessions, *_rollbacks(metrics.events)], key=lambda session: session.ready)
     signs = np.append(metrics.times(), [] if until is None else [until])
     submitted = number(metrics.sessions[0].get("submitted"))
     free = sessions[0].began if submitted is None else min(submitted, sessions[0].began)  # when no process was running
-    queued = starting = saving = lost = 0.0
+    queued = starting = saving = lost = validating = saved_for = 0.0
     now = _Spent(0.0, 0.0)
     kept = [(0, now)]  # what each checkpoint so far contains: (its step, the work until then)
     for session, following in zip(sessions, [*sessions[1:], None], strict=True):
@@ -123,15 +129,18 @@ def goodput(metrics: Metrics, until: float | None = None) -> Goodput | None:
         last = np.inf if following is None else max(following.began, session.ready)
         own = signs[(signs >= session.ready) & (signs <= last)]
         free = float(own.max(initial=session.ready))
-        before, validating, saved_for = now, 0.0, 0.0
+        # A line counts from the start of its process, which is before a rollback.
+        earlier = (validating, saved_for) if session.rollback else (0.0, 0.0)
+        before, (validating, saved_for) = now, earlier
         while lines and lines[0].time <= free:
             line = lines.popleft()
             validating, saved_for = line.validating, line.saving
             if line.saved:
-                kept.append((line.step, _after(before, line.time - session.ready, validating, saved_for)))
-        now = _after(before, free - session.ready, validating, saved_for)
-        saving += saved_for
-    return Goodput(queued, starting, now.training, now.validating, saving, lost, len(sessions))
+                spent = (validating - earlier[0], saved_for - earlier[1])
+                kept.append((line.step, _after(before, line.time - session.ready, *spent)))
+        now = _after(before, free - session.ready, validating - earlier[0], saved_for - earlier[1])
+        saving += saved_for - earlier[1]
+    return Goodput(queued, starting, now.training, now.validating, saving, lost, processes)
 
 
 def _sessions(lines: Sequence[dict[str, Any]]) -> list[_Session]:
@@ -143,6 +152,15 @@ def _sessions(lines: Sequence[dict[str, Any]]) -> list[_Session]:
         if began is not None and ready is not None and step is not None
     ]
     return sorted(found, key=lambda session: session.ready)
+
+
+def _rollbacks(events: Sequence[Event]) -> list[_Session]:
+    """The sections of sessions that begin with a rollback."""
+    return [
+        _Session(event.time, event.time, max(0, event.step), rollback=True)
+        for event in events
+        if event.event == "rollback" and event.time is not None and event.step is not None
+    ]
 
 
 def _spent(lines: Sequence[dict[str, Any]]) -> deque[_Line]:

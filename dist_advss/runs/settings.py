@@ -31,7 +31,12 @@ ELSEWHERE = (
 )
 # fmt: on
 OF_DESCRIPTION = ("norm", "eps", "steps", "restarts", "keep", "name")  # in `describe_attack`
-OF_TRAINING = ("noise", "batch_norm")  # an evaluation stays in the ball, and uses running statistics
+OF_TRAINING = (
+    "noise",
+    "eps_ramp",
+    "steps_ramp",
+    "batch_norm",
+)  # an evaluation stays in the ball, and uses running statistics
 
 
 @dataclass(frozen=True)

@@ -239,7 +239,7 @@ def _from_signs_of_life(folder: Path, written: Status, metrics: Metrics, now: fl
     last = metrics.events[-1] if metrics.events else None
     if last and last.event == "stop":
         return replace(written, state="stopped", error=last.text or None)
-    if last and last.event == "nan":
+    if last and last.event in ("nan", "overfitting"):
         return replace(written, state="failed", error=last.text or None)
     times = metrics.times()
     recent = max([*times[-1:].tolist(), *last_writes(folder)], default=now)

@@ -27,7 +27,7 @@ from .pictures import curve_rows, grid, verdict_rows
 from .rows import AXES, AXIS_OF, result_row, row
 
 INIT_SECONDS = "30"
-ALERTING = ("nan", "alert")
+ALERTING = ("nan", "alert", "rollback", "overfitting")
 CHECKPOINTS = ("best_ra", "best_ta", "last")
 
 Mode = Literal["online", "offline"]

@@ -152,7 +152,7 @@ class Trainer:
         self.transferred = progress["transferred"]
         self._seconds_before = float(progress["seconds"])
         self.passes.load(progress["passes"])
-        self.guard.load(progress["overfitting"])
+        self.guard.load(progress.get("overfitting", {}))  # no key: saved by an older version
         self.tracker.meter.load(state["meter"])
 
     def _train_epoch(self, interrupt: Interrupt) -> bool:

@@ -135,7 +135,7 @@ class Guard:
         return {"fallbacks": self._attack.fallbacks, "latest": self._latest}
 
     def load(self, state: State) -> None:
-        self._attack.fallbacks, self._latest = int(state["fallbacks"]), dict(state["latest"])
+        self._attack.fallbacks, self._latest = int(state.get("fallbacks", 0)), dict(state.get("latest", {}))
 
     def _end(self, step: int, text: str) -> NoReturn:
         good = good_states(self._saver.folder)

@@ -122,6 +122,32 @@ def test_a_stop_that_saved_loses_nothing(life: Life) -> None:
     assert life.found().lost == 0
 
 
+def test_what_a_rollback_drops_is_lost_and_its_process_stays_one_session(life: Life) -> None:
+    life.begin(queued=0.0, starting=5.0, step=0)
+    life.train(2.0, steps=3)
+    life.validate(6.0)
+    life.save(1.0)
+    life.train(2.0, steps=2)
+    life.validate(3.0)
+    life.tracker.saved(2)  # what it says of its time is not on file
+    life.expected["lost"] += life.unsaved["training"] + life.unsaved["validating"]
+    life.unsaved = dict.fromkeys(life.unsaved, 0.0)
+    life.tracker.rolled_back(3, "back to step 3")
+    life.step = 3
+    life.save(1.5)
+    life.train(2.0, steps=4)
+    life.validate(7.0)
+    life.save(1.0)
+    found = life.found()
+    assert found.sessions == 1
+    assert found.wall == pytest.approx(sum(life.expected.values()), abs=0.01)
+    # The validation that found the collapse has no line of its own: it counts as training until then, not after it.
+    assert found.lost == pytest.approx(life.expected["lost"], abs=0.01)
+    assert found.training + found.validating == pytest.approx(
+        life.expected["training"] + life.expected["validating"], abs=0.01
+    )
+
+
 def test_work_before_the_first_checkpoint_is_lost_whole(life: Life) -> None:
     life.begin(queued=0.0, starting=5.0, step=0)
     life.train(2.0, steps=3)

@@ -83,6 +83,22 @@ def test_steps_on_file_are_not_written_twice_by_a_run_that_goes_on(path: Path) -
     assert steps(path, "validation") == [60, 120]
 
 
+def test_after_a_rollback_the_steps_that_follow_are_written_again_by_this_session_and_the_next(path: Path) -> None:
+    file = MetricsFile(path)
+    for step in (1, 2, 3):
+        file.write("train", step, loss=1.0)
+    file.write("event", 1, event="rollback", text="back to step 1")
+    assert file.write("train", 1, loss=2.0) is None
+    assert file.write("train", 2, loss=2.0) is not None
+    file.close()
+    later = MetricsFile(path)
+    assert later.write("train", 2, loss=3.0) is None
+    assert later.write("train", 3, loss=2.0) is not None
+    assert later.write("train", 3, loss=2.0) is None
+    later.close()
+    assert parse(path.read_bytes()).train.column("loss").tolist() == [1.0, 2.0, 2.0]
+
+
 def test_events_are_always_written(path: Path) -> None:
     write(path, 20)
     write(path, 0, 0, kind="event")
