@@ -140,11 +140,24 @@ class DeepSpeedEngine(Engine):
                 if p.requires_grad:
                     self._set(p, weights[name], None)
 
+    def _forget_moments(self) -> None:
+        """Makes the moments zero, as they are before the first update. In place, because DeepSpeed keeps references to them."""
+        for flat in self._flat_parameters():
+            moments = self.optimizer.state.get(flat, {})
+            for key, value in moments.items():
+                if isinstance(value, Tensor):
+                    value.zero_()
+                else:
+                    moments[key] = 0
+
     def load_moments(self, optimizer: dict[str, State]) -> None:
         if self.stage == 0:
             super().load_moments(optimizer)
             return
-        example: State = next((moments for moments in optimizer.values() if moments), {})
+        example = next((moments for moments in optimizer.values() if moments), None)
+        if example is None:  # a state from before the first update
+            self._forget_moments()
+            return
         for flat in self._flat_parameters():
             self.optimizer.state[flat] = {
                 key: torch.zeros_like(flat.data) if isinstance(value, Tensor) and value.dim() > 0 else value

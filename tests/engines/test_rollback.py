@@ -40,7 +40,7 @@ def train_with_nfgsm_from(first: int, *words: str) -> None:
     def told(keys: Any, step: int, steps_per_epoch: int) -> Any:
         return at(attacking.fallback(keys, "nfgsm") if step >= first else keys, step, steps_per_epoch)
 
-    attacking.attack_at = told
+    attacking.attack_at = told  # type: ignore[assignment]
     jobs.train(*words)
 
 
