@@ -233,9 +233,7 @@ class Validation:
     steps: int = key(10, "steps of the attack that measures the validation RA, within attack.eps", low=1)
     limit: int | None = key(None, "validate on the first N held-out images", low=1)
     every: int = key(1, "validate every N epochs, and always after the last", low=1)
-    patience: int = key(
-        0, "end the run after N validations in a row without a higher RA than before them; 0: train all epochs", low=0
-    )
+    patience: int = key(0, "end after N validations in a row without a higher RA; 0: train all epochs", low=0)
 
 
 @dataclass

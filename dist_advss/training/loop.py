@@ -320,7 +320,7 @@ class Trainer:
         # A validation judges one model, so the batch-norm statistics of all processes become their means.
         self.engine.reconcile()
         with self.tracker.spending("validating"):
-            fit_average(self.engine, self.attack, self.loader, self.config, self.done - 1)
+            fit_average(self.engine, self.attacks.at(self.global_step - 1), self.loader, self.config, self.done - 1)
         # The epoch is saved before its validation, which may take long and be interrupted.
         if self.unvalidated:
             self._validate(interrupt)
