@@ -201,8 +201,8 @@ class SimCLR(TwoPasses, Contrastive):
     )
     reweight: float = key(
         0.0,
-        "pairs=ds: the adversarial loss weighs 1 + this share of the run that is over, and the clean one 1 - it, both halved; "
-        "moves every objective.anneal_every epochs (DynACL: 2/3); 0: half and half",
+        "pairs=ds: weigh the adversarial loss by (1 + r) / 2 and the clean one by (1 - r) / 2, where r is this times the part of "
+        "the run that is over and moves every objective.anneal_every epochs (DynACL: 2/3); 0: half and half",
         low=0.0,
         high=10.0,
     )

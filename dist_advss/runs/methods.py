@@ -148,7 +148,17 @@ def _pretraining(run: Run) -> Method:
         task += ", no diversity"
     elif joint and lookup(run.config, "objective.diversity.sign") == "reward":
         task += ", reward"
+    if task == "simclr":
+        task = _contrastive(run)
     return Method("P3" if _attacks(run) else "P2", task, joint=joint)
+
+
+def _contrastive(run: Run) -> str:
+    """The setting of SimCLR that has a name of its own: "acl", "dynacl" with all that it adds to it; else "simclr"."""
+    added = [bool(lookup(run.config, f"objective.{key}")) for key in ("momentum", "anneal_every", "reweight")]
+    if not lookup(run.config, "objective.dual_norms") or any(added) != all(added):
+        return "simclr"
+    return "dynacl" if all(added) else "acl"
 
 
 def _ensemble(run: Run, launch: Launch) -> Method:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from dist_advss.config.compose import compose
 from dist_advss.runs.methods import method_of
 from dist_advss.runs.read import follow, read
 from dist_advss.runs.table import summary_rows
@@ -145,4 +147,17 @@ def test_kinds_of_joint_pre_training_are_told_apart(folder: Any) -> None:
     ):
         diversity = {"sign": sign, "weight": weight}
         edit(folder.root, "p3_pretrain", objective={"name": "joint", "tasks": tasks, "diversity": diversity})
+        assert labels(folder.root)["p3_evaluate"] == expected
+
+
+def test_acl_and_dynacl_have_the_names_of_their_papers(folder: Any) -> None:
+    folder.grid(("rotation",), ("F4",))
+    for words, expected in (
+        (["objective=simclr"], "P3→F4 simclr"),
+        (["objective=acl"], "P3→F4 acl"),
+        (["objective=dynacl"], "P3→F4 dynacl"),
+        (["objective=dynacl", "objective.momentum=0"], "P3→F4 simclr"),  # has none; its keys tell it apart
+    ):
+        chosen = asdict(compose("pretrain", [*words, "out=RUN"]).objective)
+        edit(folder.root, "p3_pretrain", objective=chosen)
         assert labels(folder.root)["p3_evaluate"] == expected
