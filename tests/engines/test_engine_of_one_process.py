@@ -170,3 +170,13 @@ def test_backward_and_update_apart_are_a_step(precision: str) -> None:
     assert equal(weights(apart), weights(whole))
     assert torch.equal(apart.grad_norm, whole.grad_norm)
     assert apart.grad_norm > 0
+
+
+def test_what_follows_the_weights_is_told_once_an_update_and_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = engine(config("train.accumulate=2"))
+    weight = next(iter(runner.trained().values()))
+    seen = [weight.detach().clone()]
+    monkeypatch.setattr(runner.module, "after_update", lambda: seen.append(weight.detach().clone()))
+    train(runner, range(4))
+    assert len(seen) == 3 and torch.equal(seen[-1], weight)
+    assert not torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
