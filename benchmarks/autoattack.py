@@ -23,6 +23,7 @@ from dist_advss import attacks
 from dist_advss.config.inherit import configure
 from dist_advss.data import as_float, locate, make_loader
 from dist_advss.evaluation.classifier import load_classifier
+from dist_advss.evaluation.prepared import prepared
 from dist_advss.images import alone
 from dist_advss.objectives.classify import Classify
 from dist_advss.rng import Rng
@@ -41,7 +42,8 @@ Contender = Callable[[Classify, Tensor, Tensor], Tensor]  # images and labels to
 def ours(config: Any) -> Contender:
     def attack(model: Classify, images: Tensor, labels: Tensor) -> Tensor:
         task = model.prepare(images, labels, Rng(0, "evaluation").rows(torch.arange(len(images), device=images.device)))
-        return alone(attacks.build(config, model).fool(model.judge, task))
+        searched = prepared(model, (images.shape[1], images.shape[2], images.shape[3]))
+        return alone(attacks.build(config, searched).fool(searched.judge, task))
 
     return attack
 

@@ -21,6 +21,7 @@ from ..objectives.base import Task, cross_entropy
 from ..objectives.classify import Classify
 from ..rng import Rng
 from .finite import INDEX, Finite
+from .prepared import prepared
 from .rates import interval
 
 SUM_OF_PROBABILITIES = 1e-3  # how far from 1 a softmax in half precision may be
@@ -87,7 +88,8 @@ def evaluate_model(
         unused = ["data=folder", "data.root=.", "data.size=32", "model=preact_small", "checkpoint=unused", "out=unused"]
         config = compose("evaluate", [*unused, f"data.classes={classes}", *words])
         given = Given(model)
-        attack = attacks.build(config.attack, given)
+        searched = prepared(given, (images.shape[1], images.shape[2], images.shape[3]))
+        attack = attacks.build(config.attack, searched)
         rng = Rng(seed, "evaluation")
         clean: list[Tensor] = []
         attacked: list[Tensor] = []
@@ -97,7 +99,7 @@ def evaluate_model(
             x, y = (t[first : first + batch_size].to(device) for t in (images, labels))
             task = Task(x.float(), y.long(), rng.rows(rows), by_row={INDEX: rows})
             finite = Finite("the model", device)
-            x_adv = attack.fool(finite.watched(given.judge), task)
+            x_adv = attack.fool(finite.watched(searched.judge), task)
             with torch.no_grad():
                 logits = [given.logits(pixels) for pixels in (task.inputs, x_adv)]  # type: ignore[arg-type]
             for note, z in zip((finite.clean, finite.attacked), logits, strict=True):

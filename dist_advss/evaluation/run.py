@@ -26,6 +26,7 @@ from ..training.interrupt import Interrupt
 from ..training.made_from import NO_CLASSES
 from .by_image import Partial, origin_of, remove_partial, run_unless_finished, until_stopped
 from .classifier import checkpoint_files, judged, open_share
+from .prepared import prepared
 from .rates import after_each, as_text, curve, rates
 from .samples import SAMPLES, Keeper, Samples
 from .suspicions import suspicions
@@ -54,7 +55,8 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
     loader, first = open_share(config, located, sources, world, SAMPLES)
     axis, points = points_of(config)
     empty = Swept.empty() if points else Verdicts.empty()
-    attack = attacks.build_sweep(config.attack, model, axis, points)
+    searched = prepared(model, (config.data.channels, config.data.size, config.data.size))
+    attack = attacks.build_sweep(config.attack, searched, axis, points)
     origin = " + ".join(str(source.path) for source in sources)
 
     with contextlib.ExitStack() as stack:
@@ -83,7 +85,18 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
         try:
             batches = until_stopped(loader, config.batch_size, world, interrupt)
             mine = judge_images(
-                model, batches, attack, config.seed, origin, known, done, saved, show, keeper.note, world.heartbeat
+                model,
+                searched,
+                batches,
+                attack,
+                config.seed,
+                origin,
+                known,
+                done,
+                saved,
+                show,
+                keeper.note,
+                world.heartbeat,
             )
             shares, pictures = world.gather(mine), world.gather(keeper.kept)
         except Stopped as stopped:

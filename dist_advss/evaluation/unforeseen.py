@@ -28,6 +28,7 @@ from ..training.interrupt import Interrupt
 from .by_image import ByCase, Partial, judge_remaining, origin_of, remove_partial, run_unless_finished, until_stopped
 from .classifier import checkpoint_files, judged, open_share
 from .finite import INDEX, Finite
+from .prepared import prepared
 from .rates import interval
 
 SAMPLES = 4
@@ -69,7 +70,8 @@ def unforeseen_once(config: UnforeseenConfig, located: Located, out: Path, world
 
         # 2. Each image is attacked by itself, and its verdicts are kept by image.
         name = str(sources[0].path)
-        judge = judge_of(model, name, config, rng, world.heartbeat)
+        searched = prepared(model, (config.data.channels, config.data.size, config.data.size))
+        judge = judge_of(model, searched, name, config, rng, world.heartbeat)
         batches = until_stopped(loader, config.batch_size, world, interrupt)
         shares = world.gather(judge_remaining(batches, judge, known, done, saved, show))
         if shares is None or first is None:
@@ -92,10 +94,11 @@ def task_of(model: Classify, batch: Batch, rng: Rng) -> Task:
 
 
 def judge_of(
-    model: Classify, origin: str, config: UnforeseenConfig, rng: Rng, heartbeat: Callable[[], Any]
+    model: Classify, searched: Classify, origin: str, config: UnforeseenConfig, rng: Rng, heartbeat: Callable[[], Any]
 ) -> Callable[[Batch], ByCase]:
-    """What judges a batch. An image that the model has wrong as it is counts as fallen under every attack.
+    """What judges a batch. The attacks query `searched`, and the verdicts are the model's own.
 
+    An image that the model has wrong as it is counts as fallen under every attack.
     The returned function calls `heartbeat` after each attack, and raises RunError at the first image for which the
     model, called `origin`, gives numbers that are not finite.
     """
@@ -112,9 +115,12 @@ def judge_of(
         for kind in config.kinds:
             for strength in config.strengths:
                 threat = KINDS[kind].threat(KINDS[kind].strengths[strength])
-                _, seen = search(finite.watched(model.judge), task, threat, config.steps, kind, standing)
+                found, _ = search(finite.watched(searched.judge), task, threat, config.steps, kind, standing)
                 finite.check()
-                columns.append(torch.where(clean == batch.labels, seen, clean))
+                seen = clean.clone()
+                if len(standing):
+                    seen[standing] = logits_of(model.judge, found[standing], task.select(standing)).argmax(1)
+                columns.append(seen)
                 heartbeat()
         prediction = torch.stack(columns, 1).view(-1, len(config.kinds), len(config.strengths))
         return ByCase(*(column.cpu().numpy() for column in (batch.index, batch.labels, clean, prediction)))

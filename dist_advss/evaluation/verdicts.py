@@ -64,6 +64,7 @@ class Swept(Verdicts):
 
 def judge_images(
     model: Classify,
+    searched: Classify,
     batches: Iterable[Batch],
     attack: Attack,
     seed: int,
@@ -77,7 +78,8 @@ def judge_images(
 ) -> Verdicts:
     """Clean and adversarial predictions for every image of `batches`, in eval mode, together with those of `known`.
 
-    The attack ascends the cross-entropy, whatever loss the model was trained with.
+    The attack queries `searched`, which is `prepared(model, …)` or the model itself, and ascends its cross-entropy, whatever loss
+    the model was trained with. The predictions are the model's own.
     `known` gives the kind of verdicts: those of a sweep are `Swept`.
     An image's random start depends on the seed and its position alone, not on batch size, interruption or the number of
     processes. Images whose index is in `judged` (n,) are not judged again. Results are saved to `partial` every few seconds.
@@ -92,7 +94,7 @@ def judge_images(
         finite = Finite(origin, batch.index.device)
         task = model.prepare(as_float(batch.images), batch.labels, rng.rows(batch.row))
         task.by_row[INDEX] = batch.index
-        watched = finite.watched(model.judge)
+        watched = finite.watched(searched.judge)
 
         def asked(x: Images, task: Task) -> Judgement:
             on_pass()
