@@ -108,7 +108,9 @@ def test_an_evaluation_takes_any_attack(tmp_path: Path) -> None:
     attacks = {"shift": PGD(Attack(steps=10, step_size=0.05, keep="any"), model, threat=ColourShift())}
     attacks["none"] = NoAttack()  # type: ignore[assignment]
     found = {
-        name: judge_images(model, model, [batch], attack, 0, "", Verdicts.empty(), np.empty(0, int), Partial(tmp_path, 0, ""))
+        name: judge_images(
+            model, model, [batch], attack, 0, "", Verdicts.empty(), np.empty(0, int), Partial(tmp_path, 0, "")
+        )
         for name, attack in attacks.items()
     }
     assert np.array_equal(found["shift"].adversarial_correct, (grey.numpy() < 76) | (grey.numpy() > 179))
