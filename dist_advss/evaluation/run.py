@@ -86,8 +86,8 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
             batches = until_stopped(loader, config.batch_size, world, interrupt)
             mine = judge_images(
                 model,
-                searched,
                 batches,
+                searched,
                 attack,
                 config.seed,
                 origin,

@@ -64,8 +64,8 @@ class Swept(Verdicts):
 
 def judge_images(
     model: Classify,
-    searched: Classify,
     batches: Iterable[Batch],
+    searched: Classify,
     attack: Attack,
     seed: int,
     origin: str,

@@ -109,7 +109,7 @@ def test_an_evaluation_takes_any_attack(tmp_path: Path) -> None:
     attacks["none"] = NoAttack()  # type: ignore[assignment]
     found = {
         name: judge_images(
-            model, model, [batch], attack, 0, "", Verdicts.empty(), np.empty(0, int), Partial(tmp_path, 0, "")
+            model, [batch], model, attack, 0, "", Verdicts.empty(), np.empty(0, int), Partial(tmp_path, 0, "")
         )
         for name, attack in attacks.items()
     }
