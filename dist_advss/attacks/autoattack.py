@@ -18,17 +18,21 @@ from ..config.attack import Attack as AttackConfig
 from ..images import alone
 from ..objectives.base import Task
 from ..precision import autocast
+from ..row_maths import column, lead
 from . import apgd, pgd_suite
 from .balls import BALLS, Ball, start
 from .base import JudgeFn, LossFn, X
-from .chunks import chunks, class_logits, logits_of
+from .chunks import class_logits, filled, logits_of, rows_on
 from .fab import fab, nearest, towards
 from .square import square
+from .threat import THREATS
 
 CLEAN = 0  # in `felled_by`: wrong without any attack
 STANDS = -1
 
 L1_TARGETS = 5  # of APGD-T in l1, as in the official code
+INSIDE = 1e-4  # of eps: how far beyond the ball rounding may lead
+FEW = 4  # rows of a pass that confirms
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], apgd.Loss]] = {
     "apgd-ce": lambda labels, targets: apgd.cross_entropy(labels),
@@ -59,32 +63,29 @@ class AutoAttack:
         result, logits = clean.clone(), logits_of(judge, clean, task)
         self.felled_by = torch.where(logits.argmax(1) == task.targets, STANDS, CLEAN)
         ranked = logits.argsort(dim=1, descending=True, stable=True)
+        most = rows_on(clean.device)
         for number, name in enumerate(self.config.cascade, 1):
-            for place, restart in self._searches(name):
-                standing = (self.felled_by == STANDS).nonzero()[:, 0]
-                for part, padded in chunks(standing):
-                    found = self._run(name, judge, task.select(padded), ranked[padded, place], place, restart)
-                    astray = self._astray(judge, found, task.select(padded))[: len(part)]
-                    found = found[: len(part)]
-                    # fp32 confirms what half precision found.
-                    fell = logits_of(judge, found, task.select(part)).argmax(1) != task.targets[part]
-                    # A search ends where its own precision is wrong. Where fp32 is not, it is done again in fp32.
-                    for again, filled in chunks(part[astray & ~fell]):
-                        rows, goals = task.select(filled), ranked[filled, place]
-                        exact = self._run(name, judge, rows, goals, place, restart, "fp32")[: len(again)]
-                        here = torch.isin(part, again)
-                        found[here] = exact
-                        fell[here] = logits_of(judge, exact, task.select(again)).argmax(1) != task.targets[again]
-                    result[part[fell]] = found[fell]
-                    self.felled_by[part[fell]] = number
+            # The searches of all rows, the first of each row first. A chunk takes the next ones, whatever row they are for.
+            searches = self._searches(name)
+            standing = (self.felled_by == STANDS).nonzero()[:, 0]
+            rows = standing.repeat(len(searches))
+            which = torch.arange(len(searches), device=rows.device).repeat_interleave(len(standing))
+            while len(rows) > 0:
+                part, padded, ways = rows[:most], filled(rows[:most], most), filled(which[:most], most)
+                places = torch.tensor([place for place, _ in searches], device=rows.device)[ways]
+                found = self._run(name, judge, task.select(padded), ranked[padded, places], searches, ways)[: len(part)]
+                # fp32 confirms what half precision found.
+                fell = logits_of(judge, found, task.select(part)).argmax(1) != task.targets[part]
+                # A row can be in a chunk twice. Its first search counts, as if the others had not begun.
+                first: dict[int, int] = {}
+                for place, row in zip(fell.nonzero()[:, 0].tolist(), part[fell].tolist(), strict=True):
+                    first.setdefault(row, place)
+                fallen = torch.tensor(list(first), dtype=torch.int64, device=rows.device)
+                result[fallen] = found[list(first.values())]
+                self.felled_by[fallen] = number
+                left = self.felled_by[rows[most:]] == STANDS
+                rows, which = rows[most:][left], which[most:][left]
         return result
-
-    def _astray(self, judge: JudgeFn[Tensor], x: Tensor, task: Task) -> Tensor:
-        """Which rows (ROWS,) half precision is wrong on: there its search has ended. None in fp32."""
-        if self.config.precision == "fp32":
-            return torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        with torch.no_grad(), autocast(x.device, self.config.precision):
-            return class_logits(judge, x, task).argmax(1) != task.targets
 
     def _searches(self, name: str) -> list[tuple[int, int]]:
         """The searches of an attack: which of the classes, by likelihood, is the target (from 1; 0: none), and which restart."""
@@ -104,35 +105,66 @@ class AutoAttack:
         judge: JudgeFn[Tensor],
         task: Task,
         targets: Tensor,
-        place: int,
-        restart: int,
-        precision: str | None = None,
+        searches: Sequence[tuple[int, int]],
+        ways: Tensor,
     ) -> Tensor:
-        """What one search finds for a chunk (ROWS, C, H, W), in `precision` (None: the attack's own).
+        """What the searches `ways` (ROWS,), numbers in `searches`, find for the rows of a chunk (ROWS, C, H, W).
 
-        `targets` (ROWS,) are the classes of this `place`.
+        `targets` (ROWS,) are the classes of their places.
         """
-
-        def query(x: Tensor) -> Tensor:
-            with autocast(x.device, precision or self.config.precision):
-                return class_logits(judge, x, task)
-
         x, labels = alone(task.inputs).detach(), task.targets
-        ball, draws = BALLS[self.config.norm](self.config.eps), f"autoattack.{name}.{place}.{restart}"
+        config, ball = self.config, BALLS[self.config.norm](self.config.eps)
+        query = Query(judge, task, ball, config.precision)
+
+        def begin(drawn: Callable[[str], Tensor], first: Tensor | None = None) -> Tensor:
+            """The start of each row's search, by the name of its draws; `first` is that of the first restart."""
+            starts = torch.empty_like(x)
+            for way in ways.unique().tolist():
+                place, restart = searches[way]
+                known = first is not None and restart == 0
+                one = first if known else drawn(f"autoattack.{name}.{place}.{restart}")
+                starts = torch.where(column(ways == way, x), one, starts)  # type: ignore[arg-type]
+            return starts
+
         if name in PGD_SUITE:
-            return pgd_suite.run(name, self.config, query, x, labels, targets, task.rng, draws)
+            threat = THREATS[config.norm](config.eps)
+            starts = x if name == "mi-fgsm" else begin(lambda draws: threat.start(x, task.rng, draws))
+            return pgd_suite.run(name, config, query, x, labels, targets, starts)
         if name == "square":
-            return square(query, x, labels, task.rng, draws, ball, self.config.queries)
+            return square(query, x, labels, task.rng, "autoattack.square.0.0", ball, config.queries)
         if name in ("fab", "fab-t"):
             boundary = nearest(query, labels, ball) if name == "fab" else towards(query, labels, targets)
-            begin = x if restart == 0 else start(ball, x, task.rng, draws, share=0.5)
-            return fab(query, boundary, x, labels, begin, ball, self.config.steps)
-        return self._ascend(query, LOSSES[name](labels, targets), task, draws, ball)
+            starts = begin(lambda draws: start(ball, x, task.rng, draws, share=0.5), first=x)
+            return fab(query, boundary, x, labels, starts, ball, config.steps)
+        loss = LOSSES[name](labels, targets)
+        if config.norm == "l1":
+            starts = begin(lambda draws: x + task.rng.normal(draws, x.shape[1:]))
+            return apgd.sparse(query, loss, x, labels, starts, ball.eps, config.steps, config.eot)
+        starts = begin(lambda draws: start(ball, x, task.rng, draws))
+        return apgd.apgd(query, loss, x, labels, starts, ball, config.steps, config.eot)
 
-    def _ascend(self, query: apgd.Query, loss: apgd.Loss, task: Task, draws: str, ball: Ball) -> Tensor:
-        """APGD, from a random start."""
-        x, steps, passes = alone(task.inputs).detach(), self.config.steps, self.config.eot
-        if self.config.norm == "l1":
-            begin = x + task.rng.normal(draws, x.shape[1:])
-            return apgd.sparse(query, loss, x, task.targets, begin, ball.eps, steps, passes)
-        return apgd.apgd(query, loss, x, task.targets, start(ball, x, task.rng, draws), ball, steps, passes)
+
+class Query:
+    """A chunk's images (ROWS, C, H, W) to logits (ROWS, classes), in `precision`.
+
+    Half precision alone fells no image: where it has a row of the ball wrong, the logits are those of fp32, with the gradient of
+    half precision. A row that fp32 has had wrong there has fallen, and is not looked at again.
+    """
+
+    def __init__(self, judge: JudgeFn[Tensor], task: Task, ball: Ball, precision: str) -> None:
+        self.judge, self.task, self.ball, self.precision = judge, task, ball, precision
+        self.fallen = torch.zeros_like(task.targets, dtype=torch.bool)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        with autocast(x.device, self.precision):
+            logits = class_logits(self.judge, x, self.task)
+        if self.precision == "fp32":
+            return logits
+        seen, images, clean = logits.detach(), x.detach(), alone(self.task.inputs)
+        inside = self.ball.length(images - clean) <= self.ball.eps * (1 + INSIDE)
+        doubted = ((lead(seen, self.task.targets) <= 0) & inside & ~self.fallen).nonzero()[:, 0]
+        if len(doubted) == 0:
+            return logits
+        exact = logits_of(self.judge, images[doubted], self.task.select(doubted), FEW)
+        self.fallen[doubted] = exact.argmax(1) != self.task.targets[doubted]
+        return logits + (seen.index_copy(0, doubted, exact) - seen)

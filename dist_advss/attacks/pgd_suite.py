@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ..config.attack import Attack as AttackConfig
-from ..rng import Rng
 from ..row_maths import column, lead
 from .apgd import Loss, Query, cross_entropy, dlr, margin
 from .pgd import step_size
@@ -21,25 +20,23 @@ SMALLEST = torch.finfo(torch.float32).tiny  # keeps a zero gradient from being d
 
 
 def run(
-    name: str, config: AttackConfig, query: Query, x: Tensor, labels: Tensor, targets: Tensor, rng: Rng, draws: str
+    name: str, config: AttackConfig, query: Query, x: Tensor, labels: Tensor, targets: Tensor, begin: Tensor
 ) -> Tensor:
-    """Images (N, C, H, W) in the ball around x that the member `name` finds from one start.
+    """Images (N, C, H, W) in the ball around x that the member `name` finds from `begin`.
 
-    pgd-ce, pgd-cw, pgd-dlr, pgd-t: from a random start, drawn from `rng` under `draws`, in steps of eps/4. pgd-t ascends
-    towards `targets` (N,). mi-fgsm: cross-entropy with momentum from the clean image, in steps of eps/steps.
-    `config.step_size` replaces either length.
+    pgd-ce, pgd-cw, pgd-dlr, pgd-t: in steps of eps/4. pgd-t ascends towards `targets` (N,). mi-fgsm: cross-entropy with
+    momentum, in steps of eps/steps. `config.step_size` replaces either length.
     """
     threat = THREATS[config.norm](config.eps)
     if name == "mi-fgsm":
         size = config.eps / config.steps if config.step_size is None else config.step_size
-        return ascend(query, cross_entropy(labels), x, labels, x, threat, size, config.steps, DECAY)
+        return ascend(query, cross_entropy(labels), x, labels, begin, threat, size, config.steps, DECAY)
     loss = {
         "pgd-ce": cross_entropy(labels),
         "pgd-cw": cw(labels),
         "pgd-dlr": dlr(labels),
         "pgd-t": cw_targeted(labels, targets),
     }[name]
-    begin = threat.start(x, rng, draws)
     return ascend(query, loss, x, labels, begin, threat, step_size(config), config.steps)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SHORT = [
     "attack=autoattack",
     "attack.steps=4",
-    "attack.targets=1",
+    "attack.targets=3",
     "attack.queries=5",
     "attack.eps=0.02",
     "data.limit=40",
