@@ -13,25 +13,33 @@ TRIED = 4  # images
 CLOSE = 1e-5  # of the largest logit
 
 
-class Prepared(Classify):
+class Queried(nn.Module):
     """`network`, from `folded`, in fp32; in bf16, where autocast says so, a copy with weights in bf16."""
 
     def __init__(self, network: nn.Module) -> None:
-        nn.Module.__init__(self)
-        self.encoder, self.top = network, nn.Identity()
-        self._half: nn.Module | None = None
+        super().__init__()
+        self.network = network
+        self.lower: nn.Module | None = None
 
-    def logits(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         device = x.device.type
         if device == "cpu":
             x = x.contiguous(memory_format=torch.channels_last)
-        if not torch.is_autocast_enabled(device) or torch.get_autocast_dtype(device) != torch.bfloat16:
-            logits: Tensor = self.encoder(x)
-            return logits
-        if self._half is None:
-            self._half = halved(self.encoder, torch.bfloat16)
-        halves: Tensor = self._half(x)
-        return halves
+        network = self.network
+        if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16:
+            if self.lower is None:
+                self.lower = halved(network, torch.bfloat16)
+            network = self.lower
+        logits: Tensor = network(x)
+        return logits
+
+
+class Prepared(Classify):
+    """The classifier of a `Queried`."""
+
+    def __init__(self, queried: Queried) -> None:
+        nn.Module.__init__(self)
+        self.encoder, self.top = queried, nn.Identity()
 
 
 def prepared(model: Classify, shape: tuple[int, int, int]) -> Classify:
@@ -45,10 +53,11 @@ def prepared(model: Classify, shape: tuple[int, int, int]) -> Classify:
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     images = Rng(0, "evaluation").rows(torch.arange(TRIED, device=device)).uniform("prepared", shape)
     try:
-        ready = Prepared(folded(nn.Sequential(model.encoder, model.top)))
+        network = nn.Sequential(model.encoder, model.top)
+        queried = Queried(folded(network))
         with torch.no_grad():
-            expected, found = model.logits(images), ready.logits(images)
+            expected, found = network(images), queried(images)
     except Exception:  # a user's network may fail in any way, and is then attacked as it is
         return model
     far = (found - expected).abs().max() if found.shape == expected.shape else torch.tensor(torch.inf)
-    return ready.eval() if bool(far <= CLOSE * expected.abs().max()) else model
+    return Prepared(queried).eval() if bool(far <= CLOSE * expected.abs().max()) else model
