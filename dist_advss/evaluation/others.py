@@ -30,21 +30,30 @@ from ..training import checkpoint
 from ..training.made_from import Loaded, digest_of, digests, load_weights
 from .classifier import ALONE
 from .own import own_model
+from .prepared import prepared
 
 
 class Judged(NamedTuple):
-    """A model, and the label that it has for each class of the set: (classes,) int64. None where the two are the same."""
+    """A model, the label that it has for each class of the set, and what an attack on it queries (see `prepared`).
+
+    order: (classes,) int64; None where the two are the same
+    """
 
     model: Objective
     order: Tensor | None
+    searched: Objective
 
     @classmethod
-    def of(cls, model: Objective, key: str, source: Loaded, images: Identity) -> Judged:
-        """The model loaded from `source`, for these images. Raises UserError, with `key`, where a classifier's classes differ."""
-        if source.classes is None or not isinstance(model, Classify):
-            return cls(model, None)
-        order = class_order(key, source.classes, images.classes)
-        return cls(model, None if order is None else torch.from_numpy(order))
+    def of(cls, model: Objective, key: str, source: Loaded, images: Identity, data: Data) -> Judged:
+        """The model loaded from `source`, for these images, of `data`.
+
+        Raises UserError, with `key`, where a classifier's classes differ.
+        """
+        if not isinstance(model, Classify):
+            return cls(model, None, model)
+        order = None if source.classes is None else class_order(key, source.classes, images.classes)
+        searched = prepared(model, (data.channels, data.size, data.size))
+        return cls(model, None if order is None else torch.from_numpy(order), searched)
 
     def labels(self, labels: Tensor) -> Tensor:
         """Labels (N,) of the set, as the model counts them."""
@@ -105,7 +114,7 @@ def load_other(
         given, file, objective = own_model(name, shape, seed, key.partition("=")[0]), file_of(name, pick), ""
         source = world.load_on_rank_zero(given, lambda: Loaded(file.resolve(), digest_of(file), None))
         model, digest = given, {name: checkpoint.digest(given.state_dict())}
-    return Other(Judged.of(model.to(world.device).eval(), key, source, images), source, objective, digest)
+    return Other(Judged.of(model.to(world.device).eval(), key, source, images, data), source, objective, digest)
 
 
 def load_model(

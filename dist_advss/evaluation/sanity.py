@@ -291,7 +291,7 @@ def files_with_source(config: EvaluateConfig) -> list[Path]:
 
 def _found_on(other: Judged, x: Tensor, labels: Tensor, config: EvaluateConfig, attack: Attack) -> Tensor:
     """The images (N, C, H, W) that `attack` finds on another model."""
-    model, rng = other.model, Rng(config.seed, "evaluation")
+    model, rng = other.searched, Rng(config.seed, "evaluation")
     rows = torch.arange(len(x), device=x.device)
     fooling = attacks.build(attack, model)
     found = [

@@ -167,7 +167,7 @@ def judge_batch(
     lines = []
     for source in config.sources:
         task = Task(clean, labels[source], rng, by_row={INDEX: index})
-        x_adv = attacked(models[source].model, config, task, finite[source], heartbeat)
+        x_adv = attacked(models[source].searched, config, task, finite[source], heartbeat)
         lines.append(verdicts(x_adv, Finite.attacked))
     lines.append(verdicts(clean, Finite.clean))
     for watch in finite.values():

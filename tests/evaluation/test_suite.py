@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from dist_advss.attacks.autoattack import AutoAttack
+from dist_advss.attacks.chunks import ROWS
 from dist_advss.attacks.unforeseen import KINDS, search
 from dist_advss.cli import main
 from dist_advss.config import suites
