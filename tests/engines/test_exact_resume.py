@@ -86,6 +86,7 @@ ACCUMULATED = [
     "schedule.lr=0.001",
 ]
 ROTATION = ["objective=rotation"]
+MART = jobs.OBJECTIVES["mart"][1]
 AVERAGED = ["objective=rotation", "train.ema=0.9", "train.awp=0.01"]
 
 
@@ -98,6 +99,7 @@ AVERAGED = ["objective=rotation", "train.ema=0.9", "train.awp=0.01"]
             for engine in ("ddp", "fsdp", *ZERO)
         ),
         pytest.param("ddp", 2, jobs.OBJECTIVES["simclr"][1], 2, marks=pytest.mark.slow, id="simclr-ddp-2"),
+        pytest.param("ddp", 2, MART, 2, marks=pytest.mark.slow, id="mart-ddp-2"),
         # In the second epoch, where views are weaker: after five steps and two batches of a validation.
         pytest.param("ddp", 2, jobs.DYNACL, 9, marks=pytest.mark.slow, id="dynacl-ddp-2"),
         *(
@@ -112,7 +114,7 @@ def test_a_run_stopped_in_mid_epoch_and_resumed_is_the_run_that_nothing_stopped(
 ) -> None:
     if engine in ZERO:
         pytest.importorskip("deepspeed")
-    words = ["pretrain", *words, *jobs.ENGINES[engine], *SIGNED]
+    words = ["finetune" if words == MART else "pretrain", *words, *jobs.ENGINES[engine], *SIGNED]
     out = f"out={tmp_path / 'pieces'}"
     first = start(size, jobs.train_and_stop, words[0], asked, *words[1:], out)
     assert first.wait() == [143] * size, first.said()
