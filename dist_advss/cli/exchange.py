@@ -62,6 +62,8 @@ def _import(rest: list[str]) -> int:
         help="JSON with images and outputs to compare a state dict with (default: FILE.json beside it, else the library's network)",
     )
     given = parser.parse_args(rest)
+    if not given.source.exists():
+        raise UserError(f"{given.source}: no such file or folder")
     if not given.source.is_file():
         if given.words or given.card:
             extra = given.words[0] if given.words else f"--card {given.card}"

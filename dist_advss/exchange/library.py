@@ -126,6 +126,11 @@ def _of_library(file: Path, weights: dict[str, Tensor], config: TrainConfig) -> 
     """The probe of the network that timm or torchvision itself makes of the state dict."""
     images = probe_images(config.data.channels, config.data.size)
     library, _, name = config.model.name.partition(":")
+    if config.data.channels != 3 and None in (config.model.mean, config.model.std):
+        raise UserError(
+            f"model.mean: missing; {library} lists a normalisation for colour images only, so give model.mean=[…] and model.std=[…], or "
+            "add --card FILE"
+        )
     try:
         net = _timm(name, config) if library == "timm" else _torchvision(name, config)
         missing, unknown = net.load_state_dict(weights, strict=False)
@@ -175,6 +180,4 @@ def _values(config: TrainConfig, which: int) -> Tensor:
         library, _, name = config.model.name.partition(":")
         known = importlib.import_module("timm").get_pretrained_cfg(name) if library == "timm" else None
         given = list((known.mean, known.std)[which] if known else IMAGENET[which])
-    if len(given) != config.data.channels:
-        given = [sum(given) / len(given)] * config.data.channels
     return torch.tensor(given).view(-1, 1, 1)

@@ -128,6 +128,7 @@ def test_a_network_that_its_card_does_not_know_is_refused_with_what_differs(
     ("words", "card", "said"),
     [
         (["data=fashion_mini"], None, r"^model=preact_small: import takes the state dict of a library's network"),
+        (WORDS[:3], None, r"^model\.mean: missing; timm lists a normalisation for colour images only"),
         ([*WORDS, "schedule.epochs=3"], None, r"^schedule\.epochs=3: import reads the words of data and model only"),
         (["model=timm:test_vit", "data=fashion_mini", "model.patch=7"], None, "its tensors do not fit .* missing"),
         (WORDS, '{"images": []}', r"card\.json: not a card for these images"),
@@ -152,8 +153,8 @@ def test_a_network_that_the_library_itself_cannot_make_needs_a_card(tmp_path: Pa
     net = resnet18(weights=None, num_classes=10)
     net.conv1 = nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)
     torch.save(net.state_dict(), tmp_path / "net.pt")
-    words = ["model=torchvision:resnet18", "data=fashion_mini"]
+    words = ["model=torchvision:resnet18", *WORDS[1:]]
     with pytest.raises(UserError, match=r"torchvision itself cannot make resnet18 of it for 1 channels .* --card FILE"):
         receive_file(tmp_path / "net.pt", tmp_path / "run", words)
-    write_card(tmp_path / "net.json", lambda x: net.eval()((x - 0.449) / 0.226))
+    write_card(tmp_path / "net.json", lambda x: net.eval()(normalised(x)))
     assert receive_file(tmp_path / "net.pt", tmp_path / "run", words).endswith("net.json")
