@@ -56,7 +56,13 @@ def nothing_wrong(fuzzer: Fuzzer) -> Iterator[None]:
 
 
 def keys_of(command: str) -> list[str]:
-    return sorted(key_names(command, ["objective=joint"] if command == "pretrain" else []))
+    if command != "pretrain":
+        return sorted(key_names(command, []))
+    return sorted(key_names(command, ["objective=joint"]) | key_names(command, [ANCHOR]))
+
+
+ANCHOR = "objective=anchor"
+OF_ANCHOR = key_names("pretrain", [ANCHOR]) - key_names("pretrain", ["objective=joint"])
 
 
 def test_words(fuzzer: Fuzzer) -> None:
@@ -78,6 +84,8 @@ def test_words(fuzzer: Fuzzer) -> None:
             name, value = draw.choice(keys[command]), draw.choice(NASTY)
             if (config_dir() / name).is_dir() and draw.random() < 0.7:
                 value = draw.choice(options(name))
+            if name in OF_ANCHOR:
+                words.append(ANCHOR)
             if draw.random() < 0.05:
                 name = draw.choice(NASTY)
             words.append(draw.choice([f"{name}={value}"] * 20 + [name, value]))

@@ -19,6 +19,7 @@ from .inherit import NOTHING, inherited
 from .keys import REQUIRED
 from .paths import absolute, make_absolute
 from .source_run import NODES, run_folder
+from .teacher import check_teacher
 
 NAMES = ("out", "seed")  # and the run to start from: no check asks for more than whether there is one
 
@@ -46,6 +47,7 @@ class Compositions:
         key = (command, *others.items(), *((name, value in NOTHING) for name, value in own.items()), passed)
         if key not in self._known or REQUIRED in own.values():
             config = compose(command, words, inherited(command, words, planned) if nodes is None else nodes)
+            check_teacher(config, planned)
             make_absolute(config)
             self._known[key] = (config, dataclasses.asdict(config), found)  # keeps `found`, so that its ids stay taken
 

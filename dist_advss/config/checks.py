@@ -24,6 +24,7 @@ from .schema import Engine, Model
 from .sets import SETS
 from .suites import check_suite
 from .sweep import check_sweep
+from .teacher import check_anchor
 
 
 def check_value(name: str, value: Any, metadata: Any) -> None:
@@ -245,6 +246,7 @@ def _check_objective(command: str, config: Any) -> None:
         )
     _check_tasks(config)
     check_contrastive(config)
+    check_anchor(config)
     if objective.needs_attack and attack.steps == 0:
         raise UserError(
             f"objective={objective.name}: needs adversarial examples; choose attack=pgd10, or objective=classify for attack=none"

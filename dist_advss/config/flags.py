@@ -7,6 +7,7 @@ from typing import Any
 
 from .commands import COMMANDS
 from .keys import names_with
+from .objectives import OBJECTIVES
 from .schema import EvaluateConfig, UnforeseenConfig
 
 
@@ -14,6 +15,8 @@ from .schema import EvaluateConfig, UnforeseenConfig
 def of_any_command(flag: str) -> tuple[str, ...]:
     """Dotted names of the keys and groups that have the flag, over all commands."""
     found = [name for command in COMMANDS.values() for name in names_with(command.schema, flag)]
+    objectives: list[type] = list(OBJECTIVES.values())
+    found += [f"objective.{name}" for keys in objectives for name in names_with(keys, flag)]
     return tuple(dict.fromkeys(found))
 
 

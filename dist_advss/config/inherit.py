@@ -1,8 +1,9 @@
 """Inherits `data` and `model` from the run that another run starts from.
 
 A fine-tuning uses the images and the backbone of the pre-training that `init` names. An evaluation uses those of the
-fine-tuning that `checkpoint` names. The nodes `data` and `model` therefore come from that run's config.yaml, without
-`data.limit`, `data.labels` and `data.stage`. A group that the user chooses is not inherited. No torch here.
+fine-tuning that `checkpoint` names, and a student without `init` those of its teacher. The nodes `data` and `model` therefore
+come from that run's config.yaml, without `data.limit`, `data.labels` and `data.stage`. A group that the user chooses is not
+inherited. No torch here.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from .backbones import ENSEMBLE
 from .commands import COMMANDS
 from .compose import compose, parse_words
 from .members import data_of
-from .objectives import is_pretext
+from .objectives import Anchor, is_pretext
 from .paths import make_absolute
 from .source_run import NODES, SourceMissing, begun, passed_on, read, refuse_unknown_keys, run_folder
+from .teacher import TEACHER, check_teacher
 
 NOTHING = ("", "null", "none", "None")
 
@@ -30,6 +32,7 @@ def configure(command: str, words: Sequence[str], planned: Mapping[str, Any] | N
     started. They take precedence over runs on disk. Raises UserError.
     """
     config = compose(command, words, inherited(command, words, planned))
+    check_teacher(config, planned)
     make_absolute(config)
     return config
 
@@ -37,9 +40,9 @@ def configure(command: str, words: Sequence[str], planned: Mapping[str, Any] | N
 def inherited(
     command: str, words: Sequence[str], planned: Mapping[str, Any] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """The nodes that the run named by `init` or `checkpoint` gives: `{"data": {…}, "model": {…}}`, or fewer. Raises UserError.
+    """The nodes that the run named by `init`, `checkpoint` or `objective.teacher` gives: `{"data": {…}, "model": {…}}`, or fewer.
 
-    That run counts only at the start. When it has moved or gone, a run that can resume without it, or that is finished,
+    Raises UserError. That run counts only at the start. When it has moved or gone, a run that can resume without it, or that is finished,
     gets the nodes of its own config.yaml.
     """
     chosen = dict(parse_words(words))
@@ -60,21 +63,35 @@ def _of_sources(
     # Several runs must agree on the images, so the first one provides them.
     if key is None or (chosen.get("model") == ENSEMBLE and source in NOTHING):
         return data_of(command, chosen, planned)
+    teacher = os.path.expanduser(chosen.get(TEACHER, "")) if chosen.get("objective") == Anchor.name else ""
+    if source in NOTHING:  # a student that starts from random weights has its teacher's images and network
+        key, source, teacher = TEACHER, teacher, ""
+    if teacher not in NOTHING:
+        _config_of(TEACHER, teacher, (), planned)
     if source in NOTHING:
         return {}
     wanted = [node for node in NODES if node not in chosen]
-    folder = run_folder(source)
-    config = (planned or {}).get(str(folder))
-    if config is None:
-        config = read(key, source, wanted)
+    config = _config_of(key, source, wanted, planned)
     if config is None:
         return {}
-    refuse_unknown_keys(f"{key}={source}: its config.yaml", config, wanted)
-    if "objective" not in config:
-        raise UserError(f"{key}={source}: an evaluation, which leaves no weights; give a pretrain or finetune run")
     objective = config["objective"].get("name")
     if COMMANDS[command].classifiers and is_pretext(str(objective)):
         raise UserError(
-            f"{key}={source}: pre-trained on {objective} and has no classifier; fine-tune it first, with init={folder}"
+            f"{key}={source}: pre-trained on {objective} and has no classifier; fine-tune it first, with init={run_folder(source)}"
         )
     return {node: passed_on(node, config[node]) for node in wanted}
+
+
+def _config_of(
+    key: str, source: str, wanted: Sequence[str], planned: Mapping[str, Any] | None
+) -> Mapping[str, Any] | None:
+    """The configuration of a training, planned or on disk; None for a checkpoint without one where no node is `wanted`."""
+    config: Mapping[str, Any] | None = (planned or {}).get(str(run_folder(source)))
+    if config is None:
+        config = read(key, source, wanted)
+    if config is None:
+        return None
+    refuse_unknown_keys(f"{key}={source}: its config.yaml", config, wanted)
+    if "objective" not in config:
+        raise UserError(f"{key}={source}: an evaluation, which leaves no weights; give a pretrain or finetune run")
+    return config

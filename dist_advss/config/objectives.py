@@ -219,6 +219,44 @@ class SimCLR(TwoPasses, Contrastive):
 
 
 @dataclass
+class Anchor(Objective):
+    build: ClassVar[str] = "dist_advss.objectives.anchor:Anchor"
+    needs_random_start: ClassVar[bool] = True
+    name: str = key("anchor", "what to learn", choices=("anchor",))
+    teacher: str | None = key(
+        None,
+        "run folder or checkpoint of the frozen teacher, which has the student's network; null: the teacher is a copy of the "
+        "student at its start, as init gives it",
+        per_run=True,
+        path=True,
+    )
+    distance: str = key(
+        "cosine",
+        "distance of features; cosine: 1 - cos of their angle; l2: squared Euclidean distance",
+        choices=("cosine", "l2"),
+    )
+    clean: float = key(1.0, "weight of the distance from the student's clean features to the teacher's", low=0.0)
+    adversarial: float = key(2.0, "weight of the distance from the adversarial features to objective.toward", low=0.0)
+    toward: str = key(
+        "student",
+        "whose features of the clean image pull the adversarial ones; the gradient goes through the student's too",
+        choices=("student", "teacher"),
+    )
+    away_from: str = key(
+        "teacher",
+        "whose features of the clean image the attack moves away from",
+        choices=("student", "teacher"),
+    )
+    projector: int | None = key(
+        None,
+        "width of the projector of a simclr teacher: it stays frozen on teacher and student, and half of each distance is that "
+        "of its outputs; null: features alone",
+        low=2,
+        high=65_536,
+    )
+
+
+@dataclass
 class Plugin(TwoPasses, Objective):
     """A pretext task from the user's file; see `config/plugins.py`."""
 
@@ -283,6 +321,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "selfie": Selfie,
     "joint": Joint,
     "simclr": SimCLR,
+    "anchor": Anchor,
     "classify": Classify,
     "trades": Trades,
     "mart": Mart,

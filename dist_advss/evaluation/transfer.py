@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ from ..training.made_from import NO_CLASSES, MadeFrom, recorded, refuse_trained_
 from .by_image import ByImage, Partial, judge_remaining, origin_of, remove_partial, run_unless_finished, until_stopped
 from .finite import INDEX, Finite
 from .others import Judged, file_of, load_other, weights_of
+
+PLACE = "place"  # in `Task.by_row`: the row of the batch
 
 
 @dataclass
@@ -159,7 +161,7 @@ def judge_batch(
     finite = {name: Finite(name, index.device) for name in models}
 
     def verdicts(x: Tensor, note: Callable[[Finite, Judgement, Tensor], None]) -> Tensor:
-        judged = {name: judge(models[name].model, x, labels[name], rng) for name in targets}
+        judged = {name: judge(models[name].model, clean, x, labels[name], rng) for name in targets}
         for name, judgement in judged.items():
             note(finite[name], judgement, index)
         return torch.stack([judged[name].correct for name in targets], 1)
@@ -175,11 +177,14 @@ def judge_batch(
     return Matrix(index.cpu().numpy(), torch.stack(lines, 1).float().cpu().numpy())
 
 
-def judge(model: Objective, x: Tensor, labels: Tensor, rng: Rng) -> Judgement:
-    """Loss and verdict of each image of x (N, C, H, W) in [0,1] on the task that the model was trained for."""
+def judge(model: Objective, clean: Tensor, x: Tensor, labels: Tensor, rng: Rng) -> Judgement:
+    """Loss and verdict of each image of x (N, C, H, W) in [0,1] on the task that the model was trained for.
+
+    The right answers are those of `clean`, the same images unattacked: an attacked image has the features of another one.
+    """
     with torch.no_grad():
-        task = model.prepare(x, labels, rng)
-        return model.judge(task.inputs, task)
+        question = model.prepare(clean, labels, rng)
+        return model.judge(model.prepare(x, labels, rng).inputs, question)
 
 
 def attacked(
@@ -189,10 +194,14 @@ def attacked(
 
     `finite` watches the model meanwhile; `task.by_row` has its entry INDEX.
     """
+    place = torch.arange(len(task.targets), device=task.targets.device)
+    task = replace(task, by_row={**task.by_row, PLACE: place})
+    with torch.no_grad():
+        question = model.prepare(task.inputs, task.targets, task.rng)
 
     def judged(x: Tensor, shown: Task) -> Judgement:
         heartbeat()
         own = model.prepare(x, shown.targets, shown.rng)
-        return model.judge(own.inputs, own)
+        return model.judge(own.inputs, question.select(shown.by_row[PLACE]))
 
     return attacks.build(config.attack, model).fool(finite.watched(judged), task)

@@ -28,15 +28,19 @@ class Transfer:
     names: tuple[str, ...]
 
 
-def load_encoder(module: nn.Module, state: dict[str, Tensor], origin: str) -> Transfer:
-    """Copies theta_p of `state`, a checkpoint's "model" dict, into `module.encoder`; `origin` names its file.
+def load_encoder(
+    module: nn.Module, state: dict[str, Tensor], origin: str, key: str = "init", into: str = "encoder"
+) -> Transfer:
+    """Copies theta_p of `state`, a checkpoint's "model" dict, into `module.encoder`, or another encoder `into` like it.
+
+    `origin` names the file and `key` the key that gave it.
 
     A state dict of another program is taken too (`plain.py`). Raises UserError, before anything is copied, unless the two
     encoders have the same names, shapes and normalisation. Otherwise training would continue silently with half a network,
     or with one trained for other inputs.
     """
     state = as_ours(module, state)
-    encoder = module.get_submodule(PREFIX.removesuffix("."))
+    encoder = module.get_submodule(into)
     ours = {PREFIX + name: tensor for name, tensor in encoder.state_dict().items()}
     theirs = {name: tensor for name, tensor in state.items() if name.startswith(PREFIX)}
     matched = tuple(name for name in ours if name in theirs and theirs[name].shape == ours[name].shape)
@@ -45,31 +49,36 @@ def load_encoder(module: nn.Module, state: dict[str, Tensor], origin: str) -> Tr
         same = "use the model, model.width and data.channels that it was trained with"
         fix = same if theirs else "give a run of dist-advss pretrain"
         count = f"{len(matched)} of {len(ours)} tensors of the encoder match, so none was copied"
-        raise UserError(f"init={origin}: {count}; {mismatch}; {fix}")
-    _check_normalisation(ours, theirs, origin)
+        raise UserError(f"{key}={origin}: {count}; {mismatch}; {fix}")
+    _check_normalisation(ours, theirs, f"{key}={origin}")
     encoder.load_state_dict({name.removeprefix(PREFIX): theirs[name] for name in matched})
     return Transfer(len(matched), len(ours), matched)
 
 
-def load_backbone(module: nn.Module, state: dict[str, Tensor], origin: str, required: bool) -> tuple[Transfer, int]:
+def load_backbone(
+    module: nn.Module,
+    state: dict[str, Tensor],
+    origin: str,
+    needed: str | None,
+    key: str = "init",
+    into: tuple[str, str] = ("encoder", "top"),
+) -> tuple[Transfer, int]:
     """`load_encoder`, and then the last stage of `state` into `module.top`. The linear layer stays as it is.
 
     Returns the transfer of theta_p, and the number of tensors of the last stage: 0 where the pre-training has none (Selfie),
-    has several (joint), or where theta_p is the whole network (timm). Arguments and errors as of `load_encoder`. Raises
-    UserError as well, before anything is copied, where there is none and it is `required`.
+    has several (joint), or where theta_p is the whole network (timm). Arguments and errors as of `load_encoder`; `into` names
+    the two submodules. Raises UserError as well, before anything is copied, where `needed` says why there must be one, and
+    there is none.
     """
-    top = module.get_submodule(TOP.removesuffix("."))
+    top = module.get_submodule(into[1])
     parts = last_stage(top)
     ours = {name: tensor for name, tensor in top.state_dict().items() if name.partition(".")[0] in parts}
     known = as_ours(module, state)
     theirs = [{name: known.get(prefix + name) for name in ours} for prefix in TOPS]
     fitting = [part for part in theirs if all(t is not None and t.shape == ours[n].shape for n, t in part.items())]
-    if required and not fitting:
-        raise UserError(
-            f"init={origin}: has no last stage of this model, which freeze=backbone keeps; pre-train on a task of whole "
-            "images, such as rotation, or set freeze=encoder reuse=encoder"
-        )
-    report = load_encoder(module, state, origin)
+    if needed is not None and not fitting:
+        raise UserError(f"{key}={origin}: has no last stage of this model, {needed}")
+    report = load_encoder(module, state, origin, key, into[0])
     if fitting:
         top.load_state_dict(fitting[0], strict=False)
     return report, len(ours) if fitting else 0
@@ -89,10 +98,10 @@ def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a scalar"
 
 
-def _check_normalisation(ours: dict[str, Tensor], theirs: dict[str, Tensor], origin: str) -> None:
-    for key in ("mean", "std"):
-        name = f"{PREFIX}normalise.{key}"
+def _check_normalisation(ours: dict[str, Tensor], theirs: dict[str, Tensor], where: str) -> None:
+    for part in ("mean", "std"):
+        name = f"{PREFIX}normalise.{part}"
         here, there = ours[name].cpu().flatten(), theirs[name].cpu().flatten()
         if not torch.allclose(here, there.to(here.dtype)):
             values = ",".join(f"{v:.6g}" for v in there.tolist())
-            raise UserError(f"init={origin}: was trained with another normalisation; set model.{key}=[{values}]")
+            raise UserError(f"{where}: was trained with another normalisation; set model.{part}=[{values}]")

@@ -12,6 +12,7 @@ from ..models import build as build_backbone
 from ..models.backbone import last_stage
 from ..models.convolution import replace_unsound
 from ..rng import initialisation
+from .anchor import Anchor
 from .base import Judgement, Objective, Outcome, Task
 from .classify import Classify
 from .jigsaw import Jigsaw
@@ -24,6 +25,7 @@ from .simclr import SimCLR
 from .trades import Trades
 
 __all__ = [
+    "Anchor",
     "Classify",
     "Jigsaw",
     "Joint",

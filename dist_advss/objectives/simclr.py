@@ -35,14 +35,9 @@ class SimCLR(Objective):
 
     def __init__(self, config: SimCLRConfig, backbone: Backbone) -> None:
         super().__init__()
-        width = config.projector
         self.keys = config
         self.encoder = backbone.encoder
-        self.projector = nn.Sequential(
-            backbone.top(width), nn.BatchNorm1d(width), nn.ReLU(),
-            nn.Linear(width, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(),
-            nn.Linear(width, width, bias=False), nn.BatchNorm1d(width),
-        )  # fmt: skip
+        self.projector = projector(backbone, config.projector)
         parts = [self.encoder, self.projector] if config.dual_norms else []
         self.clean_norms = nn.ModuleList(NormSet(part) for part in parts)
         self.online: nn.ModuleList | None = None
@@ -126,6 +121,15 @@ class SimCLR(Objective):
     def _mixed(self, x_adv: Images, task: Task) -> Judgement:
         one, two = self.project(x_adv[0], online=True), self.project(task.inputs[1], clean=True)
         return nt_xent(one, two, self.keys.temperature)
+
+
+def projector(backbone: Backbone, width: int) -> nn.Sequential:
+    """The encoder's maps to points (N, width): the last stage and three linear layers, each followed by batch norm."""
+    return nn.Sequential(
+        backbone.top(width), nn.BatchNorm1d(width), nn.ReLU(),
+        nn.Linear(width, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(),
+        nn.Linear(width, width, bias=False), nn.BatchNorm1d(width),
+    )  # fmt: skip
 
 
 def nt_xent(one: Tensor, two: Tensor, temperature: float) -> Judgement:

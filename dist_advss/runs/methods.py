@@ -15,6 +15,7 @@ from ..config.backbones import is_own
 from ..config.commands import trains
 from ..config.objectives import Joint
 from ..config.protocols import PROTOCOLS
+from ..config.teacher import TEACHER
 from .folders import lookup
 from .metrics import number
 from .read import Launch, Run, follow
@@ -126,6 +127,13 @@ def finetune_of(run: Run, launch: Launch) -> Run | None:
         link = members[0]
     found = follow(run, str(link), launch) if link else None
     return found if found and found.command == "finetune" else None
+
+
+def origins_of(run: Run, launch: Launch) -> list[Run]:
+    """The trainings that `init` and the teacher of a training lead to; those that cannot be found are left out."""
+    links = [lookup(run.config, key) for key in ("init", TEACHER)]
+    found = [follow(run, str(link), launch) for link in links if link]
+    return [origin for origin in found if origin is not None]
 
 
 def members_of(run: Run, launch: Launch) -> list[Run]:

@@ -15,9 +15,9 @@ from ..config.commands import COMMANDS, trains
 from ..config.flags import of_any_command, says_where
 from ..config.objectives import OBJECTIVES
 from .folders import lookup
-from .methods import members_of, method_of
+from .methods import members_of, method_of, origins_of
 from .metrics import number
-from .read import Launch, Run, flatten, follow
+from .read import Launch, Run, flatten
 from .settings import SHOWN, fingerprint, value_text
 
 MOST_KEYS = 3  # in a name
@@ -113,9 +113,7 @@ def _started_from(run: Run, launch: Launch) -> list[Run]:
     current: list[Run] = [run]
     while current:
         training = current.pop()
-        init = lookup(training.config, "init")
-        origin = follow(training, str(init), launch) if init else None
-        for earlier in [origin] if origin else members_of(training, launch):
+        for earlier in origins_of(training, launch) or members_of(training, launch):
             if earlier.path != run.path and all(earlier.path != other.path for other in found):
                 found.append(earlier)
                 current.append(earlier)

@@ -14,6 +14,7 @@ from .. import __version__, yaml_text
 from ..config.compose import as_yaml
 from ..config.flags import batches_only_bundle, says_where
 from ..config.paths import is_path, same_place
+from ..config.teacher import TEACHER
 from ..engines import World
 from ..errors import UserError
 from ..files import only_process, read_text, remove_leftovers, write_text
@@ -24,6 +25,7 @@ from .made_from import MadeFrom, load_weights, recorded, refuse_stale, refuse_to
 # What runs write in their folder.
 FILES = ("config.yaml", "made_from.json", "metrics.jsonl", "code.patch", "verdicts.npz", "result.json")
 FOLDERS = ("checkpoints", "samples", "stacks", "wandb")
+STARTS = ("init", TEACHER)  # keys that name weights which a run loads at its start
 
 
 def finished(folder: Path) -> bool:
@@ -115,7 +117,7 @@ def refuse_other_config(folder: Path, config: Any) -> None:
     now = asdict(config)
     fill_in_defaults(before, config)
     for name, old, new in changes(before, now):
-        if name == "init" and _moved(folder, config):
+        if name in STARTS and _moved(folder, new):
             continue
         if name == "batch_size" and batches_only_bundle(config):
             continue
@@ -153,19 +155,19 @@ def changes(old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
             yield name, before, now
 
 
-def _moved(folder: Path, config: Any) -> bool:
-    """Whether `init` holds the weights that the run in the folder began with, at another place.
+def _moved(folder: Path, source: str | None) -> bool:
+    """Whether `source`, a value of one of STARTS, holds weights that the run in the folder began with, at another place.
 
-    Only then may it differ: `init` counts at the start of a run, and a run with a checkpoint does not read it again.
+    Only then may it differ: these keys count at the start of a run, and a run with a checkpoint has the weights in it.
     """
     before = recorded(folder)
-    if before is None or config.init is None or not states(folder / "checkpoints"):
+    if before is None or source is None or not states(folder / "checkpoints"):
         return False
     try:
-        _, source = load_weights(file_of(config.init, "last"))
+        _, loaded = load_weights(file_of(source, "last"))
     except UserError:
         return False
-    return source.digest in before.weights.values()
+    return loaded.digest in before.weights.values()
 
 
 def _holds(config: Any, name: str) -> bool:

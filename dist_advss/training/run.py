@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from .. import engines, objectives
 from ..config import plugins
 from ..config.checks import check_world
@@ -20,10 +22,10 @@ from ..errors import UserError
 from ..files import write_json
 from ..models.backbone import count_parameters
 from ..models.transfer import load_backbone, load_encoder
-from ..objectives.base import Objective
+from ..objectives import Anchor, Objective
 from ..rng import Rng
 from ..tracking import Silent, Tracker, session
-from . import checkpoint, folder
+from . import checkpoint, folder, teacher
 from .interrupt import Interrupt
 from .loop import Trainer
 from .made_from import Loaded, MadeFrom, digests, load_weights, refuse_trained_on
@@ -32,6 +34,8 @@ from .memory import snapshot_when_full
 from .profiler import profiler_of
 from .utilisation import ideal_seconds
 
+# Why a run needs a last stage: the middle of an error message.
+KEPT = "which freeze=backbone keeps; pre-train on a task of whole images, such as rotation, or set freeze=encoder reuse=encoder"
 MEMBERS_PICK = "best_ra"  # the checkpoint of a fine-tuned member
 
 
@@ -91,7 +95,9 @@ def _train(config: TrainConfig, located: Located, command: str, out: Path, world
     has_checkpoint = world.on_rank_zero(lambda: bool(checkpoint.states(out / "checkpoints")))
     transferred: dict[str, int] | None = None
     loaded: list[Loaded] = []
-    if not has_checkpoint and (config.init is not None or config.model.members):
+    if has_checkpoint:
+        world.long_on_rank_zero(lambda: teacher.refuse_another(config, out))
+    elif _initial_files(config):
         transferred, loaded = world.load_on_rank_zero(objective, lambda: _initial_weights(config, objective, images))
     now = MadeFrom(images, digests(loaded), code=code)
 
@@ -170,20 +176,21 @@ def _result(
 
 
 def _initial_files(config: TrainConfig) -> list[Path]:
-    """The checkpoints that a run loads before its first step: that of `init`, or those of an ensemble's members.
+    """The checkpoints that a run loads before its first step: that of `init`, or those of an ensemble's members, and a teacher's.
 
     Of a run folder in `init` it is the last checkpoint: the best pre-trained encoder is that of the last epoch.
     """
     if config.model.members:
         return member_files(config.model.members, MEMBERS_PICK)
-    return [] if config.init is None else [checkpoint.file_of(config.init, "last")]
+    sources = (config.init, teacher.source_of(config))
+    return [checkpoint.file_of(source, "last") for source in dict.fromkeys(sources) if source is not None]
 
 
 def _initial_weights(
     config: TrainConfig, objective: Objective, images: Identity
 ) -> tuple[dict[str, int] | None, list[Loaded]]:
     """Loads theta_p from `init`, with `reuse=backbone` the last stage too, or the members of an ensemble, which give their
-    outputs in the order of the classes here.
+    outputs in the order of the classes here; and a teacher.
 
     Returns the number of tensors, None for random weights, and the checkpoints. Raises UserError when one does not fit, or
     was trained on this folder of images before they changed.
@@ -193,16 +200,26 @@ def _initial_weights(
         for member, source in zip(config.model.members, loaded, strict=True):
             refuse_trained_on(f"model.members: {member}", source, images, config.data)
         return {"matched": taken, "total": taken}, loaded
-    for path in _initial_files(config):
+    transferred, loaded = None, []
+    if config.init is not None:
+        path = checkpoint.file_of(config.init, "last")
         weights, source = load_weights(path)
         refuse_trained_on(f"init={config.init}", source, images, config.data)
-        if config.reuse == "backbone":
-            report, last = load_backbone(objective, weights, str(path), required=config.freeze == "backbone")
-            return {"matched": report.matched, "total": report.total, "last_stage": last}, [source]
-        report = load_encoder(objective, weights, str(path))
+        transferred, loaded = _transfer(config, objective, weights, str(path)), [source]
         objective.after_transfer()
-        return {"matched": report.matched, "total": report.total}, [source]
-    return None, []
+    if isinstance(objective, Anchor):
+        loaded.append(teacher.load(config, objective, images))
+    return transferred, loaded
+
+
+def _transfer(config: TrainConfig, objective: Objective, weights: dict[str, Tensor], origin: str) -> dict[str, int]:
+    """Copies what `reuse` names of the weights; a student always has its last stage from `init`, as its teacher has."""
+    if config.reuse == "backbone" or isinstance(objective, Anchor):
+        needed = teacher.COMPARED if isinstance(objective, Anchor) else KEPT if config.freeze == "backbone" else None
+        report, last = load_backbone(objective, weights, origin, needed)
+        return {"matched": report.matched, "total": report.total, "last_stage": last}
+    report = load_encoder(objective, weights, origin)
+    return {"matched": report.matched, "total": report.total}
 
 
 def _what_was(transferred: dict[str, int]) -> str:

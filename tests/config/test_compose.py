@@ -114,6 +114,8 @@ def fitting(group: str, name: str) -> tuple[str, list[str]]:
         words += ["data=folder", "data.root=X", "data.size=224"]
     if name == "ensemble":
         words.append("model.members=[RUN2,RUN3]")
+    if name == "anchor":
+        words.append("objective.teacher=/RUN2")
     return ("finetune" if name in ("classify", "trades", "mart", "ensemble") else "pretrain"), words
 
 
@@ -172,6 +174,7 @@ def test_the_folder_of_configurations_holds_every_command_and_group() -> None:
     assert all(options(group) for group in GROUPS)
     assert options("objective") == (
         "acl",
+        "anchor",
         "classify",
         "dynacl",
         "jigsaw",

@@ -72,7 +72,7 @@ def test_the_flags_of_keys_are_those_of_the_lists_that_they_replace() -> None:
     assert names_with(TrainConfig, "not_inherited") == ("data.stage", "data.limit", "data.labels")
     assert names_with(TrainConfig, "needs_labels") == ("protocol", "data.labels")
     assert names_with(TrainConfig, "per_member") == ("model.width", "model.patch", "model.mean", "model.std")
-    assert set(of_any_command("per_run")) == {"out", "init", "checkpoint", "sources"}
+    assert set(of_any_command("per_run")) == {"out", "init", "checkpoint", "sources", "objective.teacher"}
 
 
 @pytest.mark.parametrize(

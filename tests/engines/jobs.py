@@ -6,7 +6,7 @@ import functools
 import itertools
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from dist_advss.data import MemoryLoader, loader
 from dist_advss.engines import World
 from dist_advss.engines.shares import merge
 from dist_advss.models import preact
-from dist_advss.training import run, validation
+from dist_advss.training import checkpoint, run, validation
 from dist_advss.training.interrupt import Interrupt
 
 SMALL = [
@@ -37,12 +37,17 @@ SMALL = [
     "validation.steps=1",
     "device=cpu",
 ]
+TEACHER = "objective.teacher=MADE"  # the processes of a run make it
 OBJECTIVES = {
     "rotation": ("pretrain", ["objective=rotation"]),
     "selfie": ("pretrain", ["objective=selfie", "objective.layers=2", "objective.heads=4", "objective.ffn=32"]),
     "simclr": (
         "pretrain",
         ["objective=simclr", "objective.projector=16", "validation.limit=32", "schedule.lr=0.002", "attack.steps=1"],
+    ),
+    "anchor": (
+        "pretrain",
+        ["objective=anchor", TEACHER, "objective.projector=16", "objective.away_from=student", "schedule.lr=0.005"],
     ),
     "classify": ("finetune", ["objective=classify"]),
     "mart": ("finetune", ["objective=mart", "objective.label_smoothing=0.1"]),
@@ -103,8 +108,21 @@ def _smoothed(self: torch.nn.ReLU, input: torch.Tensor) -> torch.Tensor:
 
 def train(command: str, *words: str) -> None:
     """A run of the product's own, on a smooth network."""
-    smooth(modules="objective=simclr" in words)
-    run.train(compose(command, [*SMALL, *words]), command)
+    smooth(modules=any(word.startswith("objective.projector=") for word in words))
+    run.train(compose(command, [*SMALL, *taught(words)]), command)
+
+
+def taught(words: Sequence[str]) -> list[str]:
+    """The words with a teacher of random weights, which rank 0 writes beside the run folder."""
+    if TEACHER not in words:
+        return list(words)
+    out = Path(next(word for word in words if word.startswith("out=")).removeprefix("out="))
+    file = out.with_name("teacher.pt")
+    if engines.find_place().rank == 0 and not file.exists():
+        model = [word for word in words if word.startswith(("model.", "objective.projector="))]
+        teacher = objectives.build(compose("pretrain", [*SMALL, "objective=simclr", *model, "seed=5", "out=RUN"]))
+        checkpoint.save(file, {"model": teacher.state_dict()})
+    return [f"objective.teacher={file}" if word == TEACHER else word for word in words]
 
 
 def tune(*words: str) -> None:

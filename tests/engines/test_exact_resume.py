@@ -106,6 +106,10 @@ AVERAGED = ["objective=rotation", "train.ema=0.9", "train.awp=0.01"]
             pytest.param(engine, 2, AVERAGED, 2, marks=pytest.mark.slow, id=f"averaged-{engine}-2")
             for engine in ("ddp", "fsdp", "zero2")
         ),
+        *(
+            pytest.param(engine, 2, jobs.OBJECTIVES["anchor"][1], 2, marks=pytest.mark.slow, id=f"anchor-{engine}-2")
+            for engine in ("ddp", "zero3")
+        ),
         pytest.param("ddp", 4, ACCUMULATED, 2, marks=pytest.mark.slow, id="ddp-4-accumulated"),
     ],
 )

@@ -57,6 +57,20 @@ def test_a_reference_may_name_one_checkpoint_of_a_stage(write: Write) -> None:
     assert compositions(graph, DIRECTORY)["b"]["model"]["width"] == 12
 
 
+def test_a_teacher_may_be_a_stage_and_gives_its_images_and_its_network(write: Write) -> None:
+    text = """
+    stages:
+      a: {command: pretrain, overrides: [model.width=12, "objective=simclr"]}
+      b: {command: pretrain, overrides: ["objective=anchor", "objective.teacher=@a", MORE]}
+    """
+    graph = load(write(text.replace(", MORE", "")), DIRECTORY)
+    assert graph.stages["b"].needs == ("a",)
+    found = compositions(graph, DIRECTORY)["b"]
+    assert (found["objective"]["teacher"], found["model"]["width"]) == ("/nowhere/launch/a", 12)
+    said = refusal(write(text.replace("MORE", "model.width=8")))
+    assert "stage b: model.width=8: objective.teacher=/nowhere/launch/a has 12" in said
+
+
 def test_a_matrix_gives_one_stage_for_each_combination(write: Write) -> None:
     text = """
     stages:

@@ -10,7 +10,7 @@ from dist_advss.errors import UserError
 from dist_advss.models.transfer import load_encoder
 from dist_advss.objectives import Objective
 
-EVERY = ["rotation", "jigsaw", "selfie", "classify", "trades", "mart"]
+EVERY = ["rotation", "jigsaw", "selfie", "anchor", "classify", "trades", "mart"]
 
 
 def encoder_state(objective: Objective) -> dict[str, Tensor]:
@@ -48,7 +48,7 @@ def test_all_objectives_name_and_shape_the_encoder_alike(make) -> None:
         assert {k: v.shape for k, v in encoder_state(make(name)).items()} == expected
 
 
-@pytest.mark.parametrize("source", ["rotation", "jigsaw", "selfie"])
+@pytest.mark.parametrize("source", ["rotation", "jigsaw", "selfie", "anchor"])
 @pytest.mark.parametrize("target", ["classify", "trades", "mart"])
 def test_what_pre_training_learned_is_what_fine_tuning_starts_from(make, rng, batch, source: str, target: str) -> None:
     pretrained, finetuned = make(source, seed=1), make(target, seed=2)

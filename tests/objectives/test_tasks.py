@@ -18,7 +18,7 @@ from dist_advss.objectives.jigsaw import distinct_orders
 from dist_advss.rng import Rng
 
 SMALLEST_P = 1e-4  # seeds are fixed; a right implementation misses this bound once in ten thousand choices of seed
-EVERY = ["rotation", "jigsaw", "selfie", "classify", "trades", "mart"]
+EVERY = ["rotation", "jigsaw", "selfie", "anchor", "classify", "trades", "mart"]
 
 
 def test_rotation_turns_each_image_counter_clockwise_by_as_many_quarters_as_its_answer(make, rng, batch) -> None:

@@ -23,6 +23,7 @@ METHODS = {
     "rotation": ("pretrain", ()),
     "jigsaw": ("pretrain", ("objective=jigsaw",)),
     "selfie": ("pretrain", SELFIE),
+    "anchor": ("pretrain", ("objective=anchor", "objective.teacher=elsewhere", "objective.projector=8")),
     "classify": ("finetune", ("objective=classify",)),
     "trades": ("finetune", ("objective=trades",)),
     "mart": ("finetune", ("objective=mart", "objective.label_smoothing=0.1")),

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ...runs.folders import lookup
-from ...runs.methods import finetune_of, members_of
-from ...runs.read import Launch, Run, follow, number, processes
+from ...runs.methods import finetune_of, members_of, origins_of
+from ...runs.read import Launch, Run, number, processes
 from ...runs.table import Row
 from .effects import baseline_of
 
@@ -77,10 +77,15 @@ def _tuned(run: Run, launch: Launch) -> list[Run]:
 
 
 def _origins(tuning: Run, launch: Launch) -> list[Run]:
-    """The pre-trainings that a fine-tuning was initialised from."""
-    init = lookup(tuning.config, "init")
-    origin = follow(tuning, str(init), launch) if init else None
-    return [origin] if origin else [run for run in members_of(tuning, launch) if run.command == "pretrain"]
+    """The trainings that a fine-tuning was initialised from, and those that these began with: an `init`, a teacher."""
+    waiting = origins_of(tuning, launch) or [run for run in members_of(tuning, launch) if run.command == "pretrain"]
+    found: dict[Path, Run] = {}
+    while waiting:
+        run = waiting.pop(0)
+        if run.path not in found and run.path != tuning.path:
+            found[run.path] = run
+            waiting += origins_of(run, launch)
+    return list(found.values())
 
 
 def _cost(row: Row, runs: list[Run], origins: list[Run], target: float | None) -> Cost:
