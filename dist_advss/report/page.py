@@ -22,9 +22,12 @@ from ..text import duration
 from .classes import per_class
 from .failures import failures
 from .findings.corruptions import corrupted
-from .findings.cost import costs
+from .findings.cost import Costs, costs
 from .findings.differences import differences
+from .findings.front import fronts
 from .findings.paper import compare
+from .findings.protocols import protocols
+from .findings.ranks import Ranking, rankings
 from .findings.reality import reality
 from .findings.sweeps import at_one_radius, sweeps
 from .findings.transfers import transfers
@@ -117,11 +120,12 @@ def render(launch: Launch, now: float, reload: float = 0.0) -> str:
 
     every_row = rows_of(launch)
     rows = at_one_radius(every_row)
-    charts = draw(launch, rows, sweeps(every_row))
+    cost, ranked = costs(launch, rows), rankings(launch, rows)
+    charts = draw(launch, rows, sweeps(every_row), fronts(ranked, cost))
     bokeh = Resources(mode="inline", components=["bokeh"], log_level="error").render() if charts.script else ""
     page = Page(
         header=header(launch, rows),
-        sections=_sections(launch, rows, every_row, charts),
+        sections=_sections(launch, rows, every_row, charts, cost, ranked),
         style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
         script=Markup((TEMPLATES / "script.js").read_text(encoding="utf-8")),
         bokeh=Markup(bokeh),
@@ -132,16 +136,21 @@ def render(launch: Launch, now: float, reload: float = 0.0) -> str:
     return _environment().get_template("page.html.j2").render(page=page)
 
 
-def _sections(launch: Launch, rows: list[Row], every_row: list[Row], charts: Charts) -> list[Section]:
+def _sections(
+    launch: Launch, rows: list[Row], every_row: list[Row], charts: Charts, cost: Costs | None, ranked: list[Ranking]
+) -> list[Section]:
     """The sections that have something to show, in the order of the page. `rows` have one radius for each model."""
     groups = group_rows(rows)
     largest = [comparison.row for comparison in groups[0].comparisons] if groups else []
-    cost, transferred, every_stage = costs(launch, rows), transfers(launch), stages(launch)
+    transferred, every_stage = transfers(launch), stages(launch)
 
     # fmt: off
     sections = [
         Section("failures",      "Failures",      failures(launch)),
         Section("results",       "Results",       results(groups, charts.scatters)),
+        Section("ranks",         "Ranks",         ranked),
+        Section("protocols",     "Protocols",     protocols(launch, rows)),
+        Section("front",         "RA and cost",   charts.fronts),
         Section("paper",         "Paper",         compare(largest, cost, transferred)),
         Section("reality",       "Is it real?",   reality(launch, every_row)),
         Section("cost",          "Cost",          cost),

@@ -53,7 +53,7 @@ def recipe_of(tuned: Sequence[Run], launch: Launch) -> Recipe:
     seeds: list[int | None] = []
     for position, run in enumerate(tuned):
         mark = "" if len(tuned) == 1 else f"member {position + 1} "
-        chain = [run, *_started_from(run, launch)]
+        chain = [run, *started_from(run, launch)]
         for training in chain:
             prefix = mark if training is run else mark + BEFORE
             keys |= {prefix + name: value for name, value in _keys(training).items()}
@@ -107,7 +107,7 @@ def _shown(name: str, value: str | None) -> str:
     return f"{name} {text[:SHOWN]}" if name.endswith(IMAGES) else f"{name}={text}"
 
 
-def _started_from(run: Run, launch: Launch) -> list[Run]:
+def started_from(run: Run, launch: Launch) -> list[Run]:
     """The trainings that a run started from, and those that these started from."""
     found: list[Run] = []
     current: list[Run] = [run]

@@ -20,6 +20,7 @@ from .metrics import number
 from .read import Run, flatten
 
 UNKNOWN = "unknown"
+NOTHING = "[]"  # a list without entries, such as the points of an evaluation without a sweep
 SHOWN = 8  # letters of a fingerprint
 LONGEST = 200  # letters of a value
 MOST_KEYS = 100  # of an attack
@@ -63,7 +64,7 @@ class Setting:
     @property
     def full(self) -> str:
         """The setting with everything that it holds."""
-        return ", ".join([str(self), *(_text(name, value) for name, value in self.others)])
+        return ", ".join([str(self), *(_text(name, value) for name, value in self.others if value != NOTHING)])
 
     @property
     def unknown(self) -> int:
@@ -96,6 +97,13 @@ def apart(settings: Iterable[Setting]) -> dict[Setting, list[str]]:
             pairs = [(name, values.get(name), usual[name]) for name in names]
             words[setting] = [_text(name, a, b) for name, a, b in pairs if a != b]
     return words
+
+
+def unlike(setting: Setting, usual: Setting, but: tuple[str, ...] = ()) -> list[str]:
+    """Where `others` are not as those of `usual`: `n=500 instead of 1000`. Without names that begin with one of `but`."""
+    ours = dict(usual.others)
+    pairs = [(name, value, ours.get(name)) for name, value in setting.others if not name.startswith(but)]
+    return [_text(name, a, b) for name, a, b in pairs if a != b]
 
 
 def captions(settings: Iterable[Setting]) -> dict[Setting, str]:
@@ -221,9 +229,14 @@ def value_text(value: Any) -> str:
 
 
 def _text(name: str, value: str | None, usual: str | None = "") -> str:
-    """`pick=last`, or with another value than the `usual` one `pick=last instead of best_ra`."""
+    """`pick=last`, or with another value than the `usual` one `pick=last instead of best_ra`.
+
+    A list without entries is left out: `sweep.steps=[1, 5]`, and `no sweep.steps` where it is the value itself.
+    """
+    if value == NOTHING:
+        return f"no {name}"
     values = [UNKNOWN if value is None else value[:SHOWN] if name == "images" else value for value in (value, usual)]
-    more = f" instead of {values[1]}" if usual != "" else ""
+    more = f" instead of {values[1]}" if usual not in ("", NOTHING) else ""
     return f"{name} {values[0]}{more}" if name == "images" else f"{name}={values[0]}{more}"
 
 

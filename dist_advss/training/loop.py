@@ -188,7 +188,7 @@ class Trainer:
             self.step += 1
             self.tracker.advance(self.config.train.batch_size)
             self.world.heartbeat()
-            self.passes.end_step()
+            self.passes.end_step(images)
             self.pace.end()
             if self.profiler and self.profiler.end(self.global_step):
                 self.tracker.event("profile", self.global_step, f"rank {self.world.rank}: {self.profiler.written}")

@@ -7,32 +7,32 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..engines import Engine
+from ..images import Images, pack
 
 
 class Passes:
     """Counts during the first step of this process, including the attack. A pass that the engine discards is not counted.
 
     counts  forward: forward passes of the encoder; backward: gradients that reached its output. Where a gradient is
-            differentiated again, that pass counts as one more. None before the end of the first step.
+            differentiated again, that pass counts as one more. Two batches that go through it as one count as two, and the
+            parts of `train.accumulate` together as one. None before the end of the first step.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.counts: dict[str, int] | None = None
-        self._forward = 0
-        self._backward = 0
+        self._forward: list[int] = []  # the numbers of each pass's inputs
+        self._backward: list[int] = []
         self._engine = engine
         self._handle = engine.module.trained_encoder.register_forward_hook(self._count_forward)
 
     def _count_forward(self, module: nn.Module, arguments: Any, output: Any) -> None:
         if self._engine.rehearsing:
             return
-        self._forward += 1
+        size = sum(argument.numel() for argument in arguments if isinstance(argument, Tensor))
+        self._forward.append(size)
         first = output[0] if isinstance(output, tuple | list) else output
         if isinstance(first, Tensor) and first.requires_grad:
-            first.register_hook(self._count_backward)
-
-    def _count_backward(self, gradient: Tensor) -> None:
-        self._backward += 1
+            first.register_hook(lambda gradient: self._backward.append(size))
 
     def load(self, counts: dict[str, int] | None) -> None:
         """Restores the counts of a run that was interrupted."""
@@ -40,7 +40,12 @@ class Passes:
             self._handle.remove()
             self.counts = counts
 
-    def end_step(self) -> None:
+    def end_step(self, images: Images) -> None:
+        """Ends the first step. `images`: what the objective prepared last, one version or several of a part of the batch."""
         if self.counts is None:
             self._handle.remove()
-            self.counts = {"forward": self._forward, "backward": self._backward}
+            part = pack(images)[0].numel()
+            self.counts = {
+                way: round(sum(max(1, round(size / part)) for size in sizes) / self._engine.accumulate)
+                for way, sizes in (("forward", self._forward), ("backward", self._backward))
+            }

@@ -147,6 +147,24 @@ class Folder:
             predictions[f"{name}_prediction"] = (label + wrong) % 10
         np.savez(self.root / stage / "verdicts.npz", index=np.arange(self.n), label=label, **predictions)
 
+    def plant(self, stage: str, right: np.ndarray, clean: np.ndarray | None = None) -> None:
+        """The evaluation has just these verdicts under attack, (N,) bool, and on clean images these or the same."""
+        n, result = len(right), json.loads((self.root / stage / "result.json").read_text())
+        label, predictions = np.random.default_rng(8).integers(0, 10, n), {}  # as in `verdicts`
+        for name, rate, mask in (("adversarial", "ra", right), ("clean", "ta", right if clean is None else clean)):
+            predictions[f"{name}_prediction"] = np.where(mask, label, (label + 1) % 10)
+            percent = 100 * float(mask.mean())
+            result |= {"n": n, rate: round(percent, 4), f"{rate}_interval": wilson(percent, n)}
+        np.savez(self.root / stage / "verdicts.npz", index=np.arange(n), label=label, **predictions)
+        self.write_json(stage, result)
+
+    def autoattack(self, stage: str, tuned: str, ta: float, ra: float, seed: int = 0, **attack: Any) -> None:
+        """An evaluation by standard AutoAttack."""
+        cascade = ["apgd-ce", "apgd-t", "fab-t", "square"]
+        self.evaluate(
+            stage, tuned, ta, ra, seed, **{"algorithm": "autoattack", "cascade": cascade, "steps": 100, **attack}
+        )
+
     def radii(self, name: str, radii: tuple[float, ...], ta: float, ra: float) -> None:
         """Evaluations of NAME_finetune at other radii; RA falls from `ta` at 0 through `ra` at EPS."""
         for eps in radii:
@@ -223,6 +241,9 @@ class Folder:
         (self.root / stage / "metrics.jsonl").write_text(text)
         result = {"kind": kind, "seed": seed, "epochs": epochs, "steps": epochs * per_epoch, "best_ra": best}
         result |= {"best_ta": max(rows, key=lambda r: r["ta"]), "last": rows[-1], "seconds": 0.9 * 7 * epochs}
+        config = yaml.safe_load((self.root / stage / "config.yaml").read_text())
+        looks = 1 + config["attack"]["steps"]  # the steps of the attack, and the update
+        result["passes"] = {"forward": looks, "backward": looks}
         result["transferred"] = {"matched": 62, "total": 62} if kind == "finetune" and "p1" not in stage else None
         self.write_json(stage, result)
 
@@ -237,6 +258,7 @@ class Folder:
             "objective": {"name": objective, "flip": True, "pad": 4 if objective != "classify" else 2},
             "attack": {"norm": "linf", "eps": EPS, "steps": steps, "step_size": None, "random_start": True},
             "schedule": {"epochs": epochs, "lr": 0.1, "weight_decay": 3e-4},
+            "train": {"batch_size": 128},
         }
 
     def event(self, event: str, step: int, text: str) -> dict[str, Any]:

@@ -10,8 +10,10 @@ from ...runs.methods import method_of
 from ...runs.read import Launch
 from ...runs.settings import Setting
 from ...runs.table import Row
+from ..findings.front import Front
 from ..findings.sweeps import Sweep
 from .along import along
+from .cost import against_cost
 from .curves import MOST_POINTS, PANELS, curves
 from .scatter import scatter
 from .style import Chart, styles
@@ -24,19 +26,21 @@ class Charts:
     scatters: RA against TA, by setting
     curves:   training curves, by command
     sweeps:   RA against eps or steps, with the sweep that each shows
+    fronts:   RA against cost, with the front that each shows
     """
 
     script: str = ""
     scatters: dict[Setting, Chart] = field(default_factory=dict)
     curves: dict[str, Chart] = field(default_factory=dict)
     sweeps: list[tuple[Sweep, Chart]] = field(default_factory=list)
+    fronts: list[tuple[Front, Chart]] = field(default_factory=list)
 
     def along(self, axis: str) -> list[tuple[Sweep, Chart]]:
         """Those of `sweeps` with this axis."""
         return [(sweep, chart) for sweep, chart in self.sweeps if sweep.axis == axis]
 
 
-def draw(launch: Launch, rows: list[Row], sweeps: list[Sweep]) -> Charts:
+def draw(launch: Launch, rows: list[Row], sweeps: list[Sweep], fronts: list[Front]) -> Charts:
     """All charts of a launch. A chart without data is left out."""
     methods = {run.stage: method_of(run, launch) for run in launch.runs.values()}
     by_method = styles(list(methods.values()))
@@ -55,7 +59,8 @@ def draw(launch: Launch, rows: list[Row], sweeps: list[Sweep]) -> Charts:
         if runs:
             by_command[command] = curves(runs, command, by_method, methods, share)
     swept = [(sweep, along(sweep, by_method)) for sweep in sweeps]
-    charts = [*scatters.values(), *by_command.values(), *(chart for _, chart in swept)]
+    paid = [(front, against_cost(front, by_method)) for front in fronts]
+    charts = [*scatters.values(), *by_command.values(), *(chart for _, chart in swept), *(chart for _, chart in paid)]
     # Bokeh embeds all figures at once, under names that lead back to their charts
     figures = {f"{c}-{f}": plot for c, chart in enumerate(charts) for f, (_, plot) in enumerate(chart.figures)}
     if not figures:
@@ -63,4 +68,4 @@ def draw(launch: Launch, rows: list[Row], sweeps: list[Sweep]) -> Charts:
     script, divs = components(figures)
     for c, chart in enumerate(charts):
         chart.figures = [(title, divs[f"{c}-{f}"]) for f, (title, _) in enumerate(chart.figures)]
-    return Charts(script, scatters, by_command, swept)
+    return Charts(script, scatters, by_command, swept, paid)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from bokeh.models import BasicTicker, Range1d
+from bokeh.models import BasicTicker, LogTicker, Range1d
 from bokeh.plotting import figure
 
 from ...runs.methods import Method
@@ -59,13 +59,14 @@ def styles(methods: list[Method]) -> dict[Method, Style]:
     return by_method
 
 
-def blank(height: int, x_label: str, y_label: str | None) -> Any:
-    """An empty figure that fills the width of the page, with a transparent background."""
+def blank(height: int, x_label: str, y_label: str | None, log: bool = False) -> Any:
+    """An empty figure that fills the width of the page, with a transparent background. `log`: of the horizontal axis."""
     plot = figure(
         height=height,
         sizing_mode="stretch_width",
         toolbar_location=None,
         tools="",
+        x_axis_type="log" if log else "linear",
         background_fill_color=None,
         border_fill_color=None,
         outline_line_color=None,
@@ -81,6 +82,8 @@ def blank(height: int, x_label: str, y_label: str | None) -> Any:
         axis.axis_line_color = axis.major_tick_line_color = GREY
         axis.minor_tick_line_color = None
         axis.ticker = BasicTicker(desired_num_ticks=5)
+    if log:
+        plot.xaxis[0].ticker = LogTicker(desired_num_ticks=5)
     plot.grid.grid_line_color = GREY
     plot.grid.grid_line_alpha = 0.2
     return plot

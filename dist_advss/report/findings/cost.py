@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ...config.teacher import TEACHER
 from ...runs.folders import lookup
 from ...runs.methods import finetune_of, members_of, origins_of
-from ...runs.read import Launch, Run, number, processes
+from ...runs.read import Launch, Run, follow, number, processes
+from ...runs.recipes import started_from
 from ...runs.table import Row
 from .effects import baseline_of
 
@@ -23,6 +25,8 @@ class Cost:
     target:              the highest validation RA of P1→F4 in the same setting
     to_baseline:         epochs of fine-tuning until validation RA reached the target
     seconds_to_baseline: device seconds of pre-training and of fine-tuning up to there
+    passes:              images that went through the network, forward or backward, in every training behind the model
+    seconds:             device seconds of all of these trainings
     """
 
     row: Row
@@ -32,6 +36,8 @@ class Cost:
     target: float | None
     to_baseline: int | None
     seconds_to_baseline: float | None
+    passes: float | None
+    seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,11 @@ class Costs:
     def several_seeds(self) -> bool:
         """Whether the models differ in their seeds."""
         return len({cost.row.seeds for cost in self.costs if cost.row.seed is not None}) > 1
+
+    def of(self, row: Row) -> Cost | None:
+        """The cost of the model that a row evaluated, also under another attack; None where it is not known."""
+        same = (cost for cost in self.costs if (cost.row.name, cost.row.recipe) == (row.name, row.recipe))
+        return next(same, None) if row.recipe.keys else None
 
 
 def costs(launch: Launch, rows: list[Row]) -> Costs | None:
@@ -62,7 +73,7 @@ def costs(launch: Launch, rows: list[Row]) -> Costs | None:
             baseline = baseline_of(row, rows)  # which is the row itself for P1→F4
             of_baseline = tuned.get(baseline.evaluation, []) if baseline else []
             target = best_ra(of_baseline[0]) if len(of_baseline) == 1 else None
-            by_model[paths] = _cost(row, runs, origins, target)
+            by_model[paths] = _cost(row, runs, origins, _chain(runs, launch), target)
     kinds = {on_gpu(run) for run in used}
     devices = "GPU" if kinds == {True} else "process" if kinds == {False} else "processes and GPUs"
     return Costs(devices, list(by_model.values())) if by_model else None
@@ -88,21 +99,57 @@ def _origins(tuning: Run, launch: Launch) -> list[Run]:
     return list(found.values())
 
 
-def _cost(row: Row, runs: list[Run], origins: list[Run], target: float | None) -> Cost:
+def _chain(tuned: list[Run], launch: Launch) -> list[Run] | None:
+    """These fine-tunings and everything that they started from, each run once; None where one cannot be found."""
+    chain = {run.path: run for tuning in tuned for run in (tuning, *started_from(tuning, launch))}
+    for run in chain.values():
+        links = [link for key in ("init", TEACHER) if (link := lookup(run.config, key))]
+        if not run.config or any(follow(run, str(link), launch) is None for link in links):
+            return None
+    return list(chain.values())
+
+
+def _cost(row: Row, runs: list[Run], origins: list[Run], chain: list[Run] | None, target: float | None) -> Cost:
+    """The cost of the model of a row, from its fine-tunings, their pre-trainings and the whole chain."""
     before, after = _together(origins), _together(runs)
-    if len(runs) > 1:
-        return Cost(row, before, after, None, target, None, None)
+    alone = len(runs) == 1  # epochs are those of one fine-tuning
     epochs = number(runs[0].result.get("epochs"))
-    reached = None if target is None else epochs_to(runs[0], target)
+    reached = None if target is None or not alone else epochs_to(runs[0], target)
     seconds = None
     if reached is not None and after is not None and epochs:
         seconds = after * reached / epochs + (before or 0.0)
-    return Cost(row, before, after, row.epochs_to_best_ra, target, reached, seconds)
+    return Cost(
+        row=row,
+        pretrain=before,
+        finetune=after,
+        to_best=row.epochs_to_best_ra if alone else None,
+        target=target,
+        to_baseline=reached,
+        seconds_to_baseline=seconds,
+        passes=_sum([passed(run) for run in chain]) if chain else None,
+        seconds=_together(chain or []),
+    )
 
 
 def _together(runs: list[Run]) -> float | None:
-    known = [seconds for run in runs if (seconds := device_seconds(run)) is not None]
-    return sum(known) if runs and len(known) == len(runs) else None
+    return _sum([device_seconds(run) for run in runs]) if runs else None
+
+
+def _sum(values: list[float | None]) -> float | None:
+    """The sum; None where one is unknown."""
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
+
+
+def passed(run: Run) -> float | None:
+    """Images that went through the encoder in a training, forward or backward, those of its attack included.
+
+    Steps x images of a step x passes of a step. Without validation. None where the run has not recorded one of these.
+    """
+    counts = [number(lookup(run.result, f"passes.{way}")) for way in ("forward", "backward")]
+    steps, images = number(run.result.get("steps")), number(lookup(run.config, "train.batch_size"))
+    each = _sum(counts)
+    return None if each is None or steps is None or images is None else steps * images * each
 
 
 def best_ra(run: Run) -> float | None:

@@ -149,7 +149,7 @@ def _effect(task: str, pairs: list[tuple[Row, Row]]) -> Effect:
 def difference(pairs: list[tuple[Row, Row]], rate: Literal["ta", "ra"]) -> Difference:
     """after - before of finished evaluations, one pair for each seed, with its interval over images and seeds."""
     rates = [(_rate(before, rate), _rate(after, rate)) for before, after in pairs]
-    verdicts = [(_judged(before), _judged(after)) for before, after in pairs]
+    verdicts = [(judged_row(before), judged_row(after)) for before, after in pairs]
     together = [
         (old.right[rate], new.right[rate]) for old, new in verdicts if old and new and old.of_the_images_of(new)
     ]
@@ -188,7 +188,7 @@ def _rate(row: Row, rate: Literal["ta", "ra"]) -> Rate:
     return value
 
 
-def _judged(row: Row) -> Judged | None:
+def judged_row(row: Row) -> Judged | None:
     """The verdicts behind a row's rates; None where they are missing or give other rates."""
     verdicts = judged(row.folder)
     same = verdicts is not None and all(
