@@ -125,6 +125,17 @@ def test_all_numbers_of_a_cell_are_of_the_models_that_autoattack_judged(folder: 
     assert all(forms[0] == "models" for _, forms in table.protocols)
 
 
+def test_a_protocol_that_the_configuration_names_is_a_column_of_its_own(folder: Any) -> None:
+    folder.grid(kinds=("F2", "F4"))
+    for p in ("p2", "p3"):
+        edit(folder, f"{p}_f2_finetune", protocol="alf", freeze="backbone")
+        edit(folder, f"{p}_f4_finetune", protocol="aff", objective={"name": "trades"})
+    (table,) = tables(folder.root)
+    assert [name for name, _ in table.protocols] == ["ALF", "F4", "AFF"]
+    assert cell(table, "P1", "F4") and cell(table, "P1", "AFF") is None
+    assert cell(table, "P3", "AFF") and cell(table, "P3", "ALF") and cell(table, "P3", "F4") is None
+
+
 def test_a_loss_and_a_key_that_differ_make_a_protocol_of_their_own(quickstart: Any) -> None:
     quickstart.method("P3", "p3_pretrain", "F4", "trades")
     edit(quickstart, "trades_finetune", objective={"name": "trades"})

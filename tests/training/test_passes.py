@@ -15,12 +15,12 @@ from dist_advss.training.passes import Passes
 def counted(accumulate: int, part: torch.Tensor, *inputs: torch.Tensor, answered: int = 0) -> dict[str, int] | None:
     """The counts of a step in which these went through the encoder, all but the last `answered` of them back too."""
     module: Any = nn.Module()
-    module.encoder = nn.Conv2d(1, 4, 3, padding=1)
+    module.trained_encoder = nn.Conv2d(1, 4, 3, padding=1)
     engine: Any = SimpleNamespace(module=module, rehearsing=False, accumulate=accumulate)
     passes = Passes(engine)
     for k, x in enumerate(inputs):
         with torch.set_grad_enabled(k < len(inputs) - answered):
-            features = module.encoder(x)
+            features = module.trained_encoder(x)
         if features.requires_grad:
             features.sum().backward()
     passes.end_step(part)
