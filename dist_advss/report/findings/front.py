@@ -12,7 +12,7 @@ from .cost import Cost, Costs
 from .ranks import Ranking
 
 MILLION = 1e6
-PASSES = "million images through the network"
+PASSES = "million image passes"
 MINUTE, HOUR = 60.0, 3600.0
 
 
@@ -48,7 +48,7 @@ class Front:
     @property
     def axis(self) -> str:
         """What the horizontal axis shows."""
-        return f"cost of pre-training and fine-tuning ({self.unit})"
+        return f"training cost ({self.unit})"
 
 
 def fronts(rankings: list[Ranking], costs: Costs | None) -> list[Front]:
