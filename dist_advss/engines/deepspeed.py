@@ -159,10 +159,12 @@ class DeepSpeedEngine(Engine):
             self._forget_moments()
             return
         for flat in self._flat_parameters():
-            self.optimizer.state[flat] = {
-                key: torch.zeros_like(flat.data) if isinstance(value, Tensor) and value.dim() > 0 else value
-                for key, value in example.items()
-            }
+            held = self.optimizer.state[flat]
+            for key, value in example.items():
+                if not isinstance(value, Tensor) or value.dim() == 0:
+                    held[key] = value
+                elif key not in held:  # DeepSpeed keeps references to those that it has
+                    held[key] = torch.zeros_like(flat.data)
         if self.stage < 3:
             self.wrapped.optimizer._lazy_init_hp_params_optimizer_state()
         for name, p in self.trained().items():
