@@ -49,7 +49,11 @@ class Alerts:
         was, self._collapsed = self._collapsed, best >= WORTH and ra < COLLAPSE * best
         if not self._collapsed or was:
             return None
-        hint = "; with few attack steps this is catastrophic overfitting: set overfitting.every" if line["ta"] > best else ""
+        hint = (
+            "; with few attack steps this is catastrophic overfitting: set overfitting.every"
+            if line["ta"] > best
+            else ""
+        )
         return f"RA fell to {ra:.1f} at epoch {line['epoch']}, from {best:.1f} at best (TA {line['ta']:.1f}){hint}"
 
     def _session(self, line: dict[str, Any]) -> str | None:

@@ -39,7 +39,8 @@ def test_the_sentence_says_from_what_to_what() -> None:
     alerts = Alerts([validation(1, 42.5)])
     assert alerts.see(validation(2, 0.5, ta=85.0)) == (
         "alert",
-        "RA fell to 0.5 at epoch 2, from 42.5 at best (TA 85.0); with few attack steps this is catastrophic overfitting: set overfitting.every",
+        "RA fell to 0.5 at epoch 2, from 42.5 at best (TA 85.0); with few attack steps this is catastrophic "
+        "overfitting: set overfitting.every",
     )
 
 
@@ -67,5 +68,6 @@ def test_an_alert_is_an_event_on_file_that_knows_of_earlier_sessions(tmp_path: P
     (event,) = [line for line in read(tmp_path / "metrics.jsonl") if line["kind"] == "event"]
     assert (event["event"], event["step"], event["text"]) == ("alert", 2, said[0])
     assert said == [
-        "RA fell to 2.0 at epoch 2, from 40.0 at best (TA 60.0); with few attack steps this is catastrophic overfitting: set overfitting.every"
+        "RA fell to 2.0 at epoch 2, from 40.0 at best (TA 60.0); with few attack steps this is catastrophic "
+        "overfitting: set overfitting.every"
     ]
