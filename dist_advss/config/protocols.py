@@ -21,18 +21,21 @@ class Protocol:
     freeze     the part of the network that stays as `init` gives it
     objective  the loss
     attacked   whether it trains on adversarial images
+    plus       whether weights are averaged (train.ema) and perturbed (train.awp)
     """
 
     title: str
     freeze: str
     objective: str
     attacked: bool
+    plus: bool = False
 
 
 PROTOCOLS: dict[str, Protocol] = {
     "slf": Protocol("SLF", freeze="backbone", objective="classify", attacked=False),
     "alf": Protocol("ALF", freeze="backbone", objective="classify", attacked=True),
     "aff": Protocol("AFF", freeze="none", objective="trades", attacked=True),
+    "aff_plus": Protocol("AFF+", freeze="none", objective="trades", attacked=True, plus=True),
 }
 
 
@@ -53,13 +56,17 @@ def check_protocol(command: str, config: Any) -> None:
 def _check_is(name: str, config: Any) -> None:
     """Whether the configuration is the protocol that it says. Raises UserError."""
     protocol = PROTOCOLS[name]
-    steps, wanted = config.attack.steps, "1 or more" if protocol.attacked else "0"
     for key, value, expected in (
         ("reuse", config.reuse, "backbone"),
         ("freeze", config.freeze, protocol.freeze),
         ("objective", config.objective.name, protocol.objective),
-        ("attack.steps", steps, steps if (steps > 0) == protocol.attacked else wanted),
+        ("attack.steps", config.attack.steps, protocol.attacked),
+        ("train.ema", config.train.ema, protocol.plus),
+        ("train.awp", config.train.awp, protocol.plus),
     ):
+        # True and False: any number above 0, and 0
+        if isinstance(expected, bool):
+            expected = value if (value > 0) == expected else "a number above 0" if expected else "0"
         if value != expected:
             raise UserError(f"{key}={value}: protocol={name} has {key}={expected}; drop one of the two words")
     if protocol.freeze != "none" and config.init is None:

@@ -269,7 +269,7 @@ class TrainConfig:
         None,
         "fine-tuning as later papers do it, from all of a backbone but its linear layer; the group sets reuse, freeze, "
         "objective, attack, schedule and train.batch_size. slf: train a zero linear layer on clean images; alf: on PGD-10 "
-        "images; aff: train all weights with TRADES",
+        "images; aff: train all weights with TRADES; aff_plus: aff with train.ema and train.awp",
         choices=(None, *PROTOCOLS),
         needs_labels=True,
     )

@@ -9,7 +9,7 @@ import pytest
 
 from dist_advss.cli import main
 from dist_advss.errors import UserError
-from launch.experiment import load
+from launch.experiment import find, load
 
 Write = Callable[..., str]
 BENCH = """
@@ -77,3 +77,13 @@ def test_a_fine_tuning_without_a_protocol_has_no_place_on_a_bench(write: Write) 
 def test_a_bench_is_true_or_false(write: Write) -> None:
     with pytest.raises(UserError, match="bench=maybe: not true or false"):
         load(write(BENCH.replace("bench: true", "bench: maybe")), Path("/nowhere"))
+
+
+def test_the_shipped_bench_refuses_a_rate_for_one_method(write: Write) -> None:
+    text = find("robustssl_mini").read_text()
+    alone = '"protocol={protocol}"]'
+    assert text.count(alone) == 1
+    changed = text.replace(alone, '"protocol={protocol}", schedule.lr=0.05]')
+    with pytest.raises(UserError, match=r"none_aff_finetune: schedule.lr=0.05: \w+ has schedule.lr=0.1, and a bench"):
+        load(write(changed), Path("/nowhere"))
+    assert "bench: true\n" in find("robustssl").read_text()

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from dist_advss import objectives
+from dist_advss.config.protocols import PROTOCOLS
 from dist_advss.errors import Stopped, UserError
 from dist_advss.training.loop import Trainer
 
@@ -95,7 +96,7 @@ def backbone(state: dict[str, torch.Tensor]) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("engine", ["single", "ddp", "fsdp"])
-@pytest.mark.parametrize("protocol", ["slf", "alf", "aff"])
+@pytest.mark.parametrize("protocol", ["slf", "alf", "aff", "aff_plus"])
 def test_the_linear_protocols_keep_every_bit_of_the_backbone_and_the_full_one_does_not(
     runs: Runs, pretrained: Path, protocol: str, engine: str
 ) -> None:
@@ -105,7 +106,7 @@ def test_the_linear_protocols_keep_every_bit_of_the_backbone_and_the_full_one_do
     before, after = runs.load("pretrained")["model"], runs.load("tuned")["model"]
     assert after["top.linear.weight"].abs().max() > 0
     assert len(backbone(before)) == len(encoder(before)) + runs.result("tuned")["transferred"]["last_stage"]
-    if protocol == "aff":
+    if protocol.startswith("aff"):
         changed = {name for name, tensor in backbone(before).items() if backbone(after)[name] != tensor}
         assert changed == {name for name in backbone(before) if ".normalise." not in name}
     else:
@@ -134,7 +135,7 @@ def test_a_protocol_starts_from_the_last_stage_that_a_pre_training_has(runs: Run
 
 
 def test_a_protocol_starts_its_linear_layer_at_zero(runs: Runs, pretrained: Path) -> None:
-    for protocol in ("slf", "alf", "aff"):
+    for protocol in PROTOCOLS:
         config = runs.config(
             f"init={pretrained}", f"protocol={protocol}", f"attack.steps={int(protocol != 'slf')}", command="finetune"
         )

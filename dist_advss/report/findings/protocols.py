@@ -15,7 +15,7 @@ from .attacks import AUTOATTACK, PGD, strength_of, threat
 from .effects import Difference, difference, judged_row
 from .ranks import mean_rate, of_the_same_images
 
-ORDER = ("F1", "SLF", "F2", "ALF", "F3", "F4", "AFF")  # from what changes least to what changes most
+ORDER = ("F1", "SLF", "F2", "ALF", "F3", "F4", "AFF", "AFF+")  # from what changes least to what changes most
 FORM = Literal["models", "ta", "pgd", "autoattack", "gap"]
 # fmt: off
 HEADINGS: dict[FORM, str] = {
