@@ -284,3 +284,13 @@ def test_a_reader_that_leaves_early_is_no_fault(repository: Path) -> None:
     command = f"{sys.executable} -m dist_advss pretrain --help | head -n 1"
     ran = subprocess.run(["bash", "-c", command], cwd=repository, capture_output=True, text=True, check=True)
     assert ran.stderr == ""
+
+
+@pytest.mark.parametrize("word", ["a\0b", "\ud800"])
+@pytest.mark.parametrize("command", [["data", "show"], ["report"], ["verify"], ["pretrain"]])
+def test_a_word_that_no_path_can_be_is_one_line(
+    command: list[str], word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A shell passes none of them. A program that calls `main` may."""
+    assert main([*command, word]) == 2
+    assert "remove it" in capsys.readouterr().err

@@ -6,6 +6,7 @@ This package imports the standard library only, so that `--help` prints at once.
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Sequence
 
@@ -69,12 +70,21 @@ def _dispatch(words: list[str]) -> int:
         print(f"dist-advss {__version__}")
         return 0
     command, *rest = words
-    with_nul = next((word for word in rest if "\0" in word), None)
-    if with_nul is not None:  # a shell passes none, a program that calls `main` may
-        raise UserError(f"{with_nul}: holds a NUL character, which no key, value or path can; remove it")
+    for word in rest:
+        _refuse_impossible(word)
     if command not in COMMANDS:
         raise UserError(f"{command}: no such command; {nearest(command, COMMANDS)}")
     return COMMANDS[command][1](rest)
+
+
+def _refuse_impossible(word: str) -> None:
+    """Raises UserError for characters that no key, value or path can have. A shell passes none, a program that calls `main` may."""
+    if "\0" in word:
+        raise UserError(f"{word}: holds a NUL character, which no key, value or path can; remove it")
+    try:
+        os.fsencode(word)
+    except UnicodeEncodeError:
+        raise UserError(f"{word!r}: holds a half of a character, which no key, value or path can; remove it") from None
 
 
 def _overview() -> str:

@@ -129,12 +129,13 @@ def of_one_model(command: str) -> bool:
 def command_of(config: Mapping[str, Any]) -> str:
     """The command that wrote a configuration, such as a config.yaml; "" if no command has any of its keys.
 
-    It is the command whose keys are closest to those of the configuration. `pretrain` and `finetune` have the same keys, so
-    the objective decides between them.
+    It is the command that knows most of its keys, and of several, the one that has fewest others: a configuration of an earlier
+    version lacks keys. `pretrain` and `finetune` have the same keys, so the objective decides between them.
     """
     from .objectives import is_pretext
 
-    differing = {name: len(_keys(command) ^ set(config)) for name, command in COMMANDS.items()}
+    keys = {name: _keys(command) for name, command in COMMANDS.items()}
+    differing = {name: (len(set(config) - known), len(known - set(config))) for name, known in keys.items()}
     nearest = [name for name, count in differing.items() if count == min(differing.values())]
     if not any(_keys(COMMANDS[name]) & set(config) for name in nearest):
         return ""

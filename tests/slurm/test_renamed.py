@@ -36,8 +36,8 @@ def test_a_renamed_job_is_followed_cancelled_and_not_queued_twice(
     assert {job.name for job in in_queue().values() if job.waits} == {"urgent-for-the-deadline"}
     assert launched.run() == 0  # queues nothing
     assert {id for id, job in in_queue().items() if job.waits} == set(rename)
-    slurm_command("scontrol", "update", "PartitionName=main", "State=UP")
     slurm_command("scontrol", "hold", jobs["p_1"])
+    slurm_command("scontrol", "update", "PartitionName=main", "State=UP")
 
     end = time.monotonic() + PATIENCE
     while (states := launched.states())["alone"].state != "finished" or states["p_0"].state != "finished":
