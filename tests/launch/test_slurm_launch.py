@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from dist_advss.errors import RunError, UserError
 from dist_advss.live.glance import row
 from dist_advss.runs import state
 from dist_advss.runs.state import Status
+from launch import status
 from launch.graph import stored
 from launch.profile import Slurm
 from launch.queue import slurm as queue
@@ -217,8 +220,6 @@ def test_logs_show_what_a_rank_has_printed(chain: str, tmp_path: Path, fake_slur
 
 
 def test_attach_follows_to_the_end(chain: str, tmp_path: Path, fake_slurm: Any, capsys: Any, monkeypatch: Any) -> None:
-    from launch import control
-
     on_slurm(chain, tmp_path)
     capsys.readouterr()
     waiting = list(IDS)
@@ -227,7 +228,8 @@ def test_attach_follows_to_the_end(chain: str, tmp_path: Path, fake_slurm: Any, 
         if waiting:
             finish(tmp_path, waiting.pop(0), fake_slurm)
 
-    monkeypatch.setattr(control.time, "sleep", pass_time)
+    # The module's own clock: a thread of another test may sleep too.
+    monkeypatch.setattr(status, "time", SimpleNamespace(sleep=pass_time, time=time.time))
     assert main(["attach", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert said.index("p1_finetune") < said.index("p3_evaluate: finished") < said.index("all 5 stages finished"), said
