@@ -22,10 +22,11 @@ class Alerts:
     """Watches the lines of one run in order. `see` returns the name and the sentence of an event, or None.
 
     The name is "alert", or "recovered" for the end of one. A collapse is reported once, and again only after RA has recovered.
+    A run whose steps have no attack learns nothing about RA, which may fall as it likes.
     """
 
     def __init__(self, lines: Iterable[dict[str, Any]] = ()) -> None:
-        self._best_ra, self._collapsed = 0.0, False
+        self._best_ra, self._collapsed, self._attacked = 0.0, False, True
         self._sessions: list[tuple[float, int]] = []
         self._stragglers = Stragglers()
         for line in lines:
@@ -33,6 +34,7 @@ class Alerts:
 
     def see(self, line: dict[str, Any]) -> tuple[str, str] | None:
         if line["kind"] == "train":
+            self._attacked = any(name.startswith("attack_loss") for name in line)
             return self._stragglers.see(line)
         sentence = None
         if line["kind"] == "validation":
@@ -47,7 +49,7 @@ class Alerts:
         ra, best = line["ra"], self._best_ra
         self._best_ra = max(best, ra)
         was, self._collapsed = self._collapsed, best >= WORTH and ra < COLLAPSE * best
-        if not self._collapsed or was:
+        if not self._collapsed or was or not self._attacked:
             return None
         hint = (
             "; with few attack steps this is catastrophic overfitting: set overfitting.every"

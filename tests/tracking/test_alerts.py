@@ -35,6 +35,12 @@ def test_a_collapse_of_ra_is_told_when_it_happens(rates: list[float], alarmed: l
     assert [epoch for epoch, ra in enumerate(rates, 1) if alerts.see(validation(epoch, ra))] == alarmed
 
 
+@pytest.mark.parametrize(("names", "alarmed"), [({"attack_loss.0": 1.0}, True), ({}, False)])
+def test_standard_training_has_no_ra_to_lose(names: dict[str, float], alarmed: bool) -> None:
+    alerts = Alerts([{"kind": "train", "step": 1, **names}, validation(1, 40.0)])
+    assert bool(alerts.see(validation(2, 1.0))) == alarmed
+
+
 def test_the_sentence_says_from_what_to_what() -> None:
     alerts = Alerts([validation(1, 42.5)])
     assert alerts.see(validation(2, 0.5, ta=85.0)) == (
