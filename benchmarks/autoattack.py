@@ -109,7 +109,7 @@ def main() -> None:
         "run", nargs="?", type=Path, help="the run folder of a fine-tuning; without it, a short one is run"
     )
     options.add_argument(
-        "--images", type=int, default=32, help="the first of the test set for AutoAttack; 16 fill a chunk"
+        "--images", type=int, default=32, help="the first of the test set for AutoAttack; 32 fill a chunk"
     )
     options.add_argument("--steps", type=int, default=100, help="of APGD and FAB, as the standard has")
     options.add_argument("--queries", type=int, default=1000, help="of Square; the standard has 5,000")
