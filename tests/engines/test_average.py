@@ -98,6 +98,19 @@ def test_the_average_is_what_is_validated_saved_and_transferred(runs: Runs) -> N
     assert all(torch.equal(t, judged[name]) for name, t in tuned.items() if name.startswith("encoder."))
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["objective=joint", "objective.selfie.layers=1", "objective.selfie.heads=4", "objective.selfie.ffn=16"],
+        ["objective=simclr", "objective.projector=16", "validation.limit=32"],
+    ],
+)
+def test_a_loss_of_gradients_and_one_of_whole_batches_take_an_average_and_awp(runs: Runs, words: list[str]) -> None:
+    runs.train(*words, "schedule.epochs=1", "schedule.lr=0.01", "train.ema=0.9", "train.awp=0.01")
+    last = runs.load()
+    assert runs.finite() and last["average"]["fitted"] and not equal(checkpoint.judged(last), last["model"])
+
+
 def test_in_the_middle_of_an_epoch_the_trained_weights_are_judged(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     """The averaged ones have no statistics there."""
     runner = engine(config("train.ema=0.9"))
