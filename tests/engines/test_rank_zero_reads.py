@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from dist_advss.cli import main
+from dist_advss.data.sets import fingerprint
 from dist_advss.engines import told_by_rank_zero
 from dist_advss.evaluation import by_image
 
@@ -38,6 +39,7 @@ def watched(root: Path, out: Path, words: list[str]) -> None:
     sys.addaudithook(record)
     jobs.smooth()
     by_image.SAVE_EVERY_S = -1.0  # after every batch
+    fingerprint.SETTLED_S = 0.0  # the first run may begin within seconds of the images
     code = main(words)
     (out / f"opened{os.environ['RANK']}").write_text("\n".join(opened))
     sys.exit(code)
