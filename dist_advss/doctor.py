@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 import netrc
@@ -9,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +44,7 @@ FFCV_NEEDS = {  # a compiler, Python's headers, pkg-config, OpenCV, libjpeg-turb
     "dnf": "dnf install gcc-c++ python3-devel pkgconf opencv-devel turbojpeg-devel (EPEL and CRB enabled)",
     "conda": "conda install -c conda-forge cxx-compiler pkg-config opencv libjpeg-turbo",
 }
+DECODER = "dist_advss.data.betons.decode"
 WIDTH = 18  # of the longest name, data fashion_mnist
 ROOM = 2e9  # bytes; about the size of a large model's checkpoints and its images
 COLOURS = {"ok": "green", "missing": "red", "optional": "yellow"}
@@ -72,10 +75,18 @@ def doctor() -> int:
 def examine() -> Iterator[Finding]:
     """Every finding about this machine. Imports torch; opens no connection."""
     yield Finding("Python", "ok", f"{sys.version.split()[0]} ({sys.executable})")
-    yield from torch_and_gpu()
+    # 1. torch, which the packages of 2 import as well.
+    imported = torch()
+    yield imported
+    # 2. Copies of this process import them, all at once, while it goes through the rest.
+    tried = {name: Trial(name) for name in ("torchvision", DECODER, "deepspeed")}
+    if imported.verdict == "ok":
+        yield from gpus()
     yield from map(package, REQUIRED)
-    yield ffcv(shutil.which, os.environ)
-    yield extra("deepspeed", "shards optimiser state and weights", "pip install deepspeed")
+    if imported.verdict == "ok":
+        yield from torchvision(tried["torchvision"])
+    yield ffcv(tried[DECODER], shutil.which, os.environ)
+    yield extra(tried["deepspeed"], "shards optimiser state and weights", "pip install deepspeed")
     yield slurm(shutil.which)
     yield wandb_login(os.environ, Path.home())
     yield cpu()
@@ -90,18 +101,58 @@ def as_line(finding: Finding) -> str:
     return f"{finding.verdict:<8}  {finding.what:<{WIDTH}}  {finding.found}{fix}"
 
 
-def torch_and_gpu() -> Iterator[Finding]:
-    """torch, torchvision and the GPUs. It imports both packages, because a version mismatch appears only on import."""
+class Trial:
+    """An import in a forked copy of this process, because compiled packages may crash or print.
+
+    A copy has torch already, and is seconds faster than a new interpreter. It is made before anything uses a GPU, whose
+    driver does not survive a fork.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 `error` reads it
+        self._pid = os.fork()
+        if self._pid == 0:
+            code = 1
+            try:
+                for output in (1, 2):
+                    os.dup2(self._said.fileno(), output)
+                importlib.import_module(name)
+                code = 0
+            except BaseException as error:
+                os.write(2, f"{_reason(error)}\n".encode(errors="backslashreplace"))
+            finally:
+                os._exit(code)
+
+    def error(self) -> str | None:
+        """Waits for the import. Returns the last line that it printed if it failed, else None."""
+        code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        with self._said as file:
+            file.seek(0)
+            lines = file.read().decode(errors="replace").strip().splitlines()
+        return None if code == 0 else (lines or [f"exit code {code}"])[-1]
+
+
+def torch() -> Finding:
+    """torch, which is imported here: an installation can be broken in many ways."""
     try:
         import torch
-    except Exception as error:  # an installation can be broken in many ways; each is a finding
-        yield Finding("torch", "missing", _reason(error), INSTALL)
-        return
-    yield Finding("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} CPU threads")
-    try:
-        import torchvision  # noqa: F401
     except Exception as error:
-        yield Finding("torchvision", "missing", f"incompatible with this torch: {_reason(error)}", INSTALL)
+        return Finding("torch", "missing", _reason(error), INSTALL)
+    return Finding("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} CPU threads")
+
+
+def torchvision(tried: Trial) -> Iterator[Finding]:
+    """Nothing, or a version that does not fit torch, which appears only on import."""
+    error = tried.error()
+    if error is not None:
+        yield Finding("torchvision", "missing", f"incompatible with this torch: {error}", INSTALL)
+
+
+def gpus() -> Iterator[Finding]:
+    """The GPUs that torch finds, or why it finds none."""
+    import torch
+
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(index)
@@ -127,24 +178,22 @@ def package(name: str) -> Finding:
     return Finding(name, "ok", version) if version else Finding(name, "missing", "not installed", INSTALL)
 
 
-def extra(name: str, purpose: str, fix: str) -> Finding:
-    """A package that some features need. A separate process imports it, because compiled packages may crash or print."""
+def extra(tried: Trial, purpose: str, fix: str) -> Finding:
+    """A package that some features need."""
+    name = tried.name
+    error = tried.error()
     if importlib.util.find_spec(name) is None:
         return Finding(name, "optional", f"not installed ({purpose})", fix)
-    tried = subprocess.run([sys.executable, "-c", f"import {name}"], capture_output=True, text=True, check=False)
-    if tried.returncode:
-        last = (tried.stderr.strip().splitlines() or [f"exit code {tried.returncode}"])[-1]
-        return Finding(name, "optional", f"{_version(name) or 'installed'}, but it cannot be imported: {last}", fix)
+    if error is not None:
+        return Finding(name, "optional", f"{_version(name) or 'installed'}, but it cannot be imported: {error}", fix)
     return Finding(name, "ok", _version(name) or "installed")
 
 
-def ffcv(which: Callable[[str], str | None], environment: Mapping[str, str]) -> Finding:
-    """Whether FFCV decodes .beton files here; if not, the missing system packages."""
-    check = [sys.executable, "-c", "import dist_advss.data.betons.decode"]
-    tried = subprocess.run(check, capture_output=True, text=True, check=False)
-    if not tried.returncode:
+def ffcv(tried: Trial, which: Callable[[str], str | None], environment: Mapping[str, str]) -> Finding:
+    """Whether FFCV decodes .beton files here; if not, the missing system packages. `tried` has imported DECODER."""
+    last = tried.error()
+    if last is None:
         return Finding("ffcv", "ok", f"{_version('ffcv') or 'installed'}, decodes .beton files")
-    last = (tried.stderr.strip().splitlines() or [f"exit code {tried.returncode}"])[-1]
     absent = [] if which("pkg-config") is None else [name for name in ("opencv4", "libturbojpeg") if not _library(name)]
     found = f"{last.partition(': ')[2] or last} (reads large sets faster)"
     found += f"; pkg-config does not find {', '.join(absent)}" if absent else ""

@@ -9,11 +9,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from types import FrameType
 
+from dist_advss.config.changes import changes
 from dist_advss.config.paths import absolute
 from dist_advss.errors import Stopped, UserError, nearest
 from dist_advss.files import remove_leftovers
-from dist_advss.tracking.identity import run_id
-from dist_advss.training.folder import changes
 from dist_advss.training.interrupt import handled
 
 from . import graph, profile, state
@@ -58,9 +57,7 @@ def launch(
         for folder in (directory, *(directory / name for name in planned.stages)):
             remove_leftovers(folder)
         graph.store(directory, planned)
-        for name, config in compositions(planned, directory).items():
-            if config.get("tracking", {}).get("wandb", "disabled") != "disabled":  # a transfer has none
-                run_id(directory / name)  # before any job: a stage is one wandb run, however often it is requeued
+        _name_wandb_runs(directory, planned)
         if isinstance(settings, profile.Local):
             print(f"each stage writes to {directory}/STAGE/log.txt; for the progress: dist-advss status {directory}")
         with handled(_stop):
@@ -83,6 +80,15 @@ def _launch_on_slurm(
         refuse_changes(directory, planned)
         graph.store(directory, planned)
         return submission.submit(directory, planned, wanted, settings, retry_failed, lock)
+
+
+def _name_wandb_runs(directory: Path, planned: Experiment) -> None:
+    """Gives each stage with wandb its id before it starts: it is one wandb run, however often it is resumed."""
+    for name, config in compositions(planned, directory).items():
+        if config.get("tracking", {}).get("wandb", "disabled") != "disabled":  # a transfer has none
+            from dist_advss.tracking.identity import run_id
+
+            run_id(directory / name)
 
 
 def _refuse_jobs(directory: Path) -> None:

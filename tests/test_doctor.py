@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 from dist_advss import doctor as room
-from dist_advss.doctor import Finding, as_line, data_sets, disk, doctor, extra, ffcv, package, slurm, wandb_login
+from dist_advss.doctor import Finding, Trial, as_line, data_sets, disk, doctor, extra, ffcv, package, slurm, wandb_login
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
 
@@ -36,26 +35,33 @@ def test_an_extra_that_cannot_be_imported_is_told_with_its_last_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "half_built.py").write_text("raise ImportError('libfoo.so: cannot open')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))
-    broken = extra("half_built", "is fast", "build it")
+    broken = extra(Trial("half_built"), "is fast", "build it")
     assert (broken.verdict, broken.fix) == ("optional", "build it")
     assert "libfoo.so: cannot open" in broken.found
-    assert "not installed (is fast)" in extra("no_such_module", "is fast", "build it").found
-    assert extra("json", "", "").verdict == "ok"
+    assert "not installed (is fast)" in extra(Trial("no_such_module"), "is fast", "build it").found
+    assert extra(Trial("json"), "", "").verdict == "ok"
 
 
 def test_missing_ffcv_is_told_with_what_this_system_installs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "ffcv").mkdir()
-    (tmp_path / "ffcv" / "_libffcv.so").write_text("not a library")
-    (tmp_path / "ffcv" / "__init__.py").write_text("")
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
-    debian = ffcv({"apt-get": "/usr/bin/apt-get"}.get, {})
+    (tmp_path / "library.so").write_text("not a library")
+    (tmp_path / "no_decoder.py").write_text(f"import ctypes\nctypes.CDLL({str(tmp_path / 'library.so')!r})\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    debian = ffcv(Trial("no_decoder"), {"apt-get": "/usr/bin/apt-get"}.get, {})
     assert debian.verdict == "optional"
-    assert "invalid ELF header" in debian.found or "file too short" in debian.found or "not installed" in debian.found
+    assert "invalid ELF header" in debian.found or "file too short" in debian.found
     assert "apt-get install g++ python3-dev pkg-config libopencv-dev libturbojpeg0-dev" in debian.fix
-    assert "dnf install" in ffcv({"dnf": "/usr/bin/dnf"}.get, {}).fix
-    assert "conda install" in ffcv({"apt-get": "/usr/bin/apt-get"}.get, {"CONDA_PREFIX": "/opt/conda"}).fix
+    assert "dnf install" in ffcv(Trial("no_decoder"), {"dnf": "/usr/bin/dnf"}.get, {}).fix
+    apt = {"apt-get": "/usr/bin/apt-get"}
+    assert "conda install" in ffcv(Trial("no_decoder"), apt.get, {"CONDA_PREFIX": "/opt/conda"}).fix
+
+
+def test_a_package_that_crashes_the_process_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "crashes.py").write_text(
+        "import os, signal\nprint('loading', flush=True)\nos.kill(os.getpid(), signal.SIGSEGV)"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert "cannot be imported: loading" in extra(Trial("crashes"), "is fast", "build it").found
 
 
 def fake(folder: Path, name: str, text: str) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__, yaml_text
+from ..config.changes import changes
 from ..config.compose import as_yaml
-from ..config.flags import batches_only_bundle, says_where
-from ..config.paths import is_path, same_place
+from ..config.flags import batches_only_bundle
 from ..config.teacher import TEACHER
 from ..engines import World
 from ..errors import UserError
@@ -144,17 +144,6 @@ def fill_in_defaults(before: dict[str, Any], config: Any) -> None:
             before[field.name] = field.default_factory() if callable(field.default_factory) else field.default
 
 
-def changes(old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Those `differences` that change a result: not where a run computes, nor two spellings of one path.
-
-    data.classes=null leaves the number to the set, so it agrees with every number.
-    """
-    for name, before, now in differences(old, new):
-        left_open = name == "data.classes" and None in (before, now)
-        if not (says_where(name) or left_open or (is_path(name) and same_place(before, now))):
-            yield name, before, now
-
-
 def _moved(folder: Path, source: str | None) -> bool:
     """Whether `source`, a value of one of STARTS, holds weights that the run in the folder began with, at another place.
 
@@ -176,13 +165,3 @@ def _holds(config: Any, name: str) -> bool:
             return False
         config = config[part]
     return True
-
-
-def differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(dotted name, old value, new value) of every leaf that differs between two configurations."""
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        if old != new:
-            yield prefix, old, new
-        return
-    for name in dict.fromkeys([*old, *new]):
-        yield from differences(old.get(name), new.get(name), f"{prefix}.{name}" if prefix else name)

@@ -8,7 +8,6 @@ import torch
 
 from ..config.schema import TrainConfig
 from ..gpus import peak_flops
-from ..plan.step import count
 
 
 def ideal_seconds(config: TrainConfig, device: torch.device, world_size: int) -> float | None:
@@ -23,6 +22,8 @@ def ideal_seconds(config: TrainConfig, device: torch.device, world_size: int) ->
 
 def seconds_at(peak: float, config: TrainConfig, world_size: int) -> float | None:
     """The same at `peak` FLOP/s."""
+    from ..plan.step import count  # a run without a known peak does not need torch's counters and sharding
+
     parts = world_size * config.train.accumulate
     try:
         step = count(config, config.train.batch_size // parts)

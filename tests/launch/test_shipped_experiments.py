@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from dist_advss.config.changes import differences
 from dist_advss.config.compose import options
 from dist_advss.config.inherit import configure
-from dist_advss.training.folder import differences
 from launch.experiment import compositions, configurations, load
 from launch.graph import Experiment
 from launch.profile import Slurm, choose

@@ -12,11 +12,12 @@ from typing import IO, TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from dist_advss.config.changes import differences
 from dist_advss.config.compose import as_yaml
 from dist_advss.errors import RunError, UserError
 from dist_advss.files import locked, only_process
 from dist_advss.tracking import Tracker
-from dist_advss.training.folder import claim, differences
+from dist_advss.training.folder import claim
 from dist_advss.training.made_from import MadeFrom, survey
 
 if TYPE_CHECKING:
