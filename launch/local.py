@@ -25,6 +25,7 @@ from .graph import Stage
 from .queue.environment import OF_TORCHRUN
 from .stage import command_line as stage_command
 from .stage import run_stage as run_in_process
+from .warm import Process, Warm
 
 RunStage = Callable[[Path, Stage], None]
 CommandLine = Callable[[Path, Stage], Sequence[str]]
@@ -91,16 +92,23 @@ class Local:
 
     A child sees one of `gpus` (values of CUDA_VISIBLE_DEVICES), the one with the fewest children. With more workers than
     GPUs, some share one. A child writes to STAGE/log.txt. It has its own session, so Ctrl-C reaches it only through `stop`.
-    It survives if this process is killed, and the next launch waits for it.
+    It survives if this process is killed, and the next launch waits for it. With `warm`, it is a copy of this process as
+    long as the code on the disk is the code in memory, else a new interpreter.
     """
 
     def __init__(
-        self, workers: int, threads: int, command_line: CommandLine = stage_command, gpus: Sequence[str] = ()
+        self,
+        workers: int,
+        threads: int,
+        command_line: CommandLine = stage_command,
+        gpus: Sequence[str] = (),
+        warm: Warm | None = None,
     ) -> None:
         self.places = workers
         self._gpus = tuple(gpus)
         self._threads = max(1, threads // workers)
         self._command_line = command_line
+        self._warm = warm
         self._children: dict[str, Child] = {}
 
     def start(self, directory: Path, stage: Stage) -> None:
@@ -118,19 +126,24 @@ class Local:
                 output.write(f"$ {shlex.join(command)}\n")
                 output.flush()
                 start = output.tell()
-                child = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env=self._environment(gpu),
-                    start_new_session=True,
-                )
+                child = self._child(command, output.fileno(), self._environment(gpu), stage.name)
         except OSError as error:
             raise RunError(f"{stage.name} could not be started: {error}") from error
         begun = state.running(child.pid, time.time())
         self._children[stage.name] = Child(child, directory, stage, begun, start, gpu)
         state.write(directory / stage.name, begun)
+
+    def _child(self, command: list[str], output: int, environment: dict[str, str], name: str) -> Process:
+        if self._warm and self._warm.current():
+            return self._warm.start(command, output, environment, name)
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
 
     def _environment(self, gpu: str | None) -> dict[str, str]:
         """A child's environment. The ranks of a torchrun around this process are not those of its children."""
@@ -167,7 +180,7 @@ class Local:
 class Child(NamedTuple):
     """A running stage in a child process, on one GPU or on none in particular. Its output starts at byte `log_start` of its log."""
 
-    process: subprocess.Popen[bytes]
+    process: Process
     directory: Path
     stage: Stage
     begun: Status
@@ -176,7 +189,8 @@ class Child(NamedTuple):
 
     def end(self) -> Status:
         """The status of a child that has ended."""
-        code, begun = self.process.returncode, self.begun
+        code, begun = self.process.poll(), self.begun
+        assert code is not None
         if code == 0:
             return _verified(self.directory, self.stage, begun)
         last = last_line(self.directory / self.stage.name / "log.txt", self.log_start).removeprefix("dist-advss: ")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+import sys
+from collections.abc import Sequence, Set
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import FrameType
@@ -21,6 +22,7 @@ from .graph import Experiment
 from .local import Executor, Inline, Local, RunStage, visible_gpus
 from .queue.journal import FOLDER
 from .stage import run_stage as run_in_process
+from .warm import Warm
 from .work import Work
 
 
@@ -62,7 +64,8 @@ def launch(
             print(f"each stage writes to {directory}/STAGE/log.txt; for the progress: dist-advss status {directory}")
         with handled(_stop):
             work = Work(directory, planned, wanted, retry_failed)
-            work.run(_executor(settings, run_stage))
+            commands = {planned.stages[name].command for name in wanted}
+            work.run(_executor(settings, commands, run_stage))
     return work.summarise()
 
 
@@ -110,13 +113,16 @@ def plan(experiment: str, cluster: str, directory: Path, words: Sequence[str]) -
     return settings, load(experiment, directory, [word for word in words if not word.startswith("cluster.")])
 
 
-def _executor(settings: profile.Inline | profile.Local, run_stage: RunStage) -> Executor:
-    if isinstance(settings, profile.Local):
-        import torch
+def _executor(settings: profile.Inline | profile.Local, commands: Set[str], run_stage: RunStage) -> Executor:
+    if not isinstance(settings, profile.Local):
+        return Inline(run_stage)
+    threads = len(os.sched_getaffinity(0))
+    if "torch" not in sys.modules:
+        warm = Warm(commands, max(1, threads // settings.workers))
+        return Local(settings.workers, threads, gpus=visible_gpus(warm.gpus), warm=warm)
+    import torch
 
-        gpus = visible_gpus(torch.cuda.device_count)
-        return Local(settings.workers, len(os.sched_getaffinity(0)), gpus=gpus)
-    return Inline(run_stage)
+    return Local(settings.workers, threads, gpus=visible_gpus(torch.cuda.device_count))
 
 
 def chosen(experiment: Experiment, only: Sequence[str] | None) -> set[str]:

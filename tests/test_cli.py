@@ -88,6 +88,14 @@ def test_help_of_a_command_imports_nothing_heavy(command: str) -> None:
     assert not imported(command, "--help") & set(HEAVY)
 
 
+def test_planning_a_launch_imports_no_torch() -> None:
+    assert not imported("launch", "experiment=quickstart", "cluster=local", "--dry-run") & {
+        "torch",
+        "torchvision",
+        "pandas",
+    }
+
+
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     for words in ([], ["--help"], ["-h"]):
         assert main(words) == 0
