@@ -11,10 +11,23 @@ from ..config.attack import Attack as AttackConfig
 from .autoattack import AutoAttack
 from .base import Attack, NoAttack
 from .pgd import PGD
+from .short_apgd import APGD
 from .sweep import RadiusSweep, StepSweep, Sweep
 from .threat import L2, Linf, Threat
 
-__all__ = ["L2", "PGD", "Attack", "AutoAttack", "Linf", "NoAttack", "Sweep", "Threat", "build", "build_sweep"]
+__all__ = [
+    "L2",
+    "PGD",
+    "Attack",
+    "AutoAttack",
+    "Linf",
+    "NoAttack",
+    "Sweep",
+    "Threat",
+    "build",
+    "build_pgd",
+    "build_sweep",
+]
 
 
 def build(config: AttackConfig, module: nn.Module, couples_rows: bool = False) -> Attack:
@@ -23,7 +36,12 @@ def build(config: AttackConfig, module: nn.Module, couples_rows: bool = False) -
         return NoAttack()
     if config.algorithm == "autoattack":
         return AutoAttack(config)  # type: ignore[return-value]  # it takes one tensor, not a tuple
-    return PGD(config, module, couples_rows=couples_rows)  # type: ignore[return-value]  # X where X | None is allowed
+    return build_pgd(config, module, couples_rows)  # type: ignore[return-value]  # X where X | None is allowed
+
+
+def build_pgd(config: AttackConfig, module: nn.Module, couples_rows: bool = False) -> PGD:
+    """`build` for an attack of projected steps: not for none, and not for AutoAttack."""
+    return (APGD if config.algorithm == "apgd" else PGD)(config, module, couples_rows=couples_rows)
 
 
 def build_sweep(config: AttackConfig, module: nn.Module, axis: str, points: Sequence[float]) -> Attack:

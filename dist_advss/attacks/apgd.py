@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..row_maths import column
 from .balls import L1, Ball
+from .threat import Threat
 
 MOMENTUM = 0.75  # the share of the new step; the rest is the step before
 ENOUGH = 0.75  # the share of steps that must raise the loss, or the step size is halved
@@ -58,6 +59,48 @@ def margin(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     return (logits.gather(1, targets[:, None]) - logits.gather(1, labels[:, None]))[:, 0]
 
 
+def stride(
+    threat: Threat | Ball, x: Tensor, current: Tensor, previous: Tensor, gradient: Tensor, size: Tensor, first: bool
+) -> Tensor:
+    """The iterate after `current`: a step of `size` (N, 1, …) and, but for the first one, a share of the step before."""
+    moved = threat.project(threat.step(current, gradient, size), x)
+    share = 1.0 if first else MOMENTUM
+    return threat.project(current + (moved - current) * share + (current - previous) * (1 - share), x)
+
+
+class Checkpoints:
+    """The step size of each row, `size` (N,), which a checkpoint halves where the search is stuck (section 3.3).
+
+    It begins at `size`. `losses` (N,) are those of the start. Reads no value, so that nothing waits for a GPU.
+    """
+
+    def __init__(self, losses: Tensor, size: float, steps: int) -> None:
+        self.size = torch.full_like(losses, size)
+        self._steps = steps
+        # What a checkpoint compares with the one before it.
+        self._window, self._since = max(int(0.22 * steps), 1), 0
+        self._rises = torch.zeros_like(losses)
+        self._last_loss = torch.zeros_like(losses)  # the first step is compared with 0, as published
+        self._best_at_check, self._was_halved = losses, torch.ones_like(losses, dtype=torch.bool)
+
+    def back(self, losses: Tensor, best_loss: Tensor) -> Tensor | None:
+        """To be called after each step, with its losses (N,) and the best ones so far.
+
+        At a checkpoint, the rows (N,) whose step size was halved and which resume from their best point; else None.
+        """
+        self._rises, self._last_loss = self._rises + (losses > self._last_loss), losses
+        self._since += 1
+        if self._since < self._window:
+            return None
+        stuck = ~self._was_halved & (self._best_at_check >= best_loss)
+        halve = (self._rises <= ENOUGH * self._window) | stuck
+        self.size = torch.where(halve, self.size / 2, self.size)
+        self._was_halved, self._best_at_check = halve, best_loss
+        self._rises, self._since = torch.zeros_like(self._rises), 0
+        self._window = max(self._window - max(int(0.03 * self._steps), 1), max(int(0.06 * self._steps), 1))
+        return halve
+
+
 def apgd(
     query: Query, loss: Loss, x: Tensor, labels: Tensor, begin: Tensor, ball: Ball, steps: int, passes: int = 1
 ) -> Tensor:
@@ -70,21 +113,13 @@ def apgd(
     gradient, losses, wrong = _look(query, loss, current, labels, passes)
     best, best_gradient, best_loss = current, gradient, losses
     found, fallen = current, wrong
-    size = torch.full_like(column(losses, x), 2 * ball.eps)
-
-    # What a checkpoint compares with the one before it.
-    window, since = max(int(0.22 * steps), 1), 0
-    rises = torch.zeros_like(losses)
-    last_loss = torch.zeros_like(losses)  # the first step is compared with 0, as published
-    best_at_check, was_halved = best_loss, torch.ones_like(wrong)
+    checkpoints = Checkpoints(losses, 2 * ball.eps, steps)
 
     for step in range(steps):
         if bool(fallen.all()):
             break
         # 1. A step, and a share of the step before.
-        moved = ball.project(ball.step(current, gradient, size), x)
-        share = MOMENTUM if step > 0 else 1.0
-        moved = ball.project(current + (moved - current) * share + (current - previous) * (1 - share), x)
+        moved = stride(ball, x, current, previous, gradient, column(checkpoints.size, x), first=step == 0)
         previous, current = current, moved
         gradient, losses, wrong = _look(query, loss, current, labels, passes)
 
@@ -95,18 +130,12 @@ def apgd(
         best = torch.where(column(better, x), current, best)
         best_gradient = torch.where(column(better, x), gradient, best_gradient)
         best_loss = torch.where(better, losses, best_loss)
-        rises, last_loss, since = rises + (losses > last_loss), losses, since + 1
 
         # 3. A checkpoint: smaller steps from the best point, where that helps.
-        if since == window:
-            stuck = ~was_halved & (best_at_check >= best_loss)
-            halve = (rises <= ENOUGH * window) | stuck
-            size = torch.where(column(halve, x), size / 2, size)
-            current = torch.where(column(halve, x), best, current)
-            gradient = torch.where(column(halve, x), best_gradient, gradient)
-            was_halved, best_at_check = halve, best_loss
-            rises, since = torch.zeros_like(rises), 0
-            window = max(window - max(int(0.03 * steps), 1), max(int(0.06 * steps), 1))
+        back = checkpoints.back(losses, best_loss)
+        if back is not None:
+            current = torch.where(column(back, x), best, current)
+            gradient = torch.where(column(back, x), best_gradient, gradient)
     return torch.where(column(fallen, x), found, best)
 
 

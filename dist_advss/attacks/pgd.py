@@ -165,13 +165,16 @@ class PGD:
         return tuple(moved)
 
     def _gradients(self, loss_fn: LossFn[X], z: Tensors, rows: Rows) -> Tensors:
-        """Gradients at z; the mean loss there is added to `losses`."""
+        return self._look(loss_fn, z, rows)[0]
+
+    def _look(self, loss_fn: LossFn[X], z: Tensors, rows: Rows) -> tuple[Tensors, Tensor]:
+        """Gradients and losses (N,) at z. The mean loss is added to `losses`."""
         leaves = tuple(piece.detach().requires_grad_() for piece in z)
         with autocast(leaves[0].device, self.config.precision):
             losses = loss_fn(rows.shown(self._apply(rows, leaves)), rows.task).float()
             total = self._total(losses)
         self.losses.append(losses.detach().mean())
-        return torch.autograd.grad(total, leaves)
+        return torch.autograd.grad(total, leaves), losses.detach()
 
     def _gradients_and_verdicts(
         self, judge: JudgeFn[X], z: Tensors, rows: Rows, needed: bool
@@ -247,10 +250,12 @@ def threat_of(config: Attack) -> Threat:
 def step_size(config: Attack) -> float:
     """The length of a step: `step_size` where it is set, else eps/4, as published with 10 and 20 steps.
 
-    Fewer than five steps still go 1.25 eps in all, as Wong et al. 2020 do in one. N-FGSM's step is eps.
+    Fewer than five steps still go 1.25 eps in all, as Wong et al. 2020 do in one. N-FGSM's step is eps, APGD's first 2 eps.
     """
     if config.step_size is not None:
         return config.step_size
+    if config.algorithm == "apgd":
+        return 2 * config.eps
     if config.noise:
         return config.eps
     return config.eps * max(1 / 4, 1.25 / max(config.steps, 1))

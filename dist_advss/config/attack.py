@@ -31,7 +31,7 @@ class Attack:
     step_size: float | None = key(
         None,
         "length of a step in attack.norm; null: eps/4, or 1.25 eps/steps for fewer than five steps; eps with "
-        "attack.noise",
+        "attack.noise; 2 eps, the first one, with attack.algorithm=apgd",
         low=0.0,
     )
     random_start: bool = key(True, "start at a uniform random point within attack.eps; false: start at the clean image")
@@ -77,8 +77,9 @@ class Attack:
     precision: str = key("fp32", "autocast type of the attack's forward and backward pass", choices=PRECISIONS)
     algorithm: str = key(
         "pgd",
-        "pgd; autoattack: the attacks of attack.cascade, each on the images that are still right (evaluate only)",
-        choices=("pgd", "autoattack"),
+        "pgd; apgd: steps with momentum that shrink for each image by itself, for the iterate with the highest loss (training "
+        "only); autoattack: the attacks of attack.cascade, each on the images that are still right (evaluate only)",
+        choices=("pgd", "apgd", "autoattack"),
     )
     cascade: list[str] = key(
         list(CASCADE),
@@ -109,11 +110,12 @@ def check_attack(config: Any) -> None:
         raise UserError(
             f"attack.eps={attack.eps:g}: images are in [0,1]; for 8 of 255 grey levels write attack.eps=8/255"
         )
-    if attack.norm == "l1" and attack.algorithm == "pgd":
+    if attack.norm == "l1" and attack.algorithm != "autoattack":
         raise UserError(
-            "attack.norm=l1: PGD knows linf and l2; set attack.norm=l2, or evaluate with attack=autoattack_l1"
+            f"attack.norm=l1: {attack.algorithm.upper()} knows linf and l2; set attack.norm=l2, or evaluate with "
+            "attack=autoattack_l1"
         )
-    if attack.eot > 1 and attack.algorithm == "pgd":
+    if attack.eot > 1 and attack.algorithm != "autoattack":
         raise UserError(f"attack.eot={attack.eot}: only attack=autoattack averages over forward passes; drop it")
     if attack.steps > 0 and attack.step_size == 0:
         raise UserError("attack.step_size=0: the attack would not move; set it above 0, or to null for the default")
@@ -134,6 +136,8 @@ def _check_noise(attack: Attack) -> None:
     text = f"attack.noise={attack.noise:g}"
     if attack.norm != "linf":
         raise UserError(f"{text}: knows attack.norm=linf only, not {attack.norm}; set attack.noise=0")
+    if attack.algorithm != "pgd":
+        raise UserError(f"{text}: not with attack.algorithm={attack.algorithm}; set attack.noise=0")
     if attack.steps != 1:
         raise UserError(f"{text}: takes one step, not attack.steps={attack.steps}; set it to 1, or attack.noise=0")
     if not attack.random_start or not attack.clamp_start:
@@ -143,10 +147,15 @@ def _check_noise(attack: Attack) -> None:
 
 
 def refuse_training_only(attack: Attack, command: str) -> None:
-    """Refuses what only training may do: to leave the ball, and to grow over epochs. Raises UserError."""
+    """Refuses what only training may do: to leave the ball, to grow over epochs, to take a few steps of APGD. Raises UserError."""
     if attack.noise > 0:
         raise UserError(
             f"attack.noise={attack.noise:g}: leaves the ball of attack.eps, and only training may; {command} with attack=pgd20"
+        )
+    if attack.algorithm == "apgd":
+        raise UserError(
+            f"attack.algorithm=apgd: trains only; {command} with "
+            + ("attack=autoattack attack.cascade=[apgd-ce]" if command == "evaluate" else "attack=pgd20")
         )
     for name in ("eps_ramp", "steps_ramp"):
         value = getattr(attack, name)

@@ -62,6 +62,7 @@ def fallback(attack: AttackKeys, name: str) -> AttackKeys:
     usual = AttackKeys()
     return replace(
         attack,
+        algorithm=usual.algorithm,
         steps=FALLBACK_STEPS[name],
         noise=2.0 if name == "nfgsm" else 0.0,
         step_size=usual.step_size,

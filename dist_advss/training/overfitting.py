@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from ..attacks import PGD
+from .. import attacks
 from ..config.schema import TrainConfig
 from ..data import Loader, held_out_views
 from ..engines import Engine, State
@@ -105,8 +105,9 @@ class Guard:
         assert self._images is not None
         objective, world = self._engine.module, self._engine.world
         keys, coupled = self._attack.keys, self.config.objective.couples_rows
-        strong = replace(keys, noise=0.0, steps=self.keys.steps, step_size=None, restarts=1, random_start=True)
-        trained_on, pgd = (PGD(one, objective, couples_rows=coupled) for one in (keys, strong))
+        usual = replace(keys, algorithm="pgd", noise=0.0, step_size=None, restarts=1, random_start=True)
+        strong = replace(usual, steps=self.keys.steps)
+        trained_on, pgd = (attacks.build_pgd(one, objective, coupled) for one in (keys, strong))
 
         def judged_loss(x: Images, task: Task) -> torch.Tensor:
             return objective.judge(x, task).loss

@@ -55,7 +55,7 @@ def validate(
     in the set only, so they are the same in every call and at every world size. Selfie masks the same patches in all.
     Every process calls `on_batch` equally often. What it raises ends the validation.
     """
-    inside = replace(config.attack, noise=0.0)  # N-FGSM's images leave the ball
+    inside = replace(config.attack, algorithm="pgd", noise=0.0)  # N-FGSM's images leave the ball
     threat = replace(inside, steps=config.validation.steps, step_size=None, restarts=1, random_start=True)
     attack = PGD(threat, objective, couples_rows=config.objective.couples_rows)
     rng = Rng(config.seed, "validation")

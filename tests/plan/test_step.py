@@ -26,6 +26,7 @@ METHODS = {
     "anchor": ("pretrain", ("objective=anchor", "objective.teacher=elsewhere", "objective.projector=8")),
     "classify": ("finetune", ("objective=classify",)),
     "trades": ("finetune", ("objective=trades",)),
+    "apgd": ("finetune", ("attack=apgd2",)),
     "mart": ("finetune", ("objective=mart", "objective.label_smoothing=0.1")),
     "frozen": ("finetune", ("freeze=encoder", "init=elsewhere", "data=fashion_mini", "model=preact_small")),
     "vit": ("pretrain", ("model=timm:test_vit", "model.patch=7", "model.width=null")),
@@ -50,7 +51,7 @@ def test_fake_tensors_count_what_real_ones_do(method: str, config: Config) -> No
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
-@pytest.mark.parametrize("method", ["rotation", "trades"])
+@pytest.mark.parametrize("method", ["rotation", "trades", "apgd"])
 def test_an_attack_of_k_steps_costs_what_running_it_costs(method: str, steps: int, config: Config) -> None:
     command, words = METHODS[method]
     wanted = config(*words, "model.width=4", f"attack.steps={steps}", command=command)

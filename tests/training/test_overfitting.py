@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -227,6 +228,9 @@ def test_fallbacks_add_up_and_keep_norm_and_radius() -> None:
     assert halved.step_size == pytest.approx(1.25 * 0.2 / 4)
     stronger = attacking.fallback(halved, "pgd3")
     assert (stronger.steps, stronger.step_size, stronger.random_start, stronger.eps) == (3, None, True, 0.2)
+    apgd = compose("finetune", ["attack=apgd2", "attack.eps=0.2", "out=x"]).attack
+    assert attacking.fallback(apgd, "half_step").step_size == pytest.approx(0.2)
+    assert attacking.fallback(apgd, "pgd3") == replace(stronger, batch_norm="eval")
     assert attacking.fallback(keys, "nfgsm") == compose("finetune", ["attack=nfgsm", "attack.eps=0.2", "out=x"]).attack
 
 

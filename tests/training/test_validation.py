@@ -174,8 +174,11 @@ def test_without_a_training_attack_ra_is_still_measured_in_its_ball(
     assert 0.1 < largest <= 0.2 + 1e-6
 
 
-def test_ra_is_measured_inside_the_ball_whatever_attack_trains(runs: Runs) -> None:
+@pytest.mark.parametrize("attack", ["nfgsm", "apgd2"])
+def test_ra_is_that_of_pgd_inside_the_ball_whatever_attack_trains(runs: Runs, attack: str) -> None:
     words = ["validation.limit=30", "validation.steps=2", "attack.eps=0.05"]
-    config, other = (runs.config(*words, attack) for attack in ("attack=pgd10", "attack=nfgsm"))
+    config, other = (
+        runs.config(*words, f"attack={attack}", "attack.random_start=true") for attack in ("pgd10", attack)
+    )
     module = objectives.build(config)
     assert check(module, config) == check(module, other)
