@@ -99,7 +99,7 @@ def test_it_is_the_search_of_the_paper_image_by_image(trained: Trained, norm: st
     found = APGD(attack, net)(cross_entropy(net), task)
     expected = [by_the_paper(net, x, x, label, attack) for x, label in zip(task.inputs, task.targets, strict=True)]
     assert isinstance(found, Tensor)
-    assert (found - torch.stack([x for x, _ in expected])).abs().max() < 1e-9
+    assert (found - torch.stack([x for x, _ in expected])).abs().max() < 1e-7  # step sizes are fp32, as losses are
     if steps > 2:  # both ways of the search were taken
         assert {halved > 0 for _, halved in expected} == {True, False}
 
