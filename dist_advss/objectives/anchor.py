@@ -48,6 +48,10 @@ class Anchor(Objective):
         self.projector = None if config.projector is None else nn.Sequential(linear, *head[1:])
         self.freeze("teacher", "teacher_top", *([] if self.projector is None else ["projector"]))
 
+    @property
+    def encoders(self) -> tuple[nn.Module, ...]:
+        return self.encoder, self.teacher
+
     def prepare(self, images: Images, labels: Tensor, rng: Rng) -> Task:
         """The targets are the teacher's features (N, D). It computes in the precision of the update, and in fp32 in validation."""
         x = alone(images)

@@ -114,6 +114,11 @@ class Objective(nn.Module):
         """The encoder that the weights' gradients reach: theta_p, unless that is an average of another one."""
         return self.encoder
 
+    @property
+    def encoders(self) -> tuple[nn.Module, ...]:
+        """All encoders that a step runs: theta_p, and others of its shape beside it, such as a frozen teacher's."""
+        return (self.encoder,)
+
     def after_transfer(self) -> None:
         """Called when theta_p has been loaded from another run, for parts that begin as a copy of it."""
 

@@ -62,6 +62,10 @@ class SimCLR(Objective):
     def trained_encoder(self) -> nn.Module:
         return self._learning()[0]
 
+    @property
+    def encoders(self) -> tuple[nn.Module, ...]:
+        return (self.encoder,) if self.online is None else (self.online[0], self.encoder)
+
     @torch.no_grad()
     def after_transfer(self) -> None:
         """The batch norms for clean images, and the online network, begin as copies of what was loaded."""
