@@ -76,12 +76,21 @@ def names_with(schema: type, flag: str) -> tuple[str, ...]:
 
 
 def shown(value: Any) -> str:
-    """A value as a user writes it in YAML or on the command line; a fraction of 255 as `8/255`."""
+    """A value as a user writes it in YAML or on the command line; grey levels as `8/255`."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, float) and value * 255 == round(value * 255) != 0 and value < 1:
-        return f"{value * 255:g}/255"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return (grey_levels(value) or f"{value:g}") if isinstance(value, float) else str(value)
+
+
+def grey_levels(value: float, within: float = 1e-9) -> str | None:
+    """A number of whole 255ths between 0 and 1 as "8/255", up to `within` of a 255th; None for any other.
+
+    Some are written otherwise: 51, 102, 153 and 204 of 255 are the decimals 0.2 to 0.8, so None; 85 and 170 are "1/3" and "2/3".
+    """
+    levels = round(255 * value) if 0 < value < 1 else 0
+    if abs(255 * value - levels) > within or levels % 255 == 0 or levels % 51 == 0:
+        return None
+    return f"{levels}/255" if levels % 85 else f"{levels // 85}/3"
 
 
 def check_chosen(name: str, values: Sequence[Any], accepted: Sequence[Any]) -> None:

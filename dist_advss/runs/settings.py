@@ -13,6 +13,7 @@ from typing import Any
 from ..config.attack import CASCADE, PGD_SUITE, Attack
 from ..config.commands import COMMANDS
 from ..config.flags import says_where
+from ..config.keys import grey_levels
 from ..config.source_run import CHECKPOINTS
 from ..text import one_line
 from .folders import lookup
@@ -275,10 +276,8 @@ def _cascade(attack: Mapping[str, Any], steps: float | None) -> str | None:
 
 
 def describe_ball(norm: str, eps: float) -> str:
-    """ "l∞ eps 8/255", "l2 eps 0.5" or "l1 eps 12"."""
-    grey = eps * 255
-    radius = f"{round(grey)}/255" if abs(grey - round(grey)) < 1e-3 and 0.5 <= grey < 255 else f"{eps:g}"
-    return f"{describe_norm(norm)} eps {radius}"
+    """ "l∞ eps 8/255", "l2 eps 0.5" or "l1 eps 12". A radius of 0.03137 is one of 8/255."""
+    return f"{describe_norm(norm)} eps {grey_levels(eps, within=1e-3) or f'{eps:g}'}"
 
 
 def describe_norm(norm: str) -> str:

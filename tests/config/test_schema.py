@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dist_advss.config.explain import help_of
-from dist_advss.config.keys import REQUIRED
+from dist_advss.config.keys import REQUIRED, shown
 from dist_advss.config.objectives import OBJECTIVES
 from dist_advss.config.schema import EvaluateConfig, TrainConfig
 
@@ -45,3 +45,26 @@ def test_every_default_is_a_value_that_is_accepted(field: Any, default: Any) -> 
     assert accepted["choices"] is None or default in accepted["choices"]
     assert accepted["low"] is None or default >= accepted["low"]
     assert accepted["high"] is None or default <= accepted["high"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        *((k / 255, f"{k}/255") for k in (1, 4, 8, 16, 17, 50, 128, 254)),
+        (8 / 255 / 4, "2/255"),
+        *((float(text), text) for text in ("0.1", "0.2", "0.4", "0.6", "0.8", "0.03", "0.031", "0.5", "0", "1", "12")),
+        (1 / 3, "1/3"),
+        (2 / 3, "2/3"),
+        (0.25 / 255, "0.000980392"),
+        (-8 / 255, "-0.0313725"),
+        (float("nan"), "nan"),
+        (float("inf"), "inf"),
+        (None, "null"),
+        (True, "true"),
+        (8, "8"),
+        ("linf", "linf"),
+    ],
+)
+def test_a_message_shows_a_value_as_it_was_written(value: Any, text: str) -> None:
+    """Grey levels as k/255, and decimals as decimals: 0.4 is 102/255 as well, and nobody writes that."""
+    assert shown(value) == text

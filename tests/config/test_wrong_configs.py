@@ -178,6 +178,8 @@ IMPOSSIBLE_TOGETHER = [
     ("pretrain", "objective=dynacl objective.pairs=a2s", "objective.dual_norms=true", "objective.pairs=ds"),
     ("pretrain", "objective=simclr objective.reweight=0.5 attack=none", "objective.reweight=0.5", "attack=pgd5"),
     ("pretrain", "objective=simclr objective.reweight=0.5", "objective.reweight=0.5", "objective.anneal_every"),
+    ("pretrain", "objective=simclr objective.reweight=0.4", "objective.reweight=0.4: ", "objective.anneal_every"),
+    ("pretrain", "objective=simclr objective.reweight=2/3", "objective.reweight=2/3: ", "objective.anneal_every"),
     ("pretrain", "objective=dynacl schedule.epochs=50", "objective.anneal_every=50", "schedule.epochs=50"),
     ("pretrain", "objective=dynacl init=RUN2 freeze=encoder", "objective.momentum=0.99", "freeze=none"),
     ("pretrain", "objective=dynacl train.ema=0.9", "train.ema=0.9", "objective.momentum=0.99"),

@@ -113,6 +113,11 @@ def test_radii_are_shown_in_grey_levels_where_they_are_whole(folder: Any) -> Non
             (eps, rate, stage) for eps, (_, rate, stage) in zip((0, 4 / 255, 8 / 255), curve.points, strict=False)
         ]
     assert sweep.scale == (255, "/255")
+    for curve in sweep.curves:
+        curve.points[:] = [
+            (eps, rate, stage) for eps, (_, rate, stage) in zip((0, 0.2, 0.4), curve.points, strict=False)
+        ]
+    assert sweep.scale == (1.0, "")  # 51/255 and 102/255 too
 
 
 def test_a_transfer_result_becomes_a_matrix_with_names_of_methods(folder: Any) -> None:

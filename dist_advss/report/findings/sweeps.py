@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ...config.keys import grey_levels
 from ...runs.methods import Method
 from ...runs.settings import Setting, captions
 from ...runs.table import Rate, Row
@@ -41,10 +42,14 @@ class Sweep:
 
     @property
     def scale(self) -> tuple[float, str]:
-        """The factor by which points are multiplied to be shown, and their unit: "/255" for radii of whole grey levels."""
+        """The factor by which points are multiplied to be shown, and their unit: "/255" for radii of whole grey levels.
+
+        Radii such as 0.2 and 0.4 alone are decimals, as they were written.
+        """
         levels = [GREY_LEVELS * at for at in self.points]
         whole = self.axis == "eps" and all(abs(level - round(level)) < 1e-3 for level in levels)
-        return (GREY_LEVELS, "/255") if whole else (1.0, "")
+        written = any(grey_levels(at, within=1e-3) for at in self.points)
+        return (GREY_LEVELS, "/255") if whole and written else (1.0, "")
 
 
 def sweeps(rows: list[Row]) -> list[Sweep]:
