@@ -93,6 +93,12 @@ class Joint(Objective):
         features: Tensor = self.patches(self.encoder, x)
         return features
 
+    @torch.no_grad()
+    def after_transfer(self) -> None:
+        """The batch norms for patches begin as copies of what was loaded."""
+        if self.patches is not None:
+            self.patches.load_state_dict(NormSet(self.encoder).state_dict())
+
     def prepare(self, images: Images, labels: Tensor, rng: Rng) -> JointTask:
         parts = tuple(head.prepare(images, labels, rng) for head in self._heads())
         answers = torch.cat(

@@ -240,6 +240,21 @@ def test_patches_have_batch_norms_of_their_own_where_asked(rng, batch) -> None:
     assert mixed.get_buffer("encoder.layer1.0.bn1.num_batches_tracked") == 6
 
 
+def test_the_batch_norms_of_patches_begin_as_those_that_were_loaded() -> None:
+    objective, other = joint(patch_bn=True), build(config_of("rotation", seed=1)).double()
+    for name, tensor in other.encoder.state_dict().items():
+        if ".bn" in name:
+            tensor += 1
+    load_encoder(objective, other.state_dict(), "rotation")
+    x = torch.rand(N, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    objective.eval()
+    other.eval()
+    assert not torch.equal(objective._encode_patches(x), other.encoder(x))
+    objective.after_transfer()
+    assert torch.equal(objective._encode_patches(x), other.encoder(x))
+    joint(patch_bn=False).after_transfer()  # has nothing to copy
+
+
 @pytest.mark.parametrize("policy", ["batch", "eval"])
 def test_the_batch_norms_of_patches_follow_the_policy_of_an_attack(rng, batch, policy: str) -> None:
     objective = joint(patch_bn=True).train()
