@@ -40,6 +40,10 @@ class Objective:
     flip: bool = key(True, "augmentation: mirror half of the images")
     pad: int = key(4, "augmentation: pad by this many pixels, then crop at random; 0: no crop", low=0, high=64)
 
+    def of_epoch(self, epoch: int, epochs: int) -> dict[str, float]:
+        """What the keys come to in an epoch, counted from 0, of a run of `epochs`, by its name in metrics.jsonl."""
+        return {}
+
 
 @dataclass
 class TwoPasses:
@@ -176,6 +180,9 @@ class Contrastive(Objective):
         """
         return 1 - epoch // self.anneal_every * self.anneal_every / epochs if self.anneal_every else 1.0
 
+    def of_epoch(self, epoch: int, epochs: int) -> dict[str, float]:
+        return {"view_strength": self.strength(epoch, epochs)} if self.anneal_every else {}
+
 
 @dataclass
 class SimCLR(TwoPasses, Contrastive):
@@ -216,6 +223,10 @@ class SimCLR(TwoPasses, Contrastive):
         if not self.reweight:
             return 1.0
         return min(1 + self.reweight * ((epoch + 1) // self.anneal_every) * self.anneal_every / epochs, 2.0)
+
+    def of_epoch(self, epoch: int, epochs: int) -> dict[str, float]:
+        weight = {"adversarial_weight": self.adversarial_weight(epoch, epochs)} if self.reweight else {}
+        return super().of_epoch(epoch, epochs) | weight
 
 
 @dataclass

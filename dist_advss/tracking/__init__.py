@@ -68,11 +68,11 @@ class Tracker:
         self._progress.advance()
 
     def train_line(
-        self, step: int, epoch: int, lr: float, waited: float, memory: float, ranks: dict[str, Any] | None = None
+        self, step: int, epoch: int, lr: float, waited: float, memory: float, more: dict[str, Any] | None = None
     ) -> None:
         """Writes a "train" line: the means since the last one, learning rate, speed, data wait (s) and memory (MiB).
 
-        `ranks` has what it says of the other processes.
+        `more` has what it says besides, such as of the other processes.
         """
         elapsed = max(self._seconds() - self._since, 1e-9)
         speed = self._images / elapsed
@@ -83,7 +83,7 @@ class Tracker:
         values["memory"] = round(memory, 1)
         if self._ideal_step is not None:
             values["mfu"] = round(self._ideal_step * self._images / self._batch_size / elapsed, 4)
-        self._write("train", step, epoch=epoch, **values, **(ranks or {}))
+        self._write("train", step, epoch=epoch, **values, **(more or {}))
         self._progress.train(epoch, means, speed)
         self._since, self._images = self._seconds(), 0
 
@@ -144,7 +144,7 @@ class Silent(Tracker):
     def advance(self, images: int) -> None: ...
 
     def train_line(
-        self, step: int, epoch: int, lr: float, waited: float, memory: float, ranks: dict[str, Any] | None = None
+        self, step: int, epoch: int, lr: float, waited: float, memory: float, more: dict[str, Any] | None = None
     ) -> None:
         self.meter.take()
 

@@ -229,8 +229,9 @@ class Trainer:
     def _after_step(self, lr: float, interrupt: Interrupt) -> None:
         step, every = self.global_step, self.config.train.checkpoint_every
         if step % self.config.train.log_every == 0 or self.step == len(self.loader):
-            ranks = self._empty_window(with_ranks=True) | self.guard.as_line()
-            self.tracker.train_line(step, self.done, lr, self._waited, peak_memory(self.world.device), ranks)
+            more = self._empty_window(with_ranks=True) | self.guard.as_line()
+            more |= self.config.objective.of_epoch(self.done, self.config.schedule.epochs)
+            self.tracker.train_line(step, self.done, lr, self._waited, peak_memory(self.world.device), more)
             self._waited, self._since = 0.0, self._clock()
         if every and step % every == 0 and self.step < len(self.loader):
             self.save()

@@ -75,3 +75,16 @@ def test_each_time_a_run_is_taken_up_is_on_record(runs: Runs, train_in_pieces: C
         (3, "pretrain"),
         (6, "pretrain"),
     ]
+
+
+def test_a_line_has_the_strength_of_the_views_and_the_weight_of_the_adversarial_loss_of_its_epoch(runs: Runs) -> None:
+    """DynACL in three epochs: s = 1 - (e - 1) / 3 and w = 1 + 2/3 · e / 3 in epoch e, from 1. Without the keys, neither."""
+    runs.train("objective=dynacl", "objective.anneal_every=1", "objective.projector=4", "schedule.epochs=3")
+    for line in runs.metrics():
+        e = line["epoch"] + 1
+        assert line["view_strength"] == pytest.approx(1 - (e - 1) / 3)
+        assert line["adversarial_weight"] == pytest.approx(1 + 2 / 3 * e / 3)
+        clean, adversarial, w = line["loss_clean"], line["loss_adversarial"], line["adversarial_weight"]
+        assert line["loss"] == pytest.approx(((2 - w) * clean + w * adversarial) / 2, rel=1e-5)
+    runs.train("objective=acl", "objective.projector=4", "schedule.epochs=1", name="acl")
+    assert not {"view_strength", "adversarial_weight"} & {key for line in runs.metrics("acl") for key in line}
