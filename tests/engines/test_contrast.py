@@ -1,4 +1,4 @@
-"""NT-Xent over several processes: its negatives are the views that all of them hold."""
+"""NT-Xent over several processes, whose negatives are the views that all of them hold; and steps in float64."""
 
 from __future__ import annotations
 
@@ -63,12 +63,15 @@ def test_its_negatives_are_those_of_all_processes(start: Any, tmp_path: Path) ->
     assert all((apart[name] - one[name]).abs().max() > 1e-2 for name in ("losses", "gradient"))
 
 
+ANCHOR = ["objective=anchor", "objective.teacher=elsewhere", "objective.away_from=student"]
+
+
 def step(out: Path) -> None:
-    """A step of SimCLR and one of DynACL."""
+    """A step of SimCLR, one of DynACL and one of a student with a frozen teacher."""
     jobs.smooth(modules=True)
     with init("cpu", 1, Guard(), find_place()) as world:
         plain = ["objective=simclr", "objective.pairs=ds"]
-        found = [taken(words, world) for words in (plain, ["objective=dynacl", "objective.momentum=0.5"])]
+        found = [taken(words, world) for words in (plain, ["objective=dynacl", "objective.momentum=0.5"], ANCHOR)]
         if world.rank == 0:
             torch.save(dict(ChainMap(*found)), out)
 
@@ -76,14 +79,17 @@ def step(out: Path) -> None:
 def taken(words: list[str], world: World) -> dict[str, Tensor]:
     """Attack, gradients and weights of one step in float64, through batch norm over all processes, and an average of them."""
     words = [*jobs.SMALL, *words, "objective.projector=8", "model.width=4", "schedule.epochs=100", "out=RUN"]
-    objective = build(compose("pretrain", words)).double()  # type: ignore[arg-type]
+    config: Any = compose("pretrain", words)
+    objective = build(config).double()
     if world.size > 1:
         synchronise(objective, world.device)
     rows = torch.arange(ROWS).chunk(world.size)[world.rank]
     pixels = torch.rand(2, ROWS, 1, 28, 28, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    task = objective.prepare((pixels[0][rows], pixels[1][rows]), rows, Rng(0).at(60, 0).rows(rows))
+    views = tuple(pixels[view][rows] for view in range(config.objective.views))
+    task = objective.prepare(views if len(views) > 1 else views[0], rows, Rng(0).at(60, 0).rows(rows))
     threat = Attack(norm="l2", eps=1.0, step_size=0.3, steps=3)
-    x_adv = PGD(threat, objective, couples_rows=True)(objective.attack_loss, task)
+    attack = PGD(threat, objective, couples_rows=config.objective.couples_rows)
+    x_adv = attack(objective.attack_loss, task)
     objective(task, x_adv).loss.backward()
     found = {}
     for name, p in objective.named_parameters():
@@ -105,7 +111,9 @@ def test_a_step_over_several_processes_is_that_of_one_in_double_precision(start:
         assert ranks.wait() == [0] * size, ranks.said()
         found.append(torch.load(tmp_path / f"{size}.pt"))
     one, *others = found
+    assert {name.split()[0] for name in one} == {"objective=simclr", "objective=dynacl", "objective=anchor"}
     assert any(name.startswith("objective=dynacl encoder.") for name in one)
+    assert one["objective=anchor gradient of encoder.conv1.weight"].abs().max() > 1e-3
     for several in others:
         assert one.keys() == several.keys()
         for name in one:
