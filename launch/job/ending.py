@@ -119,13 +119,13 @@ def _back_to_the_queue(
         state.write(directory / name, replace(now, state="stopped", error=why))
         return None
     bad = sorted({end.node for end in said.values() if end.kind == "unhealthy"})
-    if bad and not settings.get("avoid_bad_nodes", True):
+    if bad and not settings["avoid_bad_nodes"]:
         return "failed", why
     # a start that a signal ended, such as a preemption, says nothing about the next one
     if bad or not (_began(place) or any(end.kind == "stopped" for end in said.values())):
         record(directory, name, _not_begun(place))
     past, progress = sessions(directory, name), progress_of(directory / name)
-    most = int(settings.get("max_requeues", 50))
+    most = int(settings["max_requeues"])
     hopeless = why_give_up(past, place.submission.name, place.restart + 1, most, progress)
     if hopeless:
         return "failed", f"{why}; given up: {hopeless}"

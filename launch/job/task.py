@@ -108,7 +108,7 @@ def _run(place: Allocation) -> tuple[str, str | None]:
         refuse_other_world(place)
         if place.ranks > 1:
             os.environ.update(rendezvous(place))
-        gpus = bool(os.environ.get("CUDA_VISIBLE_DEVICES")) and bool(place.submission.settings.get("check_gpus", True))
+        gpus = bool(os.environ.get("CUDA_VISIBLE_DEVICES")) and bool(place.submission.settings["check_gpus"])
         preflight.check(place, gpus)
         if place.rank == 0:
             _begin(place)
@@ -137,7 +137,7 @@ def _begin(place: Allocation) -> None:
     """Records that the stage runs. Raises RunError if earlier requeues made no progress."""
     directory, name = place.directory, place.stage.name
     progress = progress_of(directory / name)
-    most = int(place.submission.settings.get("max_requeues", 50))
+    most = int(place.submission.settings["max_requeues"])
     hopeless = why_give_up(sessions(directory, name), place.submission.name, place.restart, most, progress)
     if hopeless:
         raise RunError(f"given up: {hopeless}")
