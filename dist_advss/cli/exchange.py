@@ -44,7 +44,7 @@ def _import(rest: list[str]) -> int:
         "source",
         metavar="DIR|FILE",
         type=Path,
-        help="folder that export wrote, or a state dict of timm or torchvision; no code in it is run",
+        help="folder that export wrote, or a state dict that another program wrote; no code in it is run",
     )
     parser.add_argument(
         "out", metavar="RUN", type=Path, help="new run folder, for evaluate checkpoint=RUN or finetune init=RUN"
@@ -53,7 +53,7 @@ def _import(rest: list[str]) -> int:
         "words",
         metavar="key=value",
         nargs="*",
-        help="of a state dict: model=timm:NAME or torchvision:NAME, model.mean, model.std, data=…",
+        help="of a state dict: model=wrn28_10, timm:NAME or torchvision:NAME, model.mean, model.std, data=…",
     )
     parser.add_argument(
         "--card",

@@ -40,9 +40,12 @@ BACKBONES: dict[str, Network] = {
     "preact_small":    Network("dist_advss.models.preact:preact_resnet", {"blocks": (1, 1, 1, 1), "width": 16}, free_width=True),
     "preact_resnet18": Network("dist_advss.models.preact:preact_resnet", {"blocks": (2, 2, 2, 2)}),
     "preact_resnet34": Network("dist_advss.models.preact:preact_resnet", {"blocks": (3, 4, 6, 3)}),
+    "preact_resnet18_raw": Network("dist_advss.models.preact:preact_resnet", {"blocks": (2, 2, 2, 2), "raw_shortcut": True}),
+    "resnet18":        Network("dist_advss.models.resnet:resnet", {"blocks": (2, 2, 2, 2)}),
     "resnet50v2":      Network("dist_advss.models.resnet50v2:bottleneck_resnet50"),
     "wrn28_10":        Network("dist_advss.models.wideresnet:wide_resnet", {"depth": 28, "widen": 10}),
     "wrn34_10":        Network("dist_advss.models.wideresnet:wide_resnet", {"depth": 34, "widen": 10}),
+    "dm_wrn28_10":     Network("dist_advss.models.dm_wideresnet:swish_wide_resnet", {"depth": 28, "widen": 10}),
     "tv_resnet18":     Network("dist_advss.models.torchvision:torchvision_resnet", {"name": "resnet18"}, smallest=64, largest=None),
     "tv_resnet50":     Network("dist_advss.models.torchvision:torchvision_resnet", {"name": "resnet50"}, smallest=64, largest=None),
 }

@@ -18,6 +18,7 @@ from ..engines import World
 from ..errors import UserError
 from ..models import build
 from ..models.plain import as_ours, misfit
+from ..models.transfer import check_normalisation, refuse_unknown_normalisation
 from ..objectives.classify import Classify
 from ..rng import Rng
 from ..training import checkpoint
@@ -106,14 +107,17 @@ def _load(config: JudgeConfig, model: Classify, classes: Sequence[str]) -> list[
         _, members = load_members(model, config.model.members or [], config.pick, classes)
         return members
     path = checkpoint.file_of(config.checkpoint, config.pick)
-    weights, source = load_weights(path)
-    expected, weights = model.state_dict(), as_ours(model, weights)
+    given, source = load_weights(path)
+    expected, weights = model.state_dict(), as_ours(model, given)
     wrong = misfit(expected, weights)
     if wrong is not None:
         raise UserError(
             f"checkpoint={path}: its tensors do not fit model={config.model.name} with {config.data.classes} classes "
             f"({wrong}, of {len(expected)}); evaluate takes a fine-tuned classifier"
         )
+    refuse_unknown_normalisation(f"checkpoint={path}", config.model, given)
+    if config.model.mean is not None or config.model.std is not None:
+        check_normalisation(expected, weights, f"checkpoint={path}")
     if source.classes is not None:
         class_order(f"checkpoint={config.checkpoint}", source.classes, classes)
     model.load_state_dict(weights)

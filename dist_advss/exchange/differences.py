@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..models.preact import BasicBlock
 from .network import Outputs
 
 TOLERANCE = 1e-3  # of the largest output; processors and versions of torch differ by 1e-5, mistakes by far more
@@ -67,6 +68,10 @@ def mistakes(network: Outputs) -> Iterator[Mistake]:
         yield f"its stem pads with {mode} pixels, not with zeros", _with_stem(network, padding_mode=mode)
     for stride in (1, 2):
         yield f"its stem has stride {stride}, not {stem.stride[0]}", _with_stem(network, stride=(stride, stride))
+    blocks = [module for module in network.modules() if isinstance(module, BasicBlock)]
+    if blocks:
+        place = "after" if blocks[0].raw_shortcut else "before"
+        yield f"the shortcuts of its blocks begin {place} batch norm and ReLU", _with_other_shortcuts(network)
     for eps in (1e-3, 1e-5, 1e-6, 1e-4):
         yield f"its batch norms have eps={eps:g}", _with_eps(network, eps)
 
@@ -97,4 +102,12 @@ def _with_eps(network: Outputs, eps: float) -> Outputs:
     for module in other.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps = eps
+    return other
+
+
+def _with_other_shortcuts(network: Outputs) -> Outputs:
+    other = copy.deepcopy(network)
+    for module in other.modules():
+        if isinstance(module, BasicBlock):
+            module.raw_shortcut = not module.raw_shortcut
     return other

@@ -1,7 +1,7 @@
-"""`import FILE RUN model=timm:NAME`: a published state dict as a finished run folder, after its logits were compared.
+"""`import FILE RUN model=NAME`: a published state dict as a finished run folder, after its logits were compared.
 
-A state dict does not say how its network is built. So the network that this package builds around it must give, for four
-images, the logits of the card beside the file, or else those of the library's own network.
+A state dict does not say how its network is built. So the network that this package builds around it must give the logits of
+the card beside the file, or else, of a network of timm or torchvision, those of the library's own network for four images.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..config.backbones import LIBRARIES, is_adopted
+from ..config.backbones import ENSEMBLE, is_adopted
 from ..config.compose import parse_words
 from ..config.inherit import configure
 from ..config.schema import TrainConfig
 from ..data.identity import Identity
 from ..errors import UserError
 from ..files import read_text
+from ..models.layouts import says_normalisation
 from ..models.plain import as_ours, misfit
+from ..models.transfer import check_normalisation, refuse_unknown_normalisation
 from ..objectives import build
 from ..training.made_from import load_weights
 from .differences import TOLERANCE, explain
@@ -46,10 +48,11 @@ class Probe(NamedTuple):
 
 
 def receive_file(file: Path, out: Path, words: Sequence[str], card: Path | None = None) -> str:
-    """Writes the network in a state dict of timm or torchvision as a run folder to `out`. Returns with what it was compared.
+    """Writes the network in a state dict of another program as a run folder to `out`. Returns with what it was compared.
 
-    words  `key=value` of data and model: the images, the network's name and its normalisation
-    card   JSON with "images", "outputs" and, if known, "classes"; null: FILE with the suffix .json, where there is one
+    words  `key=value` of data and model: the images, the network's name and its normalisation, unless it is in the file
+    card   JSON with "images", "outputs" and, if known, "classes"; null: FILE with the suffix .json, where there is one. A network
+           of this package needs one
     Raises UserError, before anything is written, for weights that are not those of the network, and for other logits.
     """
     refuse_used(out)
@@ -62,10 +65,21 @@ def receive_file(file: Path, out: Path, words: Sequence[str], card: Path | None 
         raise UserError(
             f"{file}: its tensors do not fit model={config.model.name} with {config.data.classes} classes ({wrong})"
         )
+    refuse_unknown_normalisation(str(file), config.model, weights)
+    if config.model.mean is not None or config.model.std is not None:
+        check_normalisation(objective.state_dict(), ours, str(file))
     objective.load_state_dict(ours)
 
+    if says_normalisation(weights):
+        mean, std = (ours[f"encoder.normalise.{part}"].flatten().tolist() for part in ("mean", "std"))
+        config.model.mean, config.model.std = mean, std
     beside = file.with_suffix(".json")
     card = beside if card is None and beside.is_file() else card
+    if card is None and not is_adopted(config.model.name):
+        raise UserError(
+            f"{file}: no library builds model={config.model.name}, so there is nothing to compare with; add --card FILE, with images "
+            "and the outputs of the published network for them"
+        )
     probe = _of_library(file, weights, config) if card is None else _of_card(card, config)
     reason = explain(Outputs(objective).eval(), probe.images, probe.logits, probe.tolerance)
     if reason is not None:
@@ -81,16 +95,13 @@ def receive_file(file: Path, out: Path, words: Sequence[str], card: Path | None 
 
 
 def _config(words: Sequence[str], out: Path) -> TrainConfig:
-    """The configuration of a fine-tuning with these words. Raises UserError unless it names a network of a library."""
+    """The configuration of a fine-tuning with these words. Raises UserError for an ensemble, and without a number of classes."""
     for key, value in parse_words(words):
         if key.split(".")[0] not in READ:
             raise UserError(f"{key}={value}: import reads the words of data and model only; drop it")
     config: TrainConfig = configure("finetune", [*words, f"out={out}"])
-    if not is_adopted(config.model.name):
-        accepted = " or ".join(f"model={library}:NAME" for library in LIBRARIES)
-        raise UserError(
-            f"model={config.model.name}: import takes the state dict of a library's network; give {accepted}"
-        )
+    if config.model.name == ENSEMBLE:
+        raise UserError(f"model={ENSEMBLE}: import takes the state dict of one network; import each member")
     if config.data.classes is None:
         raise UserError("data.classes: missing; give the number of the network's outputs")
     return config

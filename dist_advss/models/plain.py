@@ -5,6 +5,8 @@
 | any, of a network of timm or torchvision | `encoder.net.net.<name>` |
 | its last layer, such as `fc` or `head` | `top.linear` |
 | any, of a network of this package | `encoder.<name>` or `top.<name>` |
+| a published one of such a network (`layouts.py`) | the same, in this package's spelling |
+| `mu`, `normalize.mean` and the like | `encoder.normalise.mean`, `encoder.normalise.std` |
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from .adopted import AdoptedEncoder
+from .layouts import spelled, split_normalisation
 
 State = dict[str, Tensor]
 OURS = ("encoder.", "top.")
-NESTED = ("state_dict", "model", "net")  # keys that may hold the state dict
+# Keys that may hold the state dict, the first that is there
+NESTED = ("state_dict", "ema_model_state_dict", "model_state_dict", "model", "net")
 WRAPPERS = ("module.", "model.", "_orig_mod.")  # prefixes that DDP, a wrapper or torch.compile put before every name
 LAST = ("fc.", "linear.")  # names that a last layer has elsewhere
 
@@ -34,27 +38,33 @@ def unwrapped(content: object) -> State:
         content = content[key]
     found = {str(name): tensor for name, tensor in content.items()} if isinstance(content, Mapping) else {}
     found = {name: tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
-    while found and (prefix := next((p for p in WRAPPERS if all(name.startswith(p) for name in found)), None)):
-        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
-    return found
+    return _unprefixed(found)
+
+
+def _unprefixed(state: State) -> State:
+    while state and (prefix := next((p for p in WRAPPERS if all(name.startswith(p) for name in state)), None)):
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
 
 
 def as_ours(module: nn.Module, state: State) -> State:
     """`state` with the names that an objective's `module` has; one that has them already is returned as it is.
 
-    The normalisation is the module's, as a plain state dict has none, and so are counters of batches that it lacks. A name
-    that nothing here corresponds to stays as it is.
+    The normalisation is that of `state`, and the module's where it has none. Counters of batches that it lacks are the module's. A
+    name that nothing here corresponds to stays as it is.
     """
     ours, encoder = module.state_dict(), module.get_submodule("encoder")
     if any(name in ours for name in state if name.startswith(OURS)):  # torchvision's ViT has an "encoder." too
         return state
     last = (f"{encoder.classifier}.",) if isinstance(encoder, AdoptedEncoder) else LAST
-    renamed: State = {}
-    for name, tensor in state.items():
+    # A wrapper may have the normalisation beside the network, `normalize.mean` beside `model.conv1.weight`.
+    renamed, rest = split_normalisation(state)
+    normalise = set(renamed)
+    for name, tensor in spelled(encoder, _unprefixed(rest)).items():
         ends = next((f"top.linear.{name.removeprefix(p)}" for p in last if name.startswith(p)), "")
         candidates = (ends, f"encoder.net.net.{name}", f"encoder.{name}", f"top.{name}")
         renamed[next((candidate for candidate in candidates if candidate in ours), name)] = tensor
-    if renamed.keys().isdisjoint(ours):  # another network altogether
+    if (renamed.keys() - normalise).isdisjoint(ours):  # another network altogether
         return state
     for name, tensor in ours.items():
         if name.startswith("encoder.normalise.") or name.endswith("num_batches_tracked"):

@@ -6,13 +6,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from ..config.backbones import is_adopted
+from ..config.schema import Model
 from ..errors import UserError
 from .backbone import last_stage
+from .layouts import says_normalisation
 from .plain import as_ours
 
 PREFIX, TOP = "encoder.", "top."
@@ -50,7 +54,7 @@ def load_encoder(
         fix = same if theirs else "give a run of dist-advss pretrain"
         count = f"{len(matched)} of {len(ours)} tensors of the encoder match, so none was copied"
         raise UserError(f"{key}={origin}: {count}; {mismatch}; {fix}")
-    _check_normalisation(ours, theirs, f"{key}={origin}")
+    check_normalisation(ours, theirs, f"{key}={origin}")
     encoder.load_state_dict({name.removeprefix(PREFIX): theirs[name] for name in matched})
     return Transfer(len(matched), len(ours), matched)
 
@@ -98,10 +102,21 @@ def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a scalar"
 
 
-def _check_normalisation(ours: dict[str, Tensor], theirs: dict[str, Tensor], where: str) -> None:
+def check_normalisation(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], where: str) -> None:
+    """Raises UserError where the normalisations of two networks, in their state dicts, differ; `theirs` is that in a file."""
     for part in ("mean", "std"):
         name = f"{PREFIX}normalise.{part}"
         here, there = ours[name].cpu().flatten(), theirs[name].cpu().flatten()
         if not torch.allclose(here, there.to(here.dtype)):
             values = ",".join(f"{v:.6g}" for v in there.tolist())
             raise UserError(f"{where}: was trained with another normalisation; set model.{part}=[{values}]")
+
+
+def refuse_unknown_normalisation(where: str, model: Model, state: Mapping[str, Tensor]) -> None:
+    """Raises UserError where neither the words, nor a state dict, nor a library says how a network normalises its images."""
+    if is_adopted(model.name) or None not in (model.mean, model.std) or says_normalisation(state):
+        return
+    raise UserError(
+        f"model.mean: missing; {where} does not say how its network normalises images, so give model.mean=[…] and model.std=[…], of "
+        "zeros and ones if it does not"
+    )

@@ -127,7 +127,8 @@ def test_a_network_that_its_card_does_not_know_is_refused_with_what_differs(
 @pytest.mark.parametrize(
     ("words", "card", "said"),
     [
-        (["data=fashion_mini"], None, r"^model=preact_small: import takes the state dict of a library's network"),
+        (["data=fashion_mini"], None, r"its tensors do not fit model=preact_small with 10 classes"),
+        (["model=ensemble", "model.members=[a,b]", "data=fashion_mini"], None, r"^model"),
         (WORDS[:3], None, r"^model\.mean: missing; timm lists a normalisation for colour images only"),
         ([*WORDS, "schedule.epochs=3"], None, r"^schedule\.epochs=3: import reads the words of data and model only"),
         (["model=timm:test_vit", "data=fashion_mini", "model.patch=7"], None, "its tensors do not fit .* missing"),

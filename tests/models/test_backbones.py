@@ -85,9 +85,12 @@ def test_encoder_takes_the_patches_of_selfie(patch: int) -> None:
     [
         # convolutions + batch norms + linear; He et al. and Zagoruyko and Komodakis (36.5M)
         ("preact_resnet18", 11_172_170),
+        ("preact_resnet18_raw", 11_172_170),
         ("preact_resnet34", 21_280_330),
+        ("resnet18", 11_173_962),
         ("wrn28_10", 36_479_194),
         ("wrn34_10", 46_160_474),
+        ("dm_wrn28_10", 36_479_194),
         ("tv_resnet18", 11_181_642),
         ("tv_resnet50", 23_528_522),
     ],
