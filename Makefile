@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 FFCV := .venv/.ffcv
 
-.PHONY: help setup ffcv quickstart test test-avx2 gpu-check lint slurm-up slurm-down clean
+.PHONY: help setup ffcv quickstart test test-avx2 gpu-check benchmarks lint slurm-up slurm-down clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -50,6 +50,9 @@ test-avx2: setup  ## run the tests of everything that computes, as on a processo
 
 gpu-check: setup  ## check and measure one GPU in eight minutes (benchmarks/gpu/carry.py takes it to a machine that has only torch)
 	$(BIN)/python -m benchmarks.gpu --json gpu.json
+
+benchmarks: setup  ## run the benchmarks that need no GPU, three times in turn, and draw them on one page: benchmarks.html
+	$(BIN)/python -m benchmarks
 
 lint: setup  ## check style and types only
 	$(BIN)/ruff check .
