@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import attacks
+from ..attacks.chunks import logits_of
 from ..config.compose import compose, parse_words
 from ..errors import UserError
+from ..images import alone
 from ..objectives.base import Task, cross_entropy
 from ..objectives.classify import Classify
 from ..rng import Rng
@@ -100,14 +102,13 @@ def evaluate_model(
             task = Task(x.float(), y.long(), rng.rows(rows), by_row={INDEX: rows})
             finite = Finite("the model", device)
             x_adv = attack.fool(finite.watched(searched.judge), task)
-            with torch.no_grad():
-                logits = [given.logits(pixels) for pixels in (task.inputs, x_adv)]  # type: ignore[arg-type]
+            logits = [logits_of(given.judge, alone(pixels), task) for pixels in (task.inputs, x_adv)]
             for note, z in zip((finite.clean, finite.attacked), logits, strict=True):
                 note(cross_entropy(z, task.targets), rows)
             finite.check()
             for kept, z in zip((clean, attacked), logits, strict=True):
                 kept.append(z.argmax(1).cpu())
-            found.append(x_adv.detach().cpu())  # type: ignore[union-attr]
+            found.append(alone(x_adv).detach().cpu())
     finally:
         model.train(training)
     predictions = [torch.cat(kept).numpy() for kept in (clean, attacked)]

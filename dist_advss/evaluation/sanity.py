@@ -223,7 +223,8 @@ def _transfer(
     if transferred is None:
         return skipped([name], "needs another model: give suite.source=RUN, or FILE.py:FUNCTION")
     with torch.no_grad():
-        right = probed.of(transferred(_pgd(attack, attack.eps))).argmax(1) == probed.labels
+        # The last iterates: what only just fools the other model, or is wrong there from the start, carries over less.
+        right = probed.of(transferred(replace(_pgd(attack, attack.eps), keep="last"))).argmax(1) == probed.labels
     moved, (pgd, _) = _note(found, "transfer", attack.eps, right), _of_pgd(attack, found)
     return [stronger(name, (f"PGD-{STEPS}", pgd), ("transfer", moved), len(probed.images))]
 

@@ -48,6 +48,17 @@ def test_verdicts_do_not_depend_on_the_batch_and_the_mode_is_restored() -> None:
     assert all(p.requires_grad for p in model.parameters())
 
 
+def test_autoattack_sees_every_image_in_a_pass_of_one_size() -> None:
+    """So that the verdicts, the clean ones included, are the same bits for any batch_size."""
+    model, (images, labels) = linear(), data(20)
+    seen: set[int] = set()
+    model.register_forward_hook(lambda module, given, output: seen.add(len(given[0])))
+    words = ["attack=autoattack", "attack.cascade=[apgd-ce]", "attack.steps=2"]
+    one, other = (evaluate_model(model, images, labels, words, batch_size=size) for size in (20, 7))
+    assert torch.equal(one.adversarial, other.adversarial)
+    assert seen == {4, 32}  # 4: the trial of what the model gives
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -164,6 +164,32 @@ def test_without_another_model_the_transfer_is_not_done(seen: Any, monkeypatch: 
     assert "suite.source=RUN" in last.figure
 
 
+def test_what_is_tried_on_the_model_is_what_all_steps_on_the_other_one_lead_to(
+    seen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the first iterate that fools the other model: it would hardly be moved where that model is wrong already."""
+    sound, images, labels = seen
+    stands = np.ones(len(images), bool)
+    monkeypatch.setattr(module, "_by_radius", lambda *given: given[2].attacks.append(("PGD-20", EPS, stands)) or [])
+    for ask in ("_one_step", "_autoattack"):
+        monkeypatch.setattr(module, ask, lambda *given: [])
+    wrong = (labels + 1) % 10  # the other model is wrong about every image
+
+    def found(attack: Attack) -> Tensor:
+        from dist_advss.attacks import build
+        from dist_advss.images import alone
+        from dist_advss.objectives.base import Task
+        from dist_advss.rng import Rng
+
+        rng = Rng(0).rows(torch.arange(len(images)))
+        moved = alone(build(attack, sound.model).fool(sound.model.judge, Task(images, wrong, rng)))
+        assert ((moved - images).abs().flatten(1).amax(1) > 0.9 * EPS).all()
+        return moved
+
+    last = examine(sound, images, labels, Attack(eps=EPS), transferred=found).checks[-1]
+    assert last.name == "white box beats transfer" and last.verdict != "not done"
+
+
 def test_pixels_outside_0_to_1_and_too_few_outputs_are_one_line(seen: Any) -> None:
     sound, images, labels = seen
     with pytest.raises(UserError, match=r"values from 0 to 255, not in \[0,1\]"):
