@@ -30,7 +30,10 @@ def suspicions(model: Classify, loader: Loader, verdicts: Verdicts, cascade: Seq
     images = as_float(next(iter(loader.in_order(loader.count))).images).requires_grad_()
     with torch.enable_grad():
         logits = model.logits(images).float()
-        (gradient,) = torch.autograd.grad(cross_entropy(logits.detach().argmax(1))(logits).sum(), images)
+        total = cross_entropy(logits.detach().argmax(1))(logits).sum()
+        # Square judges a model without gradients too.
+        reached = torch.autograd.grad(total, images, allow_unused=True)[0] if total.requires_grad else None
+    gradient = torch.zeros_like(images) if reached is None else reached
     logits = logits.detach()
     with torch.no_grad():
         again, differentiates = _watched(lambda: model.logits(images.detach()).float())

@@ -64,6 +64,36 @@ def test_its_adversarial_images_fool_another_model_as_those_of_the_run_that_has_
         transfer(config)
 
 
+FLAT = """
+import torch
+from torch import nn
+
+class Flat(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(784, 10)
+
+    @torch.no_grad()
+    def forward(self, x):
+        return self.linear(x.flatten(1))
+"""
+
+
+def test_a_model_without_gradients_is_refused_by_attacks_that_follow_them_and_judged_by_square(tmp_path: Path) -> None:
+    (tmp_path / "flat.py").write_text(FLAT)
+    words = [f"model={tmp_path / 'flat.py'}:Flat", *WORDS, f"out={tmp_path / 'out'}"]
+    for attack in ("pgd20", "autoattack"):
+        with pytest.raises(
+            UserError, match=r"flat\.py:Flat: its logits have no gradient in the images .* attack=square"
+        ):
+            evaluate(configure("evaluate", [*words, f"attack={attack}"]))
+    assert not (tmp_path / "out").exists()
+    evaluate(configure("evaluate", [*words, "attack=square", "attack.queries=3", "attack.eps=0.01"]))
+    (warning,) = json.loads((tmp_path / "out" / "result.json").read_text())["warnings"]
+    assert "16 images have a gradient that is 0" in warning
+
+
 def test_a_file_that_has_changed_is_refused_and_weights_that_have_are_judged_again(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
