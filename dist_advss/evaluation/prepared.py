@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..models.folded import folded, halved
+from ..models.folded import Folded
 from ..objectives.classify import Classify
 from ..rng import Rng
 
@@ -13,31 +13,10 @@ TRIED = 4  # images
 CLOSE = 1e-5  # of the largest logit
 
 
-class Queried(nn.Module):
-    """`network`, from `folded`, in fp32; in bf16, where autocast says so, a copy with weights in bf16."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.lower: nn.Module | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        device = x.device.type
-        if device == "cpu":
-            x = x.contiguous(memory_format=torch.channels_last)
-        network = self.network
-        if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16:
-            if self.lower is None:
-                self.lower = halved(network, torch.bfloat16)
-            network = self.lower
-        logits: Tensor = network(x)
-        return logits
-
-
 class Prepared(Classify):
-    """The classifier of a `Queried`."""
+    """The classifier of a `Folded`."""
 
-    def __init__(self, queried: Queried) -> None:
+    def __init__(self, queried: Folded) -> None:
         nn.Module.__init__(self)
         self.encoder, self.top = queried, nn.Identity()
 
@@ -54,7 +33,7 @@ def prepared(model: Classify, shape: tuple[int, int, int]) -> Classify:
     images = Rng(0, "evaluation").rows(torch.arange(TRIED, device=device)).uniform("prepared", shape)
     try:
         network = nn.Sequential(model.encoder, model.top)
-        queried = Queried(folded(network))
+        queried = Folded(network)
         with torch.no_grad():
             expected, found = network(images), queried(images)
     except Exception:  # a user's network may fail in any way, and is then attacked as it is

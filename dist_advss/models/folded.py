@@ -11,8 +11,8 @@ import copy
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils import fuse_conv_bn_eval
 
+from ..images import Images
 from .convolution import SelectingConv2d, replace_unsound
 
 CONVOLUTIONS = (nn.Conv2d, SelectingConv2d)
@@ -26,16 +26,9 @@ class Affine(nn.Module):
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__()
-        assert norm.running_mean is not None and norm.running_var is not None
-        weight = (norm.running_var.double() + norm.eps).rsqrt()
-        if norm.weight is not None:
-            weight = weight * norm.weight.detach().double()
-        bias = -norm.running_mean.double() * weight
-        if norm.bias is not None:
-            bias = bias + norm.bias.detach().double()
-        dtype = norm.running_mean.dtype
-        self.register_buffer("weight", weight.to(dtype).view(-1, 1, 1))
-        self.register_buffer("bias", bias.to(dtype).view(-1, 1, 1))
+        assert norm.running_mean is not None
+        for name in ("weight", "bias"):
+            self.register_buffer(name, torch.empty_like(norm.running_mean).view(-1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.addcmul(self.bias, x, self.weight)
@@ -54,28 +47,93 @@ class Single(nn.Module):
         return logits
 
 
-def folded(network: nn.Module) -> nn.Module:
-    """The copy. It is sound for every module whose `forward` calls its layers: it changes layers, and no `forward`."""
-    network = copy.deepcopy(network).eval().requires_grad_(False)
-    replace_unsound(network)
-    for first, norm in _pairs(network):
-        convolution, after = network.get_submodule(first), network.get_submodule(norm)
-        if _is_plain_convolution(convolution) and _is_plain_norm(after):
-            network.set_submodule(first, fuse_conv_bn_eval(convolution, after))  # type: ignore[type-var,arg-type]
-            network.set_submodule(norm, nn.Identity())
-    for name, module in list(network.named_modules()):
-        if isinstance(module, nn.BatchNorm2d) and _is_plain_norm(module):
-            network.set_submodule(name, Affine(module))
-    network.requires_grad_(False)
-    on_cpu = all(weight.device.type == "cpu" for weight in network.parameters())
-    return network.to(memory_format=torch.channels_last) if on_cpu else network
+class Folded(nn.Module):
+    """The copy of `network`, which gives what `network` gives in eval mode: of images or maps (N, C, H, W), or a tuple of them.
 
+    Under autocast to bf16 it asks a copy with weights in bf16, which are converted once and not in each query. There the last
+    layer, if it is linear, computes in fp32, so that logits keep their digits.
 
-def halved(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy of what `folded` returns, for queries under autocast to `dtype`: its weights are converted once, not in each query.
-
-    The last layer, if it is linear, computes in fp32.
+    It is sound for every network whose `forward` calls its layers: it changes layers, and no `forward`. `refresh` follows the
+    network's weights. `saves` says whether it has fewer batch norms to compute.
     """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self._source = (network,)  # a tuple, as a module would become a part of this one
+        self.network = copied = copy.deepcopy(network).eval().requires_grad_(False)
+        replace_unsound(copied)
+        self._fused: list[tuple[str, str]] = []  # names of convolutions and of the batch norms that went into them
+        for first, norm in _pairs(copied):
+            convolution, after = copied.get_submodule(first), copied.get_submodule(norm)
+            if _is_plain_convolution(convolution) and _is_plain_norm(after):
+                if convolution._parameters["bias"] is None:
+                    bias = torch.zeros_like(after.running_mean)  # type: ignore[arg-type]
+                    convolution.register_parameter("bias", nn.Parameter(bias, requires_grad=False))
+                copied.set_submodule(norm, nn.Identity())
+                self._fused.append((first, norm))
+        self._affine = [
+            name for name, norm in copied.named_modules() if isinstance(norm, nn.BatchNorm2d) and _is_plain_norm(norm)
+        ]
+        for name in self._affine:
+            copied.set_submodule(name, Affine(copied.get_submodule(name)))  # type: ignore[arg-type]
+        changed = {f"{name}.{key}" for pair in self._fused for name in pair for key in ("weight", "bias")}
+        changed |= {f"{name}.{key}" for name in self._affine for key in ("weight", "bias")}
+        self._same = [name for name in copied.state_dict() if name not in changed]
+        if all(weight.device.type == "cpu" for weight in copied.parameters()):
+            copied.to(memory_format=torch.channels_last)
+        self._lower: nn.Module | None = None
+        self.refresh()
+
+    @property
+    def saves(self) -> bool:
+        return bool(self._fused or self._affine)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Gives the copy the weights and statistics that the network has now."""
+        (network,) = self._source
+        own, now = self.network.state_dict(keep_vars=True), network.state_dict(keep_vars=True)
+        for name in self._same:
+            own[name].copy_(now[name])
+        for first, norm in self._fused:
+            scale, shift = _as_affine(network.get_submodule(norm))  # type: ignore[arg-type]
+            weight = own[f"{first}.weight"]
+            weight.copy_(now[f"{first}.weight"] * scale.to(weight.dtype).view(-1, 1, 1, 1))
+            bias = now.get(f"{first}.bias")
+            own[f"{first}.bias"].copy_(shift if bias is None else shift + bias * scale)
+        for name in self._affine:
+            scale, shift = _as_affine(network.get_submodule(name))  # type: ignore[arg-type]
+            own[f"{name}.weight"].copy_(scale.view(-1, 1, 1))
+            own[f"{name}.bias"].copy_(shift.view(-1, 1, 1))
+        if self._lower is not None:
+            for low, tensor in zip(_tensors(self._lower), _tensors(self.network), strict=True):
+                low.copy_(tensor)
+
+    def forward(self, x: Images) -> Images:
+        device = (x if isinstance(x, Tensor) else x[0]).device.type
+        if device == "cpu" and isinstance(x, Tensor) and x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        network = self.network
+        if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16:
+            if self._lower is None:
+                self._lower = _lowered(network, torch.bfloat16)
+            network = self._lower
+        found: Images = network(x)
+        return found
+
+
+def _as_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Scale and shift (C,) in float64 of a batch norm in eval mode."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    shift = -norm.running_mean.double() * scale
+    return scale, shift if norm.bias is None else shift + norm.bias.double()
+
+
+def _lowered(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy of what `Folded` holds, with weights in `dtype`, but for a last layer that is linear."""
     network = copy.deepcopy(network)
     modules = list(network.named_modules())
     for _, module in modules:
@@ -85,6 +143,10 @@ def halved(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     if type(last) is nn.Linear and name:
         network.set_submodule(name, Single(last))
     return network
+
+
+def _tensors(network: nn.Module) -> list[Tensor]:
+    return [*network.parameters(), *network.buffers()]
 
 
 class _Layers(fx.Tracer):

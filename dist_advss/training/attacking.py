@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from torch import nn
-
 from .. import attacks
 from ..attacks import Attack
 from ..attacks.pgd import step_size
 from ..config.attack import Attack as AttackKeys
 from ..config.overfitting import FALLBACK_STEPS
 from ..config.schema import TrainConfig
+from ..objectives import Objective
+from .folding import FoldedParts, Folding
 
 
 class TrainingAttack:
     """Builds the attack of a step on the bare `module`.
 
     keys       the attack that `at` gave last, as its configuration
+    parts      the copies of parts of the module that it queries
     fallbacks  how many of overfitting.fallbacks are in use
     """
 
-    def __init__(self, config: TrainConfig, module: nn.Module, steps_per_epoch: int) -> None:
+    def __init__(self, config: TrainConfig, module: Objective, steps_per_epoch: int) -> None:
         self.keys = config.attack
         self.fallbacks = 0
+        self.parts = FoldedParts(config, module)
         self._config, self._module, self._steps_per_epoch = config, module, steps_per_epoch
         self._built: tuple[AttackKeys, Attack] | None = None
 
@@ -34,7 +36,10 @@ class TrainingAttack:
             keys = fallback(keys, name)
         self.keys = attack_at(keys, step, self._steps_per_epoch)
         if self._built is None or self._built[0] != self.keys:
-            self._built = self.keys, attacks.build(self.keys, self._module, self._config.objective.couples_rows)
+            built = attacks.build(self.keys, self._module, self._config.objective.couples_rows)
+            if self.keys.steps > 0:
+                built = Folding(built, self.parts, self.keys.batch_norm)  # type: ignore[assignment]  # X where X | None is allowed
+            self._built = self.keys, built
         return self._built[1]
 
 

@@ -118,7 +118,8 @@ class Guard:
         for batch, counts in held_out_batches(self._images, share, self.config, world):
             rows = self._rng.rows(batch.row)
             task = objective.prepare(held_out_views(batch.images, rows, self.config.objective), batch.labels, rows)
-            attacked = [trained_on(objective.attack_loss, task), pgd(judged_loss, task)]
+            with self._attack.parts.standing_in("eval"):
+                attacked = [trained_on(objective.attack_loss, task), pgd(judged_loss, task)]
             with torch.no_grad():
                 right = [objective.judge(x, task).correct.double() for x in attacked]
             if counts:

@@ -19,6 +19,7 @@ from ..images import Images
 from ..objectives.base import Objective, Task, finite
 from ..rng import Rng
 from ..text import plural
+from .folding import FoldedParts
 
 
 @dataclass
@@ -58,6 +59,7 @@ def validate(
     inside = replace(config.attack, algorithm="pgd", noise=0.0)  # N-FGSM's images leave the ball
     threat = replace(inside, steps=config.validation.steps, step_size=None, restarts=1, random_start=True)
     attack = PGD(threat, objective, couples_rows=config.objective.couples_rows)
+    folded = FoldedParts(config, objective)
     rng = Rng(config.seed, "validation")
     classes = 0 if is_pretext(config.objective.name) else config.data.classes or 0
     sums = torch.zeros(6 + threat.steps + 3 * classes, dtype=torch.float64)
@@ -69,7 +71,8 @@ def validate(
     for batch, counts in held_out_batches(images, batch_size, config, world):
         rows = rng.rows(batch.row)
         task = objective.prepare(held_out_views(batch.images, rows, config.objective), batch.labels, rows)
-        x_adv = attack(loss, task)
+        with folded.standing_in("eval"):
+            x_adv = attack(loss, task)
         with torch.no_grad():
             clean, adversarial = objective.judge(task.inputs, task), objective.judge(x_adv, task)
         if counts:
