@@ -21,6 +21,7 @@ from .arrays import read_arrays
 from .config.backbones import is_own
 from .config.commands import COMMANDS, trains
 from .config.compose import compose_node
+from .config.pseudo import FILE as PSEUDO_LABELS
 from .config.schema import Data
 from .data.identity import Identity, difference, identify, is_here, restore
 from .errors import EXIT_FAILED, RunError, UserError
@@ -123,7 +124,8 @@ def _sources(run: Run, record: Any, launch: Launch) -> Iterator[Finding]:
             yield Finding("unknown", f"weights: those that {link} makes, as verify does not run it")
             continue
         source = follow(run, link, launch)
-        moved = source.path / "checkpoints" / Path(link).name if source else None
+        inside = Path(link).name if Path(link).name == PSEUDO_LABELS else f"checkpoints/{Path(link).name}"
+        moved = source.path / inside if source else None
         file = moved if moved is not None and moved.exists() else Path(link)
         if not file.exists():
             yield Finding("unknown", f"weights: {link} no longer exists")

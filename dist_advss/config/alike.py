@@ -18,6 +18,7 @@ from .compose import compose, parse_words, set_value
 from .inherit import NOTHING, inherited
 from .keys import REQUIRED
 from .paths import absolute, make_absolute
+from .pseudo_source import check_starts
 from .source_run import NODES, run_folder
 from .teacher import check_teacher
 
@@ -43,11 +44,14 @@ class Compositions:
         # A planned source that shares its nodes with that of an earlier run passes on the same. Others are read.
         found = (planned or {}).get(str(run_folder(os.path.expanduser(own[source])))) if source in own else None
         nodes = inherited(command, words, planned) if found is None else None
-        passed = repr(nodes) if found is None else tuple(id(found.get(node)) for node in (*NODES, "objective"))
+        passed = (
+            repr(nodes) if found is None else tuple(id(found.get(node)) for node in (*NODES, "objective", "pseudo"))
+        )
         key = (command, *others.items(), *((name, value in NOTHING) for name, value in own.items()), passed)
         if key not in self._known or REQUIRED in own.values():
             config = compose(command, words, inherited(command, words, planned) if nodes is None else nodes)
             check_teacher(config, planned)
+            check_starts(config, planned)
             make_absolute(config)
             self._known[key] = (config, dataclasses.asdict(config), found)  # keeps `found`, so that its ids stay taken
 

@@ -20,6 +20,7 @@ from .objectives import OBJECTIVES, TASKS, JigsawKeys, Joint, SelfieKeys
 from .overfitting import check_overfitting
 from .profile import check_profile, check_profiled_ranks
 from .protocols import check_protocol
+from .pseudo import check_pseudo, classes_of
 from .schema import Engine, Model
 from .sets import SETS
 from .suites import check_suite
@@ -65,6 +66,7 @@ def check(command: str, config: Any) -> None:
 def check_training(command: str, config: Any) -> None:
     """The checks of `pretrain` and `finetune`. Raises UserError."""
     check_protocol(command, config)
+    check_pseudo(bool(COMMANDS[command].labelled), config)
     _check_objective(command, config)
     _check_batch(config)
     _check_schedule(config.schedule)
@@ -219,7 +221,7 @@ def _check_ensemble(command: str, config: Any) -> None:
 def _check_objective(command: str, config: Any) -> None:
     objective, data, attack = config.objective, config.data, config.attack
     labelled = COMMANDS[command].labelled
-    if labelled != objective.labelled:
+    if (labelled or config.pseudo.clusters is not None) != objective.labelled:
         others = [name for name, keys in OBJECTIVES.items() if keys.labelled == labelled]
         other = next(name for name, kind in COMMANDS.items() if kind.labelled == objective.labelled)
         what = "learns from labels" if objective.labelled else "is a pretext task"
@@ -257,9 +259,10 @@ def _check_objective(command: str, config: Any) -> None:
         )
     if objective.pad >= data.size:
         raise UserError(f"objective.pad={objective.pad}: must be below data.size={data.size}; lower it")
-    if objective.labelled and config.validation.limit is not None and config.validation.limit < data.classes:
+    classes = classes_of(config) if objective.labelled else None
+    if None not in (classes, config.validation.limit) and config.validation.limit < classes:
         raise UserError(
-            f"validation.limit={config.validation.limit}: fewer than one image for each of {data.classes} classes"
+            f"validation.limit={config.validation.limit}: fewer than one image for each of {classes} classes"
         )
 
 
@@ -318,7 +321,7 @@ def _check_joint(objective: Joint, config: Any) -> None:
 
 def _check_batch(config: Any) -> None:
     size, data = config.train.batch_size, config.data
-    for key in ("limit", "labels"):
+    for key in ("limit", "labels") if config.pseudo.source is None else ("limit",):
         images = getattr(data, key)
         if images is not None and size > images:
             raise UserError(f"train.batch_size={size}: above data.{key}={images} training images; lower it")

@@ -132,15 +132,14 @@ def command_of(config: Mapping[str, Any]) -> str:
     It is the command that knows most of its keys, and of several, the one that has fewest others: a configuration of an earlier
     version lacks keys. `pretrain` and `finetune` have the same keys, so the objective decides between them.
     """
-    from .objectives import is_pretext
+    from .pseudo import learns_without_labels
 
     keys = {name: _keys(command) for name, command in COMMANDS.items()}
     differing = {name: (len(set(config) - known), len(known - set(config))) for name, known in keys.items()}
     nearest = [name for name, count in differing.items() if count == min(differing.values())]
     if not any(_keys(COMMANDS[name]) & set(config) for name in nearest):
         return ""
-    objective = config.get("objective")
-    labelled = not is_pretext(str(objective.get("name")) if isinstance(objective, Mapping) else "")
+    labelled = not learns_without_labels(config)
     return next((name for name in nearest if COMMANDS[name].labelled == labelled), nearest[0])
 
 

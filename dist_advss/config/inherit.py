@@ -17,8 +17,10 @@ from .backbones import ENSEMBLE
 from .commands import COMMANDS
 from .compose import compose, parse_words
 from .members import data_of
-from .objectives import Anchor, is_pretext
+from .objectives import Anchor
 from .paths import make_absolute
+from .pseudo import learned, learns_without_labels
+from .pseudo_source import check_starts
 from .source_run import NODES, SourceMissing, begun, passed_on, read, refuse_unknown_keys, run_folder
 from .teacher import TEACHER, check_teacher
 
@@ -33,6 +35,7 @@ def configure(command: str, words: Sequence[str], planned: Mapping[str, Any] | N
     """
     config = compose(command, words, inherited(command, words, planned))
     check_teacher(config, planned)
+    check_starts(config, planned)
     make_absolute(config)
     return config
 
@@ -74,10 +77,9 @@ def _of_sources(
     config = _config_of(key, source, wanted, planned)
     if config is None:
         return {}
-    objective = config["objective"].get("name")
-    if COMMANDS[command].classifiers and is_pretext(str(objective)):
+    if COMMANDS[command].classifiers and learns_without_labels(config):
         raise UserError(
-            f"{key}={source}: pre-trained on {objective} and has no classifier; fine-tune it first, with init={run_folder(source)}"
+            f"{key}={source}: pre-trained on {learned(config)} and has no classifier; fine-tune it first, with init={run_folder(source)}"
         )
     return {node: passed_on(node, config[node]) for node in wanted}
 

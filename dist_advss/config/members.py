@@ -10,8 +10,9 @@ from ..errors import UserError
 from ..yaml_text import YamlError, read_as_written
 from .backbones import ENSEMBLE, is_own
 from .commands import COMMANDS
-from .objectives import is_plugin, is_pretext
+from .objectives import is_plugin
 from .plugins import refuse_untrusted, resolve
+from .pseudo import learned, learns_without_labels
 from .source_run import config_of, passed_on, refuse_unknown_keys
 
 
@@ -40,7 +41,7 @@ def data_of(
                     raise UserError(
                         f"{key}: {source} has data.{name}={data.get(name)}, the first run {first.get(name)}; all must match"
                     )
-            if not is_pretext(config["objective"]["name"]):
+            if not learns_without_labels(config):
                 classes[source] = data.get("classes")
                 if len(set(classes.values())) > 1:
                     raise UserError(f"{key}: {_counts(classes)}; all must use the same classes")
@@ -60,9 +61,9 @@ def _check(command: str, key: str, source: str, config: Mapping[str, Any], chose
     trust, objective = COMMANDS[command].trust, config["objective"]["name"]
     if trust is not None and is_plugin(objective):
         refuse_untrusted(key, source, objective, listed(chosen.get(trust, "")))
-    if COMMANDS[command].classifiers and is_pretext(config["objective"]["name"]):
+    if COMMANDS[command].classifiers and learns_without_labels(config):
         raise UserError(
-            f"{key}: {source} was pre-trained on {config['objective']['name']} and has no classifier; fine-tune it first"
+            f"{key}: {source} was pre-trained on {learned(config)} and has no classifier; fine-tune it first"
         )
     if key == "model.members" and config["model"].get("name") == ENSEMBLE:
         raise UserError(f"{key}: {source} is an ensemble; list its members instead")

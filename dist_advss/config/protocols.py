@@ -43,14 +43,16 @@ def check_protocol(command: str, config: Any) -> None:
     """The keys `protocol`, `reuse` and `freeze` of a training. Raises UserError."""
     if config.protocol is not None:
         _check_is(config.protocol, config)
-    if config.freeze == "backbone" and config.reuse != "backbone":
+    if config.freeze == "backbone" and config.reuse == "encoder":
         raise UserError(
             "freeze=backbone: keeps the last stage too, and reuse=encoder leaves it random; set reuse=backbone"
         )
-    if config.reuse == "backbone" and not config.objective.labelled:
-        raise UserError(f"reuse=backbone: {command} takes theta_p only, as each task has its own last stage; drop it")
-    if config.reuse == "backbone" and config.model.name == ENSEMBLE:
-        raise UserError("reuse=backbone: an ensemble takes theta_p of pre-trained members; set reuse=encoder")
+    if config.reuse != "encoder" and not config.objective.labelled:
+        raise UserError(
+            f"reuse={config.reuse}: {command} takes theta_p only, as each task has its own last stage; drop it"
+        )
+    if config.reuse != "encoder" and config.model.name == ENSEMBLE:
+        raise UserError(f"reuse={config.reuse}: an ensemble takes theta_p of pre-trained members; set reuse=encoder")
 
 
 def _check_is(name: str, config: Any) -> None:

@@ -17,9 +17,11 @@ from .objectives import Objective
 from .overfitting import Overfitting
 from .profile import Profile
 from .protocols import PROTOCOLS
+from .pseudo import Pseudo
 from .sets import DATASETS
 from .suites import Suite
 from .sweep import Sweep
+from .tracking import Tracking
 from .unforeseen import STRENGTHS, UNFORESEEN
 
 
@@ -237,22 +239,6 @@ class Validation:
 
 
 @dataclass
-class Tracking:
-    wandb: str = key(
-        "disabled",
-        "Weights & Biases mode; online falls back to offline without a key or a network",
-        ("disabled", "offline", "online"),
-    )
-    project: str = key("dist_advss", "wandb project")
-    entity: str | None = key(None, "wandb entity; null: your default")
-    group: str | None = key(None, "wandb group; null: the launch of this run")
-    tags: list[str] = key([], "wandb tags, such as [ablation,eps4]")
-    notes: str | None = key(None, "note to show with the run in wandb")
-    checkpoints: bool = key(False, "upload the checkpoints of the finished run as one wandb artifact")
-    wait: float = key(30.0, "seconds to wait for wandb at the end of a run; dist-advss sync sends the rest", low=0)
-
-
-@dataclass
 class TrainConfig:
     """The keys of `pretrain` and `finetune`."""
 
@@ -275,8 +261,9 @@ class TrainConfig:
     )
     reuse: str = key(
         "encoder",
-        "what init gives. encoder: theta_p, all stages but the last (F1 to F4); backbone: also the last stage, where init has one",
-        choices=("encoder", "backbone"),
+        "what init gives. encoder: theta_p, all stages but the last (F1 to F4); backbone: also the last stage, where init has one; "
+        "classifier: also the linear layer, of the same classes",
+        choices=("encoder", "backbone", "classifier"),
     )
     freeze: str = key(
         "none",
@@ -285,6 +272,7 @@ class TrainConfig:
         ("none", "encoder", "backbone"),
     )
     data: Data = group(Data, inherited=True)
+    pseudo: Pseudo = group(Pseudo)
     model: Model = group(Model, inherited=True)
     objective: Any = group(Objective)
     attack: Attack = group(Attack)

@@ -13,6 +13,7 @@ from .. import __version__, yaml_text
 from ..errors import UserError
 from ..files import read_text
 from .keys import names_with
+from .pseudo import FILE
 from .schema import TrainConfig
 
 # The checkpoints with all that a resume needs, newest first. Shards are folders.
@@ -26,8 +27,10 @@ class SourceMissing(UserError):
 
 
 def run_folder(source: str) -> Path:
-    """The run folder that `source` names: itself, or the one around a checkpoint (RUN/checkpoints/best_ra.pt)."""
+    """The run folder that `source` names: itself, or the one around a checkpoint (RUN/checkpoints/best_ra.pt) or its pseudo-labels."""
     path = Path(source)
+    if path.name == FILE:
+        return path.parent
     if path.suffix not in CHECKPOINTS:
         return path
     return path.parent.parent if path.parent.name == "checkpoints" else path.parent

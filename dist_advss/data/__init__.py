@@ -5,7 +5,7 @@ from .image_set import ImageSet
 from .load import load_data
 from .loader import Batch, Loader, MemoryLoader
 from .located import Located, locate
-from .make import make_loader
+from .make import make_loader, true_labels
 from .share import on_node
 from .views import held_out_views, training_views
 
@@ -23,4 +23,5 @@ __all__ = [
     "make_loader",
     "on_node",
     "training_views",
+    "true_labels",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,7 +20,9 @@ from .splits import labelled_subset, train_validation
 SPLITS = ("train", "validation", "test")
 
 
-def load_data(data: Data, split: str, *, labelled: bool, parts: Mapping[str, Files] | None = None) -> ImageSet:
+def load_data(
+    data: Data, split: str, *, labelled: bool, parts: Mapping[str, Files] | None = None, hidden: bool = False
+) -> ImageSet:
     """The images of "train", "validation" or "test".
 
     train:      the first data.limit training images that are not held out; with `labelled`, data.labels of these;
@@ -28,13 +31,19 @@ def load_data(data: Data, split: str, *, labelled: bool, parts: Mapping[str, Fil
                 of them where none is labelled
     test:       the first data.limit test images
 
+    With `hidden`, the images are those without `labelled`, and all but those with `labelled` have the label -1.
+
     The files are copied to data.stage first. `parts` are those of `find_parts`, where they are known. Raises UserError for
     files that are missing, damaged, of another shape, or empty, and with `labelled` for a set without any label.
     """
-    part = part_of(split, labelled)
+    part = part_of(split, labelled and not hidden)
     with staged(data, "test" if split == "test" else "train", parts) as (here, files):
         source = read(here, part, files)
-        return _gather(source, rows_of(data, split, labelled, source.labels))
+        images = _gather(source, rows_of(data, split, labelled and not hidden, source.labels))
+        if not hidden:
+            return images
+        shown = torch.from_numpy(only_labelled(data, split, source.labels))
+        return replace(images, labels=shown[images.index])
 
 
 def part_of(split: str, labelled: bool) -> str:
@@ -76,6 +85,14 @@ def rows_of(data: Data, split: str, labelled: bool, labels: Integers) -> Integer
             raise UserError(f"data.labels={data.labels}: fewer than one label for each of the {classes} classes")
         train = train[labelled_subset(labels[train], data.labels)]
     return train
+
+
+def only_labelled(data: Data, split: str, labels: Integers) -> Integers:
+    """`labels` (N,) of a part, -1 where the labelled images of the split leave an image out. Raises UserError."""
+    kept = rows_of(data, split, True, labels)
+    shown = np.full_like(labels, -1)
+    shown[kept] = labels[kept]
+    return shown
 
 
 def _gather(source: Source, rows: Integers) -> ImageSet:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..rng import Rng
 from .image_set import ImageSet
+from .mix import Mix
 
 RESIDENT_BYTES = 2 * 2**30  # up to this size a whole set is kept on the GPU; a larger one is copied batch by batch
 
@@ -53,10 +54,12 @@ class Loader(ABC):
     """Batches of `batch_size` images over all processes, of which this one (`rank`) computes a contiguous share.
 
     The order of an epoch is a permutation that `rng` draws for it, the same for every loader and at every world size.
-    `name` is what data.loader calls it, `count` the number of images, `classes` their names.
+    `name` is what data.loader calls it, `count` the number of images, `classes` their names. With a `mix`, the order of an epoch is
+    its own.
     """
 
     name: str
+    mix: Mix | None = None
 
     def __init__(
         self,
@@ -105,12 +108,29 @@ class Loader(ABC):
         firsts = range(0, self.count - batch_size + 1, batch_size)
         return self._batches(Share(first + share, first + share) for first in firsts)
 
+    @property
+    @abstractmethod
+    def index(self) -> Tensor:
+        """Positions in the source, (count,) int64 on the CPU, in the set's order."""
+
+    @property
+    @abstractmethod
+    def labels(self) -> Tensor:
+        """(count,) int64 on the CPU, in the set's order; -1: unknown."""
+
+    @abstractmethod
+    def relabel(self, labels: Tensor) -> None:
+        """Gives the images other labels, (count,) int64 on the CPU, in the set's order."""
+
     @abstractmethod
     def _batches(self, shares: Iterator[Share]) -> Iterator[Batch]:
         """The batch of each share, in turn."""
 
     def _training(self, epoch: int, first_step: int) -> Iterator[Share]:
-        order = self.rng.at(epoch, 0).shared_permutation("order", self.count).cpu()
+        if self.mix is None:
+            order = self.rng.at(epoch, 0).shared_permutation("order", self.count).cpu()
+        else:
+            order = self.mix.order(self.rng, epoch, len(self), self.batch_size)
         row = self._share(self.batch_size)
         for step in range(first_step, len(self)):
             yield Share(order[step * self.batch_size + row], row, self.rng.at(epoch, step).rows(row))
@@ -139,6 +159,17 @@ class MemoryLoader(Loader):
         self._images = images.images.to(home)
         self._labels = images.labels.to(home)
         self._index = images.index.to(home)
+
+    @property
+    def index(self) -> Tensor:
+        return self._index.cpu()
+
+    @property
+    def labels(self) -> Tensor:
+        return self._labels.cpu()
+
+    def relabel(self, labels: Tensor) -> None:
+        self._labels = labels.to(self._labels.device)
 
     def _batches(self, shares: Iterator[Share]) -> Iterator[Batch]:
         for share in shares:

@@ -13,10 +13,12 @@ from ..cores import share_of_cores
 from ..rng import Rng
 from .identity import class_order
 from .image_set import Integers
-from .load import load_data, rows_of
+from .load import load_data, only_labelled, rows_of
 from .loader import Loader, MemoryLoader
 from .located import Located, ffcv_wanted, locate, open_or_write
+from .mix import Mix
 from .notes import say_classes_without_images
+from .sets.sources import read
 from .share import Once, by_itself
 
 
@@ -27,6 +29,7 @@ def make_loader(
     rng: Rng,
     *,
     labelled: bool,
+    guessed: int = 0,
     first: int | None = None,
     classes: Sequence[str] | None = None,
     device: torch.device | str = "cpu",
@@ -39,36 +42,53 @@ def make_loader(
     `data` is a configuration, or what `locate` found for one: then no folder is listed and nothing is hashed. Every process
     of a run calls this. All loaders return the same batches in the same order, except that a beton may store images as
     JPEG. With `classes`, the names in a model's order, labels count through these names; which images a split has does not
-    depend on it. `once` is that of `on_node`, for processes that share the images in memory. Raises UserError for files that
-    are missing or damaged, for a loader that is not installed and for a set with other classes, RunError where a beton cannot
-    be written.
+    depend on it. With `guessed`, the split has its images without a label too, and a batch so many of them. Their labels, and
+    those that data.labels takes away, are -1 until `Loader.relabel`. `once` is that of `on_node`, for processes that share the
+    images in memory. Raises UserError for files that are missing or damaged, for a loader that is not installed and for a set
+    with other classes, RunError where a beton cannot be written.
     """
     located = data if isinstance(data, Located) else locate(data, split)
     data = located.data
     place = (batch_size, rng, device, rank, world_size)
     if data.loader == "memory":
-        images = once(split, lambda: load_data(data, split, labelled=labelled, parts=located.files))
+        images = once(split, lambda: load_data(data, split, labelled=labelled, parts=located.files, hidden=guessed > 0))
         if labelled:
             say_classes_without_images(data, split, images.labels.numpy(), images.classes)
         images = images.first(first)
         if classes is not None:
             labels = _relabelled(images.labels.numpy(), images.classes, classes)
             images = replace(images, labels=torch.from_numpy(labels), classes=list(classes))
-        return MemoryLoader(images, *place)
+        return _mixed(MemoryLoader(images, *place), guessed)
     ffcv_wanted(data)  # rank 0 has it, and this may be another node
     from .betons.ffcv_loader import FfcvLoader
     from .betons.stage import staged_beton
 
     beton = open_or_write(data, located.part, located.files.get(located.part))
-    rows = rows_of(data, split, labelled, beton.labels)
+    rows = rows_of(data, split, labelled and not guessed, beton.labels)
+    about, labels = beton.about, only_labelled(data, split, beton.labels) if guessed else beton.labels
     if labelled:
         say_classes_without_images(data, split, beton.labels[rows], beton.about.classes)
     rows = rows[:first]
     if classes is not None:
-        about = replace(beton.about, classes=list(classes))
-        beton = replace(beton, about=about, labels=_relabelled(beton.labels, beton.about.classes, classes))
+        about, labels = replace(about, classes=list(classes)), _relabelled(labels, about.classes, classes)
     with staged_beton(data, beton) as here:  # the loader maps the file as it begins
-        return FfcvLoader(here, rows, data.size, data.channels, *place, data.crop, data.crop_area, share_of_cores())
+        here = replace(here, about=about, labels=labels)
+        loader = FfcvLoader(here, rows, data.size, data.channels, *place, data.crop, data.crop_area, share_of_cores())
+    return _mixed(loader, guessed)
+
+
+def _mixed(loader: Loader, guessed: int) -> Loader:
+    if guessed:
+        loader.mix = Mix(loader.labels >= 0, guessed)
+    return loader
+
+
+def true_labels(located: Located) -> Integers:
+    """Every label (N,) int64 of the part that `located` is, by position in the source; -1: unknown. No image is decoded."""
+    files = located.files.get(located.part)
+    if files is None:
+        return open_or_write(located.data, located.part, None).labels
+    return read(located.data, "train+unlabelled" if located.part == "train" else located.part, files.paths).labels
 
 
 def _relabelled(labels: Integers, names: Sequence[str], classes: Sequence[str]) -> Integers:

@@ -127,6 +127,8 @@ def load_model(
     """
     config = restore(world.on_rank_zero(lambda: config_of(key.partition("=")[0], source)))
     keys = config.objective
+    if config.pseudo.clusters is not None:
+        raise UserError(f"{key}: learned clusters, which are not the classes of these images; choose another run")
     if is_plugin(keys.name):
         plugins.refuse_untrusted("sources", source, keys.name, trust)
     if keys.couples_rows or keys.views > 1:

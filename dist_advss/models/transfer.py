@@ -1,7 +1,8 @@
 """Copies theta_p from a pre-training checkpoint into a fine-tuning run. It copies every tensor of theta_p or raises an error.
 
 `load_encoder` copies every entry of the state dict under `encoder.`: weights, batch-norm statistics and the normalisation.
-`load_backbone` also copies the last stage of the pre-training's network, without its linear layer. Neither copies heads.
+`load_backbone` also copies the last stage of the pre-training's network, without its linear layer,
+which `load_linear` copies.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from ..config.backbones import is_adopted
 from ..config.schema import Model
 from ..errors import UserError
-from .backbone import last_stage
+from .backbone import LINEAR, last_stage
 from .layouts import says_normalisation
 from .plain import as_ours
 
@@ -86,6 +89,24 @@ def load_backbone(
     if fitting:
         top.load_state_dict(fitting[0], strict=False)
     return report, len(ours) if fitting else 0
+
+
+def load_linear(module: nn.Module, state: dict[str, Tensor], origin: str, order: npt.NDArray[np.int64] | None) -> None:
+    """Copies the linear layer of `state` into `module.top`. Output k is its output `order[k]`; None: its output k.
+
+    Raises UserError where it has none with as many outputs.
+    """
+    ours = {n: t for n, t in module.state_dict().items() if n.startswith(f"{TOP}{LINEAR}.")}
+    known = as_ours(module, state)
+    for name, tensor in ours.items():
+        theirs = known.get(name)
+        if theirs is None or theirs.shape != tensor.shape:
+            has = "none" if theirs is None else f"one of {_shape(theirs)}"
+            raise UserError(
+                f"reuse=classifier: init={origin} has {has} for {name}, {_shape(tensor)} here; set reuse=backbone"
+            )
+        with torch.no_grad():
+            tensor.copy_(theirs if order is None else theirs[torch.from_numpy(order)])
 
 
 def _first_mismatch(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> str | None:

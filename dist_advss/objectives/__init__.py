@@ -7,6 +7,7 @@ from typing import Any
 
 from ..config.implementation import implementation
 from ..config.objectives import OBJECTIVES, is_plugin
+from ..config.pseudo import classes_of
 from ..config.schema import TrainConfig
 from ..models import build as build_backbone
 from ..models.backbone import last_stage
@@ -53,7 +54,7 @@ def build(config: TrainConfig) -> Objective:
     name = config.objective.name
     with initialisation(config.seed, "model"):
         backbone = build_backbone(config.model, config.data)
-        classes = (config.data.classes,) if config.objective.labelled else ()
+        classes = (classes_of(config),) if config.objective.labelled else ()
         with errors_of(name) if is_plugin(name) else contextlib.nullcontext():
             objective: Objective = class_of(name)(config.objective, backbone, *classes)
     objective.first = getattr(config.objective, "first", objective.first)

@@ -157,9 +157,10 @@ def _images(config: TrainConfig, given: int | None) -> tuple[int, int]:
         )
     held_out = round(labelled * data.validation)
     training = labelled - held_out
-    if is_pretext(config.objective.name) and given is None:
+    unlabelled = is_pretext(config.objective.name) or config.pseudo.source is not None
+    if unlabelled and given is None:
         training += SETS[data.name].unlabelled
-    for limit in (data.limit, data.labels if not is_pretext(config.objective.name) else None):
+    for limit in (data.limit, None if unlabelled else data.labels):
         training = min(training, limit or training)
     return training, min(held_out, config.validation.limit or held_out)
 

@@ -15,7 +15,7 @@ from ..config.backbones import is_own
 from ..config.commands import trains
 from ..config.objectives import Joint
 from ..config.protocols import PROTOCOLS
-from ..config.teacher import TEACHER
+from ..config.pseudo_source import STARTS
 from .folders import lookup
 from .metrics import number
 from .read import Launch, Run, follow
@@ -98,7 +98,7 @@ def model_of(run: Run, link: Any, launch: Launch, variants: Mapping[Path, str]) 
 def method_of(run: Run, launch: Launch) -> Method:
     """The labels of a pre-training, a fine-tuning or an evaluation."""
     if run.command == "pretrain":
-        return _pretraining(run)
+        return _pretraining(run, launch)
     if lookup(run.config, "model.name") == "ensemble":
         return _ensemble(run, launch)
     tuned = finetune_of(run, launch)
@@ -110,7 +110,7 @@ def method_of(run: Run, launch: Launch) -> Method:
         unknown = not tuned.config or "state_dict" in tuned.result
         return Method(UNKNOWN if unknown else "P1", None, UNKNOWN if unknown else kind, loss)
     origin = follow(tuned, str(tuned.config["init"]), launch)
-    before = _pretraining(origin) if origin else Method(UNKNOWN)
+    before = _pretraining(origin, launch) if origin else Method(UNKNOWN)
     return replace(before, finetune=kind, loss=loss)
 
 
@@ -130,8 +130,8 @@ def finetune_of(run: Run, launch: Launch) -> Run | None:
 
 
 def origins_of(run: Run, launch: Launch) -> list[Run]:
-    """The trainings that `init` and the teacher of a training lead to; those that cannot be found are left out."""
-    links = [lookup(run.config, key) for key in ("init", TEACHER)]
+    """The trainings that a training began with: `init`, a teacher, what labelled images. Those that cannot be found are left out."""
+    links = [lookup(run.config, key) for key in STARTS]
     found = [follow(run, str(link), launch) for link in links if link]
     return [origin for origin in found if origin is not None]
 
@@ -144,9 +144,17 @@ def members_of(run: Run, launch: Launch) -> list[Run]:
     return there if len(there) == len(found) else []
 
 
-def _pretraining(run: Run) -> Method:
-    if not run.config:
+def _pretraining(run: Run, launch: Launch, later: tuple[Path, ...] = ()) -> Method:
+    """The labels of a pre-training. One that learned clusters of an encoder's features is that encoder's method, with ++."""
+    if not run.config or run.path in later:
         return Method(UNKNOWN)
+    if lookup(run.config, "pseudo.clusters") is not None:
+        origin = follow(run, str(lookup(run.config, "init")), launch)
+        before = _pretraining(origin, launch, (*later, run.path)) if origin else Method(UNKNOWN, UNKNOWN)
+        attacked = _attacks(run) or before.pretrain == "P3"
+        return replace(
+            before, pretrain="P3" if attacked else before.pretrain, task=f"{str(before.task).removesuffix('++')}++"
+        )
     task = str(lookup(run.config, "objective.name", UNKNOWN)).rpartition(":")[2]  # the class in FILE.py:CLASS
     joint = task == "joint"  # with the default tasks it is the published joint of three
     parts = lookup(run.config, "objective.tasks")

@@ -209,7 +209,7 @@ def follow(run: Run, link: str, launch: Launch) -> Run | None:
 def _at(path: Path, launch: Launch) -> Run | None:
     """The run at this path, or the run that contains the file at this path. The launch's own runs come first."""
     path = Path(os.path.normpath(path))
-    folders = [path, path.parent, path.parent.parent][: 3 if path.suffix in CHECKPOINTS else 1]
+    folders = [path, path.parent, path.parent.parent][: 3 if path.suffix in (*CHECKPOINTS, ".npz") else 1]
     for folder in folders:
         inside = launch.by_path.get(folder) or launch.by_path.get(Path(os.path.realpath(folder)))
         if inside:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..config.schema import Tracking
+from ..config.tracking import Tracking
 from ..errors import Stopped
 from ..files import write_whole
 from ..runs.goodput import Goodput, goodput

@@ -14,18 +14,19 @@ from .. import __version__, yaml_text
 from ..config.changes import changes
 from ..config.compose import as_yaml
 from ..config.flags import batches_only_bundle
-from ..config.teacher import TEACHER
+from ..config.pseudo import FILE as PSEUDO_LABELS
+from ..config.pseudo import SOURCE
+from ..config.pseudo_source import STARTS
 from ..engines import World
 from ..errors import UserError
 from ..files import only_process, read_text, remove_leftovers, write_text
-from . import shards
+from . import pseudo, shards
 from .checkpoint import file_of, states
-from .made_from import MadeFrom, load_weights, recorded, refuse_stale, refuse_to_resume, write
+from .made_from import MadeFrom, digest_of, recorded, refuse_stale, refuse_to_resume, write
 
 # What runs write in their folder.
-FILES = ("config.yaml", "made_from.json", "metrics.jsonl", "code.patch", "verdicts.npz", "result.json")
+FILES = ("config.yaml", "made_from.json", "metrics.jsonl", "code.patch", PSEUDO_LABELS, "verdicts.npz", "result.json")
 FOLDERS = ("checkpoints", "samples", "stacks", "wandb")
-STARTS = ("init", TEACHER)  # keys that name weights which a run loads at its start
 
 
 def finished(folder: Path) -> bool:
@@ -117,7 +118,7 @@ def refuse_other_config(folder: Path, config: Any) -> None:
     now = asdict(config)
     fill_in_defaults(before, config)
     for name, old, new in changes(before, now):
-        if name in STARTS and _moved(folder, new):
+        if name in STARTS and _moved(folder, new, pseudo.pick(config) if name == SOURCE else "last"):
             continue
         if name == "batch_size" and batches_only_bundle(config):
             continue
@@ -144,19 +145,20 @@ def fill_in_defaults(before: dict[str, Any], config: Any) -> None:
             before[field.name] = field.default_factory() if callable(field.default_factory) else field.default
 
 
-def _moved(folder: Path, source: str | None) -> bool:
-    """Whether `source`, a value of one of STARTS, holds weights that the run in the folder began with, at another place.
+def _moved(folder: Path, source: str | None, pick: str) -> bool:
+    """Whether `source`, a value of one of STARTS, holds (in the checkpoint `pick`) what the run in the folder began with, at another place.
 
-    Only then may it differ: these keys count at the start of a run, and a run with a checkpoint has the weights in it.
+    Only then may it differ: these keys count at the start of a run, and a run with a checkpoint has the weights in it, or the labels
+    beside it.
     """
     before = recorded(folder)
     if before is None or source is None or not states(folder / "checkpoints"):
         return False
     try:
-        _, loaded = load_weights(file_of(source, "last"))
+        digest = digest_of(file_of(source, pick))
     except UserError:
         return False
-    return loaded.digest in before.weights.values()
+    return digest in before.weights.values()
 
 
 def _holds(config: Any, name: str) -> bool:

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from .. import __version__
 from ..config import plugins
+from ..config.pseudo import FILE as PSEUDO_LABELS
 from ..config.schema import Data
 from ..data.identity import Identity, difference, identify, is_here, restore
 from ..errors import UserError
 from ..files import read_text, write_json
 from ..runs.folders import lookup
-from . import checkpoint
+from . import checkpoint, pseudo_labels
 
 FILE = "made_from.json"
 NO_CLASSES = "holds no class names, as an earlier version or another program wrote it; its labels count through the classes of this set"
@@ -78,7 +79,9 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], Loaded]:
 
 
 def digest_of(file: Path) -> str:
-    """The digest of a checkpoint's weights, or of the content of a user's .py file. Raises UserError for a file that cannot be used."""
+    """The digest of a checkpoint's weights, of pseudo-labels, or of a user's .py file. Raises UserError for a file that cannot be used."""
+    if file.name == PSEUDO_LABELS:
+        return pseudo_labels.read(file).digest()
     return plugins.digest(f"{file}:", "model") if file.suffix == ".py" else load_weights(file)[1].digest
 
 

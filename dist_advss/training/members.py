@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..config.objectives import is_pretext
+from ..config.pseudo import learns_without_labels
 from ..config.source_run import config_of
 from ..data.identity import class_order
 from ..models.ensemble import load_member
@@ -44,4 +44,4 @@ def load_members(
 
 
 def _pretext(member: str) -> bool:
-    return is_pretext(config_of("model.members", member)["objective"]["name"])
+    return learns_without_labels(config_of("model.members", member))

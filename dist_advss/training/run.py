@@ -14,18 +14,19 @@ from ..config import plugins
 from ..config.checks import check_world
 from ..config.commands import COMMANDS
 from ..config.objectives import is_plugin
+from ..config.pseudo import guessed
 from ..config.schema import TrainConfig
 from ..data import Loader, Located, locate, make_loader, on_node
-from ..data.identity import Identity
+from ..data.identity import Identity, class_order
 from ..engines import World
 from ..errors import UserError
 from ..files import write_json
 from ..models.backbone import count_parameters
-from ..models.transfer import load_backbone, load_encoder
+from ..models.transfer import load_backbone, load_encoder, load_linear
 from ..objectives import Anchor, Objective
 from ..rng import Rng
 from ..tracking import Silent, Tracker, session
-from . import checkpoint, folder, teacher
+from . import checkpoint, folder, pseudo, teacher
 from .interrupt import Interrupt
 from .loop import Trainer
 from .made_from import Loaded, MadeFrom, digests, load_weights, refuse_trained_on
@@ -78,13 +79,20 @@ def _train(config: TrainConfig, located: Located, command: str, out: Path, world
     with on_node(world.name_on_node()) as once:
         make = partial(make_loader, located, rng=rng, labelled=labelled, once=once)
         make = partial(make, device=world.device, rank=world.rank, world_size=world.size)
-        loader = world.long_work(lambda: make("train", config.train.batch_size))
+        without = guessed(config.pseudo.share, config.train.batch_size) if labelled and config.pseudo.source else 0
+        loader = world.long_work(lambda: make("train", config.train.batch_size, guessed=without))
         held_out = world.long_work(lambda: make("validation", 1, first=config.validation.limit))
+        checked = None
+        if config.overfitting.every:
+            checked = world.long_work(lambda: make("validation", 1, first=config.overfitting.images))
+        whole = held_out if config.pseudo.clusters is None else world.long_work(lambda: make("validation", 1))
     _refuse_few_held_out(config, "validation.limit", held_out.count, world.size)
-    checked = None
-    if config.overfitting.every:
-        checked = world.long_work(lambda: make("validation", 1, first=config.overfitting.images))
+    if checked is not None:
         _refuse_few_held_out(config, "overfitting.images", checked.count, world.size)
+    guesses = None
+    if config.pseudo.source is not None:
+        guesses = pseudo.label(config, located, world, out, loader, whole)
+        pseudo.relabel(config, guesses, loader, held_out, *(() if checked is None else (checked,)))
     steps = len(loader)
     objective = objectives.build(config)
     own, code = config.objective.name if is_plugin(config.objective.name) else None, None
@@ -99,11 +107,16 @@ def _train(config: TrainConfig, located: Located, command: str, out: Path, world
         world.long_on_rank_zero(lambda: teacher.refuse_another(config, out))
     elif _initial_files(config):
         transferred, loaded = world.load_on_rank_zero(objective, lambda: _initial_weights(config, objective, images))
-    now = MadeFrom(images, digests(loaded), code=code)
+    weights = digests(loaded)
+    if guesses is not None and not has_checkpoint:
+        weights |= pseudo.as_weights(config, guesses)
+    now = MadeFrom(images, weights, code=code)
 
     with contextlib.ExitStack() as stack:
         # 2. From here on no other process may use the folder, and a signal stops the run after a save.
         made_from = stack.enter_context(folder.claimed(world, out, config, now))
+        if guesses is not None:
+            world.on_rank_zero(partial(pseudo.keep, guesses, out))
         interrupt = stack.enter_context(Interrupt())
         tracker = stack.enter_context(_tracker(config, command, out, steps, world))
 
@@ -120,6 +133,8 @@ def _train(config: TrainConfig, located: Located, command: str, out: Path, world
             tracker.event("start", 0, f"{where}, {steps} steps an epoch")
             if transferred:
                 tracker.event("transfer", 0, _what_was(transferred))
+            if guesses is not None:
+                tracker.event("pseudo", 0, pseudo.said(guesses, config))
 
         # 4. The result comes last: a folder that has one is finished.
         tracker.start(trainer.global_step)
@@ -131,6 +146,8 @@ def _train(config: TrainConfig, located: Located, command: str, out: Path, world
             trainer.run(interrupt)
         if world.rank == 0:
             result = _result(config, command, trainer, loader, world, parameters)
+            if guesses is not None:
+                result["pseudo"] = pseudo.as_result(guesses)
             result |= {"goodput": tracker.goodput(trainer.global_step), "made_from": made_from.as_record()}
             write_json(out / "result.json", result)
 
@@ -176,14 +193,15 @@ def _result(
 
 
 def _initial_files(config: TrainConfig) -> list[Path]:
-    """The checkpoints that a run loads before its first step: that of `init`, or those of an ensemble's members, and a teacher's.
+    """The files that a run loads before its first step: the checkpoint of `init`, or of each member, a teacher's, what labels images.
 
     Of a run folder in `init` it is the last checkpoint: the best pre-trained encoder is that of the last epoch.
     """
     if config.model.members:
-        return member_files(config.model.members, MEMBERS_PICK)
+        return [*member_files(config.model.members, MEMBERS_PICK), *filter(None, [pseudo.source_file(config)])]
     sources = (config.init, teacher.source_of(config))
-    return [checkpoint.file_of(source, "last") for source in dict.fromkeys(sources) if source is not None]
+    files = [checkpoint.file_of(source, "last") for source in sources if source is not None]
+    return list(dict.fromkeys([*files, *filter(None, [pseudo.source_file(config)])]))
 
 
 def _initial_weights(
@@ -205,21 +223,27 @@ def _initial_weights(
         path = checkpoint.file_of(config.init, "last")
         weights, source = load_weights(path)
         refuse_trained_on(f"init={config.init}", source, images, config.data)
-        transferred, loaded = _transfer(config, objective, weights, str(path)), [source]
+        transferred, loaded = _transfer(config, objective, weights, source, images), [source]
         objective.after_transfer()
     if isinstance(objective, Anchor):
         loaded.append(teacher.load(config, objective, images))
     return transferred, loaded
 
 
-def _transfer(config: TrainConfig, objective: Objective, weights: dict[str, Tensor], origin: str) -> dict[str, int]:
+def _transfer(
+    config: TrainConfig, objective: Objective, weights: dict[str, Tensor], source: Loaded, images: Identity
+) -> dict[str, int]:
     """Copies what `reuse` names of the weights; a student always has its last stage from `init`, as its teacher has."""
-    if config.reuse == "backbone" or isinstance(objective, Anchor):
-        needed = teacher.COMPARED if isinstance(objective, Anchor) else KEPT if config.freeze == "backbone" else None
-        report, last = load_backbone(objective, weights, origin, needed)
-        return {"matched": report.matched, "total": report.total, "last_stage": last}
-    report = load_encoder(objective, weights, origin)
-    return {"matched": report.matched, "total": report.total}
+    origin = str(checkpoint.file_of(str(config.init), "last"))
+    if config.reuse == "encoder" and not isinstance(objective, Anchor):
+        report = load_encoder(objective, weights, origin)
+        return {"matched": report.matched, "total": report.total}
+    needed = teacher.COMPARED if isinstance(objective, Anchor) else KEPT if config.freeze == "backbone" else None
+    report, last = load_backbone(objective, weights, origin, needed)
+    if config.reuse == "classifier":
+        theirs = source.classes or images.classes
+        load_linear(objective, weights, origin, class_order(f"init={origin}", theirs, images.classes))
+    return {"matched": report.matched, "total": report.total, "last_stage": last}
 
 
 def _what_was(transferred: dict[str, int]) -> str:

@@ -61,7 +61,8 @@ def validate(
     attack = PGD(threat, objective, couples_rows=config.objective.couples_rows)
     folded = FoldedParts(config, objective)
     rng = Rng(config.seed, "validation")
-    classes = 0 if is_pretext(config.objective.name) else config.data.classes or 0
+    learned = is_pretext(config.objective.name) or config.pseudo.clusters is not None
+    classes = 0 if learned else config.data.classes or 0
     sums = torch.zeros(6 + threat.steps + 3 * classes, dtype=torch.float64)
 
     def loss(x: Images, task: Task) -> torch.Tensor:

@@ -9,7 +9,8 @@ from typing import Any
 from dist_advss.config.commands import trains
 from dist_advss.config.compose import as_yaml
 from dist_advss.config.engines import SPREAD
-from dist_advss.config.schema import Tracking, TrainConfig
+from dist_advss.config.schema import TrainConfig
+from dist_advss.config.tracking import Tracking
 from dist_advss.errors import UserError
 
 from ..graph import Stage

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dist_advss.config.schema import Tracking
+from dist_advss.config.tracking import Tracking
 from dist_advss.tracking import Log, read
 from dist_advss.tracking.alerts import Alerts
 

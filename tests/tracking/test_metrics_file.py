@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_advss.config.schema import Tracking
+from dist_advss.config.tracking import Tracking
 from dist_advss.errors import RunError
 from dist_advss.runs.metrics import parse
 from dist_advss.tracking import Log, Meter, MetricsFile, read

@@ -13,7 +13,7 @@ import mmap
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 
@@ -89,6 +89,19 @@ class FfcvLoader(Loader):
             self._map.madvise(mmap.MADV_WILLNEED)
         raw = bool((beton.mode[rows] == RAW).all())
         self._copied = raw and bool(((beton.height[rows] == size) & (beton.width[rows] == size)).all())
+
+    @property
+    def index(self) -> Tensor:
+        return torch.from_numpy(self._rows)
+
+    @property
+    def labels(self) -> Tensor:
+        return torch.from_numpy(self._beton.labels[self._rows])
+
+    def relabel(self, labels: Tensor) -> None:
+        every = self._beton.labels.copy()
+        every[self._rows] = labels.numpy()
+        self._beton = replace(self._beton, labels=every)
 
     def _batches(self, shares: Iterator[Share]) -> Iterator[Batch]:
         under_way: deque[_Job] = deque()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...config.teacher import TEACHER
+from ...config.pseudo_source import STARTS
 from ...runs.folders import lookup
 from ...runs.methods import finetune_of, members_of, origins_of
 from ...runs.read import Launch, Run, follow, number, processes
@@ -88,7 +88,7 @@ def _tuned(run: Run, launch: Launch) -> list[Run]:
 
 
 def _origins(tuning: Run, launch: Launch) -> list[Run]:
-    """The trainings that a fine-tuning was initialised from, and those that these began with: an `init`, a teacher."""
+    """The trainings that a fine-tuning was initialised from, and those that these began with."""
     waiting = origins_of(tuning, launch) or [run for run in members_of(tuning, launch) if run.command == "pretrain"]
     found: dict[Path, Run] = {}
     while waiting:
@@ -103,7 +103,7 @@ def _chain(tuned: list[Run], launch: Launch) -> list[Run] | None:
     """These fine-tunings and everything that they started from, each run once; None where one cannot be found."""
     chain = {run.path: run for tuning in tuned for run in (tuning, *started_from(tuning, launch))}
     for run in chain.values():
-        links = [link for key in ("init", TEACHER) if (link := lookup(run.config, key))]
+        links = [link for key in STARTS if (link := lookup(run.config, key))]
         if not run.config or any(follow(run, str(link), launch) is None for link in links):
             return None
     return list(chain.values())

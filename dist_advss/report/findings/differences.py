@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ...config.teacher import TEACHER
+from ...config.pseudo_source import STARTS
 from ...runs.read import Launch, Run, flatten, follow
 
 OWN = ("out", "checkpoint")  # differ in every run; the stage names already tell the runs apart
@@ -35,10 +35,10 @@ def differences(launch: Launch) -> list[Differences]:
 
 
 def _texts(run: Run, launch: Launch) -> dict[str, str]:
-    """The run's configuration, key by key, as text. An `init` or a teacher inside the launch is named by its stage."""
+    """The run's configuration, key by key, as text. A run inside the launch that it began with is named by its stage."""
     texts = {}
     for name, value in flatten(run.config):
-        if name in ("init", TEACHER) and isinstance(value, str):
+        if name in STARTS and isinstance(value, str):
             target = follow(run, value, launch)
             value = target.stage if target and target.stage in launch.runs else value
         if name not in OWN:
