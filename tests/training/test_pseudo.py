@@ -35,7 +35,7 @@ LABELS = ["data.labels=20", "attack.steps=0", "schedule.epochs=1"]
 
 @pytest.fixture
 def student(runs: Runs) -> Student:
-    """A classifier `RUNS/source` of 20 labels. Called, a student of 20 labels and 44 pseudo-labels is trained, as the command line would."""
+    """A classifier `RUNS/source` of 20 labels. Called, a student of 20 labels and 44 pseudo-labels is trained, as by the command line."""
     runs.train(*LABELS, "train.batch_size=10", "schedule.epochs=6", "seed=3", name="source", command="finetune")
 
     def make_student(*words: str, name: str = "student") -> Path:
@@ -226,7 +226,7 @@ def test_a_pretext_task_labels_nothing_and_pretraining_takes_no_labels(runs: Run
     words = [*runs.words, f"pseudo.source={runs.folder('pre')}", f"out={runs.folder('student')}"]
     with pytest.raises(UserError, match="was trained without labels and has no classifier; fine-tune it first"):
         configure("finetune", [*words, *LABELS])
-    with pytest.raises(UserError, match="pretrain uses no labels, a classifier's neither; set pseudo.clusters=N"):
+    with pytest.raises(UserError, match=r"pretrain uses no labels, a classifier's neither; set pseudo\.clusters=N"):
         configure("pretrain", words)
 
 
