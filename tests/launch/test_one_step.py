@@ -61,6 +61,8 @@ def shrunk(stage: Stage) -> Stage:
         del tiny["data.labels"]
     elif COMMANDS[stage.command].labelled:
         del tiny["data.limit"]
+    if any(word.startswith("pseudo.clusters=") for word in stage.overrides):
+        tiny["pseudo.clusters"] = "5"
     if "attack.steps" in known and not set(NO_STEPS) & set(stage.overrides):
         tiny["attack.steps"] = "1"
     words = {name: value for name, value in parse_words(stage.overrides) if name not in OF_THE_SET} | tiny
