@@ -63,7 +63,9 @@ def shrunk(stage: Stage) -> Stage:
         del tiny["data.limit"]
     if any(word.startswith("pseudo.clusters=") for word in stage.overrides):
         tiny["pseudo.clusters"] = "5"
-    if "attack.steps" in known and not set(NO_STEPS) & set(stage.overrides):
+    if any(word.startswith("suite=") for word in stage.overrides):
+        tiny = {name: value for name, value in tiny.items() if not name.startswith("attack.") or name == "attack.eps"}
+    elif "attack.steps" in known and not set(NO_STEPS) & set(stage.overrides):
         tiny["attack.steps"] = "1"
     words = {name: value for name, value in parse_words(stage.overrides) if name not in OF_THE_SET} | tiny
     return Stage(stage.name, stage.command, tuple(f"{name}={value}" for name, value in words.items()), stage.needs)
