@@ -78,6 +78,11 @@ def check_pseudo(labelled: bool, config: Any) -> None:
                 f"{SOURCE}={keys.source}: pretrain uses no labels, a classifier's neither; set pseudo.clusters=N for clusters of the "
                 "features of a pre-training, or use dist-advss finetune"
             )
+        if not config.objective.labelled:
+            raise UserError(
+                f"pseudo.clusters={keys.clusters}: gives labels, and objective={config.objective.name} learns without; choose "
+                "objective=classify or objective=trades, or drop it"
+            )
         if keys.share != Pseudo().share:
             raise UserError(f"pseudo.share={keys.share:g}: in pretrain every image has a pseudo-label; drop it")
         return

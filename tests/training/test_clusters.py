@@ -126,7 +126,7 @@ def test_dynacl_plus_plus_head_first_and_then_all_weights_on_the_same_clusters(
 
     # The encoder goes into a fine-tuning. The clusters do not: they are no classes.
     tuned = [*runs.words, "data.labels=20", "schedule.epochs=1", f"init={whole}", f"out={runs.folder('tuned')}"]
-    train(configure("finetune", [*tuned, "protocol=slf", "train.batch_size=16"]), "finetune")
+    train(configure("finetune", [*tuned, "protocol=slf", "attack.steps=0", "train.batch_size=16"]), "finetune")
     with pytest.raises(
         UserError, match=r"reuse=classifier: the linear layer of init=.* has 5 clusters, and this run tells apart"
     ):
@@ -147,7 +147,7 @@ def other_route(model: objectives.SimCLR, x: torch.Tensor) -> torch.Tensor:
     ("words", "said"),
     [
         (["pseudo.source=null"], "pseudo.clusters=5: needs a model that labels images"),
-        (["objective=rotation"], "objective=rotation: is a pretext task; pretrain takes classify, trades or mart"),
+        (["objective=rotation"], "pseudo.clusters=5: gives labels, and objective=rotation learns without"),
         (["pseudo.share=0.25"], "pseudo.share=0.25: in pretrain every image has a pseudo-label; drop it"),
         (["pseudo.clusters=65"], "pseudo.clusters=65: more than the 64 training images; lower it"),
     ],
