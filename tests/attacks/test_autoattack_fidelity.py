@@ -96,7 +96,8 @@ def test_apgd_follows_the_official_one_step_by_step(peers, trained, right, kind:
     else:
         _, still_right, _, _ = peer.attack_single_run(x, labels, x_init=begin)
         found = apgd.apgd(ours, loss, x, labels, begin, ball, STEPS)
-    rows = same(ours.images, theirs.images)
+    # DLR divides by the distance of two logits, so rounding may lead a row elsewhere, on some processors.
+    rows = same(ours.images, theirs.images, may_part=0 if kind == "ce" else 1)
     fell = wrong(trained.net, found, labels)
     assert torch.equal(fell[rows], ~still_right.bool()[rows])
     assert 0 < fell.sum() < N, "neither all nor none should fall, or the comparison says little"

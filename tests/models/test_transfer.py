@@ -67,7 +67,7 @@ def test_loaded_weights_do_not_share_memory_with_the_checkpoint(pretrained: dict
 
 
 def test_checkpoint_without_an_encoder_is_refused(pretrained: dict[str, Tensor]) -> None:
-    outer = {f"model.{name}": tensor for name, tensor in pretrained.items()}
+    outer = {f"learner.{name}": tensor for name, tensor in pretrained.items()}
     assert refused(Learner(10, seed=2), outer) == (
         "init=RUN: 0 of 41 tensors of the encoder match, so none was copied; "
         "first, encoder.normalise.mean is not in it; give a run of dist-advss pretrain"
