@@ -1,7 +1,8 @@
-"""The training step of N-FGSM against that of PGD-10, and what the guard against catastrophic overfitting adds to it.
+"""The training steps of cheap attacks against that of PGD-10, and what the guard against catastrophic overfitting adds to one.
 
-A step is all that the loop does with a batch: augmentation, attack, forward and backward pass, update. The contenders take
-turns, so the ratios hold on a machine that others use too.
+A step is all that the loop does with a batch: augmentation, attack, forward and backward pass, update. Free adversarial
+training makes eight updates in a step, so an eighth of it counts. The contenders take turns, so the ratios hold on a machine
+that others use too.
 
     python -m benchmarks.single_step --json single_step.json
 """
@@ -16,6 +17,7 @@ import torch
 
 from dist_advss import engines, objectives
 from dist_advss.config.compose import compose
+from dist_advss.config.replays import replays
 from dist_advss.data import MemoryLoader, training_views
 from dist_advss.data.image_set import ImageSet
 from dist_advss.rng import Rng
@@ -26,6 +28,7 @@ from dist_advss.training.saver import Saver
 
 from .table import Figure, parser, publish, seconds_in_turn
 
+ATTACKS = {"Free": "free", "N-FGSM": "nfgsm", "APGD-2": "apgd2", "APGD-3": "apgd3", "PGD-10": "pgd10"}
 BATCH, IMAGES, EVERY = 128, 128, 100  # images of a step and of a check, steps between two checks
 
 
@@ -48,8 +51,9 @@ class Training:
         objective, attack = self.engine.module, self.attack.at(self.done)
         (batch,) = self.images.epoch(self.done)
         rng = Rng(0).at(self.done, 0).rows(batch.row)
-        task = objective.prepare(training_views(batch.images, rng, self.config.objective), batch.labels, rng)
-        self.engine.step(self.engine(task, attack(objective.attack_loss, task)).loss)
+        task = objective.prepare(training_views(batch.images, rng, self.config.objective, 1), batch.labels, rng)
+        for x_adv in attack.examples(objective.attack_loss, task):
+            self.engine.step(self.engine(task, x_adv).loss)
         self.done += 1
 
 
@@ -59,14 +63,17 @@ def main() -> None:
     args = options.parse_args()
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder:
-        one, ten = Training("nfgsm", Path(folder)), Training("pgd10", Path(folder))
-        calls: dict[str, Callable[[], object]] = {"N-FGSM": one.step, "PGD-10": ten.step, "check": one.guard.check}
+        trainings = {name: Training(attack, Path(folder)) for name, attack in ATTACKS.items()}
+        calls: dict[str, Callable[[], object]] = {name: training.step for name, training in trainings.items()}
+        calls["check"] = trainings["N-FGSM"].guard.check
         seconds = seconds_in_turn(calls, args.rounds)
+    for name, training in trainings.items():
+        seconds[name] /= replays(training.config.attack)
     case = f"preact_small, batch {BATCH}"
     check = f"check of {IMAGES} images every {EVERY} steps"
-    figures = [Figure(case, f"step of {name}", seconds[name], "s") for name in ("N-FGSM", "PGD-10")]
+    figures = [Figure(case, f"update with {name}", seconds[name], "s") for name in ATTACKS]
     figures += [
-        Figure(case, "PGD-10 / N-FGSM", seconds["PGD-10"] / seconds["N-FGSM"], "ratio"),
+        *(Figure(case, f"PGD-10 / {name}", seconds["PGD-10"] / seconds[name], "ratio") for name in ATTACKS),
         Figure(check, "N-FGSM", 100 * seconds["check"] / (EVERY * seconds["N-FGSM"]), "% of the steps"),
         Figure(check, "check / step", seconds["check"] / seconds["N-FGSM"], "ratio"),
     ]

@@ -10,6 +10,7 @@ from torch import nn
 from ..config.attack import Attack as AttackConfig
 from .autoattack import AutoAttack
 from .base import Attack, NoAttack
+from .free import Free
 from .pgd import PGD
 from .short_apgd import APGD
 from .sweep import RadiusSweep, StepSweep, Sweep
@@ -41,7 +42,8 @@ def build(config: AttackConfig, module: nn.Module, couples_rows: bool = False) -
 
 def build_pgd(config: AttackConfig, module: nn.Module, couples_rows: bool = False) -> PGD:
     """`build` for an attack of projected steps: not for none, and not for AutoAttack."""
-    return (APGD if config.algorithm == "apgd" else PGD)(config, module, couples_rows=couples_rows)
+    kind = {"pgd": PGD, "apgd": APGD, "free": Free}[config.algorithm]
+    return kind(config, module, couples_rows=couples_rows)
 
 
 def build_sweep(config: AttackConfig, module: nn.Module, axis: str, points: Sequence[float]) -> Attack:

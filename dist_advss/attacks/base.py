@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar, cast
 
 from torch import Tensor
@@ -31,6 +31,10 @@ class Attack(Protocol):
         """
         ...
 
+    def examples(self, loss_fn: LossFn[X], task: Task) -> Iterator[X | None]:
+        """What each update on a batch trains on: one call's result, and with attack.algorithm=free several (`free.py`)."""
+        ...
+
     def fool(self, judge: JudgeFn[X], task: Task) -> X:
         """Images to judge the network on, like `task.inputs`.
 
@@ -46,6 +50,9 @@ class NoAttack:
     losses: Sequence[Tensor] = ()
 
     def __call__(self, loss_fn: LossFn[X], task: Task) -> None: ...
+
+    def examples(self, loss_fn: LossFn[X], task: Task) -> Iterator[None]:
+        yield None
 
     def fool(self, judge: JudgeFn[X], task: Task) -> X:
         return cast(X, task.inputs)

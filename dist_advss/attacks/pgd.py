@@ -89,6 +89,10 @@ class PGD:
         images: X = rows.shown(best)
         return images
 
+    def examples(self, loss_fn: LossFn[X], task: Task) -> Iterator[X]:
+        """One update trains on what a call finds."""
+        yield self(loss_fn, task)
+
     def fool(self, judge: JudgeFn[X], task: Task) -> X:
         """Images to judge the network on: with attack.keep=any `until_fooled`, else the last iterate."""
         if self.config.keep == "any":
@@ -250,13 +254,13 @@ def threat_of(config: Attack) -> Threat:
 def step_size(config: Attack) -> float:
     """The length of a step: `step_size` where it is set, else eps/4, as published with 10 and 20 steps.
 
-    Fewer than five steps still go 1.25 eps in all, as Wong et al. 2020 do in one. N-FGSM's step is eps, APGD's first 2 eps.
+    Fewer than five steps still go 1.25 eps in all, as Wong et al. 2020 do in one. N-FGSM's and Free's step is eps, APGD's first 2 eps.
     """
     if config.step_size is not None:
         return config.step_size
     if config.algorithm == "apgd":
         return 2 * config.eps
-    if config.noise:
+    if config.noise or config.algorithm == "free":
         return config.eps
     return config.eps * max(1 / 4, 1.25 / max(config.steps, 1))
 

@@ -12,6 +12,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 CASCADE = ("apgd-ce", "apgd-t", "fab-t", "square")  # standard AutoAttack
 CASCADE_ALSO = ("apgd-dlr", "fab")  # further attacks that attack.cascade accepts
 PGD_SUITE = ("pgd-ce", "pgd-cw", "pgd-dlr", "mi-fgsm", "pgd-t")  # linf and l2
+TRAINING_ONLY = ("apgd", "free")  # values of attack.algorithm
 TARGETED = ("apgd-t", "fab-t", "pgd-t")
 RESTARTED = ("apgd-ce", "apgd-dlr", "fab", "pgd-ce", "pgd-cw", "pgd-dlr", "pgd-t")  # these start attack.restarts times
 
@@ -31,7 +32,7 @@ class Attack:
     step_size: float | None = key(
         None,
         "length of a step in attack.norm; null: eps/4, or 1.25 eps/steps for fewer than five steps; eps with "
-        "attack.noise; 2 eps, the first one, with attack.algorithm=apgd",
+        "attack.noise and with attack.algorithm=free; 2 eps, the first one, with attack.algorithm=apgd",
         low=0.0,
     )
     random_start: bool = key(True, "start at a uniform random point within attack.eps; false: start at the clean image")
@@ -78,8 +79,9 @@ class Attack:
     algorithm: str = key(
         "pgd",
         "pgd; apgd: steps with momentum that shrink for each image by itself, for the iterate with the highest loss (training "
-        "only); autoattack: the attacks of attack.cascade, each on the images that are still right (evaluate only)",
-        choices=("pgd", "apgd", "autoattack"),
+        "only); free: attack.steps updates on each batch, whose backward passes move the images too (training only); "
+        "autoattack: the attacks of attack.cascade, each on the images that are still right (evaluate only)",
+        choices=("pgd", "apgd", "free", "autoattack"),
     )
     cascade: list[str] = key(
         list(CASCADE),
@@ -147,16 +149,13 @@ def _check_noise(attack: Attack) -> None:
 
 
 def refuse_training_only(attack: Attack, command: str) -> None:
-    """Refuses what only training may do: to leave the ball, to grow over epochs, to take a few steps of APGD. Raises UserError."""
+    """Refuses what only training may do: to leave the ball, to grow over epochs, to be for training by name. Raises UserError."""
     if attack.noise > 0:
         raise UserError(
             f"attack.noise={attack.noise:g}: leaves the ball of attack.eps, and only training may; {command} with attack=pgd20"
         )
-    if attack.algorithm == "apgd":
-        raise UserError(
-            f"attack.algorithm=apgd: trains only; {command} with "
-            + ("attack=autoattack attack.cascade=[apgd-ce]" if command == "evaluate" else "attack=pgd20")
-        )
+    if attack.algorithm in TRAINING_ONLY:
+        raise UserError(f"attack.algorithm={attack.algorithm}: trains only; {command} with attack=pgd20")
     for name in ("eps_ramp", "steps_ramp"):
         value = getattr(attack, name)
         if value > 0:

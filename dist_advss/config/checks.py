@@ -21,6 +21,7 @@ from .overfitting import check_overfitting
 from .profile import check_profile, check_profiled_ranks
 from .protocols import check_protocol
 from .pseudo import check_pseudo, classes_of
+from .replays import check_replays
 from .schema import Engine, Model
 from .sets import SETS
 from .suites import check_suite
@@ -73,6 +74,7 @@ def check_training(command: str, config: Any) -> None:
     _check_engine(config)
     check_averaging(config.train, config.engine, config.schedule.epochs)
     check_overfitting(config)
+    check_replays(config)
     check_profile(config.profile)
 
 

@@ -171,7 +171,7 @@ def _seconds(
     parts = config.train.accumulate
     # Each kind of communication overlaps with one part of the step. Only what exceeds that part is waiting.
     attack = step.over_attack(machine.seconds(step.first), machine.seconds(step.second))
-    forward, backward = machine.seconds(step.forward), machine.seconds(step.backward)
+    forward, backward = (step.replays * machine.seconds(work) for work in (step.forward, step.backward))
     beside = {"attack": parts * attack, "update": parts * (forward + backward), "backward": backward, "": 0.0}
     waiting = 0.0
     for part in sent:
@@ -183,7 +183,7 @@ def _seconds(
         attack=parts * attack,
         forward=parts * forward,
         backward=parts * backward,
-        update=machine.seconds(step.update) / (world if config.engine.shards else 1),
+        update=step.replays * machine.seconds(step.update) / (world if config.engine.shards else 1),
         waiting=waiting,
     )
 
@@ -191,7 +191,8 @@ def _seconds(
 def _would_fit(config: TrainConfig, machine: Machine, step: Step, world: int) -> Iterator[str]:
     """Single changes that would make the run fit, the cheapest first. Assumes that activations are proportional to images."""
     train = config.train
-    for parts in (n for n in range(2, step.images + 1) if step.images % n == 0):
+    whole = config.objective.couples_rows or step.replays > 1  # a batch that cannot be split into parts
+    for parts in (n for n in range(2, step.images + 1) if step.images % n == 0 and not whole):
         less = replace(config, train=replace(train, accumulate=train.accumulate * parts))
         needed = memory(less, step, world)
         if needed.fixed + needed.activations / parts <= machine.room:

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .. import attacks, objectives
+from ..config.replays import replays
 from ..config.schema import TrainConfig
 from ..engines.fsdp import layers
 from ..engines.optim import build_optimizer
-from ..images import Images, repeated
+from ..images import Images, pack, repeated, unpack
 from ..models.norms import BATCH_NORMS
 from ..objectives.base import Objective, Task
 from ..rng import Rng
@@ -35,6 +36,7 @@ class Step:
     first, second  attacks of one and of two gradient steps; each further step costs what the second added
     forward        the wrapped forward of the update, with train.awp also the passes that find the perturbation; backward
                    the backward pass, update the optimizer's step
+    replays        how often a step repeats the last three: attack.steps with attack=free, whose `steps` are 0
     attack_looks   forward passes of the encoder in all gradient steps of the attack; update_looks, in the update
     attack_memory  peak bytes in the attack, without weights, gradients and optimizer state; update_memory, in the rest of
                    the step
@@ -44,6 +46,7 @@ class Step:
 
     images: int
     steps: int
+    replays: int
     prepare: Work
     first: Work
     second: Work
@@ -68,8 +71,8 @@ class Step:
 
     @property
     def update_flops(self) -> int:
-        """FLOPs of the update's forward and backward pass."""
-        return self.forward.flops + self.backward.flops
+        """FLOPs of the forward and backward passes of all updates."""
+        return self.replays * (self.forward.flops + self.backward.flops)
 
     def over_attack(self, first: float, second: float) -> float:
         """The cost of the whole attack, from the costs of attacks of one and of two steps."""
@@ -119,7 +122,9 @@ def measure(config: TrainConfig, objective: Objective, images: int) -> Step:
         _, _, second, more_looks = attacked(2)
         # The attack's peak must not hide that of the update.
         meter.peak = meter.alive
-        x_adv = x_adv if config.attack.steps else None
+        updates = replays(config.attack)
+        steps = config.attack.steps if updates == 1 else 0
+        x_adv = _leaf(x_adv, updates > 1) if config.attack.steps else None
         with meter.phase() as forward, _looks(objective) as update_looks:
             kept = _perturbed(objective, task, x_adv, trained) if config.train.awp else []
             loss = objective(task, x_adv).loss
@@ -135,7 +140,8 @@ def measure(config: TrainConfig, objective: Objective, images: int) -> Step:
     norms = [m for m in objective.modules() if isinstance(m, BATCH_NORMS) and m.training]
     step = Step(
         images=images,
-        steps=config.attack.steps,
+        steps=steps,
+        replays=updates,
         prepare=prepare,
         first=first,
         second=second,
@@ -144,7 +150,7 @@ def measure(config: TrainConfig, objective: Objective, images: int) -> Step:
         update=update,
         attack_looks=0,
         update_looks=len(update_looks),
-        attack_memory=attack_memory if config.attack.steps else 0,
+        attack_memory=attack_memory if steps else 0,
         update_memory=update_memory,
         parameters=sum(p.numel() for p in objective.parameters()),
         trained=sum(p.numel() for p in trained),
@@ -154,6 +160,13 @@ def measure(config: TrainConfig, objective: Objective, images: int) -> Step:
         norms=tuple(m.num_features for m in norms),
     )
     return replace(step, attack_looks=round(step.over_attack(looks, more_looks)))
+
+
+def _leaf(images: Images | None, requires_grad: bool) -> Images | None:
+    """Images whose gradient the update's backward pass computes as well, where it is required."""
+    if images is None:
+        return None
+    return unpack(tuple(x.detach().requires_grad_(requires_grad) for x in pack(images)), images)
 
 
 def _perturbed(objective: Objective, task: Task, x_adv: Images | None, trained: list[nn.Parameter]) -> list[Tensor]:

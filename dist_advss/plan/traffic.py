@@ -7,7 +7,7 @@ all-reduce. tests/plan checks the calls and their number against the engines in 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..config.schema import TrainConfig
 from .step import Shapes, Step
@@ -56,7 +56,7 @@ def traffic(config: TrainConfig, step: Step, world: int) -> list[Traffic]:
         looks = (_attack_looks(config, step) + step.update_looks) * parts
         size = 3 * FLOAT * sum(step.norms)
         sent.append(Traffic("batch-norm statistics", 2 * looks * len(step.norms), 2 * looks * size, 2))
-    return sent
+    return [replace(part, calls=step.replays * part.calls, bytes=step.replays * part.bytes) for part in sent]
 
 
 def _attack_looks(config: TrainConfig, step: Step) -> int:

@@ -34,7 +34,7 @@ class Alerts:
 
     def see(self, line: dict[str, Any]) -> tuple[str, str] | None:
         if line["kind"] == "train":
-            self._attacked = any(name.startswith("attack_loss") for name in line)
+            self._attacked = any(name.startswith(("attack_loss", "loss_adversarial")) for name in line)
             return self._stragglers.see(line)
         sentence = None
         if line["kind"] == "validation":

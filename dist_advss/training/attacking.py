@@ -37,7 +37,7 @@ class TrainingAttack:
         self.keys = attack_at(keys, step, self._steps_per_epoch)
         if self._built is None or self._built[0] != self.keys:
             built = attacks.build(self.keys, self._module, self._config.objective.couples_rows)
-            if self.keys.steps > 0:
+            if self.keys.steps > 0 and self.keys.algorithm != "free":  # which has no passes of its own
                 built = Folding(built, self.parts, self.keys.batch_norm)  # type: ignore[assignment]  # X where X | None is allowed
             self._built = self.keys, built
         return self._built[1]

@@ -93,6 +93,10 @@ class Folding:
         with self._parts.standing_in(self._batch_norm):
             return self._attack(loss_fn, task)
 
+    def examples(self, loss_fn: LossFn[X], task: Task) -> Iterator[X | None]:
+        """One update trains on what a call finds. Between a call and the update, no copy stands in."""
+        yield self(loss_fn, task)
+
     def fool(self, judge: JudgeFn[X], task: Task) -> X:
         with self._parts.standing_in(self._batch_norm):
             return self._attack.fool(judge, task)

@@ -174,13 +174,13 @@ class Trainer:
 
                 # The four lines of a step. The attack works on the bare module, the engine wraps the update only.
                 task = objective.prepare(images, part.labels, rng)
-                x_adv = attack(objective.attack_loss, task)
-                if perturbed:
-                    engine.perturb(task, x_adv)
-                outcome = engine(task, x_adv)
-                engine.step(outcome.loss)
-                ascended = {f"attack_loss.{i}": loss for i, loss in enumerate(attack.losses)}
-                terms.append({**outcome.terms(), **ascended})
+                for x_adv in attack.examples(objective.attack_loss, task):  # one, or attack.steps with attack=free
+                    if perturbed:
+                        engine.perturb(task, x_adv)
+                    outcome = engine(task, x_adv)
+                    engine.step(outcome.loss)
+                    ascended = {f"attack_loss.{i}": loss for i, loss in enumerate(attack.losses)}
+                    terms.append({**outcome.terms(), **ascended})
 
             # Values stay on the device until the next line of metrics: reading them here would make the GPU wait.
             means = {name: torch.stack([part[name] for part in terms]).mean() for name in terms[0]}

@@ -229,7 +229,7 @@ def test_the_presets_are_those_of_the_paper(steps: int) -> None:
 @pytest.mark.parametrize(
     ("command", "words", "said"),
     [
-        ("evaluate", ["checkpoint=RUN"], r"trains only; evaluate with attack=autoattack attack\.cascade=\[apgd-ce\]"),
+        ("evaluate", ["checkpoint=RUN"], "trains only; evaluate with attack=pgd20"),
         ("transfer", ["sources=[RUN]"], "trains only; transfer with attack=pgd20"),
         ("finetune", ["attack.norm=l1"], "APGD knows linf and l2"),
         ("finetune", ["attack.noise=2"], r"not with attack\.algorithm=apgd"),

@@ -131,6 +131,21 @@ def test_averaged_and_perturbed_weights_are_the_same_on_every_engine(
     assert largest_difference(one["model"], two["model"]) < 2e-4 and one["updates"] == two["updates"] == 5
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("attack", "engine"), [("free", "ddp"), ("free", "fsdp"), ("free", "zero2"), ("apgd2", "fsdp")]
+)
+def test_cheap_attacks_train_alike_on_every_engine(
+    attack: str, engine: str, alone: Any, start: Any, tmp_path: Path
+) -> None:
+    """The images of free training move by gradients that come out of the engine's own backward pass, with AWP by another one."""
+    if engine.startswith("zero"):
+        pytest.importorskip("deepspeed")
+    command, words = jobs.OBJECTIVES["classify"]
+    more = [f"attack={attack}", "attack.steps=2", "attack.eps=0.5", "train.awp=0.01"]
+    compare("classify", [command, *words, *more, *jobs.ENGINES[engine]], alone, start, tmp_path, more)
+
+
 def compare(
     objective: str,
     words: list[str],

@@ -10,6 +10,7 @@ import torch
 
 from dist_advss import attacks, objectives
 from dist_advss.engines.optim import build_optimizer
+from dist_advss.plan.estimate import Cluster, estimate
 from dist_advss.plan.memory import memory
 from dist_advss.plan.meter import Meter
 from dist_advss.plan.step import count, measure
@@ -26,6 +27,7 @@ METHODS = {
     "anchor": ("pretrain", ("objective=anchor", "objective.teacher=elsewhere", "objective.projector=8")),
     "classify": ("finetune", ("objective=classify",)),
     "trades": ("finetune", ("objective=trades",)),
+    "free": ("finetune", ("attack=free",)),
     "apgd": ("finetune", ("attack=apgd2",)),
     "mart": ("finetune", ("objective=mart", "objective.label_smoothing=0.1")),
     "frozen": ("finetune", ("freeze=encoder", "init=elsewhere", "data=fashion_mini", "model=preact_small")),
@@ -66,6 +68,20 @@ def test_an_attack_of_k_steps_costs_what_running_it_costs(method: str, steps: in
     step = count(wanted, 4)
     assert step.attack_flops == work.flops
     assert step.over_attack(step.first.bytes, step.second.bytes) == work.bytes
+
+
+def test_free_training_costs_its_updates_and_the_gradients_in_the_images(config: Config) -> None:
+    once, free = (
+        config("model.width=4", "engine=ddp", f"attack={name}", "attack.steps=3", command="finetune")
+        for name in ("pgd10", "free")
+    )
+    one, three = count(once, 4), count(free, 4)
+    assert (one.replays, three.replays, three.attack_flops, three.attack_memory) == (1, 3, 0, 0)
+    assert three.backward.flops > one.backward.flops
+    assert three.update_flops == 3 * (three.forward.flops + three.backward.flops)
+    machine = Cluster(gpu="a100", nodes=2)
+    sent, thrice = ([(t.what, t.calls, t.bytes) for t in estimate(wanted, machine).traffic] for wanted in (once, free))
+    assert thrice == [(what, 3 * calls, 3 * size) for what, calls, size in sent]
 
 
 def test_pgd_10_costs_ten_times_forward_and_input_gradient_and_the_update_two_times_three(config: Config) -> None:

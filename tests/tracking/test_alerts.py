@@ -35,7 +35,10 @@ def test_a_collapse_of_ra_is_told_when_it_happens(rates: list[float], alarmed: l
     assert [epoch for epoch, ra in enumerate(rates, 1) if alerts.see(validation(epoch, ra))] == alarmed
 
 
-@pytest.mark.parametrize(("names", "alarmed"), [({"attack_loss.0": 1.0}, True), ({}, False)])
+@pytest.mark.parametrize(
+    ("names", "alarmed"),
+    [({"attack_loss.0": 1.0}, True), ({"loss_adversarial": 1.0}, True), ({"loss_clean": 1.0}, False)],
+)
 def test_standard_training_has_no_ra_to_lose(names: dict[str, float], alarmed: bool) -> None:
     alerts = Alerts([{"kind": "train", "step": 1, **names}, validation(1, 40.0)])
     assert bool(alerts.see(validation(2, 1.0))) == alarmed

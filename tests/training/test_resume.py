@@ -30,6 +30,7 @@ METHODS = {
         "finetune",
         ["objective=classify", "train.ema=0.9", "train.awp=0.01", "train.awp_after=1"],
     ),
+    "three updates a batch": ("finetune", ["attack=free", "attack.steps=3", "train.ema=0.9"]),
     "trades with LARS": ("finetune", ["objective=trades", "schedule=lars", "schedule.epochs=2", "schedule.warmup=1"]),
 }
 
