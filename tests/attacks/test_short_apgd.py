@@ -201,10 +201,12 @@ def test_k_steps_are_k_backward_and_one_more_forward_pass_and_the_weights_get_no
         return trained.loss(x, task)
 
     built = APGD(attack_of("l2", 3), trained.net)
+    before = [p.requires_grad for p in trained.net.parameters()]
     built(loss, trained.task(N))
     assert passes == [True, True, True, False]
     assert len(built.losses) == 3
-    assert all(p.requires_grad and p.grad is None for p in trained.net.parameters())
+    assert all(p.grad is None for p in trained.net.parameters())
+    assert [p.requires_grad for p in trained.net.parameters()] == before
 
 
 def test_two_steps_are_stronger_than_pgd_with_two_steps_and_fgsm(trained: Trained) -> None:
