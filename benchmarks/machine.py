@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from pathlib import Path
+
+from dist_advss.tracking.session import versions
 
 PACKAGES = ("torch", "torchvision", "numpy", "ffcv", "torchattacks", "pyautoattack")
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
@@ -21,15 +22,8 @@ def describe(threads: int) -> dict[str, str]:
         "cores": str(len(os.sched_getaffinity(0))),
         "threads": str(threads),
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none",
-        "python": platform.python_version(),
     }
-    found |= {name: os.environ[name] for name in LIMITS if name in os.environ}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return found | {name: os.environ[name] for name in LIMITS if name in os.environ} | versions(PACKAGES)
 
 
 def load() -> float:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import pad, silu
 
-from .backbone import Backbone, Encoder, Normalise, classifier, conv, sequence, stage
+from .backbone import Backbone, Normalise, conv
+from .wideresnet import wide_resnet
 
 
 class SwishBlock(nn.Module):
@@ -40,21 +41,4 @@ class SwishBlock(nn.Module):
 
 def swish_wide_resnet(normalise: Normalise, channels: int, depth: int, widen: int) -> Backbone:
     """The stages, channels and strides of `wide_resnet`, of these blocks, with Swish before the pooling."""
-    blocks, width = (depth - 4) // 6, 16 * widen
-    encoder = Encoder(
-        2 * width,
-        normalise=normalise,
-        conv1=conv(channels, 16, 3),
-        layer1=stage(SwishBlock, 16, width, blocks, stride=1),
-        layer2=stage(SwishBlock, width, 2 * width, blocks, stride=2),
-    )
-
-    def top(outputs: int) -> nn.Module:
-        return sequence(
-            layer3=stage(SwishBlock, 2 * width, 4 * width, blocks, stride=2),
-            bn=nn.BatchNorm2d(4 * width),
-            swish=nn.SiLU(),
-            **classifier(4 * width, outputs),
-        )
-
-    return Backbone(encoder, top)
+    return wide_resnet(normalise, channels, depth, widen, SwishBlock, nn.SiLU)

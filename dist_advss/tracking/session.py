@@ -8,7 +8,7 @@ import platform
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def describe(command: str, world_size: int, environ: Mapping[str, str] = os.envi
         "pid": os.getpid(),
         "began": round(_began[-1] if _began else psutil.Process().create_time(), 3),
         "world_size": world_size,
-        "versions": _versions(),
+        "versions": versions(PACKAGES),
     }
     submitted = environ.get(SUBMITTED)
     if submitted:
@@ -74,9 +74,10 @@ def patch() -> bytes:
     return found if len(found) <= LARGEST_PATCH else b""
 
 
-def _versions() -> dict[str, str]:
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """The version of Python, and of each of `packages` that is installed."""
     found = {"python": platform.python_version()}
-    for name in PACKAGES:
+    for name in packages:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
