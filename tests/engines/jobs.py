@@ -90,16 +90,11 @@ TUNED = [
 ]
 LONG = 600.0  # seconds, for a machine with other work
 
-KINKED = torch.nn.ReLU.forward
 
-
-def smooth(modules: bool = False) -> None:
-    """A network without kinks: with them, one unit that rounding switches on moves a gradient by a thousandth.
-
-    `modules`: also where a ReLU is a module. SimCLR's projector has two.
-    """
+def smooth() -> None:
+    """A network without kinks: with them, one unit that rounding switches on moves a gradient by a thousandth."""
     preact.relu = torch.nn.functional.silu
-    torch.nn.ReLU.forward = _smoothed if modules else KINKED  # type: ignore[method-assign]
+    torch.nn.ReLU.forward = _smoothed  # type: ignore[method-assign]
 
 
 def _smoothed(self: torch.nn.ReLU, input: torch.Tensor) -> torch.Tensor:
@@ -108,7 +103,7 @@ def _smoothed(self: torch.nn.ReLU, input: torch.Tensor) -> torch.Tensor:
 
 def train(command: str, *words: str) -> None:
     """A run of the product's own, on a smooth network."""
-    smooth(modules=any(word.startswith("objective.projector=") for word in words))
+    smooth()
     run.train(compose(command, [*SMALL, *taught(words)]), command)
 
 

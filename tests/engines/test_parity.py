@@ -118,17 +118,14 @@ def test_a_network_of_timm_trains_alike(
 def test_averaged_and_perturbed_weights_are_the_same_on_every_engine(
     engine: str, alone: Any, start: Any, tmp_path: Path
 ) -> None:
-    """A perturbation takes its direction from the gradient of all processes, and validation judges the average.
-
-    It divides a gradient by its norm, which is small here, so rounding grows more than in other steps.
-    """
+    """A perturbation takes its direction from the gradient of all processes, and validation judges the average."""
     if engine.startswith("zero"):
         pytest.importorskip("deepspeed")
     command, words = jobs.OBJECTIVES["classify"]
     more = ["train.ema=0.9", "train.awp=0.01"]
-    compare("classify", [command, *words, *more, *jobs.ENGINES[engine]], alone, start, tmp_path, more, 2e-4)
+    compare("classify", [command, *words, *more, *jobs.ENGINES[engine]], alone, start, tmp_path, more)
     one, two = (last(folder)["average"] for folder in (alone("classify", *more), tmp_path / "run"))
-    assert largest_difference(one["model"], two["model"]) < 2e-4 and one["updates"] == two["updates"] == 5
+    assert largest_difference(one["model"], two["model"]) < 1e-5 and one["updates"] == two["updates"] == 5
 
 
 @pytest.mark.slow
