@@ -68,7 +68,7 @@ ANCHOR = ["objective=anchor", "objective.teacher=elsewhere", "objective.away_fro
 
 def step(out: Path) -> None:
     """A step of SimCLR, one of DynACL and one of a student with a frozen teacher."""
-    jobs.smooth()
+    jobs.smooth(modules=True)
     with init("cpu", 1, Guard(), find_place()) as world:
         plain = ["objective=simclr", "objective.pairs=ds"]
         found = [taken(words, world) for words in (plain, ["objective=dynacl", "objective.momentum=0.5"], ANCHOR)]
