@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from .. import objectives
@@ -223,6 +222,8 @@ def _clusters(
 
 def matched(cluster: Integers, label: Integers, clusters: int) -> float:
     """Percentage of the images with a label (N,) whose cluster (N,) is its class, under the best one-to-one matching; NaN without one."""
+    from scipy.optimize import linear_sum_assignment
+
     known = label >= 0
     if not known.any():
         return math.nan

@@ -202,6 +202,7 @@ def test_k_steps_are_k_backward_and_one_more_forward_pass_and_the_weights_get_no
 
     built = APGD(attack_of("l2", 3), trained.net)
     before = [p.requires_grad for p in trained.net.parameters()]
+    trained.net.zero_grad()  # of what ran before
     built(loss, trained.task(N))
     assert passes == [True, True, True, False]
     assert len(built.losses) == 3
