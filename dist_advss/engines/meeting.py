@@ -10,7 +10,7 @@ import torch.distributed as dist
 from ..errors import RunError
 from .watchdog import interval
 
-GRACE_S = 5.0  # seconds that a process which leaves with an error still waits for the others, one of which may be dead
+GRACE_S = 5.0  # seconds that rank 0 still waits for the others after an error, as one of them may be dead
 ASK_S = 0.2  # seconds between two questions to the store, while a process waits for the others; more in a large world
 
 
@@ -37,18 +37,26 @@ class Meeting:
             raise RunError(f"rank 0 has exited ({str(error).splitlines()[0]})") from error
 
     def wait(self, leaving: threading.Event) -> None:
-        """Returns when all have arrived. Raises RunError when one of them failed, or is late after `leaving` was set."""
+        """Returns when all have arrived. Raises RunError when one of them failed, or is late after `leaving` was set.
+
+        After a failure it waits for the others too: what they still write would come back after it has been removed.
+        """
         if self._store is None:
             return
         until = float("inf")
-        while (arrived := self._store.add(self._name, 0)) < self.size:
-            if leaving.is_set():
+        while True:
+            failures, successes = divmod(self._store.add(self._name, 0), self.size + 1)
+            if failures + successes == self.size:
+                break
+            if failures or leaving.is_set():
                 until = min(until, time.monotonic() + GRACE_S)
             if time.monotonic() > until:
-                raise RunError(
-                    f"the last checkpoint was not written: {arrived} of {self.size} processes wrote their share"
-                )
+                break
             time.sleep(interval(ASK_S, self.size, 1))
-        if arrived > self.size:
+        if failures:
             raise RunError(self._store.get(f"{self._name}/failure").decode())
+        if successes < self.size:
+            raise RunError(
+                f"the last checkpoint was not written: {successes} of {self.size} processes wrote their share"
+            )
         self._store.delete_key(self._name)
