@@ -25,7 +25,8 @@ def waiting(meeting: Meeting, leaving: threading.Event) -> tuple[threading.Threa
 
     def wait() -> None:
         try:
-            ended.append(meeting.wait(leaving))
+            meeting.wait(leaving)
+            ended.append(None)
         except RunError as error:
             ended.append(str(error))
 
