@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .. import attacks
 from ..attacks.chunks import logits_of
+from ..config.attack import Attack
 from ..config.compose import compose, parse_words
 from ..errors import UserError
 from ..images import alone
@@ -26,6 +27,7 @@ from .finite import INDEX, Finite
 from .prepared import prepared
 from .rates import interval
 
+TRIED = 4  # images of a trial
 SUM_OF_PROBABILITIES = 1e-3  # how far from 1 a softmax in half precision may be
 
 
@@ -83,14 +85,16 @@ def evaluate_model(
     training = model.training
     model.eval()
     try:
-        classes = classes_of("model", model, images[:4].float().to(device))
+        classes = classes_of("model", model, images[:TRIED].float().to(device))
         if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
             raise UserError(f"labels: {int(labels.min())} to {int(labels.max())}, and the model has {classes} classes")
         # Only the attack of this configuration counts. Its checks need the number of classes.
         unused = ["data=folder", "data.root=.", "data.size=32", "model=preact_small", "checkpoint=unused", "out=unused"]
         config = compose("evaluate", [*unused, f"data.classes={classes}", *words])
         given = Given(model)
-        searched = prepared(given, (images.shape[1], images.shape[2], images.shape[3]))
+        shape = (images.shape[1], images.shape[2], images.shape[3])
+        refuse_no_gradient("model", given, shape, config.attack)
+        searched = prepared(given, shape)
         attack = attacks.build(config.attack, searched)
         rng = Rng(seed, "evaluation")
         clean: list[Tensor] = []
@@ -140,3 +144,24 @@ def classes_of(key: str, model: nn.Module, few: Tensor) -> int:
     if outputs.min() >= 0 and (outputs.float().sum(1) - 1).abs().max() < SUM_OF_PROBABILITIES:
         raise UserError(f"{key}: gives probabilities, whose gradients vanish; return the logits before the softmax")
     return int(outputs.shape[1])
+
+
+def refuse_no_gradient(key: str, network: Classify, shape: tuple[int, int, int], attack: Attack | None = None) -> None:
+    """Raises UserError, with `key`, where the logits for images (C, H, W) have no gradient, and the attack follows it.
+
+    attack: None stands for one that does, whatever its keys
+    """
+    if attack is not None and (
+        attack.steps == 0 or (attack.algorithm == "autoattack" and attack.cascade == ["square"])
+    ):
+        return
+    device = next((tensor.device for tensor in (*network.parameters(), *network.buffers())), torch.device("cpu"))
+    grey = torch.full((TRIED, *shape), 0.5, device=device, requires_grad=True)
+    with torch.enable_grad():
+        total = network.logits(grey).sum()
+    found = torch.autograd.grad(total, grey, allow_unused=True)[0] if total.requires_grad else None
+    if found is None:
+        instead = "" if attack is None else ", or choose attack=square, which needs none"
+        raise UserError(
+            f"{key}: its logits have no gradient in the images (torch.no_grad, detach or argmax in it?); remove that{instead}"
+        )

@@ -7,18 +7,14 @@ import os
 import sys
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..config.attack import Attack
 from ..config.schema import Data
 from ..errors import UserError
 from ..models.convolution import replace_unsound
-from ..objectives.classify import Classify
 from ..objectives.plugin import errors_of, member_of
 from ..rng import initialisation
-from .any_model import Given, classes_of
-
-TRIED = 4  # images of a trial
+from .any_model import TRIED, Given, classes_of
 
 
 def own_model(name: str, data: Data, seed: int, key: str = "model") -> Given:
@@ -50,21 +46,6 @@ def own_model(name: str, data: Data, seed: int, key: str = "model") -> Given:
     given = Given(network)
     replace_unsound(given)
     return given
-
-
-def refuse_no_gradient(key: str, attack: Attack, network: Classify, images: Tensor) -> None:
-    """Raises UserError, with `key`, where the attack follows gradients and the logits for images (N, C, H, W) have none."""
-    if attack.steps == 0 or (attack.algorithm == "autoattack" and attack.cascade == ["square"]):
-        return
-    leaf = images.detach().requires_grad_()
-    with torch.enable_grad():
-        total = network.logits(leaf).sum()
-    found = torch.autograd.grad(total, leaf, allow_unused=True)[0] if total.requires_grad else None
-    if found is None:
-        raise UserError(
-            f"{key}: its logits have no gradient in the images (torch.no_grad, detach or argmax in it?); remove that, or choose "
-            "attack=square, which needs none"
-        )
 
 
 def _refuse_arguments(key: str, function: object) -> None:

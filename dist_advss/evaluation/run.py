@@ -8,7 +8,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -26,9 +25,9 @@ from ..tracking import Log
 from ..training import folder
 from ..training.interrupt import Interrupt
 from ..training.made_from import NO_CLASSES
+from .any_model import refuse_no_gradient
 from .by_image import Partial, origin_of, remove_partial, run_unless_finished, until_stopped
 from .classifier import checkpoint_files, judged, open_share
-from .own import refuse_no_gradient
 from .prepared import prepared
 from .rates import after_each, as_text, curve, rates
 from .samples import SAMPLES, Keeper, Samples
@@ -56,12 +55,12 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
         if source.classes is None:
             console.print(f"{source.path}: {NO_CLASSES}", style="dim")
     loader, first = open_share(config, located, sources, world, SAMPLES)
+    shape = (config.data.channels, config.data.size, config.data.size)
     if is_own(config.model.name):
-        grey = torch.full((1, config.data.channels, config.data.size, config.data.size), 0.5, device=world.device)
-        refuse_no_gradient(f"model={config.model.name}", config.attack, model, grey)
+        refuse_no_gradient(f"model={config.model.name}", model, shape, config.attack)
     axis, points = points_of(config)
     empty = Swept.empty() if points else Verdicts.empty()
-    searched = prepared(model, (config.data.channels, config.data.size, config.data.size))
+    searched = prepared(model, shape)
     attack = attacks.build_sweep(config.attack, searched, axis, points)
     origin = " + ".join(str(source.path) for source in sources)
 

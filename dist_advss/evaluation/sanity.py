@@ -39,6 +39,7 @@ from ..rng import Rng
 from ..training import folder
 from ..training.made_from import MadeFrom
 from . import probes
+from .any_model import refuse_no_gradient
 from .checks import Check, falls, gap, queries, skipped, stronger
 from .classifier import checkpoint_files, judged, open_whole
 from .others import Judged, Other, file_of, load_other, weights_of
@@ -281,6 +282,8 @@ def source_of(config: EvaluateConfig, images: Identity, world: World) -> Other |
     other = load_other(key, source, config.pick, config.data, images, config.seed, world=world)
     if not isinstance(other.judged.model, Classify):
         raise UserError(f"{key}: pre-trained only, and has no classes; choose a fine-tuned run")
+    if is_own(source):
+        refuse_no_gradient(key, other.judged.model, (config.data.channels, config.data.size, config.data.size))
     return other
 
 

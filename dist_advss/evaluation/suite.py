@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..config.backbones import is_own
 from ..config.schema import CorruptionsConfig, EvaluateConfig, JudgeConfig, UnforeseenConfig
 from ..config.suites import IMAGES, NONE, PARTS, Suite, part_attack
 from ..data import Located, as_float
@@ -26,6 +27,7 @@ from ..files import read_text, write_json
 from ..text import duration
 from ..training import folder
 from ..training.made_from import MadeFrom
+from .any_model import refuse_no_gradient
 from .by_image import run_unless_finished
 from .classifier import checkpoint_files, judged, open_whole
 from .corruptions import corruptions_once
@@ -70,6 +72,10 @@ def _suite(config: EvaluateConfig, located: Located, out: Path, world: World) ->
     # 1. Everything that may raise a UserError comes first, before anything is written.
     images = located.identity
     model, sources, made_from = judged(config, images, world)
+    if is_own(config.model.name):  # most parts follow gradients
+        refuse_no_gradient(
+            f"model={config.model.name}", model, (config.data.channels, config.data.size, config.data.size)
+        )
     other = source_of(config, images, world)
     if other is not None:
         made_from = MadeFrom(images, weights_of([other], made_from.weights))

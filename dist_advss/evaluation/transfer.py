@@ -23,6 +23,7 @@ from torch import Tensor
 from .. import attacks, objectives
 from ..attacks.pgd import step_size
 from ..config import plugins
+from ..config.backbones import is_own
 from ..config.objectives import is_plugin
 from ..config.schema import TransferConfig
 from ..config.source_run import run_folder
@@ -35,6 +36,7 @@ from ..rng import Rng
 from ..training import folder
 from ..training.interrupt import Interrupt
 from ..training.made_from import NO_CLASSES, MadeFrom, recorded, refuse_trained_on
+from .any_model import refuse_no_gradient
 from .by_image import ByImage, Partial, judge_remaining, origin_of, remove_partial, run_unless_finished, until_stopped
 from .finite import INDEX, Finite
 from .others import Judged, file_of, load_other, weights_of
@@ -80,6 +82,9 @@ def _transfer(config: TransferConfig, located: Located, out: Path, world: World)
             if world.on_rank_zero(partial(_has_changed, name, other.objective)):
                 console.print(f"{other.objective} has changed since {name} was trained", style="dim")
         refuse_trained_on(key, other.source, images, config.data)
+        if name in config.sources and is_own(name) and isinstance(other.judged.model, Classify):
+            shape = (config.data.channels, config.data.size, config.data.size)
+            refuse_no_gradient(key, other.judged.model, shape, config.attack)
         models[name] = other.judged
         if other.source.classes is None and isinstance(other.judged.model, Classify):
             console.print(f"{other.source.path}: {NO_CLASSES}", style="dim")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..attacks.chunks import logits_of
 from ..attacks.unforeseen import KINDS, search
+from ..config.backbones import is_own
 from ..config.schema import UnforeseenConfig
 from ..data import Batch, Loader, Located, as_float
 from ..engines import World
@@ -25,6 +26,7 @@ from ..objectives.base import Task, cross_entropy
 from ..rng import Rng
 from ..training import folder
 from ..training.interrupt import Interrupt
+from .any_model import refuse_no_gradient
 from .by_image import ByCase, Partial, judge_remaining, origin_of, remove_partial, run_unless_finished, until_stopped
 from .classifier import checkpoint_files, judged, open_share
 from .finite import INDEX, Finite
@@ -50,6 +52,9 @@ def unforeseen_once(config: UnforeseenConfig, located: Located, out: Path, world
     images = located.identity
     model, sources, now = judged(config, images, world)
     model.requires_grad_(False)
+    shape = (config.data.channels, config.data.size, config.data.size)
+    if is_own(config.model.name):
+        refuse_no_gradient(f"model={config.model.name}", model, shape)
     loader, first = open_share(config, located, sources, world, SAMPLES)
     rng = Rng(config.seed, "evaluation")
 
@@ -70,7 +75,7 @@ def unforeseen_once(config: UnforeseenConfig, located: Located, out: Path, world
 
         # 2. Each image is attacked by itself, and its verdicts are kept by image.
         name = str(sources[0].path)
-        searched = prepared(model, (config.data.channels, config.data.size, config.data.size))
+        searched = prepared(model, shape)
         judge = judge_of(model, searched, name, config, rng, world.heartbeat)
         batches = until_stopped(loader, config.batch_size, world, interrupt)
         shares = world.gather(judge_remaining(batches, judge, known, done, saved, show))

@@ -16,6 +16,7 @@ from dist_advss.config.inherit import configure
 from dist_advss.errors import UserError
 from dist_advss.evaluation.corruptions import corruptions
 from dist_advss.evaluation.run import evaluate
+from dist_advss.evaluation.suite import evaluate_or_suite
 from dist_advss.evaluation.transfer import transfer
 from dist_advss.evaluation.unforeseen import unforeseen
 
@@ -92,6 +93,33 @@ def test_a_model_without_gradients_is_refused_by_attacks_that_follow_them_and_ju
     evaluate(configure("evaluate", [*words, "attack=square", "attack.queries=3", "attack.eps=0.01"]))
     (warning,) = json.loads((tmp_path / "out" / "result.json").read_text())["warnings"]
     assert "16 images have a gradient that is 0" in warning
+
+
+@pytest.mark.parametrize(
+    ("command", "run", "words"),
+    [
+        ("unforeseen", unforeseen, ["model=FLAT"]),
+        ("evaluate", evaluate_or_suite, ["model=FLAT", "suite=quick"]),
+        ("evaluate", evaluate_or_suite, ["model=FILE", "suite=sanity", "suite.source=FLAT"]),
+        ("transfer", transfer, ["sources=[FLAT]", "attack=pgd3"]),
+    ],
+)
+def test_every_command_that_follows_gradients_refuses_a_model_without_them_before_it_writes(
+    command: str, run: Callable[[Any], Path], words: list[str], file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "flat.py").write_text(FLAT)
+    given = [word.replace("FLAT", f"{tmp_path / 'flat.py'}:Flat").replace("FILE", f"{file}:build") for word in words]
+    with pytest.raises(UserError, match=r"flat\.py:Flat: its logits have no gradient in the images"):
+        run(configure(command, [*given, *WORDS, f"out={tmp_path / 'out'}"]))
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_can_be_judged_on_a_model_without_gradients_that_were_found_on_another(
+    file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "flat.py").write_text(FLAT)
+    words = [f"sources=[{file}:build]", f"targets=[{tmp_path / 'flat.py'}:Flat]", "attack=pgd3", *WORDS]
+    assert (transfer(configure("transfer", [*words, f"out={tmp_path / 'out'}"])) / "result.json").exists()
 
 
 def test_a_file_that_has_changed_is_refused_and_weights_that_have_are_judged_again(
