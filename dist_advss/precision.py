@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -15,6 +18,20 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     """
     dtype = DTYPES[precision]
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
+
+
+@contextlib.contextmanager
+def without_tf32() -> Iterator[None]:
+    """fp32 means fp32 on a GPU in here, in convolutions and matrix products. Afterwards both are as they were."""
+    parts = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [part.allow_tf32 for part in parts]
+    try:
+        for part in parts:
+            part.allow_tf32 = False
+        yield
+    finally:
+        for part, allowed in zip(parts, before, strict=True):
+            part.allow_tf32 = allowed
 
 
 def at_least_fp32(x: Tensor) -> Tensor:

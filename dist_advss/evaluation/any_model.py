@@ -7,7 +7,8 @@ print(judged.ta, judged.ra, judged.ra_interval)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ from ..errors import UserError
 from ..images import alone
 from ..objectives.base import Task, cross_entropy
 from ..objectives.classify import Classify
+from ..precision import without_tf32
 from ..rng import Rng
 from .finite import INDEX, Finite
 from .prepared import prepared
@@ -70,6 +72,8 @@ def evaluate_model(
 ) -> Judged:
     """Attacks `model` on `images` in eval mode, on the device of its weights, and restores its mode.
 
+    fp32 is fp32 in here, without TF32, whatever the caller has set.
+
     model:   images (N, C, H, W) float32 in [0,1] -> logits (N, K); it normalises them itself
     images:  (N, C, H, W) floating point in [0,1], square
     labels:  (N,) integers below K
@@ -82,9 +86,7 @@ def evaluate_model(
         raise UserError(f"{other}: not a word of the attack; give attack=NAME and attack.key=value")
     _refuse_images(images, labels)
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), images.device)
-    training = model.training
-    model.eval()
-    try:
+    with _in_eval_mode(model), without_tf32():
         classes = classes_of("model", model, images[:TRIED].float().to(device))
         if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
             raise UserError(f"labels: {int(labels.min())} to {int(labels.max())}, and the model has {classes} classes")
@@ -113,13 +115,21 @@ def evaluate_model(
             for kept, z in zip((clean, attacked), logits, strict=True):
                 kept.append(z.argmax(1).cpu())
             found.append(alone(x_adv).detach().cpu())
-    finally:
-        model.train(training)
     predictions = [torch.cat(kept).numpy() for kept in (clean, attacked)]
     right = [int((predicted == labels.cpu().numpy()).sum()) for predicted in predictions]
     ta, ra = (100 * count / len(images) for count in right)
     ta_interval, ra_interval = (interval(count, len(images)) for count in right)
     return Judged(ta, ra, ta_interval, ra_interval, predictions[0], predictions[1], torch.cat(found))
+
+
+@contextlib.contextmanager
+def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def _refuse_images(images: Tensor, labels: Tensor) -> None:

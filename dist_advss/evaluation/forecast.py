@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..attacks.chunks import rows_on
 from ..attacks.threat import Threat
 from ..attacks.unforeseen import KINDS
 from ..attacks.unforeseen.search import STEP_SIZE
@@ -89,10 +90,11 @@ def passes_of(attack: Attack) -> Passes:
     return Passes(forward, both)
 
 
-def filled(count: int, batch_size: int) -> int:
-    """How many images AutoAttack and `search` compute at most for `count`: each batch is filled up to whole chunks."""
+def filled(count: int, batch_size: int, device: torch.device) -> int:
+    """How many images AutoAttack and `search` compute at most for `count` there: each batch is filled up to whole chunks."""
     batches, rest = divmod(count, batch_size)
-    return batches * -(-batch_size // IMAGES) * IMAGES + -(-rest // IMAGES) * IMAGES
+    rows = rows_on(device)
+    return batches * -(-batch_size // rows) * rows + -(-rest // rows) * rows
 
 
 def corrupting_s(image: Tensor, kinds: Iterable[str] = CORRUPTIONS) -> float:

@@ -104,9 +104,9 @@ def _suite(config: EvaluateConfig, located: Located, out: Path, world: World) ->
                 elif part == "unforeseen":
                     own = parts[part]
                     each = searching_s(as_float(batch.images), own.kinds, own.strengths, own.steps, pace)
-                    seconds = filled(n, config.batch_size) * each / world.size
+                    seconds = filled(n, config.batch_size, world.device) * each / world.size
                 else:
-                    n = filled(n, config.batch_size) if part == "autoattack" else n
+                    n = filled(n, config.batch_size, world.device) if part == "autoattack" else n
                     seconds = n * passes_of(parts[part].attack).seconds(pace) / world.size
                 total += seconds
                 console.print(f"{part}: {count:,} images, at most {duration(seconds)}")

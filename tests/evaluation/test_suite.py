@@ -197,9 +197,11 @@ def test_the_forecast_bounds_the_passes_of_a_model_that_never_falls(attack: Atta
 
 
 def test_the_forecast_counts_the_copies_that_fill_up_chunks() -> None:
-    assert filled(40, 250) == 64
-    assert filled(500, 250) == 512
-    assert filled(128, 64) == 128
+    cpu, elsewhere = torch.device("cpu"), torch.device("cuda")
+    assert (filled(40, 250, cpu), filled(40, 250, elsewhere)) == (64, 64)
+    assert (filled(70, 250, cpu), filled(70, 250, elsewhere)) == (96, 128)
+    assert (filled(500, 250, cpu), filled(500, 250, elsewhere)) == (512, 512)
+    assert filled(128, 64, cpu) == 128
 
 
 def test_the_forecast_counts_the_passes_of_the_unforeseen_attacks() -> None:
