@@ -21,6 +21,7 @@ from .overfitting import check_overfitting
 from .profile import check_profile, check_profiled_ranks
 from .protocols import check_protocol
 from .pseudo import check_pseudo, classes_of
+from .recomputing import check_recomputing
 from .replays import check_replays
 from .schema import Engine, Model
 from .sets import SETS
@@ -75,6 +76,7 @@ def check_training(command: str, config: Any) -> None:
     check_averaging(config.train, config.engine, config.schedule.epochs)
     check_overfitting(config)
     check_replays(config)
+    check_recomputing(config)
     check_profile(config.profile)
 
 
@@ -331,16 +333,14 @@ def _check_batch(config: Any) -> None:
 
 def _check_engine(config: Any) -> None:
     engine, train = config.engine, config.train
-    if config.objective.double_backward and "weights" in engine.shards:
-        raise UserError(
-            f"engine={engine.name}: objective={config.objective.name} differentiates twice, which does not work "
-            f"with sharded weights; choose {_engines('weights')}"
-        )
-    if getattr(config.objective, "dual_norms", False) and "weights" in engine.shards:
-        raise UserError(
-            f"engine={engine.name}: objective.dual_norms=true gives the network other batch norms in a call, which does not "
-            f"work with sharded weights; choose {_engines('weights')}"
-        )
+    other_norms = "objective.dual_norms=true gives the network other batch norms in a call"
+    for refused, what in (
+        (config.objective.double_backward, f"objective={config.objective.name} differentiates twice"),
+        (getattr(config.objective, "dual_norms", False), other_norms),
+    ):
+        if refused and "weights" in engine.shards:
+            which = f"which does not work with sharded weights; choose {_engines('weights')}"
+            raise UserError(f"engine={engine.name}: {what}, {which}")
     if getattr(config.objective, "momentum", 0) and "weights" in engine.shards:
         raise UserError(
             f"engine={engine.name}: objective.momentum={config.objective.momentum:g} averages whole weights after each update, "

@@ -200,6 +200,11 @@ class Train:
     accumulate: int = key(
         1, "compute a process's share of a batch in this many parts, to save memory", low=1, where=True
     )
+    activation_checkpointing: bool = key(
+        False,
+        "keep the inputs of blocks only, and compute the rest again for a gradient: less memory, slower",
+        where=True,
+    )
     precision: str = key("fp32", "autocast type of the update's forward and backward pass", choices=PRECISIONS)
     clip: float | None = key(None, "clip the gradient to this l2 norm over all weights; null: do not clip", low=1e-12)
     ema: float = key(

@@ -12,6 +12,7 @@ from ..config.schema import TrainConfig
 from ..models import build as build_backbone
 from ..models.backbone import last_stage
 from ..models.convolution import replace_unsound
+from ..models.recompute import recompute_blocks
 from ..rng import initialisation
 from .anchor import Anchor
 from .base import Judgement, Objective, Outcome, Task
@@ -57,6 +58,8 @@ def build(config: TrainConfig) -> Objective:
         classes = (classes_of(config),) if config.objective.labelled else ()
         with errors_of(name) if is_plugin(name) else contextlib.nullcontext():
             objective: Objective = class_of(name)(config.objective, backbone, *classes)
+    if config.train.activation_checkpointing:
+        recompute_blocks(objective)
     objective.first = getattr(config.objective, "first", objective.first)
     objective.epochs = config.schedule.epochs
     replace_unsound(objective)  # a plug-in may bring its own layers

@@ -49,6 +49,7 @@ def _sentence(error: torch.OutOfMemoryError, config: TrainConfig, rank: int, sna
     wanted = re.search(r"Tried to allocate ([0-9.]+ [KMG]?i?B)", str(error))
     tried = f" (tried to allocate {wanted[1]})" if wanted else ""
     return (
-        f"rank {rank}: out of GPU memory{tried}; raise train.accumulate={config.train.accumulate}, or lower "
-        f"train.batch_size={config.train.batch_size}; dist-advss plan estimates what a run needs; {snapshot}"
+        f"rank {rank}: out of GPU memory{tried}; raise train.accumulate={config.train.accumulate}, lower "
+        f"train.batch_size={config.train.batch_size}, or set train.activation_checkpointing=true; dist-advss plan estimates what "
+        f"a run needs; {snapshot}"
     )

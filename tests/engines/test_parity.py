@@ -129,6 +129,19 @@ def test_averaged_and_perturbed_weights_are_the_same_on_every_engine(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "fsdp", "zero3"])
+def test_activations_are_computed_again_alike_on_every_engine(
+    engine: str, alone: Any, start: Any, tmp_path: Path
+) -> None:
+    """Against one process that keeps them. A block's weights are gathered for its second pass too."""
+    if engine.startswith("zero"):
+        pytest.importorskip("deepspeed")
+    command, words = jobs.OBJECTIVES["classify"]
+    again = "train.activation_checkpointing=true"
+    compare("classify", [command, *words, again, *jobs.ENGINES[engine]], alone, start, tmp_path)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("attack", "engine"), [("free", "ddp"), ("free", "fsdp"), ("free", "zero2"), ("apgd2", "fsdp")]
 )

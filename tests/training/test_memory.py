@@ -41,8 +41,8 @@ def test_a_full_gpu_ends_a_run_with_one_line_and_a_snapshot(
         runs.train()
     file = runs.folder("run") / "stacks" / "memory_0.pickle"
     assert str(raised.value) == (
-        "rank 0: out of GPU memory (tried to allocate 2.00 GiB); raise train.accumulate=1, or lower train.batch_size=16; "
-        f"dist-advss plan estimates what a run needs; what was allocated is in {file}"
+        "rank 0: out of GPU memory (tried to allocate 2.00 GiB); raise train.accumulate=1, lower train.batch_size=16, or "
+        f"set train.activation_checkpointing=true; dist-advss plan estimates what a run needs; what was allocated is in {file}"
     )
     assert file.read_text() == "blocks"
     assert not any(isinstance(asked, dict) for asked in cuda)  # no history unless it is asked for
