@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 @contextlib.contextmanager
 def without_tf32() -> Iterator[None]:
     """fp32 means fp32 on a GPU in here, in convolutions and matrix products. Afterwards both are as they were."""
-    parts = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    parts: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
     before = [part.allow_tf32 for part in parts]
     try:
         for part in parts:
