@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ CLUSTERS = ("pretrain", ["objective=classify", "pseudo.clusters=4"])
 def test_every_engine_has_the_labels_and_the_weights_of_one_process(
     command: str, words: list[str], start: Any, tuned: Path, tmp_path: Path
 ) -> None:
-    engines = {"single": 1, "ddp": 2, "fsdp": 2} if command == "finetune" else {"single": 1, "ddp": 2}
+    engines = {"single": 1, "ddp": 2}
+    if command == "finetune":
+        engines |= {"fsdp": 2} | ({"deepspeed": 2} if importlib.util.find_spec("deepspeed") else {})
     words = [*words, f"pseudo.source={tuned}", "attack.steps=1"]
     for engine, size in engines.items():
         ranks = start(
