@@ -8,12 +8,15 @@ import os
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", HF_HUB_OFFLINE="1")
 
 import ipaddress
+import multiprocessing
 import re
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +85,20 @@ def hang_up_as_in_a_terminal() -> Iterator[None]:
 def repository() -> Path:
     """The top of the clone."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def processes(repository: Path, own_home: Path) -> ForkServerContext:
+    """Child processes that start in a moment: preload.py is imported once, in the server that forks them.
+
+    Python starts one such server for all tests of a process, with what the first of them asks for.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.preload"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(repository)  # the server looks for modules in its own folder only
+        forkserver.ensure_running()
+    return context
 
 
 @pytest.fixture(scope="session")

@@ -13,18 +13,6 @@ from dist_advss import cli
 from dist_advss.evaluation import by_image
 
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link")
-PRELOADED = [
-    "dist_advss.data.betons.write",
-    "dist_advss.evaluation.run",
-    "dist_advss.evaluation.transfer",
-    "dist_advss.report.page",
-    "dist_advss.training.run",
-    "hydra.utils",
-    "launch.submit",
-    "numba",
-    "tests.kills",
-    "torch._dynamo",
-]
 
 
 def run(words: Sequence[str], root: str, kill_at: int | None, log: str, environment: Mapping[str, str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import random
 import shutil
 import signal
@@ -162,7 +161,7 @@ def plain(node: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def killer(tmp_path_factory: pytest.TempPathFactory) -> Killer:
+def killer(tmp_path_factory: pytest.TempPathFactory, processes: ForkServerContext) -> Killer:
     """Data are noise: two classes, each of 20 training and 4 test images."""
     root, draw = tmp_path_factory.mktemp("noise"), np.random.default_rng(0)
     for label in ("a", "b"):
@@ -171,8 +170,6 @@ def killer(tmp_path_factory: pytest.TempPathFactory) -> Killer:
             for i in range(count):
                 pixels = draw.integers(0, 256, (28, 28, 3)).astype("uint8")
                 Image.fromarray(pixels).save(root / part / label / f"{i}.png")
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(kills.PRELOADED)
     images = ["data=folder", f"data.root={root}", "data.size=28", "data.classes=2"]
     return Killer(processes, tmp_path_factory.mktemp("kills"), images)
 

@@ -1,8 +1,7 @@
-"""Several processes at once, started in a moment: torch and DeepSpeed are imported once, in the server that forks them."""
+"""Several processes at once."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import socket
@@ -17,13 +16,6 @@ from typing import Any
 import pytest
 
 Job = Callable[..., None]
-
-
-@pytest.fixture(scope="session")
-def server() -> ForkServerContext:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.engines.preload"])
-    return context
 
 
 def enter(rank: int, world_size: int, port: int, output: Path, job: Job, arguments: tuple[Any, ...]) -> None:
@@ -84,12 +76,12 @@ class Ranks:
 
 
 @pytest.fixture
-def start(server: ForkServerContext, tmp_path: Path) -> Any:
+def start(processes: ForkServerContext, tmp_path: Path) -> Any:
     """`start(2, job, …)` starts processes and returns them; they are gone when the test ends."""
     started: list[Ranks] = []
 
     def run(world_size: int, job: Job, *arguments: Any) -> Ranks:
-        started.append(Ranks(server, tmp_path / f"job{len(started)}", world_size, job, *arguments))
+        started.append(Ranks(processes, tmp_path / f"job{len(started)}", world_size, job, *arguments))
         return started[-1]
 
     yield run
@@ -98,11 +90,11 @@ def start(server: ForkServerContext, tmp_path: Path) -> Any:
 
 
 @pytest.fixture(scope="session")
-def tuned(server: ForkServerContext, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tuned(processes: ForkServerContext, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a classifier that is right about half of the images."""
     from . import jobs
 
     folder = tmp_path_factory.mktemp("tuned")
-    ranks = Ranks(server, folder / "job", 1, jobs.tune, f"out={folder / 'run'}")
+    ranks = Ranks(processes, folder / "job", 1, jobs.tune, f"out={folder / 'run'}")
     assert ranks.wait(jobs.LONG) == [0], ranks.said()
     return folder / "run"

@@ -63,14 +63,14 @@ def test_saving_in_mid_epoch_changes_nothing(start: Any, tmp_path: Path) -> None
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, server: Any) -> Any:
+def whole(tmp_path_factory: pytest.TempPathFactory, processes: Any) -> Any:
     """The folder of the run that nothing stops, once for each number of processes and configuration."""
     made: dict[tuple[Any, ...], Path] = {}
 
     def run(size: int, *words: str) -> Path:
         if (size, *words) not in made:
             folder = tmp_path_factory.mktemp("whole")
-            ranks = Ranks(server, folder / "job", size, jobs.train, *words, f"out={folder / 'run'}")
+            ranks = Ranks(processes, folder / "job", size, jobs.train, *words, f"out={folder / 'run'}")
             assert ranks.wait() == [0] * size, ranks.said()
             made[(size, *words)] = folder / "run"
         return made[(size, *words)]

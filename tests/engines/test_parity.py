@@ -32,7 +32,7 @@ def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory, server: Any) -> Any:
+def alone(tmp_path_factory: pytest.TempPathFactory, processes: Any) -> Any:
     """The run of one process, once for each objective. Each attempt has a folder of its own: what a crash leaves behind
     is never another objective's run.
     """
@@ -47,7 +47,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory, server: Any) -> Any:
             command, chosen = {**jobs.OBJECTIVES, **others}[objective]
             folder = tmp_path_factory.mktemp("alone")
             out = folder / "run"
-            ranks = Ranks(server, folder / "job", 1, jobs.train, command, *chosen, *words, f"out={out}")
+            ranks = Ranks(processes, folder / "job", 1, jobs.train, command, *chosen, *words, f"out={out}")
             assert ranks.wait() == [0], ranks.said()
             made[name] = out
         return made[name]

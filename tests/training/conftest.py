@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import signal
 from collections.abc import Callable
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -151,11 +149,3 @@ def train_in_pieces(runs: Runs, stop_after: Callable[[int], None]) -> Callable[.
         raise AssertionError("a run of a hundred pieces has not come to its end")
 
     return train
-
-
-@pytest.fixture(scope="session")
-def processes() -> ForkServerContext:
-    """Processes that start in a moment: torch and the program are imported once, in the server that forks them."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dist_advss.training.run", "torch._dynamo"])  # an optimizer imports the latter
-    return context
