@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from bokeh.document import Document
 from bokeh.embed import components
 
 from ...runs.methods import method_of
@@ -65,6 +66,10 @@ def draw(launch: Launch, rows: list[Row], sweeps: list[Sweep], fronts: list[Fron
     figures = {f"{c}-{f}": plot for c, chart in enumerate(charts) for f, (_, plot) in enumerate(chart.figures)}
     if not figures:
         return Charts()
+    document = Document()
+    with document.models.freeze():  # it would list all models anew for each figure
+        for figure in figures.values():
+            document.add_root(figure)
     script, divs = components(figures)
     for c, chart in enumerate(charts):
         chart.figures = [(title, divs[f"{c}-{f}"]) for f, (title, _) in enumerate(chart.figures)]
