@@ -147,7 +147,7 @@ def steps(device: torch.device, small: bool, peaks: dict[str, float], outcome: O
             outcome.figure(case, "achieved", flops / took / 1e12, "TFLOP/s")
             outcome.figure(case, "share of the measured peak", 100 * flops / took / peaks[precision], "%")
             if device.type == "cuda":
-                peak, planned = torch.cuda.max_memory_allocated(device), memory(config, counted, 1).total
+                peak, planned = torch.cuda.max_memory_allocated(device), memory(config, counted, 1, 1).total
                 outcome.figure(case, "memory", peak / 2**30, "GiB")
                 apart = planned / peak - 1
                 outcome.check(f"{case}: memory as planned", abs(apart) < 0.15, f"plan says {100 * apart:+.0f}%")

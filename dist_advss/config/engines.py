@@ -27,6 +27,7 @@ class EngineKind:
     needs_group whether it needs a process group even for one process
     shards      the parts among "weights", "gradients" and "optimizer" that the processes shard
     zero        whether engine.zero chooses those parts instead (`ZERO`)
+    within_node whether it shards over the processes of a node, and each node holds the whole; otherwise over all processes
     by_layer    whether it gathers sharded weights by layer; otherwise by parameter
     bucket      bytes of the buffer in which it averages gradients; 0: it averages them in place
     precisions  values of train.precision that it accepts
@@ -37,9 +38,14 @@ class EngineKind:
     needs_group: bool = False
     shards: frozenset[str] = frozenset()
     zero: bool = False
+    within_node: bool = False
     by_layer: bool = False
     bucket: int = 0
     precisions: tuple[str, ...] = ("fp32", "bf16", "fp16")
+
+    def sharers(self, world: int, per_node: int) -> int:
+        """How many processes divide one copy of what it shards, of `world` processes with `per_node` on each node."""
+        return per_node if self.within_node else world
 
 
 # fmt: off
@@ -47,6 +53,8 @@ ENGINES: dict[str, EngineKind] = {
     "single":    EngineKind("dist_advss.engines.base:Engine", several=False),
     "ddp":       EngineKind("dist_advss.engines.ddp:DDPEngine"),
     "fsdp":      EngineKind("dist_advss.engines.fsdp:FSDPEngine", needs_group=True, shards=SHARDED, by_layer=True),
+    "hsdp":      EngineKind("dist_advss.engines.fsdp:FSDPEngine", needs_group=True, shards=SHARDED, by_layer=True,
+                            within_node=True),
     "deepspeed": EngineKind("dist_advss.engines.deepspeed:DeepSpeedEngine", needs_group=True, zero=True,
                             bucket=DEEPSPEED_BUCKET, precisions=("fp32", "bf16")),
 }

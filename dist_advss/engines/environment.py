@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..cores import is_task, tasks_here
@@ -51,6 +51,25 @@ def find_place(environment: Mapping[str, str] = os.environ) -> Place:
     except ValueError as error:
         raise UserError(f"environment: {error}; start with torchrun or srun, or unset these variables") from error
     return Place()
+
+
+def check_nodes(engine: str, places: Sequence[tuple[int, int]]) -> None:
+    """Raises UserError unless every node has equally many processes, with consecutive ranks.
+
+    `places` has the local rank and the number of processes of its node of each rank.
+    """
+    sizes = sorted({size for _, size in places})
+    if len(sizes) > 1 or len(places) % sizes[0]:
+        raise UserError(
+            f"engine={engine}: {len(places)} processes, {' or '.join(map(str, sizes))} on a node; it shards over the processes "
+            "of a node and needs equally many on each: start so, or choose engine=fsdp"
+        )
+    for rank, (local_rank, size) in enumerate(places):
+        if local_rank != rank % size:
+            raise UserError(
+                f"engine={engine}: rank {rank} has local rank {local_rank} of {size}, not {rank % size}; number the ranks node "
+                "by node (torchrun, srun --distribution=block) and set LOCAL_WORLD_SIZE, or choose engine=fsdp"
+            )
 
 
 def _torchrun(environment: Mapping[str, str]) -> Place:

@@ -1,4 +1,8 @@
-"""FSDP2 shards parameters, gradients and optimizer state, and gathers the parameters of one layer while it computes."""
+"""FSDP2 shards parameters, gradients and optimizer state, and gathers the parameters of one layer while it computes.
+
+engine=fsdp shards over all processes. engine=hsdp shards over the processes of a node and replicates over nodes, so only
+gradients leave a node.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from ..config.schema import TrainConfig
 from ..images import Images
 from ..objectives.base import Objective, Outcome, Task
 from . import batch_norm
 from .base import Engine, refuse_parameters_of_its_own
 from .shares import share
+from .world import World
 
 
 class FSDPEngine(Engine):
@@ -27,16 +33,31 @@ class FSDPEngine(Engine):
 
     sharded = True
 
+    def __init__(self, module: Objective, config: TrainConfig, world: World) -> None:
+        self.name = config.engine.name
+        self.sharers = config.engine.kind.sharers(world.size, world.local_size)  # ranks 0, 1, … are the first replica
+        super().__init__(module, config, world)
+
     def place(self, module: Objective) -> Objective:
-        refuse_parameters_of_its_own(module, "fsdp")
+        refuse_parameters_of_its_own(module, self.name)
         module = module.to(self.device)
-        mesh = init_device_mesh(self.device.type, (self.world.size,))
+        mesh = self.mesh()
         for part in module.children():
             for layer in layers(part):
                 fully_shard(layer, mesh=mesh, reshard_after_forward=True)
             if not isinstance(part, FSDPModule) and any(True for _ in part.parameters()):
                 fully_shard(part, mesh=mesh, reshard_after_forward=True)
         return module
+
+    def mesh(self) -> DeviceMesh:
+        """The processes in one dimension, or replicas x shards, where each row holds the whole state."""
+        replicas = self.world.size // self.sharers
+        shape, names = (
+            ((replicas, self.sharers), ("replicate", "shard")) if replicas > 1 else ((self.sharers,), ("shard",))
+        )
+        mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=names)
+        self.world.adopt(mesh.get_all_groups())
+        return mesh
 
     def __call__(self, task: Task, x_adv: Images | None) -> Outcome:
         for part in self.module.children():
@@ -48,7 +69,7 @@ class FSDPEngine(Engine):
         return [self.local(gradient) for gradient in super().gradients()]
 
     def norm(self, gradients: list[Tensor]) -> Tensor:
-        return self.world.sum(super().norm(gradients).square()).sqrt()
+        return self.over_shards(super().norm(gradients).square()).sqrt()
 
     def loss_gradient(self, task: Task, x_adv: Images | None, parameters: list[nn.Parameter]) -> list[Tensor]:
         # FSDP averages and shards gradients where they arrive at the parameters, which torch.autograd.grad leaves out.
@@ -60,17 +81,22 @@ class FSDPEngine(Engine):
         return gradients
 
     def norms(self, tensors: list[Tensor]) -> Tensor:
-        return self.world.sum(super().norms(tensors).square()).sqrt()
+        return self.over_shards(super().norms(tensors).square()).sqrt()
+
+    def over_shards(self, values: Tensor) -> Tensor:
+        """The sum over the shards of the first replica, the others hold the same.
+
+        One collective of all processes gives each of them the same bits, so that replicas stay equal.
+        """
+        return self.world.sum(values if self.world.rank < self.sharers else torch.zeros_like(values))
 
     def local(self, tensor: Tensor) -> Tensor:
         return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
     def held(self, value: Any) -> Any:
-        if not isinstance(value, DTensor):
+        if not isinstance(value, DTensor) or self.world.rank >= self.sharers:
             return super().held(value)
-        rows = math.ceil(
-            value.shape[0] / self.world.size
-        )  # of the first processes; the last ones may have fewer, or none
+        rows = math.ceil(value.shape[0] / self.sharers)  # of the first processes; the last ones may have fewer, or none
         first = min(rows * self.world.rank, value.shape[0])
         part = self._copies.of(value.to_local().detach()).flatten()
         return share(part, first * math.prod(value.shape[1:]), value.shape)

@@ -49,6 +49,7 @@ class Watchdog:
         self, rank: int, world_size: int, store: Any, start_s: float, hang_s: float, folder: Path | None = None
     ) -> None:
         self.rank = rank
+        self.start_s = start_s
         self.hang_s = hang_s
         self.folder = folder
         self._store = store

@@ -33,7 +33,7 @@ class World:
     """Process `rank` of `size`, on `device`. All processes call every method together.
 
     All of it travels over one process group, with the backend of the device: a second one over gloo would connect each
-    process with each other one. Without a place the process is alone.
+    process with each other one. An engine may have smaller ones. Without a place the process is alone.
     """
 
     def __init__(
@@ -54,12 +54,23 @@ class World:
         self._store = store
         self._long_works = 0
         self._meetings = 0
+        self._groups: list[dist.ProcessGroup] = []  # of an engine, beside the group of all processes
         self._stop_vote = StopVote(device)
+
+    def adopt(self, groups: list[dist.ProcessGroup]) -> None:
+        """Makes the collectives of an engine's process groups wait as long as those of the group of all processes."""
+        self._groups += groups
+        if self._watchdog is not None:
+            self._set_timeouts(self._watchdog.start_s)
+
+    def _set_timeouts(self, seconds: float) -> None:
+        for group in (None, *self._groups):
+            dist.distributed_c10d.set_timeout(_collective_timeout(seconds), group)
 
     def heartbeat(self) -> None:
         """Reports a finished step to the watchdog. After the first one the shorter timeout applies."""
         if self._watchdog is not None and self._watchdog.heartbeat() and self.size > 1:
-            dist.distributed_c10d.set_timeout(_collective_timeout(self._watchdog.hang_s))
+            self._set_timeouts(self._watchdog.hang_s)
 
     def barrier(self) -> None:
         if self.size > 1:

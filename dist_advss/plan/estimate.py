@@ -122,8 +122,8 @@ def estimate(config: TrainConfig, cluster: Cluster, images: int | None = None) -
         )
     # Everything below follows from one step, counted at the number of images that a process computes at a time.
     step = count(config, config.train.batch_size // (world * config.train.accumulate))
-    sent = traffic(config, step, world)
-    needed = memory(config, step, world)
+    sent = traffic(config, step, world, per_node)
+    needed = memory(config, step, world, per_node)
     # A validation of k attack steps takes k + 1 passes of each image, at the cost of one more step of the attack.
     passes = config.validation.steps + 1
     pass_seconds = (machine.seconds(step.second) - machine.seconds(step.first)) / (step.images * config.attack.restarts)
@@ -143,7 +143,7 @@ def estimate(config: TrainConfig, cluster: Cluster, images: int | None = None) -
         validation=-(-held_out // world) * passes * pass_seconds,
         validations=-(-config.schedule.epochs // config.validation.every),
         averaging=counted * (seconds.prepare + seconds.attack + seconds.forward),
-        would_fit=list(_would_fit(config, machine, step, world)) if needed.total > machine.room else [],
+        would_fit=list(_would_fit(config, machine, step, world, per_node)) if needed.total > machine.room else [],
     )
 
 
@@ -168,14 +168,14 @@ def _images(config: TrainConfig, given: int | None) -> tuple[int, int]:
 def _seconds(
     config: TrainConfig, machine: Machine, step: Step, sent: list[Traffic], world: int, per_node: int
 ) -> Seconds:
-    parts = config.train.accumulate
+    parts, sharers = config.train.accumulate, config.engine.kind.sharers(world, per_node)
     # Each kind of communication overlaps with one part of the step. Only what exceeds that part is waiting.
     attack = step.over_attack(machine.seconds(step.first), machine.seconds(step.second))
     forward, backward = (step.replays * machine.seconds(work) for work in (step.forward, step.backward))
     beside = {"attack": parts * attack, "update": parts * (forward + backward), "backward": backward, "": 0.0}
     waiting = 0.0
     for part in sent:
-        seconds = machine.transfer_seconds(part.wire(world), part.calls, world, per_node)
+        seconds = machine.transfer_seconds(part, world, per_node)
         # The first gather and the last reduction overlap with nothing.
         waiting += max(seconds / part.calls, seconds - beside[part.behind]) if part.calls else 0.0
     return Seconds(
@@ -183,34 +183,36 @@ def _seconds(
         attack=parts * attack,
         forward=parts * forward,
         backward=parts * backward,
-        update=step.replays * machine.seconds(step.update) / (world if config.engine.shards else 1),
+        update=step.replays * machine.seconds(step.update) / (sharers if config.engine.shards else 1),
         waiting=waiting,
     )
 
 
-def _would_fit(config: TrainConfig, machine: Machine, step: Step, world: int) -> Iterator[str]:
+def _would_fit(config: TrainConfig, machine: Machine, step: Step, world: int, per_node: int) -> Iterator[str]:
     """Single changes that would make the run fit, the cheapest first. Assumes that activations are proportional to images."""
     train = config.train
     whole = config.objective.couples_rows or step.replays > 1  # a batch that cannot be split into parts
     for parts in (n for n in range(2, step.images + 1) if step.images % n == 0 and not whole):
         less = replace(config, train=replace(train, accumulate=train.accumulate * parts))
-        needed = memory(less, step, world)
+        needed = memory(less, step, world, per_node)
         if needed.fixed + needed.activations / parts <= machine.room:
             yield f"train.accumulate={less.train.accumulate}"
             break
     if train.precision == "fp32" or config.attack.precision == "fp32":
         half = replace(config, train=replace(train, precision="bf16"), attack=replace(config.attack, precision="bf16"))
-        if memory(half, count(half, step.images), world).total <= machine.room:
+        if memory(half, count(half, step.images), world, per_node).total <= machine.room:
             yield "train.precision=bf16 attack.precision=bf16"
-    for name in (name for name, kind in ENGINES.items() if "weights" in kind.shards):
+    for name, kind in ENGINES.items():
+        if "weights" not in kind.shards or name == config.engine.name or world == (per_node if kind.within_node else 1):
+            continue  # on one node, sharding within nodes is what fsdp does
         sharded = replace(config, engine=replace(config.engine, name=name))
-        if world > 1 and config.engine.name != name and memory(sharded, step, world).total <= machine.room:
+        if memory(sharded, step, world, per_node).total <= machine.room:
             yield f"engine={name}"
     for times in (n for n in range(2, step.images + 1) if step.images % n == 0):
-        needed = memory(config, step, world * times)
+        needed = memory(config, step, world * times, per_node)
         if config.engine.kind.several and needed.fixed + needed.activations / times <= machine.room:
             yield f"{times} times the nodes"
             break
-    larger = [m for m in MACHINES.values() if memory(config, step, world).total <= m.room]
+    larger = [m for m in MACHINES.values() if memory(config, step, world, per_node).total <= m.room]
     if larger:
         yield f"gpu={min(larger, key=lambda m: m.memory).name}"

@@ -9,6 +9,7 @@ import torch
 
 from ..gpus import GB
 from .meter import Work
+from .traffic import Traffic
 
 MEMORY_SHARE = 0.9  # the rest is lost to fragmentation
 HALF = (torch.bfloat16, torch.float16)
@@ -69,11 +70,12 @@ class Machine:
             return self.convolution * (self.tensor_share if self.convolution > self.product else self.fp32_share)
         return self.product * self.fp32_share
 
-    def transfer_seconds(self, wire: float, calls: int, world: int, per_node: int) -> float:
-        """Seconds of `calls` ring collectives in which each process sends `wire` bytes in total."""
-        if world == 1 or calls == 0:
-            return 0.0
+    def transfer_seconds(self, sent: Traffic, world: int, per_node: int) -> float:
+        """Seconds of these collectives of `world` processes, `per_node` on each node."""
+        ring, network = sent.ring(world, per_node), self.network * min(1.0, per_node / self.node)
         speed = self.link
-        if world > per_node:
-            speed = min(speed, self.network * min(1.0, per_node / self.node))
-        return calls * self.latency_s * math.log2(world) + wire / (speed * self.link_share)
+        if sent.among == "nodes":
+            speed = min(speed, network / per_node)  # a ring of each process of a node
+        elif ring > per_node:
+            speed = min(speed, network)
+        return sent.calls * self.latency_s * math.log2(ring) + sent.wire(world, per_node) / (speed * self.link_share)

@@ -42,9 +42,12 @@ def _counted(e: Estimate) -> Lines:
     rest = f"gradients {_si(m.gradients)}B, optimizer {_si(m.optimizer)}B"
     yield "", rest + (f", gathered and buckets {_si(m.gathered)}B" if m.gathered else "")
     if e.traffic:
-        yield "traffic", f"{_si(sum(part.wire(e.world) for part in e.traffic))}B sent by each GPU a step"
+        yield (
+            "traffic",
+            f"{_si(sum(part.wire(e.world, e.gpus_per_node) for part in e.traffic))}B sent by each GPU a step",
+        )
     for part in e.traffic:
-        yield "", f"{part.what}: {_si(part.wire(e.world))}B in {part.calls:,} {_s(part.calls, 'call')}"
+        yield "", f"{part.what}: {_si(part.wire(e.world, e.gpus_per_node))}B in {part.calls:,} {_s(part.calls, 'call')}"
 
 
 def _estimated(e: Estimate) -> Lines:
@@ -87,7 +90,7 @@ def as_dict(e: Estimate) -> dict[str, Any]:
         "trained": s.trained,
         "flops_per_image": {"attack": s.attack_flops / s.images, "update": s.update_flops / s.images},
         "memory": {**dataclasses.asdict(e.memory), "total": e.memory.total, "room": e.machine.room},
-        "traffic": [{**dataclasses.asdict(part), "sent": part.wire(e.world)} for part in e.traffic],
+        "traffic": [{**dataclasses.asdict(part), "sent": part.wire(e.world, e.gpus_per_node)} for part in e.traffic],
         "seconds": {**dataclasses.asdict(e.seconds), "total": e.seconds.total},
         "images_per_s": e.images_per_s,
         "efficiency": e.efficiency,

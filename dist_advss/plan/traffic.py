@@ -22,7 +22,8 @@ class Traffic:
     """One kind of collective operation. `bytes` is the size of what is gathered or averaged, over all `calls` of a step.
 
     `passes` is how often it goes around the ring: 2 for an all-reduce, else 1. `behind` names the part of the step that is
-    computed at the same time: "attack", "update" (forward and backward), "backward", or "" for none.
+    computed at the same time: "attack", "update" (forward and backward), "backward", or "" for none. `among` says who
+    forms a ring: "all", the processes of a "node", or "nodes", one process of each, in as many rings as a node has processes.
     """
 
     what: str
@@ -30,20 +31,27 @@ class Traffic:
     bytes: int
     passes: int = 1
     behind: str = ""
+    among: str = "all"
 
-    def wire(self, world: int) -> float:
-        """Bytes that each process sends."""
-        return self.passes * self.bytes * (world - 1) / world
+    def ring(self, world: int, per_node: int) -> int:
+        """The number of processes in a ring."""
+        return {"all": world, "node": per_node, "nodes": world // per_node}[self.among]
+
+    def wire(self, world: int, per_node: int) -> float:
+        """Bytes that each of `world` processes sends, with `per_node` of them on a node."""
+        ring = self.ring(world, per_node)
+        return self.passes * self.bytes * (ring - 1) / ring
 
 
-def traffic(config: TrainConfig, step: Step, world: int) -> list[Traffic]:
-    """The traffic of one step of `world` processes, with all micro-batches."""
-    if world == 1:
-        return []
+def traffic(config: TrainConfig, step: Step, world: int, per_node: int) -> list[Traffic]:
+    """The traffic of one step of `world` processes, `per_node` on each node, with all micro-batches."""
     shards, parts = config.engine.shards, config.train.accumulate
     gradients = FLOAT * step.trained
     if "weights" in shards:
-        sent = _fsdp(step, parts, world) if config.engine.kind.by_layer else _zero3(step, parts)
+        sharers = config.engine.kind.sharers(world, per_node)
+        sent = _fsdp(step, parts, sharers) if config.engine.kind.by_layer else _zero3(step, parts)
+        if config.engine.kind.within_node:
+            sent = [*(replace(part, among="node") for part in sent), _averaged_shards(step, parts, sharers)]
     elif shards:
         times = parts if "gradients" in shards else 1
         sent = [
@@ -56,6 +64,7 @@ def traffic(config: TrainConfig, step: Step, world: int) -> list[Traffic]:
         looks = (_attack_looks(config, step) + step.update_looks) * parts
         size = 3 * FLOAT * sum(step.norms)
         sent.append(Traffic("batch-norm statistics", 2 * looks * len(step.norms), 2 * looks * size, 2))
+    sent = [part for part in sent if part.ring(world, per_node) > 1]
     return [replace(part, calls=step.replays * part.calls, bytes=step.replays * part.bytes) for part in sent]
 
 
@@ -63,12 +72,12 @@ def _attack_looks(config: TrainConfig, step: Step) -> int:
     return 0 if config.attack.batch_norm == "eval" else step.attack_looks
 
 
-def _fsdp(step: Step, parts: int, world: int) -> list[Traffic]:
+def _fsdp(step: Step, parts: int, sharers: int) -> list[Traffic]:
     """Every pass gathers each unit twice, forward and backward, so an attack of k steps gathers all weights 2k times."""
     units = [unit for unit in step.units if unit]
-    whole = sum(gathered_bytes(unit, world) for unit in units)
+    whole = sum(gathered_bytes(unit, sharers) for unit in units)
     attack, update = 2 * step.attack_looks * parts, 2 * step.update_looks * parts
-    reduced = step.update_looks if parts > 1 else 1
+    reduced = _reduced(step, parts)
     return [
         Traffic("weights, for the attack", attack * len(units), attack * whole, 1, "attack"),
         Traffic("weights, for the update", update * len(units), update * whole, 1, "update"),
@@ -76,13 +85,27 @@ def _fsdp(step: Step, parts: int, world: int) -> list[Traffic]:
     ]
 
 
-def gathered_bytes(unit: Shapes, world: int) -> int:
+def _averaged_shards(step: Step, parts: int, sharers: int) -> Traffic:
+    """What HSDP sends over the network: each process averages its shard of the gradients with those of the other nodes."""
+    units, reduced = [unit for unit in step.units if unit], _reduced(step, parts)
+    whole = sum(gathered_bytes(unit, sharers) for unit in units)
+    return Traffic(
+        "gradients, averaged over nodes", reduced * len(units), reduced * whole // sharers, 2, "backward", "nodes"
+    )
+
+
+def _reduced(step: Step, parts: int) -> int:
+    """How often an update reduces the gradients of a unit."""
+    return step.update_looks if parts > 1 else 1
+
+
+def gathered_bytes(unit: Shapes, sharers: int) -> int:
     """Bytes that FSDP2 gathers for parameters of these shapes.
 
-    FSDP2 splits each parameter along its first dimension, padded to a multiple of the world size. 64 filters on 1,024
-    processes become 1,024.
+    FSDP2 splits each parameter along its first dimension, padded to a multiple of the processes that share it. 64 filters
+    on 1,024 processes become 1,024.
     """
-    return FLOAT * sum(-(-shape[0] // world) * world * math.prod(shape[1:]) for shape in unit)
+    return FLOAT * sum(-(-shape[0] // sharers) * sharers * math.prod(shape[1:]) for shape in unit)
 
 
 def _zero3(step: Step, parts: int) -> list[Traffic]:

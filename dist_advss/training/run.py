@@ -66,6 +66,7 @@ def train(config: TrainConfig, command: str) -> Path:
     check_world(config, place.world_size)
     needs_group = config.engine.kind.needs_group
     with engines.init(config.device, config.train.threads, config.guard, place, needs_group, out / "stacks") as world:
+        engines.refuse_uneven_nodes(config, world)
         located = world.long_on_rank_zero(lambda: locate(config.data, "train"))
         _train(config, located, command, out, world)
     return out

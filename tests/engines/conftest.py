@@ -18,10 +18,13 @@ import pytest
 Job = Callable[..., None]
 
 
-def enter(rank: int, world_size: int, port: int, output: Path, job: Job, arguments: tuple[Any, ...]) -> None:
-    """Becomes process `rank`, as torchrun would have started it, and runs `job`."""
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank)}
-    os.environ |= {"LOCAL_WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def enter(
+    rank: int, world_size: int, nodes: int, port: int, output: Path, job: Job, arguments: tuple[Any, ...]
+) -> None:
+    """Becomes process `rank`, as torchrun would have started it on that many nodes, and runs `job`."""
+    per_node = world_size // nodes
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank % per_node)}
+    os.environ |= {"LOCAL_WORLD_SIZE": str(per_node), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ["OMP_NUM_THREADS"] = "1"
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
@@ -37,7 +40,9 @@ def enter(rank: int, world_size: int, port: int, output: Path, job: Job, argumen
 class Ranks:
     """A job's processes. `outputs[rank]` is the file that a process prints to."""
 
-    def __init__(self, context: ForkServerContext, folder: Path, world_size: int, job: Job, *arguments: Any) -> None:
+    def __init__(
+        self, context: ForkServerContext, folder: Path, world_size: int, job: Job, *arguments: Any, nodes: int = 1
+    ) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -45,7 +50,7 @@ class Ranks:
         self.outputs = [folder / f"output{rank}.txt" for rank in range(world_size)]
         self.processes: list[BaseProcess] = []
         for rank, output in enumerate(self.outputs):
-            given = (rank, world_size, port, output, job, arguments)
+            given = (rank, world_size, nodes, port, output, job, arguments)
             self.processes.append(context.Process(target=enter, args=given, daemon=True))
         for process in self.processes:
             process.start()
@@ -77,11 +82,11 @@ class Ranks:
 
 @pytest.fixture
 def start(processes: ForkServerContext, tmp_path: Path) -> Any:
-    """`start(2, job, …)` starts processes and returns them; they are gone when the test ends."""
+    """`start(2, job, …)` starts processes and returns them; they are gone when the test ends. `nodes=2`: as if on two nodes."""
     started: list[Ranks] = []
 
-    def run(world_size: int, job: Job, *arguments: Any) -> Ranks:
-        started.append(Ranks(processes, tmp_path / f"job{len(started)}", world_size, job, *arguments))
+    def run(world_size: int, job: Job, *arguments: Any, nodes: int = 1) -> Ranks:
+        started.append(Ranks(processes, tmp_path / f"job{len(started)}", world_size, job, *arguments, nodes=nodes))
         return started[-1]
 
     yield run

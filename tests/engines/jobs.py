@@ -73,6 +73,7 @@ ENGINES = {
     "single": ["engine=single"],
     "ddp": ["engine=ddp"],
     "fsdp": ["engine=fsdp"],
+    "hsdp": ["engine=hsdp"],
     **{f"zero{stage}": ["engine=deepspeed", f"engine.zero={stage}"] for stage in range(4)},
 }
 
@@ -276,8 +277,7 @@ def sweep_and_die(point: int, batch: int, *words: str) -> None:
 
 def world_of(config: Any) -> Any:
     """The processes of a job that is no run."""
-    grouped = config.engine.name in ("fsdp", "deepspeed")
-    return engines.init("cpu", 1, config.guard, engines.find_place(), grouped)
+    return engines.init("cpu", 1, config.guard, engines.find_place(), config.engine.kind.needs_group)
 
 
 def engine_of(config: Any, world: World) -> engines.Engine:

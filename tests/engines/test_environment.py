@@ -6,7 +6,7 @@ import pytest
 
 from dist_advss.config.checks import check_world
 from dist_advss.config.compose import compose
-from dist_advss.engines.environment import Place, find_place, first_host
+from dist_advss.engines.environment import Place, check_nodes, find_place, first_host
 from dist_advss.errors import UserError
 
 TORCHRUN = {
@@ -117,3 +117,24 @@ def test_a_world_that_cannot_share_the_batch_is_told_the_nearest_that_can(
 @pytest.mark.parametrize("world_size", [1, 2, 4, 8])
 def test_a_world_that_can_is_taken(world_size: int) -> None:
     check_world(compose("pretrain", ["engine=ddp", "train.batch_size=64", "out=RUN"]), world_size)
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        ([(0, 2), (1, 2), (0, 2), (1, 2)], None),
+        ([(0, 1), (0, 1)], None),
+        ([(0, 2), (1, 2), (0, 1)], "3 processes, 1 or 2 on a node"),
+        ([(0, 2), (1, 2), (0, 2)], "3 processes, 2 on a node"),
+        ([(0, 2), (0, 2), (1, 2), (1, 2)], "rank 1 has local rank 0 of 2, not 1; number the ranks node by node"),
+        ([(0, 1), (1, 1)], "rank 1 has local rank 1 of 1, not 0"),  # LOCAL_WORLD_SIZE was not set
+    ],
+)
+def test_an_engine_that_shards_within_nodes_needs_equal_nodes_of_consecutive_ranks(
+    places: list[tuple[int, int]], message: str | None
+) -> None:
+    if message is None:
+        check_nodes("hsdp", places)
+        return
+    with pytest.raises(UserError, match=f"engine=hsdp: {message}.*choose engine=fsdp"):
+        check_nodes("hsdp", places)

@@ -67,10 +67,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory, processes: Any) -> Any:
     """The folder of the run that nothing stops, once for each number of processes and configuration."""
     made: dict[tuple[Any, ...], Path] = {}
 
-    def run(size: int, *words: str) -> Path:
+    def run(size: int, *words: str, nodes: int = 1) -> Path:
         if (size, *words) not in made:
             folder = tmp_path_factory.mktemp("whole")
-            ranks = Ranks(processes, folder / "job", size, jobs.train, *words, f"out={folder / 'run'}")
+            ranks = Ranks(processes, folder / "job", size, jobs.train, *words, f"out={folder / 'run'}", nodes=nodes)
             assert ranks.wait() == [0] * size, ranks.said()
             made[(size, *words)] = folder / "run"
         return made[(size, *words)]
@@ -111,6 +111,7 @@ AVERAGED = ["objective=rotation", "train.ema=0.9", "train.awp=0.01"]
             for engine in ("ddp", "zero3")
         ),
         pytest.param("ddp", 4, ACCUMULATED, 2, marks=pytest.mark.slow, id="ddp-4-accumulated"),
+        pytest.param("hsdp", 4, AVERAGED, 2, marks=pytest.mark.slow, id="averaged-hsdp-2x2"),
     ],
 )
 def test_a_run_stopped_in_mid_epoch_and_resumed_is_the_run_that_nothing_stopped(
@@ -119,14 +120,14 @@ def test_a_run_stopped_in_mid_epoch_and_resumed_is_the_run_that_nothing_stopped(
     if engine in ZERO:
         pytest.importorskip("deepspeed")
     words = ["finetune" if words == MART else "pretrain", *words, *jobs.ENGINES[engine], *SIGNED]
-    out = f"out={tmp_path / 'pieces'}"
-    first = start(size, jobs.train_and_stop, words[0], asked, *words[1:], out)
+    out, nodes = f"out={tmp_path / 'pieces'}", 2 if engine == "hsdp" else 1
+    first = start(size, jobs.train_and_stop, words[0], asked, *words[1:], out, nodes=nodes)
     assert first.wait() == [143] * size, first.said()
     stopped = torch.load(tmp_path / "pieces" / "checkpoints" / "last.pt", weights_only=True)
     assert 0 < stopped["progress"]["step"] < 5 and len(stopped["statistics"]) == size
-    second = start(size, jobs.train, *words, out)
+    second = start(size, jobs.train, *words, out, nodes=nodes)
     assert second.wait() == [0] * size, second.said()
-    assert differing(whole(size, *words), tmp_path / "pieces") == []
+    assert differing(whole(size, *words, nodes=nodes), tmp_path / "pieces") == []
 
 
 def train_and_die(step: int, command: str, *words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,9 +64,16 @@ def test_a_run_that_crashed_leaves_nothing_to_the_next_one(alone: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", [name for name in jobs.ENGINES if name != "single"])
-@pytest.mark.parametrize("objective", jobs.OBJECTIVES)
-def test_two_processes_train_what_one_does(objective: str, engine: str, alone: Any, start: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("objective", "engine"),
+    [
+        *itertools.product(jobs.OBJECTIVES, [name for name in jobs.ENGINES if name not in ("single", "hsdp")]),
+        ("anchor", "hsdp"),
+    ],
+)
+def test_several_processes_train_what_one_does(
+    objective: str, engine: str, alone: Any, start: Any, tmp_path: Path
+) -> None:
     """fp32 sums in another order differ by about 1e-7 of themselves; five steps of a smooth network leave it below 1e-5."""
     if engine.startswith("zero"):
         pytest.importorskip("deepspeed")
@@ -114,7 +122,7 @@ def test_a_network_of_timm_trains_alike(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["ddp", "fsdp", "zero1", "zero2"])
+@pytest.mark.parametrize("engine", ["ddp", "fsdp", "hsdp", "zero1", "zero2"])
 def test_averaged_and_perturbed_weights_are_the_same_on_every_engine(
     engine: str, alone: Any, start: Any, tmp_path: Path
 ) -> None:
@@ -166,8 +174,9 @@ def compare(
     tolerance: float = 1e-5,
 ) -> None:
     single = alone(objective, *model)
-    ranks = start(2, jobs.train, *words, "train.sync_bn=true", f"out={tmp_path / 'run'}")
-    assert ranks.wait() == [0, 0], ranks.said()
+    size, nodes = (4, 2) if "engine=hsdp" in words else (2, 1)
+    ranks = start(size, jobs.train, *words, "train.sync_bn=true", f"out={tmp_path / 'run'}", nodes=nodes)
+    assert ranks.wait() == [0] * size, ranks.said()
     one, two = last(single), last(tmp_path / "run")
     assert largest_difference(one["model"], two["model"]) < tolerance
     assert one["progress"]["passes"] == two["progress"]["passes"]  # a pass that DDP discards is not counted
@@ -291,7 +300,7 @@ def steps_whole_and_apart(out: Path, words: list[str]) -> None:
         world.barrier()
 
 
-@pytest.mark.parametrize("engine", [name for name in jobs.ENGINES if name != "single"])
+@pytest.mark.parametrize("engine", [name for name in jobs.ENGINES if name not in ("single", "hsdp")])
 def test_backward_and_update_apart_are_a_step_on_every_engine(engine: str, start: Any, tmp_path: Path) -> None:
     if engine.startswith("zero"):
         pytest.importorskip("deepspeed")

@@ -163,6 +163,8 @@ def same_moments(a: dict[str, Any], b: dict[str, Any], rtol: float, atol: float)
         ("fsdp", 2, "zero2", 2, "sgd"),
         ("zero1", 2, "fsdp", 2, "adamw"),
         ("ddp", 2, "zero3", 2, "adamw"),
+        ("hsdp", 4, "fsdp", 2, "adamw"),
+        ("single", 1, "hsdp", 4, "sgd"),
     ],
 )
 def test_a_state_goes_from_any_engine_to_any_other(
@@ -172,14 +174,16 @@ def test_a_state_goes_from_any_engine_to_any_other(
     if "zero" in writer + reader:
         pytest.importorskip("deepspeed")
     words = ["attack.steps=1", "train.sync_bn=true", f"schedule.optimizer={optimizer}", "model.width=5"]  # odd shapes
-    wrote = start(writers, write_state, tmp_path / "state.pt", [*words, *jobs.ENGINES[writer]])
+    state = tmp_path / "state.pt"
+    wrote = start(writers, write_state, state, [*words, *jobs.ENGINES[writer]], nodes=2 if writer == "hsdp" else 1)
     assert wrote.wait() == [0] * writers, wrote.said()
     for name, engine, size in (("there", reader, readers), ("alone", "single", 1)):
-        reads = start(size, read_state, tmp_path / "state.pt", tmp_path / f"{name}.pt", [*words, *jobs.ENGINES[engine]])
+        given = (state, tmp_path / f"{name}.pt", [*words, *jobs.ENGINES[engine]])
+        reads = start(size, read_state, *given, nodes=2 if engine == "hsdp" else 1)
         assert reads.wait() == [0] * size, reads.said()
-    state, (once, there), (_, alone) = (torch.load(tmp_path / f"{n}.pt") for n in ("state", "there", "alone"))
-    assert all(torch.equal(once["model"][name], t) for name, t in state["model"].items())
-    same_moments(state["optimizer"], once["optimizer"], rtol=0, atol=0)
+    whole, (once, there), (_, alone) = (torch.load(tmp_path / f"{n}.pt") for n in ("state", "there", "alone"))
+    assert all(torch.equal(once["model"][name], t) for name, t in whole["model"].items())
+    same_moments(whole["optimizer"], once["optimizer"], rtol=0, atol=0)
     assert largest_difference(there["model"], alone["model"]) < 1e-4
     same_moments(there["optimizer"], alone["optimizer"], rtol=1e-2, atol=1e-4)
 

@@ -14,7 +14,6 @@ import json
 import os
 import sys
 from collections import defaultdict
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from dist_advss import attacks, engines, objectives
 from dist_advss.config.compose import compose
+from dist_advss.engines.environment import Place
 from dist_advss.rng import Rng
 
 
@@ -54,15 +54,8 @@ def step(engine: Any, attack: Any, images: int, number: int) -> None:
     engine.step(engine(task, attack(objective.attack_loss, task)).loss)
 
 
-def collectives(world_size: int, words: list[str]) -> dict[str, list[int]]:
-    def whole(tensor: torch.Tensor) -> torch.Tensor:
-        dist.all_reduce(tensor)
-        return tensor
-
-    def mean(tensor: torch.Tensor) -> torch.Tensor:
-        return whole(tensor).div_(world_size)
-
-    world: Any = SimpleNamespace(rank=0, size=world_size, device=torch.device("cpu"), sum=whole, mean=mean)
+def collectives(world_size: int, per_node: int, words: list[str]) -> dict[str, list[int]]:
+    world = engines.World(torch.device("cpu"), Place(world_size=world_size, local_world_size=per_node))
     config = compose("pretrain", ["out=unused", *words])
     objective = objectives.build(config)
     objective.train()
@@ -93,13 +86,13 @@ def collectives(world_size: int, words: list[str]) -> dict[str, list[int]]:
 
 def main() -> None:
     os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks for it
-    world_size, cases = int(sys.argv[1]), json.loads(sys.argv[2])
+    world_size, per_node, cases = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world_size)
     with contextlib.redirect_stdout(io.StringIO()):
         if any("engine=deepspeed" in words for words in cases.values()):
             backend: Any = importlib.import_module("deepspeed.comm.torch")
             backend.build_shm_op = lambda: None  # compiles for a minute what nothing here calls
-        found = {name: collectives(world_size, words) for name, words in cases.items()}
+        found = {name: collectives(world_size, per_node, words) for name, words in cases.items()}
     dist.destroy_process_group()
     print(json.dumps(found))
 

@@ -78,6 +78,20 @@ def test_more_attack_steps_for_the_same_traffic_scale_better_with_ddp_and_not_wi
     assert share("fsdp", 10) < 1.5 * share("fsdp", 0)
 
 
+def test_over_nodes_hsdp_waits_less_than_fsdp_under_an_attack_and_on_one_node_it_is_fsdp(config: Config) -> None:
+    words = ("train.batch_size=1024", "attack.steps=10")
+    one, many = (
+        [
+            estimate(config(*words, f"engine={engine}"), Cluster("a100", nodes, network=0.2))
+            for engine in ("hsdp", "fsdp")
+        ]
+        for nodes in (1, 4)
+    )
+    assert one[0].seconds == one[1].seconds and one[0].memory == one[1].memory
+    assert many[0].seconds.waiting < many[1].seconds.waiting / 2
+    assert many[0].memory.weights == 4 * many[1].memory.weights
+
+
 def test_one_gpu_waits_for_nobody(config: Config) -> None:
     e = estimate(config(), Cluster("rtx4090"))
     assert (e.world, e.traffic, e.seconds.waiting, e.efficiency) == (1, [], 0.0, 1.0)
@@ -92,17 +106,18 @@ def test_a_faster_network_waits_less_and_computes_the_same(config: Config) -> No
 def test_shares_divide_what_they_share(config: Config) -> None:
     step = count(config(), 4)
     full = 4 * step.parameters
-    whole = {name: memory(config(*words), step, 4) for name, words in ENGINES.items()}
+    whole = {name: memory(config(*words), step, 4, 2) for name, words in ENGINES.items()}
     assert (whole["ddp"].weights, whole["ddp"].gradients, whole["ddp"].optimizer) == (full, full, full)
     assert (whole["zero 1"].gradients, whole["zero 1"].optimizer) == (full, full / 4)
     assert (whole["zero 2"].weights, whole["zero 2"].gradients) == (full, full / 4)
-    for name in ("fsdp", "zero 3"):
-        assert whole[name].weights == whole[name].gradients == whole[name].optimizer == full / 4
+    for name, sharers in (("fsdp", 4), ("hsdp", 2), ("zero 3", 4)):
+        assert whole[name].weights == whole[name].gradients == whole[name].optimizer == full / sharers
 
 
 ENGINES = {
     "ddp": ("engine=ddp",),
     "fsdp": ("engine=fsdp",),
+    "hsdp": ("engine=hsdp",),
     **{f"zero {stage}": ("engine=deepspeed", f"engine.zero={stage}") for stage in (1, 2, 3)},
 }
 

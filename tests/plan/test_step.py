@@ -157,7 +157,7 @@ def test_memory_is_that_of_a_real_training_step(words: tuple[str, ...], close: f
             outcome.loss.backward()
             optimizer.step()
             del outcome
-    assert memory(wanted, count(wanted, 64), world=1).total == pytest.approx(meter.peak, rel=close)
+    assert memory(wanted, count(wanted, 64), world=1, per_node=1).total == pytest.approx(meter.peak, rel=close)
 
 
 def test_counting_draws_nothing_and_computes_nothing(config: Config) -> None:

@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ from typing import Any
 import pytest
 
 from dist_advss.config.compose import compose
+from dist_advss.plan.machines import MACHINES
 from dist_advss.plan.step import count
 from dist_advss.plan.traffic import Traffic, gathered_bytes, traffic
 
 from .conftest import SELFIE
 
 Config = Callable[..., Any]
-WORLD = 1024
+WORLD, PER_NODE = 1024, 8
 DEEPSPEED_WORLD = 8  # its start takes minutes for 1,024
 DEEPSPEED = ["engine=deepspeed", "model.width=32"]
 CASES = {
@@ -28,6 +30,8 @@ CASES = {
     "fsdp": ["engine=fsdp"],
     "fsdp, selfie": ["engine=fsdp", *SELFIE],
     "fsdp, two parts": ["engine=fsdp", "train.accumulate=2"],
+    "hsdp": ["engine=hsdp"],
+    "hsdp, two parts": ["engine=hsdp", "train.accumulate=2"],
     "zero 0, sync_bn": [*DEEPSPEED, "engine.zero=0", "train.sync_bn=true"],
     "zero 1": [*DEEPSPEED, "engine.zero=1"],
     "zero 2, two parts": [*DEEPSPEED, "engine.zero=2", "train.accumulate=2"],
@@ -44,7 +48,7 @@ def words_of(case: str) -> tuple[int, list[str]]:
 
 def run(world: int, cases: list[str], folder: Path) -> dict[str, dict[str, list[int]]]:
     words = json.dumps({case: words_of(case)[1] for case in cases})
-    program = [sys.executable, str(Path(__file__).parent / "collectives.py"), str(world), words]
+    program = [sys.executable, str(Path(__file__).parent / "collectives.py"), str(world), str(PER_NODE), words]
     ran = subprocess.run(program, cwd=folder, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-3000:]
     found: dict[str, dict[str, list[int]]] = json.loads(ran.stdout.splitlines()[-1])
@@ -69,7 +73,7 @@ def test_the_engines_send_what_the_plan_says(case: str, seen: dict[str, dict[str
     config = compose("pretrain", ["out=unused", *words])
     step = count(config, config.train.batch_size // (world * config.train.accumulate))
     said: dict[str, float] = {}
-    for part in traffic(config, step, world):
+    for part in traffic(config, step, world, PER_NODE):
         operation = OPERATION.get(part.what.split()[0].rstrip(","), "")
         operation = operation or ("allreduce" if part.passes == 2 else "reduce_scatter_base")
         said[operation] = said.get(operation, 0) + part.bytes
@@ -87,8 +91,10 @@ def test_an_attack_through_sharded_weights_gathers_them_twice_a_step_and_ddp_sen
         sharded, whole = config("engine=fsdp", *words), config("engine=ddp", *words)
         step = count(sharded, 8)
         weights = sum(gathered_bytes(unit, 8) for unit in step.units)
-        assert next(part.bytes for part in traffic(sharded, step, 8) if part.behind == "attack") == 2 * steps * weights
-        assert [part.behind for part in traffic(whole, count(whole, 8), 8)] == ["backward"]
+        assert (
+            next(part.bytes for part in traffic(sharded, step, 8, 4) if part.behind == "attack") == 2 * steps * weights
+        )
+        assert [part.behind for part in traffic(whole, count(whole, 8), 8, 4)] == ["backward"]
 
 
 def test_fsdp_pads_first_dimensions_to_the_world() -> None:
@@ -105,10 +111,35 @@ def test_units_hold_every_parameter_once(config: Config) -> None:
 
 
 def test_a_ring_sends_each_byte_once_or_for_an_average_twice() -> None:
-    assert Traffic("x", 1, 1000, 1).wire(4) == 750
-    assert Traffic("x", 1, 1000, 2).wire(4) == 1500
+    assert Traffic("x", 1, 1000, 1).wire(4, 2) == 750
+    assert Traffic("x", 1, 1000, 2).wire(4, 2) == 1500
+    assert Traffic("x", 1, 1000, 2, among="node").wire(64, 4) == 1500
+    assert Traffic("x", 1, 1000, 2, among="nodes").wire(64, 16) == 1500
+
+
+def test_hsdp_gathers_within_a_node_and_only_gradients_cross_the_network(config: Config) -> None:
+    """On one node, or with fsdp, it is the traffic of all processes."""
+    words = ("attack.steps=3", "train.batch_size=64")
+    shared, whole = config("engine=hsdp", *words), config("engine=fsdp", *words)
+    step = count(shared, 4)
+    weights = sum(gathered_bytes(unit, 4) for unit in step.units)
+    *within, over = traffic(shared, step, 16, 4)
+    assert [(part.among, part.bytes) for part in within] == [
+        ("node", part.bytes) for part in traffic(whole, step, 4, 4)
+    ]
+    assert (over.among, over.bytes, over.passes) == ("nodes", weights // 4, 2)
+    assert [part.bytes for part in traffic(shared, step, 4, 4)] == [part.bytes for part in within]
+    assert traffic(shared, step, 4, 1) == [replace(over, bytes=sum(gathered_bytes(unit, 1) for unit in step.units))]
+
+
+def test_a_ring_over_nodes_shares_their_network_and_one_within_a_node_does_not_use_it() -> None:
+    machine = replace(MACHINES["a100"], latency_s=0.0, link=100.0, network=8.0, link_share=1.0)
+    assert machine.transfer_seconds(Traffic("x", 1, 800, 1, among="node"), 64, 8) == pytest.approx(700 / 100)
+    assert machine.transfer_seconds(Traffic("x", 1, 800, 1), 64, 8) == pytest.approx(800 * 63 / 64 / 8)
+    # The 8 rings over 8 nodes carry an eighth of the bytes each, in an eighth of the network.
+    assert machine.transfer_seconds(Traffic("x", 1, 800 // 8, 2, among="nodes"), 64, 8) == pytest.approx(2 * 87.5 / 1)
 
 
 def test_one_process_sends_nothing(config: Config) -> None:
-    for engine in ("single", "ddp", "fsdp", "deepspeed"):
-        assert traffic(config(f"engine={engine}"), count(config(), 4), 1) == []
+    for engine in ("single", "ddp", "fsdp", "hsdp", "deepspeed"):
+        assert traffic(config(f"engine={engine}"), count(config(), 4), 1, 1) == []
