@@ -108,8 +108,9 @@ def test_the_processes_of_a_node_hold_the_whole_state_and_only_the_first_node_gi
     assert 0.3 < seen["kept"][0] / seen["all"] < 0.7
     first, second, third, fourth = seen["hsdp, perturbed"]["held"]
     assert third == fourth == {}
-    for key, shares in shares_in(first).items():
-        assert numbers(shares) + numbers(second[key]) == numbers(merge([first, second])[key])
+    shared = [shares_in(first), second]
+    assert shared[0].keys() == second.keys() == {"model", "optimizer", "average"}
+    assert sum(map(numbers, shared)) == numbers(merge(shared))
 
 
 def numbers(node: Any) -> int:

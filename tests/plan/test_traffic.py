@@ -30,7 +30,6 @@ CASES = {
     "fsdp": ["engine=fsdp"],
     "fsdp, selfie": ["engine=fsdp", *SELFIE],
     "fsdp, two parts": ["engine=fsdp", "train.accumulate=2"],
-    "hsdp": ["engine=hsdp"],
     "hsdp, two parts": ["engine=hsdp", "train.accumulate=2"],
     "zero 0, sync_bn": [*DEEPSPEED, "engine.zero=0", "train.sync_bn=true"],
     "zero 1": [*DEEPSPEED, "engine.zero=1"],
