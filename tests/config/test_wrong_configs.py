@@ -153,6 +153,7 @@ IMPOSSIBLE_ENGINE = [
     ("pretrain", "engine=ddp engine.zero=3", "engine.zero=3", "engine=deepspeed"),
     ("pretrain", "engine=deepspeed engine.zero=4", "engine.zero=4", "0, 1, 2, 3"),
     ("pretrain", "engine=fsdp schedule.optimizer=lars", "schedule.optimizer=lars", "engine=fsdp", "engine=ddp"),
+    ("pretrain", "engine=hsdp schedule.optimizer=lars", "schedule.optimizer=lars", "engine=hsdp", "engine=ddp"),
     (
         "pretrain",
         "engine=deepspeed schedule.optimizer=lars",

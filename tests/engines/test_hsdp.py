@@ -54,7 +54,7 @@ def beside_ddp(out: Path) -> None:
                 held = world.gather(engine.state())
                 found[f"{name}, {kind}"] = {"held": held, "lengths": world.gather(lengths)}
         found["words"] = engines.describe(config, world)
-        found["kept"] = world.gather(sum(p.to_local().numel() for p in engine.module.parameters()))
+        found["kept"] = world.gather(sum(engine.local(p).numel() for p in engine.module.parameters()))
         found["all"] = sum(p.numel() for p in engine.module.parameters())
 
         config = config_of("hsdp", *PERTURBED, "seed=7")
