@@ -79,11 +79,11 @@ def _timeouts(world: Any) -> set[float]:
 
 
 @pytest.fixture(scope="module")
-def seen(server: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def seen(processes: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     from .conftest import Ranks
 
     folder = tmp_path_factory.mktemp("hsdp")
-    ranks = Ranks(server, folder / "job", 4, beside_ddp, folder / "seen.pt", nodes=2)
+    ranks = Ranks(processes, folder / "job", 4, beside_ddp, folder / "seen.pt", nodes=2)
     assert ranks.wait() == [0] * 4, ranks.said()
     return torch.load(folder / "seen.pt", weights_only=False)
 
