@@ -7,6 +7,7 @@
 
 A round runs each benchmark once, as a process of its own, so that a slow hour of the machine spreads over all. Each run appends one
 line to benchmarks.jsonl, with the machine and its load at the start. Lines of other machines may be added to the file.
+`benchmarks.speedrun` trains for an hour or more, so it is not among them. It appends its own lines to a file of the same form.
 """
 
 from __future__ import annotations

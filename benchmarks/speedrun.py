@@ -15,7 +15,7 @@ A recipe is a stage NAME_evaluate of the experiment with the trainings that it n
    The experiment's evaluate stages say so.
 5. Seeds. At least three, fixed beforehand, and none left out. The recipes take turns, seed by seed. A recipe reaches an RA if the mean
    of its seeds does, and its time is the mean of its seeds. The fastest recipe that reaches an RA is the record.
-6. One device with nothing else on it. The line in OUT/benchmarks.jsonl has the machine, and each seed's seconds, TA and RA.
+6. One device. On a GPU nothing else runs. The line in OUT/benchmarks.jsonl has the machine, and each seed's seconds, TA and RA.
 
 Further `key=value` words go to each stage that has the key, as with `launch`. The same command resumes after the last stage that
 ended. `python -m benchmarks --draw --out OUT` draws the page. `--device cuda` has not been run on a GPU yet.
@@ -69,7 +69,8 @@ def main() -> int:
     args = _options()
     torch.set_num_threads(args.threads)
     clock = "wall" if args.device == "cuda" else "processor"
-    words = [*LAST_WEIGHTS, f"device={args.device}", *args.words]
+    threads = [f"train.threads={args.threads}", f"threads={args.threads}"]
+    words = [*LAST_WEIGHTS, *threads, f"device={args.device}", *args.words]
     described, before, started = machine.describe(args.threads), machine.load(), time.time()
     print(", ".join(f"{name} {value}" for name, value in described.items()), flush=True)
     try:
