@@ -37,7 +37,7 @@ import torch
 
 from dist_advss.config.commands import trains
 from dist_advss.data import locate
-from dist_advss.errors import RunError, UserError, exit_code
+from dist_advss.errors import RunError, Stopped, UserError, exit_code
 from dist_advss.files import write_json
 from launch.experiment import configurations, load
 from launch.graph import Experiment, Stage
@@ -78,7 +78,7 @@ def main() -> int:
             seed: load(args.experiment, args.out / f"seed{seed}", [*words, f"seed={seed}"]) for seed in args.seeds
         }
         results = [one for seed, graph in graphs.items() for one in run(graph, args.out / f"seed{seed}", seed, clock)]
-    except (UserError, RunError) as error:
+    except (UserError, RunError, Stopped) as error:
         print(error, file=sys.stderr)
         return exit_code(error)
     levels = args.ra or LEVELS.get(args.experiment, LEVELS_CIFAR10)
