@@ -132,7 +132,13 @@ def _ended(directory: Path, stage: Stage) -> bool:
 
 def _warm_up(stage: Stage, directory: Path, batch: int) -> None:
     """Trains on a few images and keeps nothing, so that no recipe pays for the first use of a library."""
-    few = [f"data.limit={2 * batch}", "data.labels=null", "schedule.epochs=1"]
+    few = [
+        f"data.limit={2 * batch}",
+        "data.labels=null",
+        "schedule.epochs=1",
+        "schedule.decay=constant",
+        "schedule.warmup=0",
+    ]
     words = (*stage.words(directory)[:-1], *few)  # all but out=
     with tempfile.TemporaryDirectory() as folder:
         run_stage(Path(folder), Stage("warm_up", stage.command, words, ()))

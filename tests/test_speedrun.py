@@ -17,7 +17,9 @@ from launch.experiment import compositions, load
 SMALL = """
 name: small
 stages:
-  slow_pretrain: {command: pretrain, overrides: [attack=pgd3, data.limit=200, schedule.epochs=2, train.batch_size=50]}
+  slow_pretrain:
+    command: pretrain
+    overrides: [attack=pgd3, data.limit=200, schedule=onecycle, schedule.warmup=1, schedule.epochs=2, train.batch_size=50]
   slow_finetune: {command: finetune, overrides: [attack=pgd3, data.labels=100, schedule.epochs=1, train.batch_size=50, init=@slow_pretrain]}
   quick_finetune: {command: finetune, overrides: [attack=nfgsm, data.labels=100, schedule.epochs=1, train.batch_size=50]}
   slow_evaluate: {command: evaluate, overrides: [checkpoint=@slow_finetune, attack=pgd20, data.limit=20, model.width=4]}
