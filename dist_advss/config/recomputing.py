@@ -10,18 +10,20 @@ from ..errors import UserError
 OTHER_NORMS = ("dual_norms", "patch_bn")
 
 
+def can_recompute(config: Any) -> bool:
+    """Whether a second pass through the blocks of this training would be the first one once more."""
+    return _why_not(config.objective) is None
+
+
 def check_recomputing(config: Any) -> None:
     """Refuses what a second pass through a block would get wrong. Raises UserError."""
-    if not config.train.activation_checkpointing:
-        return
-    objective, key = config.objective, "train.activation_checkpointing=true"
+    why = _why_not(config.objective)
+    if config.train.activation_checkpointing and why is not None:
+        raise UserError(f"train.activation_checkpointing=true: {why}; drop one of the two")
+
+
+def _why_not(objective: Any) -> str | None:
     if objective.double_backward:
-        raise UserError(
-            f"{key}: objective={objective.name} differentiates twice, through activations that must be kept; drop one of "
-            "the two"
-        )
-    for name in OTHER_NORMS:
-        if getattr(objective, name, False):
-            raise UserError(
-                f"{key}: objective.{name}=true gives blocks other batch norms in a call; drop one of the two"
-            )
+        return f"objective={objective.name} differentiates twice, through activations that must be kept"
+    other = next((name for name in OTHER_NORMS if getattr(objective, name, False)), None)
+    return None if other is None else f"objective.{other}=true gives blocks other batch norms in a call"

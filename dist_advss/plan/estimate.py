@@ -9,6 +9,7 @@ from ..config.averaging import BATCHES
 from ..config.checks import check_world
 from ..config.engines import ENGINES
 from ..config.objectives import is_pretext
+from ..config.recomputing import can_recompute
 from ..config.schema import TrainConfig
 from ..config.sets import SETS
 from ..errors import UserError
@@ -202,6 +203,10 @@ def _would_fit(config: TrainConfig, machine: Machine, step: Step, world: int, pe
         half = replace(config, train=replace(train, precision="bf16"), attack=replace(config.attack, precision="bf16"))
         if memory(half, count(half, step.images), world, per_node).total <= machine.room:
             yield "train.precision=bf16 attack.precision=bf16"
+    if not train.activation_checkpointing and can_recompute(config):
+        again = replace(config, train=replace(train, activation_checkpointing=True))
+        if memory(again, count(again, step.images), world, per_node).total <= machine.room:
+            yield "train.activation_checkpointing=true"
     for name, kind in ENGINES.items():
         if "weights" not in kind.shards or name == config.engine.name or world == (per_node if kind.within_node else 1):
             continue  # on one node, sharding within nodes is what fsdp does
