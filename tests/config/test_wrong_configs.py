@@ -149,7 +149,7 @@ IMPOSSIBLE_TRAINING = [
     ("pretrain", "schedule=onecycle schedule.epochs=3", "schedule.warmup=3", "schedule.epochs=3"),
 ]
 IMPOSSIBLE_ENGINE = [
-    ("pretrain", "engine=horovod", "engine=horovod", "ddp, deepspeed, fsdp, single"),
+    ("pretrain", "engine=horovod", "engine=horovod", "ddp, deepspeed, fsdp, hsdp, single"),
     ("pretrain", "engine=ddp engine.zero=3", "engine.zero=3", "engine=deepspeed"),
     ("pretrain", "engine=deepspeed engine.zero=4", "engine.zero=4", "0, 1, 2, 3"),
     ("pretrain", "engine=fsdp schedule.optimizer=lars", "schedule.optimizer=lars", "engine=fsdp", "engine=ddp"),

@@ -93,18 +93,22 @@ def test_a_number_that_is_not_finite_names_its_image() -> None:
         evaluate_model(Odd(), images, labels, ["attack=none"])
 
 
-def test_fp32_is_not_tf32_in_here_whatever_the_caller_allows(monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    for part in parts:
-        monkeypatch.setattr(part, "allow_tf32", True)
-    seen = set()
+def test_fp32_is_not_tf32_in_here_whatever_the_caller_allows() -> None:
+    parts: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before, seen = [part.allow_tf32 for part in parts], set()
 
     class Looks(nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             seen.update(part.allow_tf32 for part in parts)
             return super().forward(x.flatten(1))
 
-    torch.manual_seed(0)
-    evaluate_model(Looks(16, 3), torch.rand(4, 1, 4, 4), torch.tensor([0, 1, 2, 0]), ["attack=pgd3"])
-    assert seen == {False}
-    assert all(part.allow_tf32 for part in parts)
+    try:
+        for part in parts:
+            part.allow_tf32 = True
+        torch.manual_seed(0)
+        evaluate_model(Looks(16, 3), torch.rand(4, 1, 4, 4), torch.tensor([0, 1, 2, 0]), ["attack=pgd3"])
+        assert seen == {False}
+        assert all(part.allow_tf32 for part in parts)
+    finally:
+        for part, allowed in zip(parts, before, strict=True):
+            part.allow_tf32 = allowed
