@@ -77,7 +77,11 @@ def main() -> int:
         graphs = {
             seed: load(args.experiment, args.out / f"seed{seed}", [*words, f"seed={seed}"]) for seed in args.seeds
         }
-        results = [one for seed, graph in graphs.items() for one in run(graph, args.out / f"seed{seed}", seed, clock)]
+        results = [
+            one
+            for seed, graph in graphs.items()
+            for one in run(graph, args.out / f"seed{seed}", seed, clock, described)
+        ]
     except (UserError, RunError, Stopped) as error:
         print(error, file=sys.stderr)
         return exit_code(error)
@@ -106,10 +110,13 @@ def _options() -> argparse.Namespace:
     return args
 
 
-def run(graph: Experiment, directory: Path, seed: int, clock: str) -> list[Result]:
-    """Runs the stages in order, trainings under the clock, and returns what each recipe took and reached."""
+def run(graph: Experiment, directory: Path, seed: int, clock: str, described: dict[str, str]) -> list[Result]:
+    """Runs the stages in order, trainings under the clock, and returns what each recipe took and reached.
+
+    A training that ended before is taken over. Raises UserError where it had other words or another machine, as described.
+    """
     configured = configurations(graph, directory)
-    waiting = [s for s in graph.stages.values() if s.name in configured and not _ended(directory, s)]
+    waiting = [s for s in graph.stages.values() if s.name in configured and not _ended(directory, s, described)]
     trainings = [stage for stage in waiting if trains(stage.command)]
     if trainings:
         locate(configured[trainings[0].name].data, "train")  # downloads and converts
@@ -121,13 +128,27 @@ def run(graph: Experiment, directory: Path, seed: int, clock: str) -> list[Resul
         began = CLOCKS[clock]()
         run_stage(directory, stage)
         if trains(stage.command):
-            write_json(folder / TIMED, {"clock": clock, "seconds": round(CLOCKS[clock]() - began, 2)})
+            seconds = round(CLOCKS[clock]() - began, 2)
+            write_json(folder / TIMED, {"clock": clock, "seconds": seconds} | _conditions(directory, stage, described))
     judges = [name for name in configured if name.endswith(JUDGES)]
     return [_result(graph, directory, name, seed) for name in judges]
 
 
-def _ended(directory: Path, stage: Stage) -> bool:
-    return (directory / stage.name / (TIMED if trains(stage.command) else "result.json")).exists()
+def _ended(directory: Path, stage: Stage, described: dict[str, str]) -> bool:
+    """Whether a training has been timed. An evaluation is asked again, and does nothing if it has ended with the same keys."""
+    file = directory / stage.name / TIMED
+    if not file.exists():
+        return False
+    then, now = json.loads(file.read_text()), _conditions(directory, stage, described)
+    for name, value in now.items():
+        if then.get(name) != value:
+            raise UserError(f"{file}: has other {name} than this command and this machine; choose another --out")
+    return True
+
+
+def _conditions(directory: Path, stage: Stage, described: dict[str, str]) -> dict[str, object]:
+    """What the time of a training depends on, as JSON gives it back."""
+    return {"words": list(stage.words(directory)), "conditions": described}
 
 
 def _warm_up(stage: Stage, directory: Path, batch: int) -> None:

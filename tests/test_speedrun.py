@@ -71,6 +71,17 @@ def test_a_run_times_trainings_only_resumes_after_them_and_leaves_a_record(
     assert speedrun.main() == 0
     assert [record.figures for record in read(out / "benchmarks.jsonl")] == [record.figures] * 2
 
+    # Its times are not those of other words or of another machine.
+    monkeypatch.setattr(sys, "argv", [*words, "train.clip=1"])
+    assert speedrun.main() == 2
+    assert "slow_pretrain/speedrun.json: has other words" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", words)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(speedrun.machine, "describe", lambda threads: {"processor": "another"})
+        assert speedrun.main() == 2
+    assert "slow_pretrain/speedrun.json: has other conditions" in capsys.readouterr().err
+    assert len(read(out / "benchmarks.jsonl")) == 2
+
     # A training that was interrupted has no time of one piece.
     (out / "seed3" / "quick_finetune" / "speedrun.json").unlink()
     assert speedrun.main() == 2
