@@ -94,6 +94,11 @@ class Data:
     )
     crop_area: float = key(0.08, "data.crop=random: smallest fraction of an image's area to show", low=0.01, high=1.0)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        return self.channels, self.size, self.size
+
 
 @dataclass
 class Model:

@@ -52,7 +52,7 @@ class Judged(NamedTuple):
         if not isinstance(model, Classify):
             return cls(model, None, model)
         order = None if source.classes is None else class_order(key, source.classes, images.classes)
-        searched = prepared(model, (data.channels, data.size, data.size))
+        searched = prepared(model, data.shape)
         return cls(model, None if order is None else torch.from_numpy(order), searched)
 
     def labels(self, labels: Tensor) -> Tensor:

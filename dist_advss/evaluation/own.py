@@ -38,7 +38,7 @@ def own_model(name: str, data: Data, seed: int, key: str = "model") -> Given:
     device = next((tensor.device for tensor in (*network.parameters(), *network.buffers())), torch.device("cpu"))
     grey = torch.linspace(0, 1, TRIED, device=device).view(-1, 1, 1, 1)
     with errors_of(name, key=key):
-        classes = classes_of(where, network.eval(), grey.repeat(1, data.channels, data.size, data.size))
+        classes = classes_of(where, network.eval(), grey.repeat(1, *data.shape))
     if classes != data.classes:
         raise UserError(
             f"{where}: gives {classes} logits, and data.classes={data.classes}; choose the images it was trained for"

@@ -55,12 +55,11 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
         if source.classes is None:
             console.print(f"{source.path}: {NO_CLASSES}", style="dim")
     loader, first = open_share(config, located, sources, world, SAMPLES)
-    shape = (config.data.channels, config.data.size, config.data.size)
     if is_own(config.model.name):
-        refuse_no_gradient(f"model={config.model.name}", model, shape, config.attack)
+        refuse_no_gradient(f"model={config.model.name}", model, config.data.shape, config.attack)
     axis, points = points_of(config)
     empty = Swept.empty() if points else Verdicts.empty()
-    searched = prepared(model, shape)
+    searched = prepared(model, config.data.shape)
     attack = attacks.build_sweep(config.attack, searched, axis, points)
     origin = " + ".join(str(source.path) for source in sources)
 

@@ -283,7 +283,7 @@ def source_of(config: EvaluateConfig, images: Identity, world: World) -> Other |
     if not isinstance(other.judged.model, Classify):
         raise UserError(f"{key}: pre-trained only, and has no classes; choose a fine-tuned run")
     if is_own(source):
-        refuse_no_gradient(key, other.judged.model, (config.data.channels, config.data.size, config.data.size))
+        refuse_no_gradient(key, other.judged.model, config.data.shape)
     return other
 
 

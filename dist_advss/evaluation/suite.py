@@ -73,9 +73,7 @@ def _suite(config: EvaluateConfig, located: Located, out: Path, world: World) ->
     images = located.identity
     model, sources, made_from = judged(config, images, world)
     if is_own(config.model.name):  # most parts follow gradients
-        refuse_no_gradient(
-            f"model={config.model.name}", model, (config.data.channels, config.data.size, config.data.size)
-        )
+        refuse_no_gradient(f"model={config.model.name}", model, config.data.shape)
     other = source_of(config, images, world)
     if other is not None:
         made_from = MadeFrom(images, weights_of([other], made_from.weights))

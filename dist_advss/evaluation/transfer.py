@@ -83,8 +83,7 @@ def _transfer(config: TransferConfig, located: Located, out: Path, world: World)
                 console.print(f"{other.objective} has changed since {name} was trained", style="dim")
         refuse_trained_on(key, other.source, images, config.data)
         if name in config.sources and is_own(name) and isinstance(other.judged.model, Classify):
-            shape = (config.data.channels, config.data.size, config.data.size)
-            refuse_no_gradient(key, other.judged.model, shape, config.attack)
+            refuse_no_gradient(key, other.judged.model, config.data.shape, config.attack)
         models[name] = other.judged
         if other.source.classes is None and isinstance(other.judged.model, Classify):
             console.print(f"{other.source.path}: {NO_CLASSES}", style="dim")

@@ -52,9 +52,8 @@ def unforeseen_once(config: UnforeseenConfig, located: Located, out: Path, world
     images = located.identity
     model, sources, now = judged(config, images, world)
     model.requires_grad_(False)
-    shape = (config.data.channels, config.data.size, config.data.size)
     if is_own(config.model.name):
-        refuse_no_gradient(f"model={config.model.name}", model, shape)
+        refuse_no_gradient(f"model={config.model.name}", model, config.data.shape)
     loader, first = open_share(config, located, sources, world, SAMPLES)
     rng = Rng(config.seed, "evaluation")
 
@@ -75,7 +74,7 @@ def unforeseen_once(config: UnforeseenConfig, located: Located, out: Path, world
 
         # 2. Each image is attacked by itself, and its verdicts are kept by image.
         name = str(sources[0].path)
-        searched = prepared(model, shape)
+        searched = prepared(model, config.data.shape)
         judge = judge_of(model, searched, name, config, rng, world.heartbeat)
         batches = until_stopped(loader, config.batch_size, world, interrupt)
         shares = world.gather(judge_remaining(batches, judge, known, done, saved, show))

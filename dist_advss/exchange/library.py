@@ -113,7 +113,7 @@ def _of_card(card: Path, config: TrainConfig) -> Probe:
         content: Any = json.loads(read_text(card))
         images, logits = (torch.tensor(content[name], dtype=torch.float32) for name in ("images", "outputs"))
         classes = content.get("classes")
-        shape = (config.data.channels, config.data.size, config.data.size)
+        shape = config.data.shape
         if images.shape[1:] != shape or logits.dim() != 2 or not 0 < len(images) == len(logits):
             raise ValueError(f"images {list(images.shape)} and outputs {list(logits.shape)}")
         if not (images.min() >= 0 and images.max() <= 1 and logits.isfinite().all()):

@@ -80,7 +80,7 @@ def try_out(name: str, objective: Objective, data: Data) -> None:
     Raises UserError for an error in the user's file, or a loss or verdict that is not one number for each image.
     """
     tried = copy.deepcopy(objective).eval()
-    images = torch.full((TRIED, data.channels, data.size, data.size), 0.5)
+    images = torch.full((TRIED, *data.shape), 0.5)
     rows = torch.arange(TRIED)
     with errors_of(name), torch.no_grad(), torch.random.fork_rng(devices=[]):
         task = tried.prepare(images, torch.zeros(TRIED, dtype=torch.int64), Rng(0, "train").rows(rows))

@@ -95,7 +95,7 @@ def measure(config: TrainConfig, objective: Objective, images: int) -> Step:
         group["foreach"] = True  # as on a GPU, where one call updates many weights
     trained = [p for p in objective.parameters() if p.requires_grad]
     objective.precision = config.train.precision
-    shape = (images, config.data.channels, config.data.size, config.data.size)
+    shape = (images, *config.data.shape)
     image = torch.zeros(shape).contiguous(memory_format=torch.channels_last)
     pixels = repeated(image, config.objective.views)
     labels = torch.zeros(images, dtype=torch.int64)
