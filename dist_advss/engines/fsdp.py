@@ -17,6 +17,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..config.schema import TrainConfig
 from ..images import Images
+from ..models.adopted import Net
+from ..models.recompute import blocks
 from ..objectives.base import Objective, Outcome, Task
 from . import batch_norm
 from .base import Engine, refuse_parameters_of_its_own
@@ -114,9 +116,14 @@ class FSDPEngine(Engine):
 
 
 def layers(part: nn.Module) -> list[nn.Module]:
-    """The layers of a part that FSDP gathers one at a time: children with parameters, or the members of a child list."""
+    """The layers of a part that FSDP gathers one at a time: children with parameters, or the members of a child list.
+
+    A network of another package is one child. Its blocks come before it, and leave it what is not in a block.
+    """
     found: list[nn.Module] = []
     for child in part.children():
         members = list(child) if isinstance(child, nn.ModuleList) else [child]
-        found += [m for m in members if any(True for _ in m.parameters())]
+        for member in members:
+            inner = blocks(member) if isinstance(member, Net) else []
+            found += [m for m in (*inner, member) if any(True for _ in m.parameters())]
     return found

@@ -79,5 +79,8 @@ def _watched(forward: Callable[[], Tensor]) -> tuple[Tensor, bool]:
     try:
         result = forward()
     finally:
-        sys.setprofile(before)
+        if before is None or callable(before):
+            sys.setprofile(before)
+        else:
+            before.enable()  # a profiler written in C, as cProfile, which setprofile does not take
     return result, asked

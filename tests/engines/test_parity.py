@@ -97,7 +97,7 @@ def test_an_average_of_the_network_is_the_same_over_two_processes(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "engine"), [("test_vit", "fsdp"), ("test_convnext", "ddp")])
+@pytest.mark.parametrize(("model", "engine"), [("test_vit", "fsdp"), ("test_convnext", "hsdp")])
 def test_a_network_of_timm_trains_alike(
     model: str, engine: str, alone: Any, start: Any, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cProfile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -114,6 +115,19 @@ def test_each_fault_has_its_warning(fault: str, sign: str | None) -> None:
     torch.manual_seed(0)
     found = suspicions(Model(fault), Images(), Verdicts.empty(), ["square"])  # type: ignore[arg-type]
     assert len(found) == (sign is not None) and (sign is None or sign in found[0])
+
+
+def test_the_warnings_are_the_same_under_a_profiler_which_goes_on() -> None:
+    def afterwards() -> None: ...
+
+    torch.manual_seed(0)
+    profile = cProfile.Profile()
+    profile.enable()
+    found = suspicions(Model("optimises"), Images(), Verdicts.empty(), ["square"])  # type: ignore[arg-type]
+    afterwards()
+    profile.disable()
+    assert len(found) == 1 and "computes gradients" in found[0]
+    assert afterwards.__code__ in [entry.code for entry in profile.getstats()]
 
 
 def test_a_random_model_that_is_attacked_as_one_has_no_warning() -> None:
