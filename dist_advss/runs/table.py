@@ -59,7 +59,8 @@ class Row:
     draw:              the seed of the evaluation, where it decides a random start
     epochs_to_best_ra: epochs of fine-tuning completed when validation RA was highest (so far, if it is still running)
     folder:            of the evaluation
-    tuned:             the fine-tuned run that was evaluated, by stage or path; None if it cannot be found
+    tuned:             the fine-tuned run that was evaluated, or all members of an ensemble, by stage or path; None if it
+                       cannot be found
     family:            the attack without its radius
     eps, trained_eps:  radius of the attack, and of the one in fine-tuning
     sweep:             of an evaluation with sweep.eps or sweep.steps, its curve
@@ -201,7 +202,8 @@ def _row(run: Run, launch: Launch) -> Row:
     n = number(run.result.get("n")) if run.state == "finished" else None
     together = lookup(run.config, "model.name") == "ensemble" and not lookup(run.config, "checkpoint")
     attack = run.result.get("attack") or lookup(run.config, "attack")
-    recipe = recipe_of(members_of(run, launch) if together else [tuned] if tuned else [], launch)
+    judged = members_of(run, launch) if together else [tuned] if tuned else []
+    recipe = recipe_of(judged, launch)
     draw = number(lookup(run.config, "seed"))
     starts = lookup(attack, "random_start", True) and number(lookup(attack, "steps")) != 0
     return Row(
@@ -215,7 +217,7 @@ def _row(run: Run, launch: Launch) -> Row:
         n=None if n is None else int(n),
         epochs_to_best_ra=best_ra_epoch(tuned) if tuned and not together else None,
         folder=run.path,
-        tuned=None if tuned is None else tuned.stage if tuned.stage in launch.runs else str(tuned.path),
+        tuned=" & ".join(one.stage if one.stage in launch.runs else str(one.path) for one in judged) or None,
         family=_family(attack) if isinstance(attack, dict) else "",
         eps=number(lookup(attack, "eps")),
         trained_eps=number(lookup(tuned.config if tuned else {}, "attack.eps")),

@@ -171,9 +171,9 @@ class Folder:
             stage = f"{name}_eps{round(1000 * eps)}"
             self.evaluate(stage, f"{name}_finetune", ta, ta * (ra / ta) ** (eps / EPS), eps=eps, step_size=eps / 4)
 
-    def average(self, stage: str, models: list[str], ta: float, ra: float) -> None:
+    def average(self, stage: str, models: list[str], ta: float, ra: float, **attack: Any) -> None:
         """An evaluation of several fine-tunings as one model."""
-        self.evaluate(stage, models[0], ta, ra)
+        self.evaluate(stage, models[0], ta, ra, **attack)
         members = [str(self.root / model) for model in models]
         config = yaml.safe_load((self.root / stage / "config.yaml").read_text())
         config |= {"checkpoint": None, "model": {"name": "ensemble", "members": members}}

@@ -198,6 +198,7 @@ def test_autoattack_decides_where_two_methods_met_it_and_pgd_ranks_those_that_di
         ({"steps": 20}, {"steps": 20, "restarts": 5}),
         ({"steps": 20}, {"steps": 20, "keep": "any"}),
         ({"steps": 1000, "restarts": 5}, {"algorithm": "autoattack", "cascade": ["apgd-ce"], "steps": 100}),
+        ({"algorithm": "autoattack", "cascade": ["square"], "steps": 100}, {"steps": 20}),
     ],
 )
 def test_of_several_attacks_on_the_same_methods_the_strongest_ranks_them(

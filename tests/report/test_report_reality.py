@@ -65,14 +65,44 @@ def test_evaluations_that_were_run_anyway_answer_what_they_can(quickstart: Any) 
     given = found(quickstart)
     told = answers(given["P3→F4 rotation"])
     assert told["RA falls with eps to 0"][::2] == ("fail", "p3_evaluate, wide")
-    assert told["PGD beats one step"][::2] == ("fail", "p3_evaluate, fgsm")
+    assert told["PGD beats one step"][::2] == ("fail", "stepped, fgsm")
     assert told["bf16 agrees with fp32"][::2] == ("pass", "p3_evaluate, half")
-    assert told["PGD is near AutoAttack"][::2] == ("pass", "p3_evaluate, strong")
+    assert told["PGD is near AutoAttack"][::2] == ("pass", "stepped, strong")
     assert told["AutoAttack has no objection"] == ("fail", "square felled 9 images", "strong")
     assert told["PGD has converged"] == ("fail", "RA 58.5 after 10 steps, 56.4 after 20", "stepped")
     assert told["white box beats transfer"][::2] == ("fail", "moved")
     assert answers(given["P1→F4"])["white box beats transfer"][0] == "pass"
     assert set(told) <= set(MEANINGS)
+
+
+@pytest.mark.parametrize("cascade", [["square"], ["pgd-ce", "pgd-cw"], ["apgd-ce"]])
+def test_a_weaker_cascade_does_not_hide_what_autoattack_found(quickstart: Any, cascade: list[str]) -> None:
+    quickstart.autoattack("p3_zz", "p3_finetune", 69.9, 30.0)
+    weak = {"algorithm": "autoattack", "steps": 100, "cascade": cascade}
+    quickstart.evaluate("a_first", "p3_finetune", 69.9, 56.0, **weak)
+    quickstart.evaluate("a_weaker_pgd", "p3_finetune", 69.9, 38.0, steps=10, random_start=False)
+    told = answers(found(quickstart)["P3→F4 rotation"])
+    assert told["PGD is near AutoAttack"][::2] == ("fail", "p3_evaluate, p3_zz")
+
+
+@pytest.mark.parametrize("cascade", [["square"], ["pgd-ce", "pgd-cw"]])
+def test_square_alone_and_pgd_alone_do_not_stand_for_autoattack(quickstart: Any, cascade: list[str]) -> None:
+    weak = {"algorithm": "autoattack", "steps": 100, "cascade": cascade}
+    quickstart.evaluate("weak", "p3_finetune", 69.9, 56.0, **weak)
+    assert "PGD is near AutoAttack" not in answers(found(quickstart)["P3→F4 rotation"])
+
+
+def test_an_ensemble_is_not_compared_with_its_first_member(quickstart: Any) -> None:
+    members = ["p1_finetune", "p3_finetune"]
+    cascade = {"algorithm": "autoattack", "steps": 100, "cascade": ["apgd-ce", "apgd-t"]}
+    quickstart.average("both", members, 70.0, 55.0, **cascade)
+    assert not any("PGD is near AutoAttack" in answers(one) for one in found(quickstart).values())
+    quickstart.average("both_pgd", members, 70.0, 57.0)
+    (one,) = [name for name, given in found(quickstart).items() if "PGD is near AutoAttack" in answers(given)]
+    assert "ensemble" in one
+    quickstart.average("both_wide", members, 70.0, 40.0, eps=0.2, step_size=0.05)
+    told = {name: answers(given).get("RA falls with eps to 0") for name, given in found(quickstart).items()}
+    assert [check[2] for check in told.values() if check] == ["both_pgd, both_wide"]
 
 
 def test_evaluations_of_other_images_are_not_compared(quickstart: Any) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...config.attack import CASCADE
+from ...config.attack import CASCADE, PGD_SUITE
 from ...runs.folders import lookup
 from ...runs.metrics import number
 from ...runs.read import Launch
 from ...runs.settings import Setting, describe_ball
 from ...runs.table import Row
 
-PGD, PART, AUTOATTACK = 0, 1, 2  # kinds of attack, from weak to strong
+QUERIES, PGD, PART, AUTOATTACK = range(4)  # kinds of attack, from weak to strong
+WITHOUT_GRADIENTS = {"square"}
 OF_THE_ATTACK = ("attack", "sweep.")  # begin the keys of a setting that say how the attacker searched
 
 
@@ -20,7 +21,8 @@ OF_THE_ATTACK = ("attack", "sweep.")  # begin the keys of a setting that say how
 class Strength:
     """Attacks in the order in which they are believed.
 
-    kind:    AUTOATTACK with all four attacks of the standard cascade; PART, another cascade; PGD
+    kind:    AUTOATTACK with all four attacks of the standard cascade; PART, another cascade; PGD; QUERIES, a cascade that
+             follows no gradient
     budget:  steps x restarts
     any_iterate: whether the attacker may choose among all iterates
     """
@@ -37,10 +39,20 @@ def strength(attack: Any) -> Strength | None:
         return None
     kind = PGD
     if attack.get("algorithm") == "autoattack":
-        cascade = attack.get("cascade")
-        names = {str(name) for name in cascade} if isinstance(cascade, list) else set()
-        kind = AUTOATTACK if names >= set(CASCADE) else PART
+        names = cascade_of(attack)
+        kind = AUTOATTACK if names >= set(CASCADE) else PART if names - WITHOUT_GRADIENTS else QUERIES
     return Strength(kind, steps * (number(attack.get("restarts")) or 1), attack.get("keep") == "any")
+
+
+def cascade_of(attack: Any) -> set[str]:
+    """The names of the attacks in a cascade."""
+    cascade = attack.get("cascade")
+    return {str(name) for name in cascade} if isinstance(cascade, list) else set()
+
+
+def stands_for_autoattack(attack: Any) -> bool:
+    """Whether a cascade has an attack of AutoAttack that follows gradients. Square and PGD alone say nothing of the others."""
+    return bool(cascade_of(attack) - WITHOUT_GRADIENTS - set(PGD_SUITE))
 
 
 def strength_of(row: Row, launch: Launch) -> Strength | None:

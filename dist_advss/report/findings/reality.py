@@ -14,6 +14,7 @@ from ...runs.recipes import variants_of
 from ...runs.settings import LONGEST
 from ...runs.table import Row
 from ...text import one_line
+from .attacks import stands_for_autoattack, strength
 from .transfers import transfers
 
 VERDICTS = ("pass", "fail", "not done")
@@ -130,9 +131,13 @@ def _of_evaluations(launch: Launch, rows: list[Row]) -> Iterator[tuple[str, Answ
     for one in judged:
         balls.setdefault(one.same_images(), []).append(one)
     for together in balls.values():
-        pgd = next((one for one in together if not one.cascade and one.steps >= SEVERAL_STEPS), None)
-        step = next((one for one in together if not one.cascade and one.steps == 1), None)
-        cascade = next((one for one in together if one.cascade), None)
+        # The strongest of each kind, so that another evaluation, of a weaker attack, changes no answer.
+        of_pgd = [one for one in together if not one.cascade and one.steps >= SEVERAL_STEPS]
+        pgd = max(of_pgd, key=lambda one: (strength(one.attack), -one.ra), default=None)
+        one_step = [one for one in together if not one.cascade and one.steps == 1]
+        step = min(one_step, key=lambda one: one.ra, default=None)
+        cascades = [one for one in together if one.cascade and stands_for_autoattack(one.attack)]
+        cascade = min(cascades, key=lambda one: one.ra, default=None)
         if pgd and step:
             yield _named([pgd, step], stronger("PGD beats one step", (pgd.name, pgd.ra), (step.name, step.ra), pgd.n))
         if pgd and cascade:
