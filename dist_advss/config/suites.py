@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -53,6 +55,7 @@ def check_suite(config: Any) -> None:
         raise UserError(
             f"data.limit={config.data.limit}: suite={suite.name} needs at least {FEWEST} images; set it to 200 for example"
         )
+    check_radius(attack, config.data.shape)
     usual = asdict(replace(Attack(steps=20), **{name: getattr(attack, name) for name in KEPT}))
     for name, value in asdict(attack).items():
         if value != usual[name]:
@@ -69,6 +72,21 @@ def check_suite(config: Any) -> None:
         )
     if (config.data.classes or 2) < 2:
         raise UserError(f"data.classes={config.data.classes}: suite={suite.name} needs at least two classes")
+
+
+def largest_radius(norm: str, shape: Sequence[int]) -> float:
+    """The radius of a ball that holds all images (C, H, W) in [0,1], whatever its centre."""
+    return {"linf": 1.0, "l2": math.sqrt(math.prod(shape))}.get(norm, float(math.prod(shape)))
+
+
+def check_radius(attack: Attack, shape: Sequence[int]) -> None:
+    """Refuses a ball that holds more than all images (C, H, W) in [0,1], where no RA can be told from 0. Raises UserError."""
+    largest = largest_radius(attack.norm, shape)
+    if attack.eps > largest:
+        raise UserError(
+            f"attack.eps={attack.eps:g}: images of {'x'.join(map(str, shape))} numbers in [0,1] are at most {largest:.4g} apart in "
+            f"{attack.norm}; for a radius in grey levels write {attack.eps:g}/255"
+        )
 
 
 def part_attack(part: str, config: Any) -> Attack:

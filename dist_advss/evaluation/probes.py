@@ -36,12 +36,14 @@ class Probed:
     """
 
     def __init__(self, network: nn.Module, images: Tensor, labels: Tensor, rng: Rng, batch_size: int = 250) -> None:
-        """Raises UserError for images outside [0,1], and for another number of outputs than there are classes."""
+        """Raises UserError for images outside [0,1], and for labels that the network has no output for."""
         low, high = float(images.min()), float(images.max())
         if not (low >= 0 and high <= 1):
             raise UserError(
                 f"images: values from {low:g} to {high:g}, not in [0,1]; divide by 255, and normalise inside the model"
             )
+        if int(labels.min()) < 0:
+            raise UserError(f"labels: {int(labels.min())} is no class; leave out images without a label")
         self.network, self.images, self.labels, self.rng, self.batch_size = network, images, labels, rng, batch_size
         with torch.no_grad():
             self.logits = self.of(images)

@@ -70,6 +70,8 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
             log = stack.enter_context(Log(out, config.tracking, lambda text: console.print(text, style="dim")))
             log.begin(0, "evaluate", world.size)
         cascade = config.attack.cascade if config.attack.algorithm == "autoattack" else []
+        # In a sweep an attack never sees the images that later ones felled at a smaller radius.
+        in_turn = [] if points else cascade
         under = {"sweep": {axis: points}} if points else {}
         started = time.monotonic()
         saved = Partial(out, world.rank, origin_of(config, now, attack=asdict(config.attack), **under))
@@ -80,8 +82,7 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
             world.heartbeat()
             done = rates(verdicts, [])
             text = f"evaluate  {len(verdicts)}/{loader.count}  TA {done['ta']:.1f}  RA {done['ra']:.1f}"
-            if cascade:
-                text += "".join(f"  {name} {ra:.1f}" for name, ra in after_each(verdicts, cascade).items())
+            text += "".join(f"  {name} {ra:.1f}" for name, ra in after_each(verdicts, in_turn).items())
             if isinstance(verdicts, Swept):
                 text += "  " + as_text(curve(verdicts, axis, points))
             console.print(text, end="\r" if console.is_terminal else "\n")
@@ -111,7 +112,7 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
             return
         verdicts = empty.joined(shares)
         verdicts.save(out / "verdicts.npz", saved.origin)
-        warnings = suspicions(model, first, verdicts, cascade, config.attack.eot) if cascade else []
+        warnings = suspicions(model, first, verdicts, in_turn, config.attack.eot) if cascade else []
         for warning in warnings:
             console.print(f"warning: {warning}")
         _save_samples(first, pictures[0].joined(pictures[1:]), verdicts, out, saved.origin)
@@ -121,10 +122,14 @@ def evaluate_once(config: EvaluateConfig, located: Located, out: Path, world: Wo
             {
                 "kind": "evaluate",
                 **rates(verdicts, loader.classes),
-                "ra_after": after_each(verdicts, cascade),
+                "ra_after": after_each(verdicts, in_turn),
                 "warnings": warnings,
                 **({"sweep": curve(verdicts, axis, points)} if isinstance(verdicts, Swept) else {}),
-                "attack": {**asdict(config.attack), "step_size": None if cascade else step_size(config.attack)},
+                # the members of a cascade have steps of their own, unless a length is set
+                "attack": {
+                    **asdict(config.attack),
+                    "step_size": config.attack.step_size if cascade else step_size(config.attack),
+                },
                 "split": config.split,
                 "checkpoint": str(checkpoint_files(config)[0]) if config.checkpoint else None,
                 "members": config.model.members,

@@ -7,7 +7,6 @@ checks behind a failed one are not done, and the first failure names the cause.
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -27,6 +26,7 @@ from ..config.attack import CASCADE, Attack, check_autoattack
 from ..config.backbones import is_own
 from ..config.schema import EvaluateConfig
 from ..config.source_run import config_of
+from ..config.suites import check_radius, largest_radius
 from ..data import Located, as_float
 from ..data.identity import Identity
 from ..engines import World
@@ -108,8 +108,10 @@ def examine(
 
     Norm, radius and precision of `attack` count. `transferred(attack)` gives the images that this attack finds on another
     model. `on_check` gets each answer at once. The network is put in eval mode.
-    Raises UserError for images outside [0,1] and for labels that the network has no output for.
+    Raises UserError for images outside [0,1], for labels that the network has no output for, and for a radius beyond the
+    distance of any two images.
     """
+    check_radius(attack, images.shape[1:])
     network.eval()
     rng = Rng(seed, "evaluation").rows(torch.arange(len(images), device=images.device))
     probed = probes.Probed(network, images, labels, rng, batch_size)
@@ -171,8 +173,7 @@ def _note(found: Examined, name: str, eps: float, right: Tensor) -> float:
 
 
 def _by_radius(probed: probes.Probed, attack: Attack, found: Examined) -> list[Check]:
-    shape = probed.images.shape[1:]
-    free = {"linf": 1.0, "l2": math.sqrt(shape.numel())}.get(attack.norm, float(shape.numel()))
+    free = largest_radius(attack.norm, probed.images.shape[1:])
     points = []
     for eps in sorted({min(factor * attack.eps, free) for factor in RADII}):
         points.append((eps, _note(found, f"PGD-{STEPS}", eps, _right(probed, _pgd(attack, eps))[0])))

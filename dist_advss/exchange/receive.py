@@ -118,7 +118,12 @@ def _probe(file: Path, config: TrainConfig) -> tuple[Tensor, Tensor]:
     try:
         content: Any = read_archive(file)
         images, outputs = content["images"].float(), content["outputs"].float()
-        if images.dim() != 4 or images.shape[1] != config.data.channels or len(outputs) != len(images):
+        if (
+            images.dim() != 4
+            or images.shape[1] != config.data.channels
+            or len(outputs) != len(images)
+            or len(images) == 0
+        ):
             raise ValueError
         return images, outputs
     except Exception as error:  # a damaged file can raise almost any exception

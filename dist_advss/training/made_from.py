@@ -21,7 +21,7 @@ from ..runs.folders import lookup
 from . import checkpoint, pseudo_labels
 
 FILE = "made_from.json"
-NO_CLASSES = "holds no class names, as an earlier version or another program wrote it; its labels count through the classes of this set"
+NO_CLASSES = "holds no class names; its outputs are taken for the classes of this set, in their order"
 
 
 @dataclass(frozen=True)

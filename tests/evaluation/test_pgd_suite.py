@@ -35,6 +35,14 @@ def test_members_of_both_families_share_a_cascade_in_the_order_given(evaluations
     assert list(evaluations.result()["ra_after"]) == ["pgd-cw", "apgd-ce", "square"]
 
 
+def test_the_result_keeps_a_length_of_step_that_was_set(evaluations: Evaluations) -> None:
+    words = [*SHORT, "attack.cascade=[pgd-ce]", "attack.steps=1", "attack.restarts=1"]
+    for size in ("null", "0.001"):
+        evaluations.run(*words, f"attack.step_size={size}", name=size)
+    assert evaluations.result("null")["attack"]["step_size"] is None
+    assert evaluations.result("0.001")["attack"]["step_size"] == 0.001
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

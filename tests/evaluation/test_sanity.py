@@ -155,6 +155,26 @@ def test_an_attack_that_finds_too_little_is_caught(seen: Any, monkeypatch: pytes
     assert found.failed == ["RA falls with eps to 0", "PGD beats one step", "PGD is near AutoAttack"]
 
 
+@pytest.mark.parametrize("label", [-100, -1, 10])
+def test_labels_without_an_output_are_refused(seen: Any, label: int) -> None:
+    sound, images, labels = seen
+    wrong = torch.cat([labels[:-1], torch.tensor([label])])
+    with pytest.raises(UserError, match=str(label)):
+        examine(sound, images, wrong, Attack(eps=EPS))
+
+
+@pytest.mark.parametrize(("norm", "eps", "largest"), [("l2", 127.5, 28), ("linf", 8, 1), ("l1", 3000, 784)])
+def test_a_radius_beyond_all_images_is_refused_before_anything_is_written(
+    norm: Any, eps: float, largest: int, seen: Any, trained: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=rf"^attack.eps={eps:g}: .* at most {largest} apart in {norm}; .* {eps:g}/255$"):
+        examine(*seen, Attack(norm=norm, eps=eps))
+    words = ["suite=sanity", f"attack.norm={norm}", f"attack.eps={eps}", f"out={tmp_path / 'out'}"]
+    with pytest.raises(UserError, match=r"^attack\."):
+        evaluate_or_suite(configure("evaluate", [f"checkpoint={trained}", *words]))
+    assert not (tmp_path / "out").exists()
+
+
 def test_without_another_model_the_transfer_is_not_done(seen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     sound, images, labels = seen
     for ask in ("_by_radius", "_one_step", "_autoattack"):

@@ -57,6 +57,7 @@ def test_pgd_in_a_sweep_finds_at_least_as_much_as_alone(evaluations: Evaluations
 
 def test_the_result_has_the_curve_from_the_clean_images_on(evaluations: Evaluations) -> None:
     found, result = evaluations.run(*CASCADE, *SWEEP), evaluations.result()
+    assert result["ra_after"] == {}, "the first attack never saw what the second felled at a smaller radius"
     sweep = result["sweep"]
     assert sweep["eps"] == [0.0, *RADII]
     assert sweep["ra"] == [round(100 * float(standing(found, number).mean()), 4) for number in range(4)]

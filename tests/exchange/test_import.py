@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,31 @@ def test_the_order_of_channels_and_a_missing_normalisation_are_named(tmp_path: P
     other = explain(network, images, torch.rand(4, 10, generator=torch.Generator().manual_seed(0)))
     assert other is not None and "no known mistake explains it" in other
     assert explain(network, images, torch.rand(4, 7)) == "it gives [7] outputs an image, and this network [10]"
+
+
+def test_a_mistake_that_does_not_fit_a_network_is_passed_over() -> None:
+    """One image has no batch statistics, the stem has a parameter that other convolutions lack, and a network may have no stem."""
+
+    class Scaled(nn.Conv2d):
+        def __init__(self, *sizes: int, **more: Any) -> None:
+            super().__init__(*sizes, **more)
+            self.gain = nn.Parameter(torch.ones(()))
+
+    config = compose("finetune", ["model=timm:resnet18", "model.width=null", "data=cifar10", "data.root=/", "out=x"])
+    from dist_advss.objectives import build
+
+    network = Outputs(build(config)).eval()
+    image = probe_images(3, 32)[:1]
+    stem = network.encoder.net.net.conv1
+    network.encoder.net.net.conv1 = Scaled(3, stem.out_channels, 7, stride=2, padding=3, bias=False)
+    without_stem = Outputs(build(config)).eval()
+    without_stem.encoder = nn.Sequential(OrderedDict(normalise=nn.Identity(), flatten=nn.Flatten()))
+    without_stem.top = nn.Linear(image.numel(), 10)
+    for one in (network, without_stem):
+        recorded = one(image).detach()
+        assert explain(one, image, recorded) is None
+        clause = explain(one, image, recorded + 1000 * torch.arange(10))
+        assert clause is not None and "no known mistake explains it" in clause
 
 
 def test_damaged_and_foreign_folders_are_refused(exported: Path, tmp_path: Path) -> None:
