@@ -175,9 +175,9 @@ def test_a_run_of_an_earlier_version_is_judged_in_the_order_of_the_set_and_says_
         content = checkpoint.load(file)
         checkpoint.save(file, {key: value for key, value in content.items() if key not in ("format", "data")})
     assert judged(tmp_path / "out", f"checkpoint={old}")["ta"] == 100
-    assert capsys.readouterr().out.count("holds no class names, as an earlier version or another program wrote it") == 1
+    assert capsys.readouterr().out.count("holds no class names; its outputs are taken for the classes") == 1
     assert matrix(tmp_path / "m", f"sources=[{old},{learned}]")["ta"] == [100, 100]
-    assert capsys.readouterr().out.count("holds no class names, as an earlier version or another program wrote it") == 1
+    assert capsys.readouterr().out.count("holds no class names; its outputs are taken for the classes") == 1
 
 
 def test_a_pre_trained_model_has_no_order_of_classes(learned: Path, between: Path, tmp_path: Path) -> None:
