@@ -159,6 +159,7 @@ def _warm_up(stage: Stage, directory: Path, batch: int) -> None:
         "schedule.epochs=1",
         "schedule.decay=constant",
         "schedule.warmup=0",
+        "train.awp_after=0",
     ]
     words = (*stage.words(directory)[:-1], *few)  # all but out=
     with tempfile.TemporaryDirectory() as folder:

@@ -96,7 +96,7 @@ class SelfieKeys:
     masked: int = key(4, "patches to mask, the same for the whole batch; fewer than grid*grid", low=2, high=32)
     layers: int = key(13, "transformer layers of the attention pooling", low=1, high=48)
     heads: int = key(16, "attention heads; must divide the width of theta_p's output", low=1, high=64)
-    ffn: int = key(2048, "width inside the feed-forward parts", low=8)
+    ffn: int = key(2048, "width inside the feed-forward parts", low=8, high=65_536)
     dropout: float = key(0.1, "dropout in the attention pooling", low=0.0, high=0.9)
     double_softmax: bool = key(False, "feed probabilities to the cross-entropy, as the published code does by mistake")
 

@@ -24,6 +24,8 @@ from .sweep import Sweep
 from .tracking import Tracking
 from .unforeseen import STRENGTHS, UNFORESEEN
 
+THREADS = "CPU threads per process; null: divide the machine's among its processes"  # of every command that computes
+
 
 @dataclass
 class Data:
@@ -48,6 +50,7 @@ class Data:
         10,
         "number of classes; null: as many as the set has, or none for images without labels (pretrain)",
         low=1,
+        high=1_000_000,
     )
     validation: float = key(
         0.1,
@@ -107,7 +110,7 @@ class Model:
         "backbone: one of configs/model, timm:NAME or torchvision:NAME; commands that judge also take FILE.py:FUNCTION",
     )
     width: int | None = key(
-        None, "preact_small: channels of the first stage; null: the published width", low=4, per_member=True
+        None, "preact_small: channels of the first stage; null: the published width", low=4, high=4096, per_member=True
     )
     patch: int | None = key(
         None,
@@ -227,10 +230,10 @@ class Train:
         high=1.0,
     )
     awp_after: int = key(0, "train.awp: epochs at the start without it", low=0)
-    sync_bn: bool = key(False, "true: normalise over the global batch; false: over each process's share of it")
-    threads: int | None = key(
-        None, "CPU threads per process; null: divide the machine's among its processes", low=1, where=True
+    sync_bn: bool = key(
+        False, "true: normalise over the images of all processes; false: over each process's share of them"
     )
+    threads: int | None = key(None, THREADS, low=1, high=4096, where=True)
     log_every: int = key(20, "write a line of metrics every N steps", low=1, where=True)
     checkpoint_every: int = key(
         0, "write a checkpoint every N steps within an epoch; 0: at the end of epochs only", low=0, where=True
@@ -242,7 +245,7 @@ class Train:
 
 @dataclass
 class Validation:
-    steps: int = key(10, "steps of the attack that measures the validation RA, within attack.eps", low=1)
+    steps: int = key(10, "steps of the attack that measures the validation RA, within attack.eps", low=1, high=10_000)
     limit: int | None = key(None, "validate on the first N held-out images", low=1)
     every: int = key(1, "validate every N epochs, and always after the last", low=1)
     patience: int = key(0, "end after N validations in a row without a higher RA; 0: train all epochs", low=0)
@@ -320,9 +323,7 @@ class JudgeConfig:
     batch_size: int = key(
         250, "images that a process takes at a time; a rerun with AutoAttack or unforeseen may change it", low=1
     )
-    threads: int | None = key(
-        None, "CPU threads per process; null: divide the machine's among its processes", low=1, where=True
-    )
+    threads: int | None = key(None, THREADS, low=1, high=4096, where=True)
     data: Data = group(Data, inherited=True)
     model: Model = group(Model, inherited=True)
     guard: Guard = group(Guard, where=True)
@@ -390,9 +391,7 @@ class TransferConfig:
     seed: int = key(0, "seed of the attack's random starts and of the pretext tasks' draws", low=0)
     device: str = key("auto", "auto: a GPU if there is one", choices=("auto", "cpu", "cuda"), where=True)
     batch_size: int = key(250, "images per forward pass of a process", low=1)
-    threads: int | None = key(
-        None, "CPU threads per process; null: divide the machine's among its processes", low=1, where=True
-    )
+    threads: int | None = key(None, THREADS, low=1, high=4096, where=True)
     data: Data = group(Data, inherited=True)
     attack: Attack = group(Attack)
     guard: Guard = group(Guard, where=True)

@@ -34,11 +34,12 @@ class LossScale:
     `enabled`.
     """
 
+    START = 2.0**16
     GROWTH_INTERVAL = 2000  # updates
 
     def __init__(self, enabled: bool) -> None:
         self.enabled = enabled
-        self.value = 2.0**16 if enabled else 1.0
+        self.value = self.START if enabled else 1.0
         self.finite_updates = 0
 
     def allows(self, norm: Tensor) -> bool:
@@ -46,6 +47,8 @@ class LossScale:
         if not self.enabled:
             return True
         if not math.isfinite(float(norm)):
+            if self.value == 1:
+                return True  # the scale is not to blame: the run ends at such a gradient, as in fp32
             self.value = max(1.0, self.value / 2)
             self.finite_updates = 0
             return False
@@ -76,7 +79,8 @@ class Engine:
     perturb     moves the weights for the next forward and backward pass (train.awp); `step` moves them back
     average     the running average of the weights (train.ema); None without. `judged` puts it into the module
     rehearsing  whether the current forward and backward pass is one that the engine discards
-    grad_norm   length of the last update's gradient before it was clipped, a scalar on the device
+    grad_norm   length of the last update's gradient before it was clipped, a scalar on the device. An update that the loss
+                scale leaves out is none
     after_forward  is called after each wrapped forward pass; a loop may set it, to take the time
     reconcile() makes batch-norm statistics the same in all processes, for a validation
     sharded     whether each process holds a share of the state only, and `state` gives each its own
@@ -101,6 +105,8 @@ class Engine:
         self.after_forward: Callable[[], None] = lambda: None
         if config.train.sync_bn and world.size > 1:
             batch_norm.synchronise(module, self.device, config.objective.double_backward)
+        if self.accumulate > 1:
+            batch_norm.in_parts(module, self.accumulate)
         module.precision = config.train.precision
         self.loss_scale = LossScale(config.train.precision == "fp16")
         self._copies = Copies(self.device)
@@ -135,8 +141,8 @@ class Engine:
         self.backward(loss)
         self.perturbation.remove()
         if self.parts_done == self.accumulate:
-            self.update()
-            if self.average is not None:
+            updated = self.update()
+            if updated and self.average is not None:
                 self.average.update()
 
     def judged(self) -> contextlib.AbstractContextManager[None]:
@@ -154,18 +160,21 @@ class Engine:
         (loss * (self.loss_scale.value / self.accumulate)).backward()
         self.parts_done += 1
 
-    def update(self) -> None:
+    def update(self) -> bool:
+        """Returns whether the weights have moved; they have not where the loss scale was too large."""
         self.parts_done = 0
         gradients = self.gradients()
         if self.loss_scale.value != 1:
             torch._foreach_div_(gradients, self.loss_scale.value)
-        self.grad_norm = self.norm(gradients)
-        if not self.loss_scale.allows(self.grad_norm):
-            return
+        norm = self.norm(gradients)
+        if not self.loss_scale.allows(norm):
+            return False
+        self.grad_norm = norm
         if self.clip is not None:
             torch._foreach_mul_(gradients, (self.clip / (self.grad_norm + 1e-6)).clamp_max(1.0))
         self.optimizer.step()
         self.module.after_update()
+        return True
 
     def gradients(self) -> list[Tensor]:
         """This process's share of the averaged gradient, as plain tensors that may be changed in place."""

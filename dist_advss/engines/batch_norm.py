@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..collectives import all_reduce
+from ..models.norms import BATCH_NORMS
 from .world import World
 
 # Of models.norms.BATCH_NORMS, the two that see this process's images only. nn.SyncBatchNorm is synchronised already.
@@ -71,6 +72,16 @@ def synchronise(module: nn.Module, device: torch.device, twice: bool = False) ->
         else:
             synchronise(child, device, twice)
     return module
+
+
+def in_parts(module: nn.Module, parts: int) -> None:
+    """Makes running statistics move as far in the `parts` forward passes of an update as they would in one.
+
+    A share m of the way becomes 1 - (1 - m)^(1/parts) for each.
+    """
+    for norm in module.modules():
+        if isinstance(norm, BATCH_NORMS) and norm.momentum is not None:
+            norm.momentum = 1 - (1 - norm.momentum) ** (1 / parts)
 
 
 def reconcile(module: nn.Module, world: World) -> None:

@@ -72,7 +72,7 @@ class DeepSpeedEngine(Engine):
             self.wrapped.step()  # counts the part; DeepSpeed updates nothing before the last one
         self.parts_done += 1
 
-    def update(self) -> None:
+    def update(self) -> bool:
         self.parts_done = 0
         if self.stage == 0:
             self.grad_norm = self.norm(self.gradients())
@@ -80,6 +80,7 @@ class DeepSpeedEngine(Engine):
         self.module.after_update()
         if self.stage > 0:
             self.grad_norm = torch.as_tensor(self.wrapped.optimizer._global_grad_norm, device=self.device)
+        return True
 
     def held_model(self) -> State:
         if self.stage == 0:

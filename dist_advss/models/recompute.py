@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..errors import UserError
+from .adopted import Net
 from .norms import BATCH_NORMS
 
 
@@ -22,9 +24,16 @@ def recompute_blocks(module: nn.Module) -> None:
     """Makes each block of `module` compute its activations again where a gradient is asked for. No name changes.
 
     It is wrong under a second derivative, and where a call gives a block other tensors than its own (`NormSet`), which
-    `config.recomputing` refuses.
+    `config.recomputing` refuses. Raises UserError for a network that has no blocks.
     """
-    for block in blocks(module):
+    found = [
+        block for block in blocks(module) if not isinstance(block, Net)
+    ]  # of a whole network nothing would be saved
+    if not found:
+        raise UserError(
+            "train.activation_checkpointing=true: this network has no residual or transformer blocks to compute again; drop it"
+        )
+    for block in found:
         block.forward = _Recomputed(block)
 
 

@@ -172,6 +172,25 @@ def test_backward_and_update_apart_are_a_step(precision: str) -> None:
     assert apart.grad_norm > 0
 
 
+def test_running_statistics_move_as_far_in_an_update_of_several_parts_as_in_one_of_the_whole() -> None:
+    """All parts are the same images, so that means agree: after n updates (1 - m)^n of the first ones is left."""
+    means = []
+    for parts in (1, 2, 3):
+        runner = engine(
+            config(f"train.accumulate={parts}", "train.batch_size=96", "objective=classify", command="finetune")
+        )
+        runner.module.train()
+        made = task(runner.module, 0)[0]
+        runner.set_lr(0.0)
+        for _ in range(2 * parts):
+            runner.step(runner(made, None).loss)
+        means.append({name: t for name, t in weights(runner).items() if "running_" in name})
+    assert means[0]
+    for other in means[1:]:
+        for name, value in means[0].items():
+            torch.testing.assert_close(other[name], value, rtol=1e-5, atol=1e-6)
+
+
 def test_what_follows_the_weights_is_told_once_an_update_and_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
     runner = engine(config("train.accumulate=2"))
     weight = next(iter(runner.trained().values()))

@@ -22,6 +22,12 @@ COLOUR = ["data=folder", "data.root=.", "data.size=32", "data.channels=3", "data
 ON = "train.activation_checkpointing=true"
 
 
+def test_a_network_without_blocks_is_refused() -> None:
+    words = ["data=fashion_mini", "attack=none", "out=unused", *COLOUR, "model=timm:vgg11_bn", ON]
+    with torch.device("meta"), pytest.raises(UserError, match=r"^train\.activation_checkpointing=true: .* no residual"):
+        objectives.build(compose("finetune", words))
+
+
 @pytest.mark.parametrize(
     ("model", "kinds"),
     [

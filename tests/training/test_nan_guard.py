@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dist_advss.engines import Engine
+from dist_advss.engines.base import LossScale
 from dist_advss.errors import RunError
 from dist_advss.objectives.rotation import Rotation
 
@@ -114,3 +115,25 @@ def test_a_learning_rate_far_too_high_ends_in_one_line_and_no_broken_checkpoint(
     words = [f"schedule.lr={lr}", "schedule.warmup=0", "schedule.epochs=20", f"train.checkpoint_every={every}"]
     assert "try a lower schedule.lr" in stop(runs, *words)
     assert runs.finite() or not (runs.folder("run") / "checkpoints").exists()
+
+
+def test_an_update_whose_gradient_overflows_in_fp16_is_left_out_and_the_run_goes_on(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["train.precision=fp16", "train.ema=0.5", "schedule.epochs=3"]
+    monkeypatch.setattr(LossScale, "START", 2.0**24)
+    runs.train(*words)
+    last = runs.load()
+    left_out = round(24 - math.log2(last["loss_scale"]["value"]))
+    assert 0 < left_out < 12, "some steps overflow and some do not, or the test says nothing"
+    assert last["average"]["updates"] == last["loss_scale"]["finite_updates"] == 12 - left_out
+    norms = [line["grad_norm"] for line in runs.metrics()]
+    assert norms[:left_out] == [0.0] * left_out and all(0 < norm < math.inf for norm in norms[left_out:])
+    assert runs.finite()
+
+
+def test_a_gradient_that_no_loss_scale_makes_finite_stops_the_run(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LossScale, "START", 4.0)
+    monkeypatch.setattr(Engine, "norm", lambda self, gradients: torch.tensor(math.nan))
+    text = stop(runs, "train.precision=fp16")
+    assert text.startswith("step 2: grad_norm is nan, "), "after scales of 4 and 2"
