@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 from ..config.attack import CASCADE, PGD_SUITE, Attack
 from ..config.commands import COMMANDS
@@ -22,7 +22,8 @@ from .read import Run, flatten
 
 UNKNOWN = "unknown"
 NOTHING = "[]"  # a list without entries, such as the points of an evaluation without a sweep
-SHOWN = 8  # letters of a fingerprint
+HASHES = ("images", "published files")  # their values
+SHOWN = 8  # letters of such a value
 LONGEST = 200  # letters of a value
 MOST_KEYS = 100  # of an attack
 # keys of an evaluation that name the model, have their own place in a Setting, or do not move a number
@@ -41,31 +42,14 @@ OF_TRAINING = (
 )  # an evaluation stays in the ball, and uses running statistics
 
 
-@dataclass(frozen=True)
-class Setting:
-    """The conditions of an evaluation. Evaluations are averaged, compared and paired only within one setting.
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What moves the numbers of a measurement: the text that a subclass gives, and in `others` what is not in the text.
 
-    labels: labelled images of the fine-tuning; None: all
-    attack: its name, radius, restarts and which iterate counts
-    others: every other key and value: `n` (images judged), `images` (fingerprint of the set), `pick`, the rest of the
-            attack, of `data` and of `model`. None where a value is not known.
+    others: by key. None where a value is not known.
     """
 
-    data: str
-    model: str
-    labels: int | None
-    split: str
-    attack: str
     others: tuple[tuple[str, str | None], ...] = ()
-
-    def __str__(self) -> str:
-        labels = f"{self.labels:,} labels" if self.labels else "all labels"
-        return f"{self.data}, {self.model}, {labels}; {self.split} images under {self.attack}"
-
-    @property
-    def full(self) -> str:
-        """The setting with everything that it holds."""
-        return ", ".join([str(self), *(_text(name, value) for name, value in self.others if value != NOTHING)])
 
     @property
     def unknown(self) -> int:
@@ -76,7 +60,7 @@ class Setting:
         """The value of one of `others`."""
         return dict(self.others).get(name)
 
-    def fits(self, other: Setting) -> bool:
+    def fits(self, other: Conditions) -> bool:
         """Whether both may be the same: they agree in everything that both know."""
         if replace(self, others=()) != replace(other, others=()) or len(self.others) != len(other.others):
             return False
@@ -84,19 +68,47 @@ class Setting:
         return all(a[0] == b[0] and (a[1] == b[1] or None in (a[1], b[1])) for a, b in pairs)
 
 
-def apart(settings: Iterable[Setting]) -> dict[Setting, list[str]]:
+C = TypeVar("C", bound=Conditions)
+
+
+@dataclass(frozen=True)
+class Setting(Conditions):
+    """The conditions of an evaluation. Evaluations are averaged, compared and paired only within one setting.
+
+    labels: labelled images of the fine-tuning; None: all
+    attack: its name, radius, restarts and which iterate counts
+    others: `n` (images judged), `images` (fingerprint of the set), `pick`, the rest of the attack, of `data` and of `model`
+    """
+
+    data: str
+    model: str
+    labels: int | None
+    split: str
+    attack: str
+
+    def __str__(self) -> str:
+        labels = f"{self.labels:,} labels" if self.labels else "all labels"
+        return f"{self.data}, {self.model}, {labels}; {self.split} images under {self.attack}"
+
+    @property
+    def full(self) -> str:
+        """The setting with everything that it holds."""
+        return ", ".join([str(self), *(described(name, value) for name, value in self.others if value != NOTHING)])
+
+
+def apart(settings: Iterable[C]) -> dict[C, list[str]]:
     """For each setting where it is not as most of the same text are: `pick=last instead of best_ra`."""
-    by_text: dict[str, list[Setting]] = {}
+    by_text: dict[str, list[C]] = {}
     for setting in settings:
         by_text.setdefault(str(setting), []).append(setting)
-    words: dict[Setting, list[str]] = {}
+    words: dict[C, list[str]] = {}
     for alike in by_text.values():
         held = [dict(setting.others) for setting in alike]
         names = dict.fromkeys(name for values in held for name in values)
         usual = {name: Counter(values.get(name) for values in held).most_common(1)[0][0] for name in names}
         for setting, values in zip(alike, held, strict=True):
             pairs = [(name, values.get(name), usual[name]) for name in names]
-            words[setting] = [_text(name, a, b) for name, a, b in pairs if a != b]
+            words[setting] = [described(name, a, b) for name, a, b in pairs if a != b]
     return words
 
 
@@ -104,10 +116,10 @@ def unlike(setting: Setting, usual: Setting, but: tuple[str, ...] = ()) -> list[
     """Where `others` are not as those of `usual`: `n=500 instead of 1000`. Without names that begin with one of `but`."""
     ours = dict(usual.others)
     pairs = [(name, value, ours.get(name)) for name, value in setting.others if not name.startswith(but)]
-    return [_text(name, a, b) for name, a, b in pairs if a != b]
+    return [described(name, a, b) for name, a, b in pairs if a != b]
 
 
-def captions(settings: Iterable[Setting]) -> dict[Setting, str]:
+def captions(settings: Iterable[C]) -> dict[C, str]:
     """The text of each setting, with what distinguishes it from the others."""
     return {setting: "; ".join(filter(None, (str(setting), ", ".join(of)))) for setting, of in apart(settings).items()}
 
@@ -130,13 +142,13 @@ def setting_of(run: Run, tuned: Run | None, together: bool) -> Setting:
     )
 
 
-def filled(settings: Iterable[Setting]) -> dict[Setting, Setting]:
+def filled(settings: Iterable[C]) -> dict[C, C]:
     """For each setting with unknown values the one setting that it may be; itself where none or several fit.
 
     So a run that is still waiting, or that an earlier version wrote, counts with the finished ones that it agrees with.
     """
     different = sorted(dict.fromkeys(settings), key=lambda setting: setting.unknown)
-    found: dict[Setting, Setting] = {}
+    found: dict[C, C] = {}
     for setting in different:  # those that know most come first
         fitting = {found[other] for other in found if other.unknown < setting.unknown and other.fits(setting)}
         found[setting] = fitting.pop() if len(fitting) == 1 else setting
@@ -166,7 +178,7 @@ def _others(run: Run, configs: list[dict[str, Any]], split: str) -> dict[str, st
         "images": fingerprint(run),
         "pick": _pick(run),
     }
-    for name, default in _defaults().items():
+    for name, default in moving_keys().items():
         if name == "data.validation" and split != "validation":
             continue
         node = next((config for config in configs if lookup(config, name.partition(".")[0]) is not None), None)
@@ -175,7 +187,7 @@ def _others(run: Run, configs: list[dict[str, Any]], split: str) -> dict[str, st
 
 
 @functools.cache
-def _defaults() -> dict[str, Any]:
+def moving_keys() -> dict[str, Any]:
     """The keys of an evaluation that move its numbers, except for the attack, with their defaults."""
     keys = flatten(asdict(COMMANDS["evaluate"].schema()))
     return {
@@ -218,7 +230,12 @@ def usual_step(attack: dict[str, Any]) -> float | None:
 
 def fingerprint(run: Run) -> str | None:
     """The fingerprint of the images that a run was made from; None where it has not recorded any."""
-    found = lookup(run.made_from, "data.fingerprint")
+    return fingerprint_in(run.made_from)
+
+
+def fingerprint_in(made_from: Mapping[str, Any]) -> str | None:
+    """The same of the content of a made_from.json."""
+    found = lookup(made_from, "data.fingerprint")
     return found if isinstance(found, str) and found else None
 
 
@@ -229,16 +246,16 @@ def value_text(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else one_line(str(value), LONGEST)
 
 
-def _text(name: str, value: str | None, usual: str | None = "") -> str:
+def described(name: str, value: str | None, usual: str | None = "") -> str:
     """`pick=last`, or with another value than the `usual` one `pick=last instead of best_ra`.
 
     A list without entries is left out: `sweep.steps=[1, 5]`, and `no sweep.steps` where it is the value itself.
     """
     if value == NOTHING:
         return f"no {name}"
-    values = [UNKNOWN if value is None else value[:SHOWN] if name == "images" else value for value in (value, usual)]
+    values = [UNKNOWN if value is None else value[:SHOWN] if name in HASHES else value for value in (value, usual)]
     more = f" instead of {values[1]}" if usual not in ("", NOTHING) else ""
-    return f"{name} {values[0]}{more}" if name == "images" else f"{name}={values[0]}{more}"
+    return f"{name} {values[0]}{more}" if name in HASHES else f"{name}={values[0]}{more}"
 
 
 def _first(configs: list[dict[str, Any]], name: str) -> str:

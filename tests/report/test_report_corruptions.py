@@ -15,12 +15,20 @@ from dist_advss.report.page import render
 from dist_advss.runs.read import read
 
 
-def add(folder: Any, stage: str, tuned: str, accuracy: Any, **result: Any) -> None:
-    """A finished corruptions run of `tuned`."""
+def add(
+    folder: Any, stage: str, tuned: str, accuracy: Any, config: Any = None, data: Any = None, **result: Any
+) -> None:
+    """A finished corruptions run of `tuned`. `config` and `data` hold more of its keys."""
     run: Path = folder.root / stage
     folder.plan(stage, "corruptions", [f"checkpoint=@{tuned}"], [tuned])
     folder.run(
-        stage, {"checkpoint": str(folder.root / tuned), "kinds": ["fog", "snow"], "data": {"name": "fashion_mini"}}
+        stage,
+        {
+            "checkpoint": str(folder.root / tuned),
+            "kinds": ["fog", "snow"],
+            "data": {"name": "fashion_mini", **(data or {})},
+            **(config or {}),
+        },
     )
     content = {
         "kind": "corruptions",
@@ -48,6 +56,51 @@ def test_models_of_equal_conditions_share_a_table(quickstart: Any) -> None:
     assert "50 images" in second.title
     page = render(read(quickstart.root, time.time()), now=0.0)
     assert '<section id="corruptions">' in page
+
+
+RATES = {"fog": [60.0, 40.0], "snow": [55.0, 45.0]}
+
+
+def of_images(fingerprint: str, **published: str) -> dict[str, Any]:
+    """A made_from.json."""
+    files = {f"{name}.npy": digest for name, digest in published.items()}
+    return {"data": {"fingerprint": fingerprint}, "weights": {}, **({"published": files} if files else {})}
+
+
+@pytest.mark.parametrize(
+    ("data", "made_from", "said"),
+    [
+        ({}, of_images("f" * 32), "images ffffffff instead of eeeeeeee"),
+        ({"size": 64}, of_images("e" * 32), "data.size=64 instead of 32"),
+        ({"crop": "random"}, of_images("e" * 32), "data.crop=random instead of centre"),
+    ],
+)
+def test_unlike_images_are_in_two_tables_whose_captions_say_what_differs(
+    quickstart: Any, data: Any, made_from: Any, said: str
+) -> None:
+    add(quickstart, "p1_fog", "p1_finetune", RATES, made_from=of_images("e" * 32))
+    add(quickstart, "p3_fog", "p3_finetune", RATES, data=data, made_from=made_from)
+    first, second = corrupted(read(quickstart.root, time.time()))
+    assert second.title == f"{first.title}; {said}"
+
+
+def test_published_images_share_a_table_where_their_files_are_equal(quickstart: Any) -> None:
+    same, other = (of_images("e" * 32, fog=digest, snow="b", labels="c") for digest in ("a", "z"))
+    for stage, folder, made_from in (("one", "/a", same), ("two", "/b", same), ("three", "/a", other)):
+        add(quickstart, stage, "p1_finetune", RATES, config={"published": folder}, made_from=made_from)
+    drawn = of_images("e" * 32)
+    add(quickstart, "four", "p1_finetune", RATES, made_from=drawn)
+    tables = corrupted(read(quickstart.root, time.time()))
+    assert sorted(len(table.rows) for table in tables) == [1, 1, 2]
+    usual, unlike = (table.title for table in tables if "published images" in table.title)
+    assert unlike.startswith(f"{usual}; published files ")
+
+
+def test_a_result_without_a_fingerprint_counts_with_the_one_that_it_agrees_with(quickstart: Any) -> None:
+    add(quickstart, "p1_fog", "p1_finetune", RATES)
+    add(quickstart, "p3_fog", "p3_finetune", RATES, made_from=of_images("e" * 32))
+    (table,) = corrupted(read(quickstart.root, time.time()))
+    assert len(table.rows) == 2
 
 
 @pytest.mark.parametrize("accuracy", [None, [], {"fog": []}, {"fog": ["x"]}, {"evil": [1.0]}, {"fog": {"a": 1}}])

@@ -15,8 +15,8 @@ from dist_advss.report.page import render
 from dist_advss.runs.read import read
 
 
-def add(folder: Any, stage: str, tuned: str, accuracy: Any, **result: Any) -> Path:
-    """A finished unforeseen run of `tuned`."""
+def add(folder: Any, stage: str, tuned: str, accuracy: Any, data: Any = None, **result: Any) -> Path:
+    """A finished unforeseen run of `tuned`. `data` holds more of its keys."""
     run: Path = folder.root / stage
     folder.plan(stage, "unforeseen", [f"checkpoint=@{tuned}"], [tuned])
     folder.run(
@@ -25,7 +25,7 @@ def add(folder: Any, stage: str, tuned: str, accuracy: Any, **result: Any) -> Pa
             "checkpoint": str(folder.root / tuned),
             "kinds": ["l1", "fog"],
             "strengths": ["low", "medium"],
-            "data": {"name": "fashion_mini"},
+            "data": {"name": "fashion_mini", **(data or {})},
         },
     )
     content = {"kind": "unforeseen", "ta": 70.0, "n": 100, "split": "test", "seed": 0, "steps": 20}
@@ -58,6 +58,34 @@ def test_models_of_equal_conditions_share_a_table_with_a_row_for_each_strength(q
     assert "50 images" in second.heat.title and second.pictures == []
     page = render(read(quickstart.root, time.time()), now=0.0)
     assert '<section id="unforeseen">' in page and page.count("<figcaption>fog</figcaption>") == 1
+
+
+RATES = {"fog": [60.0, 40.0], "l1": [55.0, 30.0]}
+VALUES = {"fog": [0.1, 0.2], "l1": [3.0, 6.0]}
+
+
+@pytest.mark.parametrize(
+    ("data", "result", "said"),
+    [
+        ({}, {"made_from": {"data": {"fingerprint": "f" * 32}}}, "images ffffffff instead of eeeeeeee"),
+        ({"size": 64}, {}, "data.size=64 instead of 32"),
+        ({}, {"values": {**VALUES, "fog": [0.1, 0.25]}}, "fog medium=0.25 instead of 0.2"),
+    ],
+)
+def test_unlike_images_and_strengths_are_in_two_tables(quickstart: Any, data: Any, result: Any, said: str) -> None:
+    usual = {"made_from": {"data": {"fingerprint": "e" * 32}}, "values": VALUES}
+    add(quickstart, "p1_seen", "p1_finetune", RATES, **usual)
+    add(quickstart, "p3_seen", "p3_finetune", RATES, data, **{**usual, **result})
+    first, second = attacked(read(quickstart.root, time.time()))
+    assert second.heat.title == f"{first.heat.title}; {said}"
+
+
+def test_runs_at_different_strengths_share_a_table(quickstart: Any) -> None:
+    for stage, i, strength in (("p1_seen", 0, "low"), ("p3_seen", 1, "medium")):
+        rates, values = ({kind: [row[i]] for kind, row in table.items()} for table in (RATES, VALUES))
+        add(quickstart, stage, f"{stage[:2]}_finetune", rates, strengths=[strength], values=values)
+    (table,) = attacked(read(quickstart.root, time.time()))
+    assert [name for name, _ in table.heat.rows] == ["P1→F4, low", "P3→F4 rotation, medium"]
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,11 @@ from statistics import fmean
 from typing import Any
 
 from ...config.corruptions import CORRUPTIONS
+from ...runs.judged import Changed, judged_images
 from ...runs.methods import model_of
 from ...runs.read import Launch, Run, number
 from ...runs.recipes import variants_of
+from ...runs.settings import captions, filled
 from .transfers import Heat
 
 
@@ -20,7 +22,7 @@ def corrupted(launch: Launch) -> list[Heat]:
     """
     finished = [run for run in launch.runs.values() if run.command == "corruptions" and run.state == "finished"]
     variants = variants_of(launch) if finished else {}
-    tables: dict[tuple[str, tuple[str, ...]], list[tuple[str, list[float | None]]]] = {}
+    judged: list[tuple[Changed, tuple[str, list[float | None]]]] = []
     for run in finished:
         means = _means(run.result.get("accuracy"))
         ta, mean, mce = (number(run.result.get(name)) for name in ("ta", "mean", "mce"))
@@ -29,11 +31,15 @@ def corrupted(launch: Launch) -> list[Heat]:
         name = model_of(run, run.config.get("checkpoint"), launch, variants).name
         of_baseline = "" if mce is None else f", mCE {mce:.1f}"
         row: tuple[str, list[float | None]] = (name + of_baseline, [ta, mean, *means.values()])
-        tables.setdefault((_conditions(run), tuple(means)), []).append(row)
-    return [
-        Heat(title, "model", ["TA", "mean", *(kind.replace("_", " ") for kind in kinds)], rows)
-        for (title, kinds), rows in tables.items()
-    ]
+        judged.append((_conditions(run, tuple(means)), row))
+    same = filled(conditions for conditions, _ in judged)
+    texts = captions(same[conditions] for conditions, _ in judged)
+    tables: dict[Changed, Heat] = {}
+    for conditions, row in judged:
+        conditions = same[conditions]
+        columns = ["TA", "mean", *(kind.replace("_", " ") for kind in conditions.kinds)]
+        tables.setdefault(conditions, Heat(texts[conditions], "model", columns, [])).rows.append(row)
+    return list(tables.values())
 
 
 def _means(accuracy: Any) -> dict[str, float]:
@@ -46,11 +52,12 @@ def _means(accuracy: Any) -> dict[str, float]:
     return {kind: fmean(r for r in row if r is not None) for kind, row in rates.items() if row and None not in row}
 
 
-def _conditions(run: Run) -> str:
-    """What must be equal for two rows to be compared, as text."""
+def _conditions(run: Run, kinds: tuple[str, ...]) -> Changed:
+    """What must be equal for two rows to be compared."""
     n, severities = number(run.result.get("n")), run.result.get("severities")
     data = run.config.get("data")
     name = data.get("name") if isinstance(data, dict) else None
     source = "published images" if run.config.get("published") else f"seed {run.result.get('seed')}"
     levels = ", ".join(str(level) for level in severities[:5]) if isinstance(severities, list) else "unknown"
-    return f"{name}, {run.result.get('split')}, {n:g} images, severities {levels}, {source}" if n else str(name)
+    title = f"{name}, {run.result.get('split')}, {n:g} images, severities {levels}, {source}" if n else str(name)
+    return Changed(title, kinds, others=tuple(judged_images(run.config, run.result, run.made_from, kinds).items()))

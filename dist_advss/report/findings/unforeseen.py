@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from ...arrays import read_arrays
 from ...config.unforeseen import STRENGTHS, UNFORESEEN
+from ...runs.judged import Changed, judged_images
 from ...runs.methods import model_of
 from ...runs.read import Launch, Run, number
 from ...runs.recipes import variants_of
+from ...runs.settings import captions, filled, value_text
 from ..images import MOST_BYTES, png
 from .transfers import Heat
 
@@ -42,24 +44,55 @@ def attacked(launch: Launch) -> list[Table]:
     """
     finished = [run for run in launch.runs.values() if run.command == "unforeseen" and run.state == "finished"]
     variants = variants_of(launch) if finished else {}
-    tables: dict[tuple[str, tuple[str, ...]], tuple[list[Run], list[tuple[str, list[float | None]]]]] = {}
+    judged: list[tuple[Run, Changed, list[tuple[str, list[float | None]]]]] = []
     for run in finished:
         rates, ta = _rates(run.result.get("accuracy"), run.result.get("strengths")), number(run.result.get("ta"))
         if not rates or ta is None:
             continue
         name = model_of(run, run.config.get("checkpoint"), launch, variants).name
-        runs, rows = tables.setdefault((_conditions(run), tuple(next(iter(rates.values())))), ([], []))
-        runs.append(run)
+        rows: list[tuple[str, list[float | None]]] = []
         for strength, by_kind in rates.items():
             values = list(by_kind.values())
             rows.append((f"{name}, {strength}", [ta, sum(values) / len(values), *values]))
+        judged.append((run, _conditions(run, tuple(next(iter(rates.values())))), rows))
+    same = filled(conditions for _, conditions, _ in judged)
+    groups: list[_Group] = []
+    for run, conditions, rows in judged:
+        new = _Group(same[conditions])
+        group = next((group for group in groups if group.takes(new.conditions, _calibration(run))), new)
+        if group is new:
+            groups.append(group)
+        group.calibration |= _calibration(run)
+        group.runs.append(run)
+        group.rows += rows
+    texts = captions(group.known for group in groups)
     return [
         Table(
-            Heat(title, "model, strength", ["TA", "mean", *kinds], rows),
-            next((pictures for pictures in map(_pictures, runs) if pictures), []),
+            Heat(texts[group.known], "model, strength", ["TA", "mean", *group.conditions.kinds], group.rows),
+            next((pictures for pictures in map(_pictures, group.runs) if pictures), []),
         )
-        for (title, kinds), (runs, rows) in tables.items()
+        for group in groups
     ]
+
+
+@dataclass
+class _Group:
+    """Runs of equal conditions. calibration: how strong an attack is at each strength that one of them judged."""
+
+    conditions: Changed
+    calibration: dict[str, str] = field(default_factory=dict)
+    runs: list[Run] = field(default_factory=list)
+    rows: list[tuple[str, list[float | None]]] = field(default_factory=list)
+
+    def takes(self, conditions: Changed, calibration: dict[str, str]) -> bool:
+        """Whether a run belongs here. Runs that judged other strengths do, and runs with other values of the same ones do not."""
+        equal = all(self.calibration.get(name, value) == value for name, value in calibration.items())
+        return equal and conditions == self.conditions
+
+    @property
+    def known(self) -> Changed:
+        """The conditions with the calibration."""
+        return replace(self.conditions, others=(*self.conditions.others, *self.calibration.items()))
 
 
 def _rates(accuracy: Any, strengths: Any) -> dict[str, dict[str, float]]:
@@ -79,14 +112,27 @@ def _rates(accuracy: Any, strengths: Any) -> dict[str, dict[str, float]]:
     return rates
 
 
-def _conditions(run: Run) -> str:
-    """What must be equal for two rows to be compared, as text."""
+def _conditions(run: Run, kinds: tuple[str, ...]) -> Changed:
+    """What must be equal for two rows to be compared."""
     n, steps, seed = (number(run.result.get(name)) for name in ("n", "steps", "seed"))
     data = run.config.get("data")
     name = data.get("name") if isinstance(data, dict) else None
-    if n is None or steps is None or seed is None:
-        return str(name)
-    return f"{name}, {run.result.get('split')}, {n:g} images, {steps:g} steps, seed {seed:g}"
+    known = n is not None and steps is not None and seed is not None
+    title = f"{name}, {run.result.get('split')}, {n:g} images, {steps:g} steps, seed {seed:g}" if known else str(name)
+    return Changed(title, kinds, others=tuple(judged_images(run.config, run.result, run.made_from, kinds).items()))
+
+
+def _calibration(run: Run) -> dict[str, str]:
+    """How strong each attack is, `{"fog low": "0.18", …}`, of those that the run has recorded."""
+    values, strengths = (run.result.get(name) for name in ("values", "strengths"))
+    if not isinstance(values, dict) or not isinstance(strengths, list):
+        return {}
+    rows = {kind: values[kind] for kind in UNFORESEEN if isinstance(values.get(kind), list)}
+    return {
+        f"{kind} {strength}": value_text(value)
+        for kind, row in rows.items()
+        for strength, value in zip(strengths, row, strict=False)
+    }
 
 
 def _pictures(run: Run) -> list[list[Picture]]:
