@@ -6,6 +6,7 @@ checkpoint of the folder and recomputes the rates in `result.json` from the verd
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from .runs.metrics import number
 from .runs.read import Launch, Run, follow, read
 from .text import plural
 from .training import checkpoint
-from .training.made_from import digest_of
+from .training.made_from import digest_of, other_published
 
 PICKS = ("best_ra", "best_ta", "last")
 ROUNDING = 1e-3  # percentage points; result.json holds four decimals
@@ -84,6 +85,7 @@ def examine(run: Run, launch: Launch, identities: dict[str, Identity]) -> Iterat
     if written != __version__:
         yield Finding("unknown", f"version {written} of dist-advss wrote it, and this is {__version__}")
     yield from _images(run, record.get("data"), identities)
+    yield from _published(run, record.get("published"))
     yield from _sources(run, record.get("weights"), launch)
     if trains(run.command):
         yield from _checkpoints(run)
@@ -115,6 +117,19 @@ def _images(run: Run, record: Any, identities: dict[str, Identity]) -> Iterator[
     changed = difference(before, now)
     if changed:
         yield Finding("wrong", f"images: data.root={now.root} has changed since: {changed}")
+
+
+def _published(run: Run, record: Any) -> Iterator[Finding]:
+    """The files of published corrupted images, against their digests."""
+    folder = run.config.get("published")
+    if not (isinstance(record, dict) and isinstance(folder, str)):
+        return
+    if not os.path.isdir(folder):  # unlike Path.is_dir, never raises
+        yield Finding("unknown", f"images: {folder} no longer exists")
+        return
+    changed = other_published({PurePath(str(name)).name: str(digest) for name, digest in record.items()}, Path(folder))
+    if changed:
+        yield Finding("wrong", f"images: published={folder} has changed since: {changed}")
 
 
 def _sources(run: Run, record: Any, launch: Launch) -> Iterator[Finding]:

@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from dist_advss.cli import main
+from dist_advss.config.compose import compose_data
+from dist_advss.data import load_data
 from tests.trees import TRAINED, picture, tree
 
 Verify = Callable[[], tuple[int, str]]
@@ -180,6 +182,24 @@ def test_the_rates_of_corruptions_are_computed_again(here: Path, verify: Verify)
     assert verify()[0] == 0
     edit_result(run, accuracy={"fog": [99.0] * 5})
     assert "accuracy.fog is [99.0, 99.0, 99.0, 99.0, 99.0], and the verdicts give" in verify()[1]
+
+
+def test_published_files_that_have_changed_are_named(here: Path, verify: Verify) -> None:
+    folder, run = here / "published", here / "runs" / "corrupted"
+    folder.mkdir()
+    data = compose_data(["data=folder", "data.classes=3", "data.size=32", f"data.root={here / 'images'}"])
+    images = load_data(data, "test", labelled=True)
+    np.save(folder / "fog.npy", np.concatenate([images.images.numpy()] * 5))
+    np.save(folder / "labels.npy", images.labels.numpy())
+    words = ["kinds=[fog]", f"published={folder}", "device=cpu", f"checkpoint={here / 'runs' / 'tuned'}", f"out={run}"]
+    assert main(["corruptions", *words]) == 0
+    assert verify()[0] == 0
+    np.save(folder / "fog.npy", np.zeros_like(np.load(folder / "fog.npy")))
+    code, printed = verify()
+    assert code == 1 and f"images: published={folder} has changed since: {folder / 'fog.npy'} had digest" in printed
+    folder.rename(here / "gone")
+    code, printed = verify()
+    assert code == 0 and f"not compared: images: {folder} no longer exists" in printed
 
 
 def test_the_rates_of_unforeseen_attacks_are_computed_again(here: Path, verify: Verify) -> None:

@@ -6,7 +6,8 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ..config.schema import CorruptionsConfig
 from ..data import Batch, Located, as_float
 from ..data.corruptions import KINDS, corrupt
 from ..data.identity import class_order
-from ..data.image_set import Integers
+from ..data.published import Published, digests_of, load_published, published_files
 from ..engines import World
 from ..errors import RunError, UserError
 from ..files import read_text, write_json
@@ -32,14 +33,6 @@ from .by_image import ByCase, Partial, judge_remaining, origin_of, remove_partia
 from .classifier import checkpoint_files, judged, open_share
 from .finite import Finite
 from .rates import interval
-
-
-@dataclass(frozen=True)
-class Published:
-    """ByCase images of somebody else: by kind (5, N, H, W, C) uint8, severity first, and their labels (N,)."""
-
-    images: dict[str, NDArray[np.uint8]]
-    labels: NDArray[np.int64]
 
 
 def corruptions(config: CorruptionsConfig) -> Path:
@@ -61,6 +54,9 @@ def corruptions_once(config: CorruptionsConfig, located: Located, out: Path, wor
     rng, classes = Rng(config.seed, "evaluation"), sources[0].classes or images.classes
     order = class_order(f"checkpoint={config.checkpoint}", classes, images.classes)
     published = load_published(config, images.images, order) if config.published else None
+    if config.published:
+        hashing = partial(digests_of, config.published, published_files(config.kinds))
+        now = replace(now, published=world.long_on_rank_zero(hashing))
     named = config.baseline
     baseline = None if named is None else world.on_rank_zero(lambda: errors_of(named, config))
 
@@ -68,7 +64,8 @@ def corruptions_once(config: CorruptionsConfig, located: Located, out: Path, wor
         made_from = stack.enter_context(folder.claimed(world, out, config, now, starts_over=True))
         interrupt = stack.enter_context(Interrupt())
         started = time.monotonic()
-        origin = origin_of(config, now, kinds=config.kinds, severities=config.severities, published=config.published)
+        files = now.published or None
+        origin = origin_of(config, now, kinds=config.kinds, severities=config.severities, published=files)
         empty = ByCase.empty(len(config.kinds), len(config.severities))
         saved = Partial(out, world.rank, origin)
         known, done = saved.load(world, empty, lambda text: console.print(text, style="dim"))
@@ -193,42 +190,3 @@ def errors_of(run: str, config: CorruptionsConfig) -> dict[str, list[float]]:
             f"baseline={run}: makes no error under one of the corruptions, so no ratio exists; give a weaker model"
         )
     return accuracy
-
-
-def load_published(config: CorruptionsConfig, count: int, order: Integers | None) -> Published:
-    """The published corrupted images of a set of `count` test images: KIND.npy holds five severities one after the other.
-
-    labels.npy counts through the classes of the set, and `order` gives the model's label of each class, or None where the two
-    are the same. Raises UserError for another layout.
-    """
-    root, data = Path(config.published or ""), config.data
-    if config.split != "test":
-        raise UserError(f"published={root}: holds test images, and split={config.split}; choose split=test")
-    images: dict[str, NDArray[np.uint8]] = {}
-    for kind in config.kinds:
-        array = _array(root, kind)
-        shape = (5 * count, data.size, data.size, data.channels)
-        if array.dtype != np.uint8 or array.shape != shape:
-            raise UserError(
-                f"published={root}: {kind}.npy is {array.dtype} {list(array.shape)}, not uint8 {list(shape)}, which is five "
-                f"severities of the {count} test images"
-            )
-        images[kind] = array.reshape(5, count, *shape[1:])
-    labels = np.asarray(_array(root, "labels")).astype(np.int64)
-    classes = data.classes or 0
-    if labels.shape not in ((count,), (5 * count,)) or labels.min() < 0 or labels.max() >= classes:
-        raise UserError(
-            f"published={root}: labels.npy does not hold a class of 0 to {classes - 1} for each of the {count} images"
-        )
-    labels = labels[:count]
-    return Published(images, labels if order is None else order[labels])
-
-
-def _array(root: Path, name: str) -> NDArray[Any]:
-    try:
-        array: NDArray[Any] = np.load(root / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        return array
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"published={root}: {name}.npy is missing or damaged; fetch it, or leave it out of kinds"
-        ) from error

@@ -43,7 +43,7 @@ def finished_as_asked(folder: Path, config: Any, split: str, files: Sequence[Pat
     refuse_other_config(folder, config)
     if not finished(folder):
         return False
-    refuse_stale(folder, config.data, split, files)
+    refuse_stale(folder, config.data, split, files, getattr(config, "published", None))
     print(f"{folder}: finished already, nothing to do")
     return True
 
@@ -67,12 +67,16 @@ def claim(folder: Path, config: Any, made_from: MadeFrom, *, starts_over: bool =
             remove_leftovers(place)
         shards.remove_leftovers(folder / "checkpoints")
         # A folder of an earlier version has no record, and gets one now.
-        if before is None or (starts_over and (before.data, before.weights) != (made_from.data, made_from.weights)):
+        if before is None or (starts_over and _read(before) != _read(made_from)):
             before = made_from
             write(folder, made_from)
         if not (folder / "config.yaml").exists():
             write_text(folder / "config.yaml", as_yaml(config))
         yield before
+
+
+def _read(made_from: MadeFrom) -> tuple[Any, ...]:
+    return made_from.data, made_from.weights, made_from.published
 
 
 def _refuse_obstacles(folder: Path) -> None:

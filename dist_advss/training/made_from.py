@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..config import plugins
 from ..config.pseudo import FILE as PSEUDO_LABELS
 from ..config.schema import Data
 from ..data.identity import Identity, difference, identify, is_here, restore
+from ..data.published import digests_of
 from ..errors import UserError
 from ..files import read_text, write_json
 from ..runs.folders import lookup
@@ -28,22 +30,28 @@ NO_CLASSES = "holds no class names; its outputs are taken for the classes of thi
 class MadeFrom:
     """What determines a run's result beside its configuration.
 
-    data:    the images of the part that it reads, training or test
-    weights: the digest of every checkpoint that it loads, by the absolute path of the file; for a model in a user's file,
-             the digest of this file, and by FILE.py:FUNCTION that of the weights that it made
-    version: of dist_advss, in the run's first session
-    code:    the digest of the user's file with the objective; None without one
+    data:      the images of the part that it reads, training or test
+    weights:   the digest of every checkpoint that it loads, by the absolute path of the file; for a model in a user's file,
+               the digest of this file, and by FILE.py:FUNCTION that of the weights that it made
+    version:   of dist_advss, in the run's first session
+    code:      the digest of the user's file with the objective; None without one
+    published: the digest of every file of published corrupted images that it reads, by its name; {} without any
     """
 
     data: Identity
     weights: dict[str, str]
     version: str = __version__
     code: str | None = None
+    published: dict[str, str] = field(default_factory=dict)
 
     def as_record(self) -> dict[str, Any]:
         """Plain values, for made_from.json and result.json."""
-        record = {"data": self.data.as_record(), "weights": self.weights, "version": self.version}
-        return record if self.code is None else {**record, "code": self.code}
+        record: dict[str, Any] = {"data": self.data.as_record(), "weights": self.weights, "version": self.version}
+        if self.code is not None:
+            record["code"] = self.code
+        if self.published:
+            record["published"] = self.published
+        return record
 
 
 def survey(data: Data, split: str) -> Identity:
@@ -99,9 +107,10 @@ def recorded(folder: Path) -> MadeFrom | None:
     try:
         content = json.loads(read_text(file))
         images, weights = restore(content["data"]), {str(k): str(v) for k, v in content["weights"].items()}
+        published = {str(k): str(v) for k, v in content.get("published", {}).items()}
         if images is None:
             raise ValueError
-        return MadeFrom(images, weights, str(content["version"]), content.get("code"))
+        return MadeFrom(images, weights, str(content["version"]), content.get("code"), published)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -128,6 +137,20 @@ def other_weights(before: MadeFrom, now: dict[str, str]) -> str | None:
     for (path, new), old in zip(now.items(), before.weights.values(), strict=False):
         if new != old:
             return f"{'file' if path.endswith('.py') else 'checkpoint'} {path} had digest {old}, now {new}"
+    return None
+
+
+def other_published(before: Mapping[str, str], folder: Path) -> str | None:
+    """The first file of published images in `folder` that is not as its digest says; None where all are, or the folder is gone."""
+    if not before or not os.path.isdir(folder):  # unlike Path.is_dir, never raises
+        return None
+    try:
+        now = digests_of(str(folder), before)
+    except (UserError, ValueError) as error:  # the latter for a name that no file can have
+        return str(error)
+    for name, old in before.items():
+        if now.get(name) != old:
+            return f"{folder / name} had digest {old}, now {now.get(name)}"
     return None
 
 
@@ -169,11 +192,12 @@ def refuse_trained_on(key: str, source: Loaded, now: Identity, data: Data) -> No
         )
 
 
-def refuse_stale(folder: Path, data: Data, split: str, files: Sequence[Path]) -> None:
+def refuse_stale(folder: Path, data: Data, split: str, files: Sequence[Path], published: str | None = None) -> None:
     """Raises UserError when a finished folder's result is of other images or of other weights than there are now.
 
-    Checkpoints that no longer exist are not compared, nor is a set whose folder is gone: the result is kept. A set that is
-    there and can no longer be read as it was, for example without one of its classes, has changed.
+    `published` is the folder of published images. Checkpoints that no longer exist are not compared, nor is a set or a folder
+    of published images that is gone: the result is kept. A set that is there and can no longer be read as it was, for example
+    without one of its classes, has changed.
     """
     before = recorded(folder)
     if before is None:
@@ -187,9 +211,9 @@ def refuse_stale(folder: Path, data: Data, split: str, files: Sequence[Path]) ->
     try:
         images = other_images(before, survey(data, split))
     except UserError as error:
-        if not is_here(data):
-            return
-        images = str(error)
+        images = str(error) if is_here(data) else None
+    if images is None and published is not None:
+        images = other_published(before.published, Path(published))
     if images is not None:
         raise UserError(
             f"out={folder}: its result is of other images ({images}); restore them, choose another out, or remove the folder"

@@ -18,7 +18,7 @@ from dist_advss.config.schema import Data
 from dist_advss.data.betons.origin import write_betons
 from dist_advss.data.identity import Identity, difference, identify
 from dist_advss.data.sets import fingerprint as fingerprints
-from dist_advss.data.sets.fingerprint import cache_folder, fingerprint
+from dist_advss.data.sets.fingerprint import cache_folder, file_digests, fingerprint
 from dist_advss.data.sets.imagenet32 import BATCHES
 from dist_advss.errors import UserError
 
@@ -234,6 +234,25 @@ def test_a_cache_that_cannot_be_written_costs_time_only(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert identify(animals, "train") == identify(animals, "train")
     assert len(hashed) == 16
+
+
+def test_single_files_are_hashed_once_and_known_by_name_and_content(
+    tmp_path: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_rest(monkeypatch)
+    files = [tmp_path / "published" / name for name in ("fog.npy", "labels.npy")]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"some bytes")
+    before = file_digests("published=FOLDER", files)
+    assert file_digests("published=FOLDER", files) == before
+    assert hashed == ["fog.npy", "labels.npy"]
+    files[0].write_bytes(b"more bytes")  # of the same size
+    now = file_digests("published=FOLDER", files)
+    assert [now[name] == before[name] for name in ("fog.npy", "labels.npy")] == [False, True]
+    assert hashed == ["fog.npy", "labels.npy", "fog.npy"]
+    with pytest.raises(UserError, match=r"snow\.npy: cannot be read"):
+        file_digests("published=FOLDER", [tmp_path / "published" / "snow.npy"])
 
 
 def test_a_remembered_hash_is_not_used_while_the_file_is_young(

@@ -131,6 +131,44 @@ def test_published_files_of_other_images_are_refused(judged: Any, published: Pat
         judged("kinds=[fog]", f"published={published}", name="short")
 
 
+def repaint(published: Path) -> None:
+    """Other images of fog in a file of the same size."""
+    np.save(published / "fog.npy", 255 - np.load(published / "fog.npy"))
+
+
+def test_a_finished_result_of_published_files_is_refused_once_one_of_them_has_changed(
+    judged: Any, published: Path, tmp_path: Path
+) -> None:
+    words = ["kinds=[fog]", f"published={published}"]
+    result, _ = judged(*words)
+    assert set(result["made_from"]["published"]) == {"fog.npy", "labels.npy"}
+    np.save(published / "snow.npy", np.load(published / "fog.npy"))  # not of this run
+    judged(*words)
+    repaint(published)
+    with pytest.raises(UserError, match=r"its result is of other images \(.*fog\.npy had digest .*, now .*\); restore"):
+        judged(*words)
+    (published / "fog.npy").unlink()
+    with pytest.raises(UserError, match=r"its result is of other images \(.*fog\.npy: cannot be read"):
+        judged(*words)
+    published.rename(tmp_path / "gone")
+    assert judged(*words)[0] == result
+
+
+def test_an_interrupted_run_starts_over_where_published_files_have_changed(
+    judged: Any, published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["kinds=[fog]", f"published={published}"]
+    before, _ = judged(*words)
+    (tmp_path / "run" / "result.json").unlink()  # as after a full disk: the verdicts are there
+    repaint(published)
+    resumed, verdicts = judged(*words)
+    assert "40 images are judged again" in capsys.readouterr().out
+    fresh, expected = judged(*words, name="fresh")
+    assert np.array_equal(verdicts["prediction"], expected["prediction"])
+    assert resumed["made_from"]["published"] == fresh["made_from"]["published"] != before["made_from"]["published"]
+    assert json.loads((tmp_path / "run" / "made_from.json").read_text()) == resumed["made_from"]
+
+
 @pytest.mark.parametrize(
     ("word", "match"),
     [

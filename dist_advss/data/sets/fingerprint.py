@@ -1,7 +1,8 @@
 """The fingerprint of a part of a data set: a hash of the names and the content of the files that its reader reads.
 
-Every file is read once. The hash of each folder is remembered in the user's cache folder, under the sizes and times of its
-files, so a later run only reads these. A cache that is missing, damaged or cannot be written costs time and nothing else.
+`file_digests` does the same for single files. Every file is read once. The hash of each folder is remembered in the user's
+cache folder, under the sizes and times of its files, so a later run only reads these. A cache that is missing, damaged or
+cannot be written costs time and nothing else.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,29 +84,50 @@ def fingerprint(data: Data, part: str, paths: list[Path]) -> str:
         return facts.sha256[:16]
     root = Path(data.root or facts.root or "").expanduser() if facts.encoded else None
     began = time.time()
-    # 1. the sizes and times of all files, by folder
     folders: dict[str, list[_Listed]] = defaultdict(list)
     names: dict[str, str] = {}
-    for path, state in zip(paths, _in_threads(_state, paths), strict=True):
-        place, name = os.path.split(path)
+    for file in _listed(paths):
+        place = os.path.dirname(file.path)
         if place not in names:
-            names[place] = str(path.parent.relative_to(root)) if root is not None else ""
-        folders[names[place]].append(_Listed(name, path, state.st_size, state.st_mtime_ns, state.st_ctime_ns))
+            names[place] = str(file.path.parent.relative_to(root)) if root is not None else ""
+        folders[names[place]].append(file)
+    place = os.path.realpath(Path(data.root or facts.root or "").expanduser())
+    digests = _digests(folders, began, f"{data.name}-{part}-{_joined([place])[:16]}.json", f"data.root={data.root}")
+    return _joined([f"{data.name}\0{part}", *(f"{folder}\0{digest}" for folder, digest in digests.items())])[:LENGTH]
+
+
+def file_digests(key: str, paths: list[Path]) -> dict[str, str]:
+    """A hash of name and content for each of these files of one folder, by its name. `key` names the folder in messages.
+
+    Raises UserError for a file that cannot be read.
+    """
+    began = time.time()
+    memory = f"files-{_joined(os.path.realpath(path) for path in paths)[:16]}.json"
+    digests = _digests({file.name: [file] for file in _listed(paths)}, began, memory, key)
+    return {name: digest[:LENGTH] for name, digest in digests.items()}
+
+
+def _digests(folders: Mapping[str, list[_Listed]], began: float, memory: str, key: str) -> dict[str, str]:
+    """The hash of the files of each folder. The file `memory` of the cache remembers them.
+
+    `began` is a time before the files were listed, in unix seconds.
+    """
+    # 1. the names, sizes and times of the files of each folder
     keys = {folder: _key(files) for folder, files in folders.items()}
     # 2. folders whose files have these sizes and times since they were hashed, and lie still long enough to be sure
     settled = {folder for folder, files in folders.items() if _newest(files, began) < began - SETTLED_S}
-    remembered = _remembered(data, part)
+    remembered = _remembered(memory)
     digests = {folder: remembered[keys[folder]] for folder in settled if keys[folder] in remembered}
     # 3. the content of the others
     missing = [file for folder, files in folders.items() if folder not in digests for file in files]
-    _announce(data, sum(file.size for file in missing))
+    _announce(key, sum(file.size for file in missing))
     contents = dict(zip((file.path for file in missing), _in_threads(_sha256, [f.path for f in missing]), strict=True))
     for folder, files in folders.items():
         if folder not in digests:
             digests[folder] = _joined(f"{file.name}\0{contents[file.path]}" for file in files)
     if missing and settled:
-        _remember(data, part, {keys[folder]: digests[folder] for folder in settled})
-    return _joined([f"{data.name}\0{part}", *(f"{folder}\0{digest}" for folder, digest in digests.items())])[:LENGTH]
+        _remember(memory, {keys[folder]: digests[folder] for folder in settled})
+    return digests
 
 
 def cache_folder() -> Path:
@@ -119,8 +141,9 @@ def cache_folder() -> Path:
         raise RunError("no home folder for a cache; set HOME or XDG_CACHE_HOME, or give data.beton=FOLDER") from error
 
 
-def _state(path: Path) -> os.stat_result:
-    return path.stat()
+def _listed(paths: list[Path]) -> list[_Listed]:
+    states = zip(paths, _in_threads(Path.stat, paths), strict=True)
+    return [_Listed(path.name, path, state.st_size, state.st_mtime_ns, state.st_ctime_ns) for path, state in states]
 
 
 def _sha256(path: Path) -> str:
@@ -165,16 +188,14 @@ def _newest(files: list[_Listed], now: float) -> float:
     return max([*times, *(file.ctime / 1e9 for file in files)])
 
 
-def _file_of(data: Data, part: str) -> Path:
-    """Where the hashes of the folders of a part are remembered, for each root."""
-    place = os.path.realpath(Path(data.root or SETS[data.name].root or "").expanduser())
-    return cache_folder() / "fingerprints" / f"{data.name}-{part}-{_joined([place])[:16]}.json"
+def _file_of(memory: str) -> Path:
+    return cache_folder() / "fingerprints" / memory
 
 
-def _remembered(data: Data, part: str) -> dict[str, str]:
+def _remembered(memory: str) -> dict[str, str]:
     """The remembered hashes; {} where there is no file of them, or a damaged one."""
     try:
-        content = json.loads(_file_of(data, part).read_text())
+        content = json.loads(_file_of(memory).read_text())
     except (OSError, ValueError, RecursionError, RunError):
         return {}
     if not isinstance(content, dict):
@@ -182,14 +203,14 @@ def _remembered(data: Data, part: str) -> dict[str, str]:
     return {key: digest for key, digest in content.items() if isinstance(digest, str) and len(digest) == len(key) == 64}
 
 
-def _remember(data: Data, part: str, digests: dict[str, str]) -> None:
+def _remember(memory: str, digests: dict[str, str]) -> None:
     with contextlib.suppress(RunError):  # no room, or no folder that can be written: the next run hashes again
-        write_text(_file_of(data, part), json.dumps(digests))
+        write_text(_file_of(memory), json.dumps(digests))
 
 
-def _announce(data: Data, size: int) -> None:
+def _announce(key: str, size: int) -> None:
     if size >= ANNOUNCED:
-        text = f"data.root={data.root}: hashing {size / 1e9:,.1f} GB to identify the images"
+        text = f"{key}: hashing {size / 1e9:,.1f} GB to identify the images"
         with contextlib.suppress(RunError):
             text += f"; {cache_folder()} remembers it"
         print(printable(text), file=sys.stderr, flush=True)
