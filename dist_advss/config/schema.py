@@ -351,7 +351,7 @@ class CorruptionsConfig(JudgeConfig):
         path=True,
     )
     baseline: str | None = key(
-        None, "finished corruptions run whose errors count as 100 in mCE, such as one of a standard model", path=True
+        None, "finished corruptions run on the same images whose errors count as 100 in mCE", path=True
     )
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,16 +22,28 @@ from ..data.identity import class_order
 from ..data.published import Published, digests_of, load_published, published_files
 from ..engines import World
 from ..errors import RunError, UserError
-from ..files import read_text, write_json
+from ..files import write_json
 from ..objectives import Classify
 from ..objectives.base import cross_entropy
 from ..rng import Rng
+from ..runs.judged import judged_images
+from ..runs.read import read_run
+from ..runs.settings import described
 from ..training import folder
 from ..training.interrupt import Interrupt
+from ..training.made_from import MadeFrom
 from .by_image import ByCase, Partial, judge_remaining, origin_of, remove_partial, run_unless_finished, until_stopped
 from .classifier import checkpoint_files, judged, open_share
 from .finite import Finite
 from .rates import interval
+
+# What must be equal in a run and in its baseline (`judged_images`). The other keys of `data` may be equal in effect.
+# fmt: off
+SAME_IMAGES = (
+    "data.name", "split", "data.validation", "data.limit", "images", "data.size", "data.channels", "data.crop", "published",
+    "published files", "seed",
+)
+# fmt: on
 
 
 def corruptions(config: CorruptionsConfig) -> Path:
@@ -58,7 +69,7 @@ def corruptions_once(config: CorruptionsConfig, located: Located, out: Path, wor
         hashing = partial(digests_of, config.published, published_files(config.kinds))
         now = replace(now, published=world.long_on_rank_zero(hashing))
     named = config.baseline
-    baseline = None if named is None else world.on_rank_zero(lambda: errors_of(named, config))
+    baseline = None if named is None else world.on_rank_zero(lambda: errors_of(named, config, now, loader.count))
 
     with contextlib.ExitStack() as stack:
         made_from = stack.enter_context(folder.claimed(world, out, config, now, starts_over=True))
@@ -173,20 +184,35 @@ def rates_of(
     return result
 
 
-def errors_of(run: str, config: CorruptionsConfig) -> dict[str, list[float]]:
-    """The errors in percent of a finished corruptions run, by kind. Raises UserError where it lacks one that is asked for."""
+def errors_of(baseline: str, config: CorruptionsConfig, now: MadeFrom, count: int) -> dict[str, list[float]]:
+    """The errors in percent of a finished corruptions run, by kind.
+
+    Raises UserError where it lacks one that is asked for, or judged other images than the `count` ones of this run, which is
+    made from `now`.
+    """
+    run = read_run(Path(baseline), time.time())
     try:
-        result = json.loads(read_text(Path(run) / "result.json"))
-        accuracy = {kind: [100 - float(rate) for rate in result["accuracy"][kind]] for kind in config.kinds}
-        same = result["severities"] == config.severities
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"baseline={run}: no finished corruptions run with all of kinds there; give one") from error
-    if not same:
+        accuracy = {kind: [100 - float(rate) for rate in run.result["accuracy"][kind]] for kind in config.kinds}
+        severities = run.result["severities"]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
-            f"baseline={run}: has the severities {result['severities']}, not {config.severities}; give one with these"
+            f"baseline={baseline}: no finished corruptions run with all of kinds there; give one"
+        ) from error
+    if severities != config.severities:
+        raise UserError(
+            f"baseline={baseline}: has the severities {severities}, not {config.severities}; give one with these"
         )
+    theirs = judged_images(run.config, run.result, run.made_from, config.kinds)
+    ours = judged_images(asdict(config), {"n": count}, now.as_record(), config.kinds)
+    for name in SAME_IMAGES:
+        old, new = theirs.get(name), ours.get(name)
+        if None not in (old, new) and old != new:
+            raise UserError(
+                f"baseline={baseline}: judged other images ({described(name, old, new)}), and mCE compares errors on the same "
+                "ones; give a run on the images of this one"
+            )
     if any(sum(errors) == 0 for errors in accuracy.values()):
         raise UserError(
-            f"baseline={run}: makes no error under one of the corruptions, so no ratio exists; give a weaker model"
+            f"baseline={baseline}: makes no error under one of the corruptions, so no ratio exists; give a weaker model"
         )
     return accuracy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,46 @@ def test_mce_is_the_mean_ratio_of_errors_to_those_of_the_baseline(judged: Any, t
     assert against["mce"] == pytest.approx(np.mean(ratios), abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("split=validation", "split=validation instead of test"),
+        ("data.limit=30", "data.limit=30 instead of 40"),
+        ("seed=1", "seed=1 instead of 0"),
+        ("data.crop=random", "data.crop=random instead of centre"),
+    ],
+)
+def test_a_baseline_of_other_images_is_refused(judged: Any, tmp_path: Path, word: str, said: str) -> None:
+    made: tuple[str, ...] = () if "crop" in word else (word,)
+    judged("kinds=[fog]", *made, name="base")
+    if not made:  # only ffcv has random crops
+        file = tmp_path / "base" / "config.yaml"
+        file.write_text(file.read_text().replace("crop: centre", "crop: random"))
+    with pytest.raises(UserError, match=rf"^baseline=.*base: judged other images \({said}\), .* give a run") as caught:
+        judged("kinds=[fog]", f"baseline={tmp_path / 'base'}")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_baseline_of_another_fingerprint_is_refused_and_one_without_is_not(judged: Any, tmp_path: Path) -> None:
+    result, _ = judged("kinds=[fog]", name="base")
+    file = tmp_path / "base" / "result.json"
+    result["made_from"]["data"]["fingerprint"] = "f" * 32
+    file.write_text(json.dumps(result))
+    with pytest.raises(UserError, match="images ffffffff instead of"):
+        judged("kinds=[fog]", f"baseline={tmp_path / 'base'}")
+    del result["made_from"]
+    file.write_text(json.dumps(result))
+    (tmp_path / "base" / "made_from.json").unlink()
+    (tmp_path / "base" / "config.yaml").unlink()
+    assert judged("kinds=[fog]", f"baseline={tmp_path / 'base'}")[0]["mce"] == 100
+
+
+def test_a_baseline_may_have_judged_more_kinds(judged: Any, tmp_path: Path) -> None:
+    judged(name="base")
+    assert judged("kinds=[fog]", f"baseline={tmp_path / 'base'}")[0]["mce"] == 100
+
+
 @pytest.fixture
 def published(tmp_path: Path, trained: Path) -> Path:
     """Files in the layout of CIFAR-10-C for the included test set: fog at severity s is the image plus 20 s."""
@@ -167,6 +208,21 @@ def test_an_interrupted_run_starts_over_where_published_files_have_changed(
     assert np.array_equal(verdicts["prediction"], expected["prediction"])
     assert resumed["made_from"]["published"] == fresh["made_from"]["published"] != before["made_from"]["published"]
     assert json.loads((tmp_path / "run" / "made_from.json").read_text()) == resumed["made_from"]
+
+
+def test_a_baseline_has_the_same_published_files(judged: Any, published: Path, tmp_path: Path) -> None:
+    words = ["kinds=[fog]", f"published={published}"]
+    judged(*words, name="base")
+    judged("kinds=[fog]", name="drawn")
+    copy = tmp_path / "copy"
+    shutil.copytree(published, copy)
+    assert judged("kinds=[fog]", f"published={copy}", f"baseline={tmp_path / 'base'}", name="a")[0]["mce"] == 100
+    with pytest.raises(UserError, match="published=null instead of FOLDER"):
+        judged(*words, f"baseline={tmp_path / 'drawn'}")
+    repaint(copy)
+    with pytest.raises(UserError, match=r"published files \w{8} instead of \w{8}"):
+        judged("kinds=[fog]", f"published={copy}", f"baseline={tmp_path / 'base'}")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
