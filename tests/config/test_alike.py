@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dist_advss.config import alike
 from dist_advss.config.alike import Compositions
+from dist_advss.config.compose import as_yaml
 from dist_advss.config.inherit import configure
 from dist_advss.errors import UserError
 
@@ -87,3 +89,67 @@ def test_what_happens_to_one_mapping_does_not_reach_the_next() -> None:
         config, mapping = compositions.configure("pretrain", words)
         assert config.seed == mapping.pop("seed") == 0
         config.seed = 5
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path) -> Callable[..., str]:
+    """`on_disk(name, command, *words)` is the folder of a finished run."""
+
+    def run(name: str, command: str, *words: str) -> str:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.yaml").write_text(as_yaml(configure(command, [*words, f"out={folder}"])))
+        (folder / "result.json").write_text("{}")
+        return str(folder)
+
+    return run
+
+
+def refused_as_alone(compositions: Compositions, command: str, words: list[str]) -> str:
+    with pytest.raises(UserError) as alone:
+        configure(command, words)
+    with pytest.raises(UserError) as shared:
+        compositions.configure(command, words)
+    assert str(shared.value) == str(alone.value)
+    return str(shared.value)
+
+
+def test_what_each_source_on_the_disk_has_learned_is_checked(
+    on_disk: Callable[..., str], composed: list[list[str]]
+) -> None:
+    """Sources with the same images and network share a composition, whatever they have learned."""
+    classes, rotations = on_disk("classes", "finetune"), on_disk("rotations", "pretrain", "objective=rotation")
+    compositions = Compositions()
+    compositions.configure("finetune", [f"init={classes}", "reuse=classifier", "out=/runs/a"])
+    said = refused_as_alone(compositions, "finetune", [f"init={rotations}", "reuse=classifier", "out=/runs/b"])
+    assert "has the answers of objective=rotation" in said
+    assert len(composed) == 1
+
+
+def test_the_projector_of_each_teacher_on_the_disk_is_checked(on_disk: Callable[..., str]) -> None:
+    narrow, wide = (on_disk(f"s{n}", "pretrain", "objective=simclr", f"objective.projector={n}") for n in (64, 128))
+    words, compositions = ["objective=anchor", "objective.projector=64"], Compositions()
+    compositions.configure("pretrain", [*words, f"init={narrow}", "out=/runs/a"])
+    said = refused_as_alone(compositions, "pretrain", [*words, f"init={wide}", "out=/runs/b"])
+    assert "has a projector of 128" in said
+
+
+def test_a_source_of_pseudo_labels_that_is_gone_is_missed_by_each_run_without_the_labels(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "pseudo_labels.npz").touch()
+    words, compositions = [f"pseudo.source={tmp_path / 'gone'}", "data.labels=100"], Compositions()
+    compositions.configure("finetune", [*words, f"out={tmp_path / 'a'}"])
+    said = refused_as_alone(compositions, "finetune", [*words, f"out={tmp_path / 'b'}"])
+    assert "no such run folder" in said
+
+
+def test_a_source_that_many_runs_share_is_checked_once(
+    on_disk: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[str] = []
+    check = alike.check_starts
+    monkeypatch.setattr(alike, "check_starts", lambda config, planned: (checked.append(config.out), check(config)))
+    words, compositions = [f"init={on_disk('classes', 'finetune')}", "reuse=classifier"], Compositions()
+    for seed in SEEDS:
+        compositions.configure("finetune", [*words, f"seed={seed}", f"out=/runs/f{seed}"])
+    assert checked == ["/runs/f0"]
