@@ -225,7 +225,8 @@ def slurm(which: Callable[[str], str | None]) -> Finding:
             f"its controller does not respond ({' '.join(str(said).split())})",
             "start slurmctld, or contact the cluster's administrator",
         )
-    partitions = [line.split() for line in answer.stdout.splitlines() if line.strip()]
+    lines = [line.split() for line in answer.stdout.splitlines()]
+    partitions = [words for words in lines if len(words) == 3 and words[1][0].isdigit()]  # a wrapper may print more
     shown = ", ".join(f"{name.rstrip('*')} ({nodes} nodes, {gres})" for name, nodes, gres in partitions)
     return Finding("Slurm", "ok", f"partitions: {shown or 'none'}")
 

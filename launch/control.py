@@ -135,7 +135,10 @@ def shell(directory: Path, stage: str, command: Sequence[str] = ("bash",)) -> in
 
 def _number(id: str) -> str:
     """The job's own number. srun needs it for a member of a job array too."""
-    return id if "_" not in id else queue.ask("squeue", "--noheader", f"--jobs={id}", "--format=%A").strip()
+    if "_" not in id:
+        return id
+    lines = queue.ask("squeue", "--noheader", f"--jobs={id}", "--format=%A").splitlines()
+    return next((line.strip() for line in lines if line.strip().isdigit()), id)
 
 
 def _print_from(file: Path, start: int) -> int:

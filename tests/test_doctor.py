@@ -74,7 +74,11 @@ def test_slurm_is_told_by_its_commands_and_by_whether_it_answers(
 ) -> None:
     assert "sbatch, sinfo, squeue not installed" in slurm(lambda name: None).found
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    fake(tmp_path, "sinfo", "echo 'gpu* 4 gpu:4'; echo 'cpu 2 (null)'")
+    fake(
+        tmp_path,
+        "sinfo",
+        "echo Welcome; echo CLUSTER: main; echo; echo 'gpu* 4 gpu:4'; echo 'cpu 2 (null)'; echo See our site",
+    )
     answering = slurm(lambda name: f"/usr/bin/{name}")
     assert (answering.verdict, answering.found) == ("ok", "partitions: gpu (4 nodes, gpu:4), cpu (2 nodes, (null))")
     fake(tmp_path, "sinfo", "echo 'slurm_load_partitions: Unable to contact controller' >&2; exit 1")

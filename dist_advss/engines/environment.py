@@ -125,9 +125,10 @@ def first_host(nodes: str) -> str:
     name = match[0]
     if "[" not in name:
         return name
+    stem, _, inside = name.partition("[")
     try:  # scontrol reads every form of the list, but not every machine has it
         listed = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
-        return listed.stdout.split()[0]
-    except (OSError, subprocess.CalledProcessError, IndexError):
-        stem, _, inside = name.partition("[")
+        lines = listed.stdout.splitlines()
+        return next(line for line in lines if line.startswith(stem) and " " not in line)  # a wrapper may print more
+    except (OSError, subprocess.CalledProcessError, StopIteration):
         return stem + re.split(r"[,\-\]]", inside)[0]

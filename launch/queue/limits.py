@@ -63,10 +63,12 @@ def of_accounting(settings: Slurm, cluster: str | None) -> dict[str, int]:
 
 
 def _rows(*words: str) -> list[str]:
+    """The single column that sacctmgr prints, of numbers and empty rows; empty if it does not answer."""
     try:
-        return ask("sacctmgr", "--noheader", "--parsable2", *words).splitlines()
+        rows = ask("sacctmgr", "--noheader", "--parsable2", *words).splitlines()
     except NoAnswer:
         return []
+    return [row for row in rows if not row or row.isdigit()]
 
 
 def _configuration() -> dict[str, str]:

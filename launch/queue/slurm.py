@@ -1,7 +1,8 @@
 """Slurm's commands: jobs from squeue, sacct and scontrol, partitions from sinfo, and cancelling and requeueing.
 
-Everything is parsed from output in a fixed format. squeue lists jobs that are pending or running. Jobs that have ended come
-from sacct, or from scontrol on clusters without accounting.
+Everything is parsed from output in a fixed format. A line in another one is skipped: a site's wrapper may print a greeting.
+squeue lists jobs that are pending or running. Jobs that have ended come from sacct, or from scontrol on clusters without
+accounting.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from .environment import without_job
 
 TIMEOUT_S = 60  # of one command
 AT_ONCE = 500  # ids in one command line
+ID = re.compile(r"(\d+)([_+]\S*)?")  # 17, 18_3 or 18_[0-4] of an array, 19+1 of a heterogeneous job
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 GOING = ("RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
 
@@ -131,7 +133,7 @@ def _listed(which: str) -> dict[str, Job]:
     found = {}
     for line in text.splitlines():
         id, name, state, reason, nodes, command = (line.strip().split("|", 5) + [""] * 6)[:6]
-        if name:
+        if name and ID.fullmatch(id):
             found[id] = Job(id, name, state, "" if reason == "None" else reason, nodes, _script(command))
     return found
 
@@ -158,8 +160,9 @@ def named(name: str) -> str | None:
             )
         except NoAnswer:
             text = ""
-        found = set(text.split())
-    return min((id.split("_")[0] for id in found), default=None)
+        found = set(text.splitlines())
+    numbers = [match[1] for id in found if (match := ID.fullmatch(id.strip()))]
+    return min(numbers, key=int, default=None)
 
 
 def _ended(ids: Sequence[str]) -> dict[str, Job]:
@@ -191,8 +194,10 @@ def _remembered(ids: Sequence[str]) -> dict[str, Job]:
             continue
         for line in text.splitlines():
             values = dict(word.split("=", 1) for word in line.split() if "=" in word)
+            if "JobId" not in values:
+                continue
             member = values.get("ArrayTaskId")
-            id = f"{values.get('ArrayJobId')}_{member}" if member else values.get("JobId", array)
+            id = f"{values.get('ArrayJobId')}_{member}" if member else values["JobId"]
             nodes = "" if values.get("NodeList") == "(null)" else values.get("NodeList", "")
             command = re.search(r" Command=(.*?)(?: \w+=|$)", line)
             script = _script(command[1]) if command else ""
@@ -204,7 +209,10 @@ def partitions() -> list[Partition]:
     """Every partition, one entry for each kind of node in it. Raises NoAnswer."""
     found = []
     for line in ask("sinfo", "--noheader", "--format=%P|%D|%c|%m|%l|%G").splitlines():
-        name, nodes, cpus, memory, limit, gres = line.strip().split("|", 5)
+        columns = line.strip().split("|", 5)
+        if len(columns) < 6 or not columns[1][:1].isdigit():
+            continue
+        name, nodes, cpus, memory, limit, gres = columns
         gpus = sum(int(n) for n in re.findall(r"gpu(?::[^:,()]+)?:(\d+)", gres))
         number = [int(re.sub(r"\D", "", text) or 0) for text in (nodes, cpus, memory)]
         found.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tempfile
 import time
@@ -31,6 +32,7 @@ from .journal import FOLDER, Journal
 from .limits import ARRAY, cluster_name, limits
 from .slurm import Job, Partition
 
+PARSABLE = re.compile(r"(\d+)(;\S+)?")  # what `sbatch --parsable` prints
 AT_ONCE = 16  # run folders that are written to at the same time
 IN_FLIGHT = 5.0  # seconds until an sbatch whose launcher was killed has reached the queue, or never will
 
@@ -247,7 +249,10 @@ def clear(directory: Path, stage: str) -> None:
 
 
 def sbatch(file: Path, settings: Slurm, lock: TextIO | None = None) -> str:
-    """Submits a script and returns the job's id. Raises NoAnswer with sbatch's message."""
+    """Submits a script and returns the job's id. Raises NoAnswer with sbatch's message.
+
+    The id is the last line that is one, as 17 or 17;cluster: a site's wrapper may print more.
+    """
     try:
         done = subprocess.run(
             ["sbatch", "--parsable", str(file)], capture_output=True, text=True, timeout=300, check=False,
@@ -257,7 +262,11 @@ def sbatch(file: Path, settings: Slurm, lock: TextIO | None = None) -> str:
         raise slurm.NoAnswer(f"sbatch: {error}") from error
     if done.returncode:
         raise slurm.NoAnswer(slurm.complaint(done.stderr))
-    return done.stdout.strip().split(";")[0]
+    ids = [match[1] for line in done.stdout.splitlines() if (match := PARSABLE.fullmatch(line.strip()))]
+    if not ids:
+        said = " ".join(f"{done.stdout} {done.stderr}".split())
+        raise slurm.NoAnswer(f"sbatch named no job, it printed {said[:200]!r}")
+    return ids[-1]
 
 
 def refuse_what_slurm_rejects(directory: Path, planned: Sequence[Batch]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from dist_advss.config.checks import check_world
@@ -83,6 +85,18 @@ def test_ranks_set_by_hand_in_a_task_of_srun_count_if_they_are_slurm_s() -> None
 )
 def test_the_first_of_a_list_of_nodes(nodes: str, first: str) -> None:
     assert first_host(nodes) == first
+
+
+def test_the_greeting_of_a_wrapper_around_scontrol_names_no_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrapper = tmp_path / "scontrol"
+    wrapper.write_text(
+        "#!/bin/sh\necho 'Welcome to the cluster'\necho 'gpu nodes: see the site'\necho gpu007; echo gpu008\n"
+    )
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert first_host("gpu[007-008]") == "gpu007"
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,10 @@ class FakeSlurm:
         """What `sacctmgr show ENTITY` prints."""
         self.file.write_text(json.dumps(self.content | {"limits": rows}))
 
+    def greets(self, text: str) -> None:
+        """Each command prints this before and after its own lines, as a site's wrapper does."""
+        self.file.write_text(json.dumps(self.content | {"greeting": text}))
+
     def breaks(self, *programs: str) -> None:
         """These commands do not answer from now on."""
         self.file.write_text(json.dumps(self.content | {"broken": list(programs)}))
