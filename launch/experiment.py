@@ -59,6 +59,7 @@ MOST_STAGES = 10_000  # of an experiment; composing as many takes some seconds
 LAUNCH_KEYS = ("experiment", "cluster", "out", seeds.SEEDS)
 MAKES_THE_METHOD = ("attack", "attack.steps", "protocol")  # no steps is what makes a stage standard: P2, F1, F3, SLF
 PLAIN = re.compile(r"[\w@./~+-]+")  # needs no quotes in a YAML list
+ENDS_AN_ITEM = re.compile(r"[,\[\]{}]|: | #")  # in a YAML list, where the text has no quotes
 PLACEHOLDER = re.compile(r"\{([\w.]+)\}")
 
 
@@ -270,7 +271,7 @@ def _checked(graph: Experiment, directory: Path, extra: Sequence[tuple[str, str]
             raise UserError(f"{name}={value}: no stage has such a key; {hint}")
     full = dataclasses.replace(graph, stages=stages)
     for stage in stages.values():
-        _check_references(stage, full)
+        _check_references(stage, full, directory)
     return full
 
 
@@ -298,8 +299,16 @@ def _rooted(name: str, value: str, folder: str) -> str:
     return f"[{','.join(paths)}]"
 
 
-def _check_references(stage: Stage, graph: Experiment) -> None:
+def _check_references(stage: Stage, graph: Experiment, directory: Path) -> None:
+    """Refuses references to stages without weights, and lists of stages in a folder whose path a list cannot contain."""
     for word in stage.overrides:
+        name, _, value = word.partition("=")
+        unfit = ENDS_AN_ITEM.search(str(directory))
+        if unfit and value.startswith("[") and REFERENCE.search(word):
+            raise UserError(
+                f"stage {stage.name}: out={directory}: {name} is a list of stages, and a list cannot contain {unfit[0]!r} in "
+                "a path; choose another folder"
+            )
         for other in (graph.stages[match[1]] for match in REFERENCE.finditer(word)):
             if not trains(other.command):
                 raise UserError(

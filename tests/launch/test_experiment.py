@@ -374,6 +374,15 @@ def test_relative_paths_begin_where_the_launch_was_first_started(
     assert f"data.root={tmp_path}/home/i" in load(file, out, ["data.root=~/i"]).stages["p"].overrides
 
 
+@pytest.mark.parametrize("character", [",", ": ", " #", "]"])
+def test_a_folder_that_a_list_of_stages_cannot_contain_is_named(character: str, write: Write) -> None:
+    text = "stages: {a: {command: finetune}, e: {command: transfer, overrides: ['sources=[@a]']}}"
+    with pytest.raises(UserError) as said:
+        load(write(text), DIRECTORY / f"x{character}y")
+    assert f"stage e: out={DIRECTORY}/x{character}y: sources is a list" in str(said.value)
+    assert f"cannot contain {character!r} in a path" in str(said.value)
+
+
 def test_lists_of_runs_and_own_tasks_begin_there_too(write: Write, tmp_path: Path, own_task: Path) -> None:
     (tmp_path / "mine.py").write_text(own_task.read_text())
     text = """
