@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_advss.config.commands import trains
+from dist_advss.config.schema import Data
 from dist_advss.errors import RunError
 from dist_advss.files import write_text
 
@@ -26,7 +27,10 @@ from .journal import FOLDER, Journal, Submission
 
 @dataclass(frozen=True)
 class Task:
-    """A stage with all words that its job gives it, and the images' file or folder, which each node must be able to read."""
+    """A stage with all words that its job gives it, and the images' file or folder, which each node must be able to read.
+
+    `root` is None where the run does not need one that is there already.
+    """
 
     stage: Stage
     root: str | None = None
@@ -40,9 +44,15 @@ def of(batch: Batch, experiment: Experiment, configs: Mapping[str, Any]) -> dict
             return Task(stage)
         config = configs[stage.name]
         engine = config.engine.name if trains(stage.command) else ""
-        return Task(shared(stage, engine, batch.settings.ranks), config.data.root)
+        return Task(shared(stage, engine, batch.settings.ranks), _root(config.data))
 
     return {index: task(experiment.stages[name]) for index, name in batch.stages.items()}
+
+
+def _root(data: Data) -> str | None:
+    """data.root, unless the run may create it or read betons in its place."""
+    betons = data.beton is not None and data.loader != "memory"
+    return None if data.download or betons else data.root
 
 
 def write(directory: Path, name: str, tasks: Mapping[int, Task], code: str, settings: Mapping[str, Any]) -> None:

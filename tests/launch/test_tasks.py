@@ -109,6 +109,24 @@ def test_a_job_needs_neither_the_experiment_nor_the_journal(
     assert "engine=ddp" in place.stage.overrides
 
 
+@pytest.mark.parametrize(
+    ("words", "root"),
+    [
+        (["data.root=/images"], "/images"),
+        (["data.root=/images", "data.download=true"], None),
+        (["data.root=/images", "data.beton=/betons"], None),
+        (["data.root=/images", "data.beton=/betons", "data.loader=memory"], "/images"),
+    ],
+)
+def test_a_node_needs_no_folder_that_the_run_creates_or_does_without(
+    words: list[str], root: str | None, chain: str, tmp_path: Path, fake_slurm: Any
+) -> None:
+    out = tmp_path / "out"
+    launch(chain, "slurm", out, ["data=cifar10", *words])
+    tasks_of = [tasks.read(out, submission.name, None)[1] for submission in Journal(out).submissions.values()]
+    assert [task.root for task in tasks_of] == [root] * 5
+
+
 def test_a_submission_that_slurm_refuses_does_not_count_for_its_jobs_either(
     chain: str, tmp_path: Path, fake_slurm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
