@@ -30,7 +30,7 @@ def run_stage(directory: Path, stage: Stage) -> None:
 
 def shared(stage: Stage, engine: str, ranks: int) -> Stage:
     """The stage for `ranks` processes: engine=ddp (`SPREAD`) replaces an engine for one process. Evaluations need none."""
-    if ranks == 1 or ENGINES[engine].several or not trains(stage.command):
+    if ranks == 1 or not trains(stage.command) or ENGINES[engine].several:
         return stage
     return dataclasses.replace(stage, overrides=(*stage.overrides, f"engine={SPREAD}"))
 

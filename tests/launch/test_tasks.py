@@ -109,6 +109,13 @@ def test_a_job_needs_neither_the_experiment_nor_the_journal(
     assert "engine=ddp" in place.stage.overrides
 
 
+def test_an_evaluation_by_several_processes_has_no_engine(chain: str, tmp_path: Path, fake_slurm: Any) -> None:
+    out = tmp_path / "out"
+    assert launch(chain, "slurm", out, ["cluster.tasks_per_node=2"]) == 0
+    stages = [tasks.read(out, submission.name, None)[1].stage for submission in Journal(out).submissions.values()]
+    assert {stage.command for stage in stages if "engine=ddp" not in stage.overrides} == {"evaluate"}
+
+
 @pytest.mark.parametrize(
     ("words", "root"),
     [
