@@ -81,7 +81,6 @@ def _launch_on_slurm(
     submission.refuse_impossible(directory, planned, wanted, settings)
     with state.owner(directory) as lock:
         refuse_changes(directory, planned)
-        graph.store(directory, planned)
         return submission.submit(directory, planned, wanted, settings, retry_failed, lock)
 
 

@@ -20,11 +20,11 @@ from dist_advss.errors import RunError, UserError, nearest
 from dist_advss.files import write_text
 from dist_advss.runs.state import BROKEN, Status, read, why_skipped
 
-from .. import state
+from .. import graph, state
 from ..experiment import configurations
 from ..graph import Experiment, Stage
 from ..profile import Slurm
-from . import batches, held, script, slurm, snapshot, staging, tasks
+from . import batches, held, script, slurm, snapshot, staging, tasks, unchanged
 from .batches import Batch, Ref
 from .environment import for_sbatch
 from .forecast import as_job, forecast
@@ -145,13 +145,16 @@ def submit(
 ) -> int:
     """Queues every wanted stage that is not finished, queued or running. Returns 1 if some cannot be queued, else 0.
 
-    `lock` is the launch folder's. sbatch inherits it, so no other launcher reads the queue during a submission. Raises
-    RunError if Slurm refuses a job; the jobs before it stay queued.
+    `lock` is the launch folder's. sbatch inherits it, so no other launcher reads the queue during a submission. Writes
+    experiment.yaml first. Raises UserError before that if a stage in the queue would change, RunError if Slurm refuses a job;
+    the jobs before it stay queued.
     """
     journal = Journal(directory)
     cluster = limits(settings)
     recover_intents(directory, journal, cluster.cluster)
     found = jobs(directory)
+    unchanged.refuse_changes(directory, journal, experiment, found)
+    graph.store(directory, experiment)
     for line in held.release(journal, found):
         print(line, flush=True)
     states = look(directory, experiment, found)
