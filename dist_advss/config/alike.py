@@ -61,7 +61,7 @@ class Compositions:
         for name, value in own.items():
             set_value(config, name, value)
         checks.check_out(config.out)
-        self._check_sources(config, (key, own.get(source)), planned)
+        self._check_sources(config, (key, own.get(source or "")), planned)
         if source in own and getattr(config, source) is not None:
             setattr(config, source, absolute(getattr(config, source)))
         return config, mapping | {name: getattr(config, name) for name in own}

@@ -148,7 +148,12 @@ def test_a_source_that_many_runs_share_is_checked_once(
 ) -> None:
     checked: list[str] = []
     check = alike.check_starts
-    monkeypatch.setattr(alike, "check_starts", lambda config, planned: (checked.append(config.out), check(config)))
+
+    def counted(config: Any, planned: Any) -> None:
+        checked.append(config.out)
+        check(config, planned)
+
+    monkeypatch.setattr(alike, "check_starts", counted)
     words, compositions = [f"init={on_disk('classes', 'finetune')}", "reuse=classifier"], Compositions()
     for seed in SEEDS:
         compositions.configure("finetune", [*words, f"seed={seed}", f"out=/runs/f{seed}"])
