@@ -69,7 +69,7 @@ def suspicions(model: Classify, loader: Loader, verdicts: Verdicts, cascade: Seq
 def _watched(forward: Callable[[], Tensor]) -> tuple[Tensor, bool]:
     """What `forward` returns, and whether torch.autograd was asked for a gradient meanwhile, by whatever name."""
     asked = False
-    before = sys.getprofile()
+    before: Any = sys.getprofile()
 
     def note(frame: FrameType, event: str, argument: Any) -> None:
         nonlocal asked

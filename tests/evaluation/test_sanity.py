@@ -167,8 +167,9 @@ def test_labels_without_an_output_are_refused(seen: Any, label: int) -> None:
 def test_a_radius_beyond_all_images_is_refused_before_anything_is_written(
     norm: Any, eps: float, largest: int, seen: Any, trained: Path, tmp_path: Path
 ) -> None:
+    sound, images, labels = seen
     with pytest.raises(UserError, match=rf"^attack.eps={eps:g}: .* at most {largest} apart in {norm}; .* {eps:g}/255$"):
-        examine(*seen, Attack(norm=norm, eps=eps))
+        examine(sound, images, labels, Attack(norm=norm, eps=eps))
     words = ["suite=sanity", f"attack.norm={norm}", f"attack.eps={eps}", f"out={tmp_path / 'out'}"]
     with pytest.raises(UserError, match=r"^attack\."):
         evaluate_or_suite(configure("evaluate", [f"checkpoint={trained}", *words]))
