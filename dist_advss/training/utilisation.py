@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from dataclasses import replace
 
 import torch
 
@@ -25,8 +26,10 @@ def seconds_at(peak: float, config: TrainConfig, world_size: int) -> float | Non
     from ..plan.step import count  # a run without a known peak does not need torch's counters and sharding
 
     parts = world_size * config.train.accumulate
+    # Model FLOPs: what activation checkpointing computes again is no part of them.
+    kept = replace(config, train=replace(config.train, activation_checkpointing=False))
     try:
-        step = count(config, config.train.batch_size // parts)
+        step = count(kept, config.train.batch_size // parts)
     except (NotImplementedError, RuntimeError):  # a plug-in may use an operator that has no fake form
         return None
     return config.train.accumulate * (step.attack_flops + step.update_flops) / peak

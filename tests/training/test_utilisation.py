@@ -44,6 +44,14 @@ def test_processes_share_a_step_and_parts_do_not_shorten_it() -> None:
     assert utilisation.seconds_at(1e12, parts, 1) == pytest.approx(whole)
 
 
+def test_activations_that_are_computed_again_are_no_model_flops() -> None:
+    kept, again = (
+        compose("finetune", ["train.batch_size=8", f"train.activation_checkpointing={on}", "out=x"])
+        for on in ("false", "true")
+    )
+    assert utilisation.seconds_at(1.0, again, 1) == utilisation.seconds_at(1.0, kept, 1)
+
+
 def test_a_processor_has_no_known_peak() -> None:
     config = compose("pretrain", ["out=x"])
     assert utilisation.ideal_seconds(config, torch.device("cpu"), 1) is None
