@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..images import Images
 from ..objectives.base import Task
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Perturbation:
-    """Moves each weight matrix w, every trained tensor of two dimensions or more, by gamma ||w|| g / ||g|| (eq. 9 and 10).
+    """Moves each weight matrix w (`perturbed`) by gamma ||w|| g / ||g|| (eq. 9 and 10).
 
     g is the gradient of the step's loss over the whole batch, so the loss rises. A tensor whose gradient is zero, or not
     finite (an overflow in fp16), stays. `remove` puts the weights back as they were, to the last bit.
@@ -27,9 +28,9 @@ class Perturbation:
 
     def add(self, engine: Engine, task: Task, x_adv: Images | None) -> None:
         """Every process calls it with its share of the batch. Batch-norm statistics do not move."""
-        named = {name: p for name, p in engine.trained().items() if p.dim() >= 2}
-        gradients = engine.loss_gradient(task, x_adv, list(named.values()))
-        weights = [engine.local(p.detach()) for p in named.values()]
+        matrices = perturbed(engine.trained().values())
+        gradients = engine.loss_gradient(task, x_adv, matrices)
+        weights = [engine.local(p.detach()) for p in matrices]
         lengths = engine.norms([*weights, *gradients]).split(len(weights))
         for weight, gradient, length, slope in zip(weights, gradients, *lengths, strict=True):
             self._moved.append((weight, weight.clone()))
@@ -40,3 +41,8 @@ class Perturbation:
         for weight, before in self._moved:
             weight.copy_(before)
         self._moved.clear()
+
+
+def perturbed(trained: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    """The weight matrices among trained parameters: those of two dimensions or more."""
+    return [p for p in trained if p.dim() >= 2]

@@ -20,6 +20,7 @@ from ..config.replays import replays
 from ..config.schema import TrainConfig
 from ..engines.fsdp import layers
 from ..engines.optim import build_optimizer
+from ..engines.perturbation import perturbed
 from ..images import Images, pack, repeated, unpack
 from ..models.norms import BATCH_NORMS
 from ..objectives.base import Objective, Task
@@ -42,6 +43,7 @@ class Step:
                    the step
     units          shapes of the parameters that FSDP gathers together; unsharded, of those that it leaves whole
     norms          channels of each batch norm
+    matrices       numbers in the weights that train.awp moves
     """
 
     images: int
@@ -63,6 +65,7 @@ class Step:
     units: tuple[Shapes, ...]
     unsharded: Shapes
     norms: tuple[int, ...]
+    matrices: int
 
     @property
     def attack_flops(self) -> int:
@@ -158,6 +161,7 @@ def measure(config: TrainConfig, objective: Objective, images: int) -> Step:
         units=units,
         unsharded=unsharded,
         norms=tuple(m.num_features for m in norms),
+        matrices=sum(p.numel() for p in perturbed(trained)),
     )
     return replace(step, attack_looks=round(step.over_attack(looks, more_looks)))
 
@@ -171,8 +175,9 @@ def _leaf(images: Images | None, requires_grad: bool) -> Images | None:
 
 def _perturbed(objective: Objective, task: Task, x_adv: Images | None, trained: list[nn.Parameter]) -> list[Tensor]:
     """The work of train.awp. Returns the copies of the weights that live until the update."""
-    torch.autograd.grad(objective(task, x_adv).loss, trained, allow_unused=True)
-    return [p.detach().clone() for p in trained]
+    matrices = perturbed(trained)
+    torch.autograd.grad(objective(task, x_adv).loss, matrices, allow_unused=True)
+    return [p.detach().clone() for p in matrices]
 
 
 @contextmanager

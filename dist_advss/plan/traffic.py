@@ -60,12 +60,21 @@ def traffic(config: TrainConfig, step: Step, world: int, per_node: int) -> list[
         ]
     else:
         sent = [Traffic("gradients, averaged", -(-gradients // BUCKET), gradients, 2, "backward")]
+    if config.train.awp:
+        sent += _for_awp(config, step, sent)
     if config.train.sync_bn and step.norms:
         looks = (_attack_looks(config, step) + step.update_looks) * parts
         size = 3 * FLOAT * sum(step.norms)
         sent.append(Traffic("batch-norm statistics", 2 * looks * len(step.norms), 2 * looks * size, 2))
     sent = [part for part in sent if part.ring(world, per_node) > 1]
     return [replace(part, calls=step.replays * part.calls, bytes=step.replays * part.bytes) for part in sent]
+
+
+def _for_awp(config: TrainConfig, step: Step, sent: list[Traffic]) -> list[Traffic]:
+    """The gradients that train.awp averages before the update, of which `sent` has the averages."""
+    if config.engine.kind.by_layer:  # one more backward pass, which reduces gradients as the update's does
+        return [replace(part, what=f"{part.what}, for train.awp") for part in sent if part.behind == "backward"]
+    return [Traffic("gradients, averaged, for train.awp", 1, FLOAT * step.matrices, 2)]
 
 
 def _attack_looks(config: TrainConfig, step: Step) -> int:

@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from dist_advss import attacks, engines, objectives
 from dist_advss.config.compose import compose
+from dist_advss.engines.ddp import DDPEngine
 from dist_advss.engines.environment import Place
 from dist_advss.rng import Rng
 
@@ -47,11 +48,17 @@ class Collectives(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def step(engine: Any, attack: Any, images: int, number: int) -> None:
+def step(engine: Any, attack: Any, images: int, number: int, counted: Collectives) -> None:
     objective = engine.module
     rng = Rng(0).at(0, number).rows(torch.arange(images))
-    task = objective.prepare(torch.rand(images, 1, 28, 28), torch.zeros(images, dtype=torch.int64), rng)
-    engine.step(engine(task, attack(objective.attack_loss, task)).loss)
+    with counted:
+        task = objective.prepare(torch.rand(images, 1, 28, 28), torch.zeros(images, dtype=torch.int64), rng)
+        x_adv = attack(objective.attack_loss, task)
+        if engine.perturbation.gamma:
+            engine.perturb(task, x_adv)
+    # A dispatch mode and DDP's Python reducer do not go together.
+    with contextlib.nullcontext() if isinstance(engine, DDPEngine) else counted:
+        engine.step(engine(task, x_adv).loss)
 
 
 def collectives(world_size: int, per_node: int, words: list[str]) -> dict[str, list[int]]:
@@ -62,7 +69,7 @@ def collectives(world_size: int, per_node: int, words: list[str]) -> dict[str, l
     engine = engines.build(config, objective, world)
     attack = attacks.build(config.attack, engine.module)
     counted = Collectives()
-    if config.engine.name == "ddp":  # its reducer speaks to the process group without torch's dispatcher
+    if isinstance(engine, DDPEngine):  # its reducer speaks to the process group without torch's dispatcher
 
         def hook(_, bucket):  # torch refuses annotations that are texts
             counted.add("allreduce", bucket.buffer().nbytes)
@@ -76,11 +83,7 @@ def collectives(world_size: int, per_node: int, words: list[str]) -> dict[str, l
     for number in range(3 if config.engine.name == "deepspeed" else 2):
         counted.seen.clear()
         for _ in range(parts):
-            if config.engine.name == "ddp":
-                step(engine, attack, images, number)  # a dispatch mode and its Python reducer do not go together
-                continue
-            with counted:
-                step(engine, attack, images, number)
+            step(engine, attack, images, number, counted)
     return dict(counted.seen)
 
 

@@ -26,6 +26,7 @@ WORLD, PER_NODE = 1024, 8
 DEEPSPEED_WORLD = 8  # its start takes minutes for 1,024
 DEEPSPEED = ["engine=deepspeed", "model.width=32"]
 TIMM = ["model=timm:test_vit", "model.patch=7", "model.width=null"]
+AWP = "train.awp=0.01"
 CASES = {
     "ddp": ["engine=ddp"],
     "fsdp": ["engine=fsdp"],
@@ -34,8 +35,12 @@ CASES = {
     "fsdp, a network of timm": [*TIMM, "engine=fsdp", "attack.steps=6"],
     "fsdp, two parts": ["engine=fsdp", "train.accumulate=2"],
     "hsdp, two parts": ["engine=hsdp", "train.accumulate=2"],
+    "ddp, awp": ["engine=ddp", AWP],
+    "fsdp, awp": ["engine=fsdp", AWP],
+    "hsdp, awp": ["engine=hsdp", AWP],
     "zero 0, sync_bn": [*DEEPSPEED, "engine.zero=0", "train.sync_bn=true"],
     "zero 1": [*DEEPSPEED, "engine.zero=1"],
+    "zero 1, awp": [*DEEPSPEED, "engine.zero=1", AWP],
     "zero 2, two parts": [*DEEPSPEED, "engine.zero=2", "train.accumulate=2"],
     "zero 3, two parts": [*DEEPSPEED, "engine.zero=3", "train.accumulate=2"],
 }
