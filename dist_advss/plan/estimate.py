@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from ..config.averaging import BATCHES
-from ..config.checks import check_world
+from ..config.checks import check, check_world
+from ..config.commands import command_of
 from ..config.engines import ENGINES
 from ..config.objectives import is_pretext
-from ..config.recomputing import can_recompute
 from ..config.schema import TrainConfig
 from ..config.sets import SETS
 from ..errors import UserError
@@ -190,30 +190,37 @@ def _seconds(
 
 
 def _would_fit(config: TrainConfig, machine: Machine, step: Step, world: int, per_node: int) -> Iterator[str]:
-    """Single changes that would make the run fit, the cheapest first. Assumes that activations are proportional to images."""
-    train = config.train
-    whole = config.objective.couples_rows or step.replays > 1  # a batch that cannot be split into parts
-    for parts in (n for n in range(2, step.images + 1) if step.images % n == 0 and not whole):
+    """Single changes that would make the run fit and that its checks accept, the cheapest first.
+
+    Assumes that activations are proportional to images.
+    """
+    train, divisors = config.train, [n for n in range(2, step.images + 1) if step.images % n == 0]
+
+    def fits(changed: TrainConfig, counted: Step, parts: int = 1) -> bool:
+        needed = memory(changed, counted, world, per_node)
+        return needed.fixed + needed.activations / parts <= machine.room
+
+    for parts in divisors:
         less = replace(config, train=replace(train, accumulate=train.accumulate * parts))
-        needed = memory(less, step, world, per_node)
-        if needed.fixed + needed.activations / parts <= machine.room:
+        if fits(less, step, parts) and _accepted(less):
             yield f"train.accumulate={less.train.accumulate}"
             break
     if train.precision == "fp32" or config.attack.precision == "fp32":
-        half = replace(config, train=replace(train, precision="bf16"), attack=replace(config.attack, precision="bf16"))
-        if memory(half, count(half, step.images), world, per_node).total <= machine.room:
-            yield "train.precision=bf16 attack.precision=bf16"
-    if not train.activation_checkpointing and can_recompute(config):
+        nodes = ("train",) if step.replays > 1 else ("train", "attack")  # attack=free has no passes of its own
+        half = replace(config, **{node: replace(getattr(config, node), precision="bf16") for node in nodes})
+        if _accepted(half) and fits(half, count(half, step.images)):
+            yield " ".join(f"{node}.precision=bf16" for node in nodes)
+    if not train.activation_checkpointing:
         again = replace(config, train=replace(train, activation_checkpointing=True))
-        if memory(again, count(again, step.images), world, per_node).total <= machine.room:
+        if _accepted(again) and fits(again, count(again, step.images)):
             yield "train.activation_checkpointing=true"
     for name, kind in ENGINES.items():
         if "weights" not in kind.shards or name == config.engine.name or world == (per_node if kind.within_node else 1):
             continue  # on one node, sharding within nodes is what fsdp does
         sharded = replace(config, engine=replace(config.engine, name=name))
-        if memory(sharded, step, world, per_node).total <= machine.room:
+        if fits(sharded, step) and _accepted(sharded):
             yield f"engine={name}"
-    for times in (n for n in range(2, step.images + 1) if step.images % n == 0):
+    for times in divisors:
         needed = memory(config, step, world * times, per_node)
         if config.engine.kind.several and needed.fixed + needed.activations / times <= machine.room:
             yield f"{times} times the nodes"
@@ -221,3 +228,12 @@ def _would_fit(config: TrainConfig, machine: Machine, step: Step, world: int, pe
     larger = [m for m in MACHINES.values() if memory(config, step, world, per_node).total <= m.room]
     if larger:
         yield f"gpu={min(larger, key=lambda m: m.memory).name}"
+
+
+def _accepted(config: TrainConfig) -> bool:
+    """Whether a run may have this configuration."""
+    try:
+        check(command_of(asdict(config)), config)
+    except UserError:
+        return False
+    return True

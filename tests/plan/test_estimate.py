@@ -13,7 +13,8 @@ from dist_advss.config.sets import SETS
 from dist_advss.data import load_data
 from dist_advss.errors import UserError
 from dist_advss.plan import Cluster, estimate
-from dist_advss.plan.estimate import _images
+from dist_advss.plan.estimate import _images, _would_fit
+from dist_advss.plan.machine import MEMORY_SHARE
 from dist_advss.plan.machines import MACHINES, find
 from dist_advss.plan.memory import memory
 from dist_advss.plan.meter import Operator, Work
@@ -136,6 +137,32 @@ def test_what_is_said_to_fit_fits(config: Config) -> None:
         else:
             changed = estimate(config(*words, *change.split()), here)
         assert changed.fits, change
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "refused"),
+    [
+        ("finetune", ("train.awp=0.01",), "train.accumulate="),
+        ("finetune", ("attack=free", "train.batch_size=1024"), "attack.precision="),
+        ("pretrain", ("objective=simclr",), "train.accumulate="),
+        ("pretrain", ("objective=joint", "objective.tasks=[rotation,jigsaw]"), "engine=fsdp"),
+        ("pretrain", ("schedule.optimizer=lars",), "engine=fsdp"),
+        ("pretrain", ("engine=deepspeed", "engine.zero=1"), "engine=fsdp"),
+    ],
+)
+def test_what_a_run_refuses_is_not_said_to_fit(
+    command: str, words: tuple[str, ...], refused: str, config: Config
+) -> None:
+    words = ("engine=ddp", "train.batch_size=32", *words)
+    wanted = config(*words, command=command)
+    step = count(wanted, wanted.train.batch_size // 16)
+    needed, machine = memory(wanted, step, 16, 8), MACHINES["a100"]
+    small = replace(machine, memory=machine.reserved + 0.95 * needed.total / MEMORY_SHARE)
+    said = list(_would_fit(wanted, small, step, 16, 8))
+    assert said and not any(refused in change for change in said)
+    for change in said:
+        if not change.startswith("gpu=") and not change.endswith("the nodes"):
+            config(*words, *change.split(), command=command)
 
 
 @pytest.mark.parametrize(
