@@ -10,11 +10,6 @@ from ..errors import UserError
 OTHER_NORMS = ("dual_norms", "patch_bn")
 
 
-def can_recompute(config: Any) -> bool:
-    """Whether a second pass through the blocks of this training would be the first one once more."""
-    return _why_not(config.objective) is None
-
-
 def check_recomputing(config: Any) -> None:
     """Refuses what a second pass through a block would get wrong. Raises UserError."""
     why = _why_not(config.objective)
