@@ -173,14 +173,16 @@ def _seconds(
     # Each kind of communication overlaps with one part of the step. Only what exceeds that part is waiting.
     attack = step.over_attack(machine.seconds(step.first), machine.seconds(step.second))
     forward, backward = (step.replays * machine.seconds(work) for work in (step.forward, step.backward))
-    beside = {"attack": parts * attack, "update": parts * (forward + backward), "backward": backward, "": 0.0}
+    prepare = parts * machine.seconds(step.prepare)
+    update = parts * (forward + backward)
+    beside = {"prepare": prepare, "attack": parts * attack, "update": update, "backward": backward, "": 0.0}
     waiting = 0.0
     for part in sent:
         seconds = machine.transfer_seconds(part, world, per_node)
         # The first gather and the last reduction overlap with nothing.
-        waiting += max(seconds / part.calls, seconds - beside[part.behind]) if part.calls else 0.0
+        waiting += max(seconds / part.calls, seconds - beside[part.behind])
     return Seconds(
-        prepare=parts * machine.seconds(step.prepare),
+        prepare=prepare,
         attack=parts * attack,
         forward=parts * forward,
         backward=parts * backward,

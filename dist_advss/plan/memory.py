@@ -38,7 +38,7 @@ def memory(config: TrainConfig, step: Step, world: int, per_node: int) -> Memory
     gathered = 0.0
     held = gradients / sharers if "gradients" in shards else gradients
     if sharded and kind.by_layer and sharers > 1:
-        units = sorted(gathered_bytes(unit, sharers) for unit in step.units)
+        units = sorted(gathered_bytes(unit.shapes, sharers) for unit in step.units)
         gathered = 3 * units[-1]  # the current layer, the next one, and a gradient in communication
         if config.train.accumulate > 1:
             held += gradients  # whole gradients wait for the last micro-batch

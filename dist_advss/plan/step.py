@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves
 
 from .. import attacks, objectives
 from ..config.replays import replays
@@ -28,6 +30,23 @@ from ..rng import Rng
 from .meter import Meter, Work
 
 Shapes = tuple[tuple[int, ...], ...]
+Layers = dict[nn.Module, list[nn.Parameter]]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Parameters that FSDP gathers together.
+
+    shapes         of all of them; trained, of those that have a gradient
+    prepare        how often they are gathered when a task is prepared: once for a forward pass, and once more for its backward
+                   pass, if there is one; attack, in all gradient steps of the attack; update, in the update
+    """
+
+    shapes: Shapes
+    trained: Shapes
+    prepare: int
+    attack: int
+    update: int
 
 
 @dataclass(frozen=True)
@@ -41,7 +60,7 @@ class Step:
     attack_looks   forward passes of the encoder in all gradient steps of the attack; update_looks, in the update
     attack_memory  peak bytes in the attack, without weights, gradients and optimizer state; update_memory, in the rest of
                    the step
-    units          shapes of the parameters that FSDP gathers together; unsharded, of those that it leaves whole
+    units          the parameters that FSDP gathers; unsharded, the shapes of those that it leaves whole
     norms          channels of each batch norm
     matrices       numbers in the weights that train.awp moves
     """
@@ -62,7 +81,7 @@ class Step:
     parameters: int
     trained: int
     optimizer_bytes: int
-    units: tuple[Shapes, ...]
+    units: tuple[Unit, ...]
     unsharded: Shapes
     norms: tuple[int, ...]
     matrices: int
@@ -104,31 +123,32 @@ def measure(config: TrainConfig, objective: Objective, images: int) -> Step:
     labels = torch.zeros(images, dtype=torch.int64)
     rng = Rng(config.seed).at(0, 0).rows(torch.arange(images))
     objective.train()
+    gathered, unsharded = _layers(objective)
 
-    def attacked(steps: int) -> tuple[Task, Images | None, Work, int]:
-        """A task, adversarial examples for it, their work, and the number of forward passes of the encoder."""
+    def attacked(steps: int) -> tuple[Task, Images | None, Work, int, list[int]]:
+        """A task, adversarial examples for it, their work, the number of forward passes of the encoder, and of gathers."""
         task = objective.prepare(pixels, labels, rng)
         attack = attacks.build(replace(config.attack, steps=steps), objective)
-        with meter.phase() as work, _looks(objective) as looks:
+        with meter.phase() as work, _looks(objective) as looks, _gathers(gathered) as gathers:
             x_adv = attack(objective.attack_loss, task)
-        return task, x_adv, work, len(looks)
+        return task, x_adv, work, len(looks), gathers
 
     with Meter() as meter:
         for p in trained:
             p.grad = torch.empty_like(p)  # the gradients of the previous step, which live until the backward pass
         gradients = meter.alive
         # Every further step of the attack costs the same as the second, so two attacks give the cost of any.
-        with meter.phase() as prepare:
+        with meter.phase() as prepare, _gathers(gathered) as in_prepare:
             objective.prepare(pixels, labels, rng)
-        task, x_adv, first, looks = attacked(1)
+        task, x_adv, first, looks, in_first = attacked(1)
         attack_memory = meter.peak - gradients
-        _, _, second, more_looks = attacked(2)
+        _, _, second, more_looks, in_second = attacked(2)
         # The attack's peak must not hide that of the update.
         meter.peak = meter.alive
         updates = replays(config.attack)
         steps = config.attack.steps if updates == 1 else 0
         x_adv = _leaf(x_adv, updates > 1) if config.attack.steps else None
-        with meter.phase() as forward, _looks(objective) as update_looks:
+        with meter.phase() as forward, _looks(objective) as update_looks, _gathers(gathered) as in_update:
             kept = _perturbed(objective, task, x_adv, trained) if config.train.awp else []
             loss = objective(task, x_adv).loss
         optimizer.zero_grad(set_to_none=True)
@@ -139,7 +159,6 @@ def measure(config: TrainConfig, objective: Objective, images: int) -> Step:
         with meter.phase() as update:
             optimizer.step()
     states = [value for state in optimizer.state.values() for value in state.values()]
-    units, unsharded = _units(objective)
     norms = [m for m in objective.modules() if isinstance(m, BATCH_NORMS) and m.training]
     step = Step(
         images=images,
@@ -158,12 +177,14 @@ def measure(config: TrainConfig, objective: Objective, images: int) -> Step:
         parameters=sum(p.numel() for p in objective.parameters()),
         trained=sum(p.numel() for p in trained),
         optimizer_bytes=sum(v.nbytes for v in states if isinstance(v, Tensor) and v.dim()),
-        units=units,
+        units=(),
         unsharded=unsharded,
         norms=tuple(m.num_features for m in norms),
         matrices=sum(p.numel() for p in perturbed(trained)),
     )
-    return replace(step, attack_looks=round(step.over_attack(looks, more_looks)))
+    in_attack = [round(step.over_attack(*pair)) for pair in zip(in_first, in_second, strict=True)]
+    units = tuple(map(_unit, gathered.values(), in_prepare, in_attack, in_update))
+    return replace(step, attack_looks=round(step.over_attack(looks, more_looks)), units=units)
 
 
 def _leaf(images: Images | None, requires_grad: bool) -> Images | None:
@@ -191,16 +212,39 @@ def _looks(objective: Objective) -> Iterator[list[None]]:
         handle.remove()
 
 
-def _units(objective: Objective) -> tuple[tuple[Shapes, ...], Shapes]:
-    """Shapes of the parameters that FSDP gathers together, and of those that it leaves whole."""
-    units, taken = [], set()
+@contextmanager
+def _gathers(gathered: Layers) -> Iterator[list[int]]:
+    """How often FSDP gathers each layer: in a forward pass, and again in the backward pass if its output has one."""
+    seen = [0] * len(gathered)
+
+    def hook(place: int, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        seen[place] += 1 + any(t.requires_grad for t in tree_leaves(output) if isinstance(t, Tensor))
+
+    handles = [layer.register_forward_hook(partial(hook, place)) for place, layer in enumerate(gathered)]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _layers(objective: Objective) -> tuple[Layers, Shapes]:
+    """The layers that FSDP gathers, each with its parameters, and the shapes of the parameters that it leaves whole."""
+    found: Layers = {}
+    taken: set[int] = set()
     for part in objective.children():
         for module in (*layers(part), part):
             fresh = [p for p in module.parameters() if id(p) not in taken]
             taken |= {id(p) for p in fresh}
             if fresh:
-                units.append(tuple(tuple(p.shape) for p in fresh))
-    return tuple(units), tuple(tuple(p.shape) for p in objective.parameters() if id(p) not in taken)
+                found[module] = fresh
+    return found, tuple(tuple(p.shape) for p in objective.parameters() if id(p) not in taken)
+
+
+def _unit(parameters: list[nn.Parameter], prepare: int, attack: int, update: int) -> Unit:
+    shapes = tuple(tuple(p.shape) for p in parameters)
+    trained = tuple(tuple(p.shape) for p in parameters if p.requires_grad)
+    return Unit(shapes, trained, prepare, attack, update)
 
 
 def _make_fake(module: nn.Module) -> None:

@@ -22,7 +22,7 @@ class Traffic:
     """One kind of collective operation. `bytes` is the size of what is gathered or averaged, over all `calls` of a step.
 
     `passes` is how often it goes around the ring: 2 for an all-reduce, else 1. `behind` names the part of the step that is
-    computed at the same time: "attack", "update" (forward and backward), "backward", or "" for none. `among` says who
+    computed at the same time: "prepare", "attack", "update" (forward and backward), "backward", or "" for none. `among` says who
     forms a ring: "all", the processes of a "node", or "nodes", one process of each, in as many rings as a node has processes.
     """
 
@@ -66,8 +66,10 @@ def traffic(config: TrainConfig, step: Step, world: int, per_node: int) -> list[
         looks = (_attack_looks(config, step) + step.update_looks) * parts
         size = 3 * FLOAT * sum(step.norms)
         sent.append(Traffic("batch-norm statistics", 2 * looks * len(step.norms), 2 * looks * size, 2))
-    sent = [part for part in sent if part.ring(world, per_node) > 1]
-    return [replace(part, calls=step.replays * part.calls, bytes=step.replays * part.bytes) for part in sent]
+    sent = [part for part in sent if part.calls and part.ring(world, per_node) > 1]
+    # A batch is prepared once, however many updates it is for.
+    times = [1 if part.behind == "prepare" else step.replays for part in sent]
+    return [replace(part, calls=n * part.calls, bytes=n * part.bytes) for n, part in zip(times, sent, strict=True)]
 
 
 def _for_awp(config: TrainConfig, step: Step, sent: list[Traffic]) -> list[Traffic]:
@@ -81,31 +83,40 @@ def _attack_looks(config: TrainConfig, step: Step) -> int:
     return 0 if config.attack.batch_norm == "eval" else step.attack_looks
 
 
+def _gathers(step: Step, parts: int, sizes: list[list[int]]) -> list[Traffic]:
+    """The gathers of all micro-batches, given the bytes of what is gathered of each unit, call by call.
+
+    Every pass gathers a unit twice, forward and backward, so an attack of k steps gathers all weights 2k times. Units that no
+    gradient passes through, as those of a frozen teacher, are gathered forward only.
+    """
+    sent = []
+    for part, purpose in (("prepare", "to prepare"), ("attack", "for the attack"), ("update", "for the update")):
+        times = [parts * getattr(unit, part) for unit in step.units]
+        calls = sum(n * len(size) for n, size in zip(times, sizes, strict=True))
+        whole = sum(n * sum(size) for n, size in zip(times, sizes, strict=True))
+        sent.append(Traffic(f"weights, {purpose}", calls, whole, 1, part))
+    return sent
+
+
 def _fsdp(step: Step, parts: int, sharers: int) -> list[Traffic]:
-    """Every pass gathers each unit twice, forward and backward, so an attack of k steps gathers all weights 2k times."""
-    units = [unit for unit in step.units if unit]
-    whole = sum(gathered_bytes(unit, sharers) for unit in units)
-    attack, update = 2 * step.attack_looks * parts, 2 * step.update_looks * parts
-    reduced = _reduced(step, parts)
+    calls, size = _reduced(step, parts, sharers)
     return [
-        Traffic("weights, for the attack", attack * len(units), attack * whole, 1, "attack"),
-        Traffic("weights, for the update", update * len(units), update * whole, 1, "update"),
-        Traffic("gradients, each to its owner", reduced * len(units), reduced * whole, 1, "backward"),
+        *_gathers(step, parts, [[gathered_bytes(unit.shapes, sharers)] for unit in step.units]),
+        Traffic("gradients, each to its owner", calls, size, 1, "backward"),
     ]
 
 
 def _averaged_shards(step: Step, parts: int, sharers: int) -> Traffic:
     """What HSDP sends over the network: each process averages its shard of the gradients with those of the other nodes."""
-    units, reduced = [unit for unit in step.units if unit], _reduced(step, parts)
-    whole = sum(gathered_bytes(unit, sharers) for unit in units)
-    return Traffic(
-        "gradients, averaged over nodes", reduced * len(units), reduced * whole // sharers, 2, "backward", "nodes"
-    )
+    calls, size = _reduced(step, parts, sharers)
+    return Traffic("gradients, averaged over nodes", calls, size // sharers, 2, "backward", "nodes")
 
 
-def _reduced(step: Step, parts: int) -> int:
-    """How often an update reduces the gradients of a unit."""
-    return step.update_looks if parts > 1 else 1
+def _reduced(step: Step, parts: int, sharers: int) -> tuple[int, int]:
+    """The reductions of gradients in an update, one or more a unit, and their bytes."""
+    sizes = [gathered_bytes(unit.trained, sharers) for unit in step.units if unit.trained]
+    times = step.update_looks if parts > 1 else 1
+    return times * len(sizes), times * sum(sizes)
 
 
 def gathered_bytes(unit: Shapes, sharers: int) -> int:
@@ -119,13 +130,12 @@ def gathered_bytes(unit: Shapes, sharers: int) -> int:
 
 def _zero3(step: Step, parts: int) -> list[Traffic]:
     """As FSDP, but one parameter at a time. Parameters of fewer than KEPT_WHOLE numbers stay whole between updates."""
-    sizes = [math.prod(shape) for unit in (*step.units, step.unsharded) for shape in unit]
-    large = [size for size in sizes if size >= KEPT_WHOLE]
-    attack, update = 2 * step.attack_looks * parts, 2 * step.update_looks * parts
-    small = len(sizes) - len(large)
+    large, small = (
+        [[FLOAT * n for n in map(math.prod, unit.shapes) if (n >= KEPT_WHOLE) == sharded] for unit in step.units]
+        for sharded in (True, False)
+    )
     return [
-        Traffic("weights, for the attack", attack * len(large), attack * FLOAT * sum(large), 1, "attack"),
-        Traffic("weights, for the update", update * len(large), update * FLOAT * sum(large), 1, "update"),
+        *_gathers(step, parts, large),
         Traffic("gradients, each to its owner", parts, parts * FLOAT * step.trained, 1, "backward"),
-        Traffic("small weights, after the update", small, FLOAT * (sum(sizes) - sum(large))),
+        Traffic("small weights, after the update", sum(map(len, small)), sum(map(sum, small))),
     ]

@@ -27,12 +27,15 @@ DEEPSPEED_WORLD = 8  # its start takes minutes for 1,024
 DEEPSPEED = ["engine=deepspeed", "model.width=32"]
 TIMM = ["model=timm:test_vit", "model.patch=7", "model.width=null"]
 AWP = "train.awp=0.01"
+ANCHOR = ["objective=anchor", "objective.teacher=elsewhere", "objective.projector=8"]
 CASES = {
     "ddp": ["engine=ddp"],
     "fsdp": ["engine=fsdp"],
     "fsdp, selfie": ["engine=fsdp", *SELFIE],
     # a stem of few numbers that are padded to many, so that more steps hide that one look does not gather it twice
     "fsdp, a network of timm": [*TIMM, "engine=fsdp", "attack.steps=6"],
+    "fsdp, anchor": ["engine=fsdp", *ANCHOR],
+    "hsdp, anchor, two parts": ["engine=hsdp", "train.accumulate=2", *ANCHOR],
     "fsdp, two parts": ["engine=fsdp", "train.accumulate=2"],
     "hsdp, two parts": ["engine=hsdp", "train.accumulate=2"],
     "ddp, awp": ["engine=ddp", AWP],
@@ -43,6 +46,7 @@ CASES = {
     "zero 1, awp": [*DEEPSPEED, "engine.zero=1", AWP],
     "zero 2, two parts": [*DEEPSPEED, "engine.zero=2", "train.accumulate=2"],
     "zero 3, two parts": [*DEEPSPEED, "engine.zero=3", "train.accumulate=2"],
+    "zero 3, anchor": [*DEEPSPEED, "engine.zero=3", *ANCHOR],
 }
 OPERATION = {"weights": "allgather_base", "small": "allgather_base", "batch-norm": "allreduce"}
 
@@ -97,7 +101,7 @@ def test_an_attack_through_sharded_weights_gathers_them_twice_a_step_and_ddp_sen
         words = (f"attack.steps={steps}", "train.batch_size=64")
         sharded, whole = config("engine=fsdp", *words), config("engine=ddp", *words)
         step = count(sharded, 8)
-        weights = sum(gathered_bytes(unit, 8) for unit in step.units)
+        weights = sum(gathered_bytes(unit.shapes, 8) for unit in step.units)
         assert (
             next(part.bytes for part in traffic(sharded, step, 8, 4) if part.behind == "attack") == 2 * steps * weights
         )
@@ -113,13 +117,13 @@ def test_fsdp_pads_first_dimensions_to_the_world() -> None:
 def test_units_hold_every_parameter_once(config: Config) -> None:
     for words in ((), SELFIE):
         step = count(config(*words), 4)
-        shapes = [shape for unit in (*step.units, step.unsharded) for shape in unit]
+        shapes = [*step.unsharded, *(shape for unit in step.units for shape in unit.shapes)]
         assert sum(map(math.prod, shapes)) == step.parameters
 
 
 def test_a_network_of_another_package_is_gathered_block_by_block(config: Config) -> None:
     words = ("model=timm:vit_tiny_patch16_224", "model.patch=4", "model.width=null")
-    sizes = [sum(map(math.prod, unit)) for unit in count(config(*words), 4).units]
+    sizes = [sum(map(math.prod, unit.shapes)) for unit in count(config(*words), 4).units]
     block = 12 * 192**2 + 13 * 192  # Dosovitskiy et al. 2021: attention 4 d^2, MLP 8 d^2, their biases and norms
     assert sizes[:12] == [block] * 12
     assert max(sizes[12:]) < block / 4
@@ -137,14 +141,16 @@ def test_hsdp_gathers_within_a_node_and_only_gradients_cross_the_network(config:
     words = ("attack.steps=3", "train.batch_size=64")
     shared, whole = config("engine=hsdp", *words), config("engine=fsdp", *words)
     step = count(shared, 4)
-    weights = sum(gathered_bytes(unit, 4) for unit in step.units)
+    weights = sum(gathered_bytes(unit.shapes, 4) for unit in step.units)
     *within, over = traffic(shared, step, 16, 4)
     assert [(part.among, part.bytes) for part in within] == [
         ("node", part.bytes) for part in traffic(whole, step, 4, 4)
     ]
     assert (over.among, over.bytes, over.passes) == ("nodes", weights // 4, 2)
     assert [part.bytes for part in traffic(shared, step, 4, 4)] == [part.bytes for part in within]
-    assert traffic(shared, step, 4, 1) == [replace(over, bytes=sum(gathered_bytes(unit, 1) for unit in step.units))]
+    assert traffic(shared, step, 4, 1) == [
+        replace(over, bytes=sum(gathered_bytes(unit.shapes, 1) for unit in step.units))
+    ]
 
 
 def test_a_ring_over_nodes_shares_their_network_and_one_within_a_node_does_not_use_it() -> None:
