@@ -85,13 +85,15 @@ class Meter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        made = list(_tensors(result))
+        made, inputs = list(_tensors(result)), list(_tensors((args, kwargs)))
+        # A view of a tensor from outside, such as a weight, is no memory made inside.
+        given = {id(tensor.untyped_storage()) for tensor in inputs}
         for tensor in made:
-            self._watch(tensor.untyped_storage())
+            if id(tensor.untyped_storage()) not in given:
+                self._watch(tensor.untyped_storage())
         name = func._schema.name.removeprefix("aten::")
         if func.is_view or name in FREE or not made:
             return result
-        inputs = list(_tensors((args, kwargs)))
         count = flop_registry.get(func._overloadpacket) or ON_CPU.get(func._overloadpacket)
         flops = count(*args, **kwargs, out_val=result) if count else 0
         reads = 2 if "batch_norm" in name else 1  # once for the statistics, once to use them

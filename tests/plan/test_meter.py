@@ -94,6 +94,15 @@ def test_peak_is_what_was_alive_at_once() -> None:
     assert meter.peak == 6000
 
 
+def test_a_view_of_a_tensor_from_outside_is_no_memory_made_inside() -> None:
+    weight = torch.rand(100, 100)
+    with Meter() as meter:
+        weight.t().detach().mul_(2.0)
+        views = weight[1:], nn.functional.linear(torch.rand(1, 100), weight)
+    assert len(views) == 2
+    assert meter.peak == 2 * 400
+
+
 def test_phases_are_counted_apart_and_the_rest_outside() -> None:
     x = torch.rand(8)
     with Meter() as meter:
