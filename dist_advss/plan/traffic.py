@@ -44,7 +44,7 @@ class Traffic:
 
 
 def traffic(config: TrainConfig, step: Step, world: int, per_node: int) -> list[Traffic]:
-    """The traffic of one step of `world` processes, `per_node` on each node, with all micro-batches."""
+    """The traffic of one step of `world` processes, `per_node` on each node, with all micro-batches and updates of a batch."""
     shards, parts = config.engine.shards, config.train.accumulate
     gradients = FLOAT * step.trained
     if "weights" in shards:
@@ -67,9 +67,11 @@ def traffic(config: TrainConfig, step: Step, world: int, per_node: int) -> list[
         size = 3 * FLOAT * sum(step.norms)
         sent.append(Traffic("batch-norm statistics", 2 * looks * len(step.norms), 2 * looks * size, 2))
     sent = [part for part in sent if part.calls and part.ring(world, per_node) > 1]
-    # A batch is prepared once, however many updates it is for.
-    times = [1 if part.behind == "prepare" else step.replays for part in sent]
-    return [replace(part, calls=n * part.calls, bytes=n * part.bytes) for n, part in zip(times, sent, strict=True)]
+    return [part if part.behind == "prepare" else _repeated(part, step.replays) for part in sent]
+
+
+def _repeated(part: Traffic, times: int) -> Traffic:
+    return replace(part, calls=times * part.calls, bytes=times * part.bytes)
 
 
 def _for_awp(config: TrainConfig, step: Step, sent: list[Traffic]) -> list[Traffic]:
