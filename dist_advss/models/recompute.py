@@ -26,9 +26,8 @@ def recompute_blocks(module: nn.Module) -> None:
     It is wrong under a second derivative, and where a call gives a block other tensors than its own (`NormSet`), which
     `config.recomputing` refuses. Raises UserError for a network that has no blocks.
     """
-    found = [
-        block for block in blocks(module) if not isinstance(block, Net)
-    ]  # of a whole network nothing would be saved
+    # A network of another package without blocks counts as one. To compute all of it again would save nothing.
+    found = [block for block in blocks(module) if not isinstance(block, Net)]
     if not found:
         raise UserError(
             "train.activation_checkpointing=true: this network has no residual or transformer blocks to compute again; drop it"
