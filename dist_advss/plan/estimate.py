@@ -210,11 +210,13 @@ def _would_fit(config: TrainConfig, machine: Machine, step: Step, world: int, pe
     if train.precision == "fp32" or config.attack.precision == "fp32":
         nodes = ("train",) if step.replays > 1 else ("train", "attack")  # attack=free has no passes of its own
         half = replace(config, **{node: replace(getattr(config, node), precision="bf16") for node in nodes})
-        if _accepted(half) and fits(half, count(half, step.images)):
+        counted = _counted(half, step.images)
+        if counted and fits(half, counted):
             yield " ".join(f"{node}.precision=bf16" for node in nodes)
     if not train.activation_checkpointing:
         again = replace(config, train=replace(train, activation_checkpointing=True))
-        if _accepted(again) and fits(again, count(again, step.images)):
+        counted = _counted(again, step.images)
+        if counted and fits(again, counted):
             yield "train.activation_checkpointing=true"
     for name, kind in ENGINES.items():
         if "weights" not in kind.shards or name == config.engine.name or world == (per_node if kind.within_node else 1):
@@ -239,3 +241,11 @@ def _accepted(config: TrainConfig) -> bool:
     except UserError:
         return False
     return True
+
+
+def _counted(config: TrainConfig, images: int) -> Step | None:
+    """A step of this configuration; None if a run may not have it, or if its network cannot do what it asks for."""
+    try:
+        return count(config, images) if _accepted(config) else None
+    except UserError:
+        return None

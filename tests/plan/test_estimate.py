@@ -22,6 +22,14 @@ from dist_advss.plan.step import count
 
 Config = Callable[..., Any]
 DDP = ("engine=ddp", "train.batch_size=256")
+WITHOUT_BLOCKS = (
+    "model=timm:vgg11_bn",
+    "model.width=null",
+    "data=folder",
+    "data.root=.",
+    "data.size=32",
+    "data.classes=null",
+)
 
 
 def test_the_batch_is_the_global_one(config: Config) -> None:
@@ -147,6 +155,7 @@ def test_what_is_said_to_fit_fits(config: Config) -> None:
         ("pretrain", ("objective=simclr",), "train.accumulate="),
         ("pretrain", ("objective=joint", "objective.tasks=[rotation,jigsaw]"), "engine=fsdp"),
         ("pretrain", ("schedule.optimizer=lars",), "engine=fsdp"),
+        ("pretrain", WITHOUT_BLOCKS, "train.activation_checkpointing"),
         ("pretrain", ("engine=deepspeed", "engine.zero=1"), "engine=fsdp"),
     ],
 )
