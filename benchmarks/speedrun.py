@@ -32,6 +32,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -120,7 +121,7 @@ def run(graph: Experiment, directory: Path, seed: int, clock: str, described: di
     trainings = [stage for stage in waiting if trains(stage.command)]
     if trainings:
         locate(configured[trainings[0].name].data, "train")  # downloads and converts
-        _warm_up(trainings[0], directory, configured[trainings[0].name].train.batch_size)
+        _warm_up(trainings[0], directory, configured[trainings[0].name])
     for stage in waiting:
         folder = directory / stage.name
         if trains(stage.command) and folder.exists():
@@ -151,16 +152,19 @@ def _conditions(directory: Path, stage: Stage, described: dict[str, str]) -> dic
     return {"words": list(stage.words(directory)), "conditions": described}
 
 
-def _warm_up(stage: Stage, directory: Path, batch: int) -> None:
+def _warm_up(stage: Stage, directory: Path, config: Any) -> None:
     """Trains on a few images and keeps nothing, so that no recipe pays for the first use of a library."""
+    labels = None if config.pseudo.source is None else config.data.labels  # the source has learned from these images
     few = [
-        f"data.limit={2 * batch}",
-        "data.labels=null",
+        f"data.limit={2 * config.train.batch_size + (labels or 0)}",
+        f"data.labels={labels or 'null'}",
         "schedule.epochs=1",
         "schedule.decay=constant",
         "schedule.warmup=0",
         "train.awp_after=0",
     ]
+    if getattr(config.objective, "anneal_every", 0):  # needs more epochs than one
+        few += ["objective.anneal_every=0", "objective.reweight=0"]
     words = (*stage.words(directory)[:-1], *few)  # all but out=
     with tempfile.TemporaryDirectory() as folder:
         run_stage(Path(folder), Stage("warm_up", stage.command, words, ()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -86,6 +87,35 @@ def test_a_run_times_trainings_only_resumes_after_them_and_leaves_a_record(
     (out / "seed3" / "quick_finetune" / "speedrun.json").unlink()
     assert speedrun.main() == 2
     assert "quick_finetune: was interrupted" in capsys.readouterr().err
+
+
+ANNEALED = """
+name: annealed
+stages:
+  dynacl_pretrain: {command: pretrain, overrides: [objective=dynacl, attack=pgd3, objective.anneal_every=1, data.limit=100, schedule.epochs=2, train.batch_size=50]}
+  clusters_pretrain:
+    command: pretrain
+    overrides: [objective=classify, attack=pgd3, pseudo.source=@dynacl_pretrain, pseudo.clusters=4, data.limit=100, schedule.epochs=1, train.batch_size=50]
+  teacher_finetune: {command: finetune, overrides: [attack=nfgsm, data.labels=100, schedule.epochs=1, train.batch_size=50]}
+  pseudo_finetune:
+    command: finetune
+    overrides: [attack=nfgsm, pseudo.source=@teacher_finetune, data.labels=100, data.limit=200, schedule.epochs=1, train.batch_size=50]
+  pseudo_evaluate: {command: evaluate, overrides: [checkpoint=@pseudo_finetune, attack=pgd20, data.limit=20, model.width=4]}
+  report: {command: report}
+"""
+
+
+def test_the_first_short_training_fits_recipes_that_anneal_or_learn_from_another_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "annealed.yaml").write_text(ANNEALED)
+    out, words = tmp_path / "out", ["model.width=4", "--threads", "1", "--seeds", "3", "--ra", "0", "--out"]
+    monkeypatch.setattr(sys, "argv", ["speedrun", str(tmp_path / "annealed.yaml"), *words, str(out)])
+    assert speedrun.main() == 0
+    for stage in ("clusters_pretrain", "pseudo_finetune"):  # each as the first training that is left
+        for folder in (stage, "pseudo_evaluate"):
+            shutil.rmtree(out / "seed3" / folder)
+        assert speedrun.main() == 0
 
 
 @pytest.mark.parametrize("name", ["fast_mini", "fast_cifar10"])
