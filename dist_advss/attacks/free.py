@@ -13,8 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
+import torch
 from torch import Tensor
 
+from ..errors import RunError
 from ..objectives.base import Task
 from .base import LossFn, X
 from .pgd import PGD, Rows
@@ -35,7 +37,11 @@ class Free(PGD):
         gradients: dict[int, Tensor] = {}  # by the place of the input
         for replay in range(self.config.steps):
             if replay > 0:
-                z = self._move(z, tuple(gradients[place] for place in range(len(z))), rows)
+                if not gradients:
+                    raise RunError("attack.algorithm=free: the loss has no gradient in the images; choose attack=pgd3")
+                # An input that has no part in the loss, as the clean view of ACL's a2s, stays where it is.
+                moves = tuple(gradients.get(place, torch.zeros_like(piece)) for place, piece in enumerate(z))
+                z = self._move(z, moves, rows)
             leaves = tuple(piece.detach().requires_grad_() for piece in z)
             for place, leaf in enumerate(leaves):
                 leaf.register_hook(partial(gradients.__setitem__, place))

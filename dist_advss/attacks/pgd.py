@@ -178,7 +178,8 @@ class PGD:
             losses = loss_fn(rows.shown(self._apply(rows, leaves)), rows.task).float()
             total = self._total(losses)
         self.losses.append(losses.detach().mean())
-        return torch.autograd.grad(total, leaves), losses.detach()
+        # One of several inputs may have no part in the loss, as the clean view of ACL's a2s. It has a zero gradient.
+        return torch.autograd.grad(total, leaves, materialize_grads=len(leaves) > 1), losses.detach()
 
     def _gradients_and_verdicts(
         self, judge: JudgeFn[X], z: Tensors, rows: Rows, needed: bool

@@ -125,6 +125,11 @@ def check_attack(config: Any) -> None:
         raise UserError(
             "attack.clamp_start=false: attack.keep=any judges the start too, and it must be an image in [0,1]; set it to true"
         )
+    if attack.algorithm in TRAINING_ONLY and not attack.clamp_start:
+        raise UserError(
+            f"attack.clamp_start=false: attack.algorithm={attack.algorithm} may train on the start itself, and it must be an image "
+            "in [0,1]; set it to true"
+        )
     if attack.noise > 0:
         _check_noise(attack)
     if attack.restarts > 1 and not attack.random_start:
@@ -146,6 +151,20 @@ def _check_noise(attack: Attack) -> None:
         raise UserError(f"{text}: starts at random in [0,1]; drop attack.random_start and attack.clamp_start")
     if attack.restarts > 1:
         raise UserError(f"{text}: starts once, not attack.restarts={attack.restarts} times; set it to 1")
+
+
+def check_ramps(attack: Attack, epochs: int) -> None:
+    """Refuses an attack that grows over more epochs than a training has, or has nothing to grow. Raises UserError."""
+    for name, grows, last in (("eps_ramp", attack.steps > 0, epochs), ("steps_ramp", attack.steps > 1, epochs - 1)):
+        ramp = getattr(attack, name)
+        if ramp and not grows:
+            raise UserError(f"attack.{name}={ramp:g}: nothing grows with attack.steps={attack.steps}; drop it")
+        if ramp > last:
+            whole = "attack.eps" if name == "eps_ramp" else "attack.steps"
+            raise UserError(
+                f"attack.{name}={ramp:g}: no step of schedule.epochs={epochs} would have the whole of {whole}; set it to at most "
+                f"{last}, or raise schedule.epochs"
+            )
 
 
 def refuse_training_only(attack: Attack, command: str) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 from unicodedata import category
 
 from ..errors import UserError, nearest
-from .attack import check_attack, check_autoattack, refuse_training_only
+from .attack import check_attack, check_autoattack, check_ramps, refuse_training_only
 from .averaging import check_averaging
 from .backbones import BACKBONES, ENSEMBLE, LIBRARIES, MODELS, is_adopted, is_own, refuse_no_weights
 from .classes import check_classes
 from .commands import COMMANDS
-from .contrastive import check_contrastive
+from .contrastive import check_contrastive, check_contrastive_ranks
 from .engines import ENGINES, ZERO
 from .implementation import implementation
 from .keys import names_with, shown
@@ -59,9 +59,7 @@ def check(command: str, config: Any) -> None:
         check_attack(config)
     if hasattr(config, "model"):
         _check_model(command, config)
-    # A command may add checks.
-    own = COMMANDS[command].check
-    if own is not None:
+    if own := COMMANDS[command].check:
         implementation(own)(command, config)
 
 
@@ -74,6 +72,7 @@ def check_training(command: str, config: Any) -> None:
     _check_schedule(config.schedule)
     _check_engine(config)
     check_averaging(config.train, config.engine, config.schedule.epochs)
+    check_ramps(config.attack, config.schedule.epochs)
     check_overfitting(config)
     check_replays(config)
     check_recomputing(config)
@@ -114,6 +113,7 @@ def check_world(config: Any, world_size: int) -> None:
     if not config.engine.kind.several and world_size > 1:
         others = ", ".join(f"engine={other}" for other, kind in ENGINES.items() if kind.several)
         raise UserError(f"engine={name}: supports one process, not {world_size}; choose {others}")
+    check_contrastive_ranks(config, world_size)
     if batch % (world_size * accumulate) == 0:
         return
     whole = [n for n in range(1, batch + 1) if batch % (n * accumulate) == 0]

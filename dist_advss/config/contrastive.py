@@ -14,7 +14,11 @@ def check_contrastive(config: Any) -> None:
     objective, epochs = config.objective, config.schedule.epochs
     if not isinstance(objective, SimCLR):
         return
-    pairs = objective.pairs if config.attack.steps else "clean"
+    pairs, batch = objective.pairs if config.attack.steps else "clean", config.train.batch_size
+    if batch == 1:
+        raise UserError(
+            f"train.batch_size=1: objective={objective.name} tells an image from the others of its batch; set it to 2 or more"
+        )
     # Batch norms that no image of a step passes would be transferred as they began, and DDP waits for their gradients.
     if objective.dual_norms and (pairs in ("clean", "a2a") or (pairs == "a2s" and objective.momentum)):
         raise UserError(
@@ -45,4 +49,14 @@ def check_contrastive(config: Any) -> None:
         raise UserError(
             f"train.ema={config.train.ema:g}: objective.momentum={objective.momentum:g} averages the weights already, and what it "
             "averages is transferred; drop one of the two"
+        )
+
+
+def check_contrastive_ranks(config: Any, world_size: int) -> None:
+    """Refuses a number of processes that leaves one view to a batch norm, which has no variance. Raises UserError."""
+    objective, batch = config.objective, config.train.batch_size
+    if isinstance(objective, SimCLR) and objective.momentum and batch == world_size and not config.train.sync_bn:
+        raise UserError(
+            f"train.batch_size={batch}: leaves one image to each of {world_size} processes, and with "
+            f"objective.momentum={objective.momentum:g} each view has batch norms of its own, which need two; set it to {2 * batch}"
         )

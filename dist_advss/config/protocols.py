@@ -51,6 +51,10 @@ def check_protocol(command: str, config: Any) -> None:
         raise UserError(
             f"reuse={config.reuse}: {command} takes theta_p only, as each task has its own last stage; drop it"
         )
+    if config.reuse == "classifier" and config.objective.zero_linear:
+        raise UserError(
+            "objective.zero_linear=true: reuse=classifier takes the linear layer from init; drop it, or set reuse=backbone"
+        )
     if config.reuse != "encoder" and config.model.name == ENSEMBLE:
         raise UserError(f"reuse={config.reuse}: an ensemble takes theta_p of pre-trained members; set reuse=encoder")
 

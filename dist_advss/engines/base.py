@@ -59,13 +59,12 @@ class LossScale:
         return True
 
     def state(self) -> State:
-        return {"value": self.value, "finite_updates": self.finite_updates}
+        return {"enabled": self.enabled, "value": self.value, "finite_updates": self.finite_updates}
 
     def load(self, state: State) -> None:
-        if self.enabled and state["value"] > 1:
-            self.value = state["value"]
-            # A checkpoint of another version may lack the count, which then starts at 0.
-            self.finite_updates = state.get("finite_updates", 0)
+        # Another precision left no scale. A checkpoint of an earlier version lacks some of the keys.
+        if self.enabled and state.get("enabled", state["value"] > 1):
+            self.value, self.finite_updates = state["value"], state.get("finite_updates", 0)
 
 
 class Engine:

@@ -140,7 +140,8 @@ class Joint(Objective):
         """
         assert isinstance(task, JointTask)
         diverse = self.diversity.weight > 0  # h needs gradients, also in an evaluation
-        x = [piece.detach().requires_grad_(diverse) for piece in pack(x_adv)]
+        # attack=free listens to the gradient of the update in its images.
+        x = [piece if piece.requires_grad else piece.detach().requires_grad_(diverse) for piece in pack(x_adv)]
         inputs = {"clean": pack(task.inputs), "adversarial": x}
         judged: dict[str, dict[int, Judgement]] = {"clean": {}, "adversarial": {}}
         h = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from .. import attacks
@@ -31,10 +32,8 @@ class TrainingAttack:
 
     def at(self, step: int) -> Attack:
         """The attack of step `step` of the run, counted from 0."""
-        keys = self._config.attack
-        for name in self._config.overfitting.fallbacks[: self.fallbacks]:
-            keys = fallback(keys, name)
-        self.keys = attack_at(keys, step, self._steps_per_epoch)
+        used = self._config.overfitting.fallbacks[: self.fallbacks]
+        self.keys = fallen_back(self._config.attack, used, step, self._steps_per_epoch)
         if self._built is None or self._built[0] != self.keys:
             built = attacks.build(self.keys, self._module, self._config.objective.couples_rows)
             if self.keys.steps > 0 and self.keys.algorithm != "free":  # which has no passes of its own
@@ -60,15 +59,29 @@ def attack_at(attack: AttackKeys, step: int, steps_per_epoch: int) -> AttackKeys
     return attack
 
 
+def fallen_back(attack: AttackKeys, fallbacks: Sequence[str], step: int, steps_per_epoch: int) -> AttackKeys:
+    """The attack at step `step` of the run, after the changes that `fallbacks` names in their order, as `attack_at` grows it.
+
+    half_step halves the step that the attack has then: one of fewer steps goes further with each.
+    """
+    halvings = 0
+    for name in fallbacks:
+        if name == "half_step":
+            halvings += 1
+        else:
+            attack, halvings = fallback(attack, name), 0
+    attack = attack_at(attack, step, steps_per_epoch)
+    return replace(attack, step_size=step_size(attack) / 2**halvings) if halvings else attack
+
+
 def fallback(attack: AttackKeys, name: str) -> AttackKeys:
-    """The attack that an entry of overfitting.fallbacks makes of another one, of the same norm and radius."""
-    if name == "half_step":
-        return replace(attack, step_size=step_size(attack) / 2)
+    """The attack nfgsm, pgd3 or pgd10 in place of another one, of the same norm and radius. It has all of its steps at once."""
     usual = AttackKeys()
     return replace(
         attack,
         algorithm=usual.algorithm,
         steps=FALLBACK_STEPS[name],
+        steps_ramp=usual.steps_ramp,
         noise=2.0 if name == "nfgsm" else 0.0,
         step_size=usual.step_size,
         random_start=usual.random_start,

@@ -80,7 +80,7 @@ def validate(
             right, robust, one = clean.correct, adversarial.correct, torch.ones_like(clean.loss)
             # A row with a logit that is not finite has no loss, so the mean is NaN, which the run refuses.
             losses = [torch.where(finite(judged), judged.loss, torch.nan) for judged in (clean, adversarial)]
-            parts = [one, right, robust, *losses, right * (1 - robust)]
+            parts = [one, right, robust, *losses, (right - robust).clamp_min(0)]
             totals = [part.double().sum() for part in parts] + [loss.double() * len(one) for loss in attack.losses]
             by_class = [torch.bincount(task.targets, part, classes) for part in (one, right, robust) if classes]
             sums += torch.cat([torch.stack(totals), *(row.double() for row in by_class)]).cpu()
