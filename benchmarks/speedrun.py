@@ -162,6 +162,8 @@ def _warm_up(stage: Stage, directory: Path, config: Any) -> None:
         "schedule.decay=constant",
         "schedule.warmup=0",
         "train.awp_after=0",
+        "attack.eps_ramp=0",
+        "attack.steps_ramp=0",
     ]
     if getattr(config.objective, "anneal_every", 0):  # needs more epochs than one
         few += ["objective.anneal_every=0", "objective.reweight=0"]

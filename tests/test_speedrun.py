@@ -91,15 +91,18 @@ def test_a_run_times_trainings_only_resumes_after_them_and_leaves_a_record(
 
 ANNEALED = """
 name: annealed
+common: {pretrain: [schedule.epochs=1], finetune: [schedule.epochs=1]}
 stages:
-  dynacl_pretrain: {command: pretrain, overrides: [objective=dynacl, attack=pgd3, objective.anneal_every=1, data.limit=100, schedule.epochs=2, train.batch_size=50]}
+  dynacl_pretrain:
+    command: pretrain
+    overrides: [objective=dynacl, objective.anneal_every=1, attack=pgd3, data.limit=100, schedule.epochs=2, train.batch_size=50]
   clusters_pretrain:
     command: pretrain
-    overrides: [objective=classify, attack=pgd3, pseudo.source=@dynacl_pretrain, pseudo.clusters=4, data.limit=100, schedule.epochs=1, train.batch_size=50]
+    overrides: [objective=classify, attack=pgd3, pseudo.source=@dynacl_pretrain, pseudo.clusters=4, data.limit=100, train.batch_size=50]
   teacher_finetune: {command: finetune, overrides: [attack=nfgsm, data.labels=100, schedule.epochs=1, train.batch_size=50]}
   pseudo_finetune:
     command: finetune
-    overrides: [attack=nfgsm, pseudo.source=@teacher_finetune, data.labels=100, data.limit=200, schedule.epochs=1, train.batch_size=50]
+    overrides: [attack=nfgsm, pseudo.source=@teacher_finetune, data.labels=100, data.limit=200, train.batch_size=50]
   pseudo_evaluate: {command: evaluate, overrides: [checkpoint=@pseudo_finetune, attack=pgd20, data.limit=20, model.width=4]}
   report: {command: report}
 """

@@ -146,7 +146,9 @@ def nt_xent(one: Tensor, two: Tensor, temperature: float) -> Judgement:
     ones, twos = gather_rows(one), gather_rows(two)
     itself = nn.functional.one_hot(place, len(ones)).bool()
     loss, correct = [], []
-    with torch.autocast(one.device.type, enabled=False):  # half precision would round the similarities of close points alike
+    with torch.autocast(
+        one.device.type, enabled=False
+    ):  # half precision would round the similarities of close points alike
         for own, same, other in ((one, ones, twos), (two, twos, ones)):
             within = (own @ same.T).masked_fill(itself, -torch.inf)
             logits = torch.cat([own @ other.T, within], 1) / temperature

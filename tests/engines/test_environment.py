@@ -118,6 +118,11 @@ def test_half_an_environment_is_refused_in_one_line(change: dict[str, str | None
         (["engine=ddp", "train.batch_size=128"], 3, ["train.batch_size=128", "start 2 or 4", "126 or 129"]),
         (["engine=ddp", "train.batch_size=4"], 7, ["start 2 or 4", "train.batch_size=7"]),
         (["engine=ddp", "train.batch_size=96", "train.accumulate=4"], 5, ["start 4 or 6", "80 or 100"]),
+        (
+            ["engine=ddp", "objective=simclr", "objective.momentum=0.9", "train.batch_size=4"],
+            4,
+            ["one image to each of 4", "objective.momentum=0.9", "set it to 8"],
+        ),
     ],
 )
 def test_a_world_that_cannot_share_the_batch_is_told_the_nearest_that_can(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from dist_advss import attacks
+from dist_advss.config.compose import compose
 from dist_advss.data import training_views
 from dist_advss.images import pack
 from dist_advss.objectives import SimCLR, Task, build
@@ -67,6 +70,27 @@ def built(rng: Any, batch: Any, **settings: Any) -> tuple[SimCLR, Task]:
     images, labels = batch(ROWS)
     views = training_views((images * 255).to(torch.uint8), rng(ROWS), config.objective, 1)
     return objective, objective.prepare(views, labels, rng(ROWS))
+
+
+@pytest.mark.parametrize("attack", ["pgd3", "apgd2"])
+def test_the_attack_of_a2s_moves_the_first_view_and_leaves_the_second(rng: Any, batch: Any, attack: str) -> None:
+    objective, task = built(rng, batch, pairs="a2s")
+    keys = replace(compose("pretrain", [f"attack={attack}", "out=x"]).attack, eps=0.1, random_start=False)
+    x_adv = attacks.build(keys, objective, couples_rows=True)(objective.attack_loss, task)
+    one, two = task.inputs
+    assert (x_adv[0] - one).abs().max() > 0.05 and torch.equal(x_adv[1], two)
+    assert objective.attack_loss(x_adv, task).sum() > objective.attack_loss(task.inputs, task).sum()
+
+
+def test_half_precision_does_not_round_the_similarities_of_close_points() -> None:
+    generator = torch.Generator().manual_seed(3)
+    shared, own = torch.randn(1, 64, generator=generator), torch.randn(64, 64, generator=generator)
+    points = shared + 0.05 * own
+    one, two = (nn.functional.normalize(points + 0.02 * torch.randn(64, 64, generator=generator)) for _ in range(2))
+    full = nt_xent(one, two, 0.5)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = nt_xent(one, two, 0.5)
+    assert torch.equal(full.loss, half.loss) and torch.equal(full.correct, half.correct)
 
 
 def test_acl_s_variants_meet_the_views_that_they_name(rng: Any, batch: Any) -> None:

@@ -45,6 +45,26 @@ def test_it_learns_and_its_updates_see_images_that_are_harder_than_the_start(run
     assert losses[3] > losses[1]
 
 
+JOINT = ["objective=joint", "objective.tasks=[jigsaw,rotation]"]
+PATCHES = ["objective=joint", "objective.tasks=[selfie,rotation]", "objective.patch_bn=true"]
+SELFIE = ["objective.selfie.layers=1", "objective.selfie.heads=2", "objective.selfie.ffn=16"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [JOINT, [*PATCHES, *SELFIE], ["objective=simclr", "objective.projector=16", "objective.pairs=a2s"]],
+    ids=["joint", "patches", "a2s"],
+)
+def test_objectives_of_several_inputs_move_them_between_updates(runs: Runs, words: list[str]) -> None:
+    """At a learning rate of nearly nothing, only moved images can raise the loss."""
+    losses = {}
+    for steps in (1, 3):
+        few = ["attack=free", f"attack.steps={steps}", "attack.eps=0.2", "schedule.epochs=1", "schedule.lr=1e-6"]
+        runs.train(*words, *few, name=f"m{steps}")
+        losses[steps] = runs.metrics(f"m{steps}")[0]["loss"]
+    assert losses[3] > losses[1]
+
+
 def test_the_number_of_updates_may_grow_and_the_guard_compares_with_pgd(runs: Runs) -> None:
     guard = ["overfitting.every=2", "overfitting.images=10", "overfitting.steps=2", "overfitting.gap=100"]
     words = ["attack=free", "attack.steps=3", "attack.steps_ramp=1", "train.ema=0.9", "overfitting.fallbacks=[pgd10]"]

@@ -132,6 +132,17 @@ def test_an_update_whose_gradient_overflows_in_fp16_is_left_out_and_the_run_goes
     assert runs.finite()
 
 
+def test_a_loss_scale_that_has_fallen_to_one_stays_there_when_a_run_goes_on() -> None:
+    fallen, resumed, other = LossScale(True), LossScale(True), LossScale(True)
+    while fallen.value > 1:
+        fallen.allows(torch.tensor(math.inf))
+    fallen.allows(torch.tensor(1.0))
+    resumed.load(fallen.state())
+    assert (resumed.value, resumed.finite_updates) == (1, 1)
+    other.load(LossScale(False).state())  # a run that began in another precision
+    assert other.value == LossScale.START
+
+
 def test_a_gradient_that_no_loss_scale_makes_finite_stops_the_run(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LossScale, "START", 4.0)
     monkeypatch.setattr(Engine, "norm", lambda self, gradients: torch.tensor(math.nan))

@@ -224,12 +224,12 @@ def test_fallbacks_that_cannot_help_are_refused_in_one_line(words: list[str], to
 
 def test_fallbacks_add_up_and_keep_norm_and_radius() -> None:
     keys = compose("finetune", ["attack=fgsm", "attack.random_start=false", "attack.eps=0.2", "out=x"]).attack
-    halved = attacking.fallback(attacking.fallback(keys, "half_step"), "half_step")
+    halved = attacking.fallen_back(keys, ["half_step", "half_step"], 0, 5)
     assert halved.step_size == pytest.approx(1.25 * 0.2 / 4)
     stronger = attacking.fallback(halved, "pgd3")
     assert (stronger.steps, stronger.step_size, stronger.random_start, stronger.eps) == (3, None, True, 0.2)
     apgd = compose("finetune", ["attack=apgd2", "attack.eps=0.2", "out=x"]).attack
-    assert attacking.fallback(apgd, "half_step").step_size == pytest.approx(0.2)
+    assert attacking.fallen_back(apgd, ["half_step"], 0, 5).step_size == pytest.approx(0.2)
     assert attacking.fallback(apgd, "pgd3") == replace(stronger, batch_norm="eval")
     assert attacking.fallback(keys, "nfgsm") == compose("finetune", ["attack=nfgsm", "attack.eps=0.2", "out=x"]).attack
 

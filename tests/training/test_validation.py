@@ -124,6 +124,22 @@ def test_success_and_classes_are_counted_over_every_image(runs: Runs, asked: lis
             assert rate == (pytest.approx(100 * members.float().mean().item(), abs=1e-4) if len(members) else None)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        CASES["selfie"][1],
+        ["objective=joint", "objective.tasks=[jigsaw,rotation]", "objective.diversity.weight=0"],
+        ["objective=simclr", "objective.projector=16", "train.batch_size=16"],
+    ],
+    ids=["selfie", "joint", "simclr"],
+)
+def test_an_attack_without_a_radius_has_no_success_where_answers_are_partly_right(runs: Runs, words: list[str]) -> None:
+    config = runs.config(*words, "attack.steps=0", "attack.eps=0", "validation.limit=32", "validation.steps=1")
+    found = check(objectives.build(config), config)
+    assert 0 < found.ta < 100 and found.ra == found.ta
+    assert found.attack_success == 0
+
+
 def test_the_loss_of_every_step_of_the_attack_is_a_mean_over_every_image(config: Any) -> None:
     module = objectives.build(config)
     found = check(module, config, batch_size=30)
