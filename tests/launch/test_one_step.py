@@ -63,6 +63,8 @@ def shrunk(stage: Stage) -> Stage:
         del tiny["data.limit"]
     if "schedule=onecycle" in stage.overrides:
         tiny["schedule.warmup"] = "0.5"  # its rise ends within the one epoch
+    if any(word.startswith("attack.eps_ramp=") for word in stage.overrides):
+        tiny["attack.eps_ramp"] = "1"
     if any(word.startswith("pseudo.clusters=") for word in stage.overrides):
         tiny["pseudo.clusters"] = "5"
     if any(word.startswith("suite=") for word in stage.overrides):
