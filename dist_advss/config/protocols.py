@@ -43,6 +43,12 @@ def check_protocol(command: str, config: Any) -> None:
     """The keys `protocol`, `reuse` and `freeze` of a training. Raises UserError."""
     if config.protocol is not None:
         _check_is(config.protocol, config)
+    for key in ("dual_norms", "patch_bn"):
+        if config.freeze == "encoder" and getattr(config.objective, key, False):
+            raise UserError(
+                f"freeze=encoder: objective.{key}=true gives the encoder further batch norms, which would learn; set freeze=none, "
+                f"or objective.{key}=false"
+            )
     if config.freeze == "backbone" and config.reuse == "encoder":
         raise UserError(
             "freeze=backbone: keeps the last stage too, and reuse=encoder leaves it random; set reuse=backbone"

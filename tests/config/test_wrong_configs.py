@@ -149,6 +149,8 @@ IMPOSSIBLE_TRAINING = [
     ("finetune", "freeze=backbone", "freeze=backbone", "reuse=backbone"),
     ("finetune", "freeze=backbone reuse=backbone", "freeze=backbone", "init=RUN"),
     ("pretrain", "reuse=backbone", "reuse=backbone", "theta_p only"),
+    ("pretrain", "freeze=encoder init=X objective=acl attack=pgd3", "freeze=encoder", "objective.dual_norms=false"),
+    ("pretrain", "freeze=encoder init=X objective=joint objective.patch_bn=true", "freeze=encoder", "patch_bn=false"),
     (
         "finetune",
         "reuse=classifier init=X objective.zero_linear=true",
