@@ -207,7 +207,12 @@ IMPOSSIBLE_TOGETHER = [
     ("pretrain", "objective=simclr objective.reweight=0.4", "objective.reweight=0.4: ", "objective.anneal_every"),
     ("pretrain", "objective=simclr objective.reweight=2/3", "objective.reweight=2/3: ", "objective.anneal_every"),
     ("pretrain", "objective=dynacl schedule.epochs=50", "objective.anneal_every=50", "schedule.epochs=50"),
-    ("pretrain", "objective=dynacl init=RUN2 freeze=encoder", "objective.momentum=0.99", "freeze=none"),
+    (
+        "pretrain",
+        "objective=dynacl objective.dual_norms=false init=RUN2 freeze=encoder",
+        "objective.momentum=0.99",
+        "freeze=none",
+    ),
     ("pretrain", "objective=dynacl train.ema=0.9", "train.ema=0.9", "objective.momentum=0.99"),
     ("pretrain", "objective=simclr objective.momentum=0.9 engine=fsdp", "objective.momentum=0.9", "engine=ddp"),
     ("pretrain", "objective=joint attack=none", "objective.diversity.weight", "attack=pgd10"),
