@@ -49,6 +49,10 @@ def load_published(config: CorruptionsConfig, count: int, order: Integers | None
         raise UserError(
             f"published={root}: labels.npy does not hold a class of 0 to {classes - 1} for each of the {count} images"
         )
+    if (labels.reshape(-1, count) != labels[:count]).any():
+        raise UserError(
+            f"published={root}: labels.npy differs between severities, which must hold the same {count} images in the same order"
+        )
     labels = labels[:count]
     return Published(images, labels if order is None else order[labels])
 

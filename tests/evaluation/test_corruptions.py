@@ -159,9 +159,14 @@ def test_published_files_are_judged_in_place_of_our_own_corruptions(
 
 def test_published_files_of_other_images_are_refused(judged: Any, published: Path) -> None:
     labels = np.load(published / "labels.npy")
-    np.save(published / "labels.npy", np.sort(labels))  # the order of class folders
+    by_class = labels.reshape(5, -1).copy()
+    by_class.sort(axis=1)  # the order of class folders
+    np.save(published / "labels.npy", by_class.ravel())
     with pytest.raises(RunError, match=r"labels\.npy is not in the order of this set"):
         judged("kinds=[fog]", f"published={published}", name="order")
+    np.save(published / "labels.npy", np.concatenate([labels[:2000], by_class[1:].ravel()]))
+    with pytest.raises(UserError, match=r"labels\.npy differs between severities"):
+        judged("kinds=[fog]", f"published={published}", name="severities")
     np.save(published / "labels.npy", labels[:100])
     with pytest.raises(UserError, match=r"labels\.npy does not hold a class"):
         judged("kinds=[fog]", f"published={published}", name="few")
