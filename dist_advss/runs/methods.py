@@ -106,12 +106,17 @@ def method_of(run: Run, launch: Launch) -> Method:
         return Method(UNKNOWN, None, UNKNOWN)
     kind, loss = _kind(tuned), _loss(tuned)
     if not lookup(tuned.config, "init"):
-        # A run that has lost its config.yaml may have had an init, and an imported state dict does not say how it was trained.
-        unknown = not tuned.config or "state_dict" in tuned.result
+        # A run that has lost its config.yaml may have had an init.
+        unknown = not tuned.config or of_others(tuned)
         return Method(UNKNOWN if unknown else "P1", None, UNKNOWN if unknown else kind, loss)
     origin = follow(tuned, str(tuned.config["init"]), launch)
     before = _pretraining(origin, launch) if origin else Method(UNKNOWN)
     return replace(before, finetune=kind, loss=loss)
+
+
+def of_others(run: Run) -> bool:
+    """Whether the weights of a run are those of another program, so that its configuration does not say how they were trained."""
+    return "state_dict" in run.result or "published" in run.result
 
 
 def finetune_of(run: Run, launch: Launch) -> Run | None:

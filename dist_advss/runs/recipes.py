@@ -6,23 +6,27 @@ Runs of one recipe differ in their seeds alone, and are averaged. Two recipes of
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from ..config.commands import COMMANDS, trains
 from ..config.flags import of_any_command, says_where
 from ..config.objectives import OBJECTIVES
+from ..config.pseudo_source import STARTS
 from .folders import lookup
-from .methods import members_of, method_of, origins_of
+from .methods import members_of, method_of, of_others, origins_of
 from .metrics import number
-from .read import Launch, Run, flatten
+from .read import Launch, Run, flatten, follow
 from .settings import SHOWN, fingerprint, value_text
+from .stale import PICKS
 
 MOST_KEYS = 3  # in a name
 BEFORE = "pretrain "  # begins the names of keys of what a model started from
 IMAGES = "images"  # the fingerprint of the training images
+WEIGHTS = "weights"  # the digest of weights that no run in reach has trained
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,8 @@ def recipe_of(tuned: Sequence[Run], launch: Launch) -> Recipe:
         chain = [run, *started_from(run, launch)]
         for training in chain:
             prefix = mark if training is run else mark + BEFORE
-            keys |= {prefix + name: value for name, value in _keys(training).items()}
+            found = _keys(training) | _unexplained(training, launch)
+            keys |= {prefix + name: value for name, value in found.items()}
             seeds.append(_seed(training))
     return Recipe(tuple(keys.items()), tuple(seeds))
 
@@ -75,7 +80,7 @@ def variants(recipes: Iterable[Recipe]) -> dict[Recipe, str]:
     names = [name for name, values in known.items() if len(values) > 1]
     texts = {recipe: [_shown(name, dict(recipe.keys).get(name)) for name in names] for recipe in different}
     # Long texts are cut. Two that look alike then get numbers.
-    short = {recipe: ", ".join(words[:MOST_KEYS]) + _more(len(words) - MOST_KEYS) for recipe, words in texts.items()}
+    short = {recipe: ", ".join(words[:MOST_KEYS]) + more(len(words) - MOST_KEYS) for recipe, words in texts.items()}
     full = {recipe: tuple(words) for recipe, words in texts.items()}
     for text in set(short.values()):
         alike = list(dict.fromkeys(full[recipe] for recipe in different if short[recipe] == text))
@@ -98,13 +103,13 @@ def variants_of(launch: Launch) -> dict[Path, str]:
     return texts
 
 
-def _more(count: int) -> str:
+def more(count: int) -> str:
     return f" and {count} more key{'s' if count > 1 else ''}" if count > 0 else ""
 
 
 def _shown(name: str, value: str | None) -> str:
     text = "unknown" if value is None else value
-    return f"{name} {text[:SHOWN]}" if name.endswith(IMAGES) else f"{name}={text}"
+    return f"{name} {text[:SHOWN]}" if name.endswith((IMAGES, WEIGHTS)) else f"{name}={text}"
 
 
 def started_from(run: Run, launch: Launch) -> list[Run]:
@@ -128,6 +133,25 @@ def _keys(run: Run) -> dict[str, str | None]:
     keys = {**_defaults(str(lookup(run.config, "objective.name"))), **given}
     moving = {k: value_text(v) for k, v in keys.items() if not (says_where(k) or k in _per_run() or k == "seed")}
     return {**moving, IMAGES: fingerprint(run)}
+
+
+def _unexplained(run: Run, launch: Launch) -> dict[str, str | None]:
+    """The digests of the weights that the keys of a training do not explain.
+
+    Those of another program, and those that it started from where their run is not found. Without a record of the latter
+    its own weights stand for them.
+    """
+    own = next((str(d) for pick in PICKS if (d := lookup(run.result, f"{pick}.weights"))), None)
+    found = {WEIGHTS: own} if of_others(run) or (run.result and not run.config) else {}
+    recorded = lookup(run.made_from, "weights")
+    for key in STARTS:
+        link = lookup(run.config, key)
+        if link and follow(run, str(link), launch) is None:
+            start = os.path.realpath(str(link)) if "\0" not in str(link) else ""
+            files = recorded.items() if isinstance(recorded, dict) else ()
+            loaded = [str(digest) for file, digest in files if start in (file, *map(str, PurePath(file).parents))]
+            found[f"{key} {WEIGHTS}"] = loaded[0] if loaded else own
+    return {name: value and value_text(value) for name, value in found.items()}
 
 
 @functools.cache

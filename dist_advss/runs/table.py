@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from .folders import lookup
 from .methods import UNKNOWN, Method, finetune_of, members_of, method_of
 from .metrics import number
 from .read import Launch, Run, read
-from .recipes import Recipe, recipe_of, variants
+from .recipes import WEIGHTS, Recipe, recipe_of, variants
 from .settings import Setting, apart, describe_attack, describe_norm, filled, setting_of
 from .state import State
 
@@ -59,6 +60,8 @@ class Row:
     draw:              the seed of the evaluation, where it decides a random start
     epochs_to_best_ra: epochs of fine-tuning completed when validation RA was highest (so far, if it is still running)
     folder:            of the evaluation
+    model:             what tells its model from every other: the digests of its weights, or where these are not recorded its
+                       runs, or the evaluation
     tuned:             the fine-tuned run that was evaluated, or all members of an ensemble, by stage or path; None if it
                        cannot be found
     family:            the attack without its radius
@@ -76,6 +79,7 @@ class Row:
     n: int | None
     epochs_to_best_ra: int | None
     folder: Path
+    model: tuple[str, ...]
     tuned: str | None
     family: str
     eps: float | None
@@ -138,10 +142,14 @@ def _kind(row: Row) -> tuple[object, ...]:
 
 
 def one_each(rows: Sequence[Row]) -> list[Row]:
-    """Each model of a setting once, for averages: of repeated evaluations the first counts, and of equal seeds too."""
+    """Each model of a setting once, for averages: of repeated evaluations the first counts, and of equal seeds too.
+
+    Where a part of the method is unknown, equal seeds may be of different methods, and only the same weights are one model.
+    """
     found: dict[tuple[object, ...], Row] = {}
     for row in rows:
-        found.setdefault((row.setting, row.name, row.recipe.seeds or row.evaluation), row)
+        known = (row.name, row.recipe.seeds or row.evaluation)
+        found.setdefault((row.setting, *(row.model if UNKNOWN in row.method.label else known)), row)
     return list(found.values())
 
 
@@ -203,20 +211,28 @@ def _row(run: Run, launch: Launch) -> Row:
     together = lookup(run.config, "model.name") == "ensemble" and not lookup(run.config, "checkpoint")
     attack = run.result.get("attack") or lookup(run.config, "attack")
     judged = members_of(run, launch) if together else [tuned] if tuned else []
-    recipe = recipe_of(judged, launch)
+    weights = lookup(run.made_from, "weights")
+    digests = sorted(map(str, weights.values())) if isinstance(weights, dict) else []
+    recipe = recipe_of(judged, launch) if judged else Recipe(((WEIGHTS, " ".join(digests) or None),))
+    setting = setting_of(run, tuned, together)
+    paths = [os.path.realpath(one.path) for one in judged]
     draw = number(lookup(run.config, "seed"))
     starts = lookup(attack, "random_start", True) and number(lookup(attack, "steps")) != 0
     return Row(
         evaluation=run.stage,
         method=method_of(run, launch),
         state=run.state,
-        setting=setting_of(run, tuned, together),
+        setting=setting,
         seed=recipe.seed,
         ta=_rate(run, "ta"),
         ra=_rate(run, "ra"),
         n=None if n is None else int(n),
         epochs_to_best_ra=best_ra_epoch(tuned) if tuned and not together else None,
         folder=run.path,
+        # two models of one user's file have one digest, and the weights of a run differ between its checkpoints
+        model=(setting.model, *digests)
+        if digests
+        else (str(setting.get("pick")), *(paths or [os.path.realpath(run.path)])),
         tuned=" & ".join(one.stage if one.stage in launch.runs else str(one.path) for one in judged) or None,
         family=_family(attack) if isinstance(attack, dict) else "",
         eps=number(lookup(attack, "eps")),

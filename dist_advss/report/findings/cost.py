@@ -54,8 +54,7 @@ class Costs:
 
     def of(self, row: Row) -> Cost | None:
         """The cost of the model that a row evaluated, also under another attack; None where it is not known."""
-        same = (cost for cost in self.costs if (cost.row.name, cost.row.recipe) == (row.name, row.recipe))
-        return next(same, None) if row.recipe.keys else None
+        return next((cost for cost in self.costs if cost.row.tuned == row.tuned), None) if row.tuned else None
 
 
 def costs(launch: Launch, rows: list[Row]) -> Costs | None:
