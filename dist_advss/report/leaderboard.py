@@ -10,13 +10,13 @@ import csv
 import html
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import UserError
 from ..runs.read import read
-from ..runs.settings import Setting, filled
+from ..runs.settings import Setting, apart, filled
 from ..runs.table import Row, rows_of
 from ..text import printable
 from .findings.intervals import independent, paired
@@ -31,7 +31,7 @@ HEADINGS = ("rank", "RA %", "TA %", "method", "model", "labels", "seed", "folder
 class Entry:
     """One evaluation.
 
-    rank  1 + the number of evaluations of its table whose RA is higher with 95% confidence
+    rank  1 + the number of models of its table whose RA is higher with 95% confidence; of each the first evaluation counts
     """
 
     rank: int
@@ -53,14 +53,17 @@ def boards(directories: Sequence[Path]) -> list[Board]:
     for directory in directories:
         for row in rows_of(read(directory, time.time())):
             if row.ra is not None and row.ta is not None:
-                found.setdefault(row.folder, row)  # a folder may be inside another one that was named too
+                # a folder may be inside another one that was named too, or a link may lead to it
+                found.setdefault(row.folder.resolve(), row)
     if not found:
         raise UserError(f"{', '.join(map(str, directories))}: no finished evaluation; run dist-advss evaluate first")
     conditions = filled(_conditions(row.setting) for row in found.values())
     tables: dict[Setting, list[Row]] = {}
     for row in found.values():
         tables.setdefault(conditions[_conditions(row.setting)], []).append(row)
-    return sorted((_board(setting, rows) for setting, rows in tables.items()), key=lambda b: (-len(b.entries), b.title))
+    titles = _titles(tables)
+    found_boards = (_board(titles[setting], rows) for setting, rows in tables.items())
+    return sorted(found_boards, key=lambda board: (-len(board.entries), board.title))
 
 
 def _conditions(setting: Setting) -> Setting:
@@ -69,12 +72,24 @@ def _conditions(setting: Setting) -> Setting:
     return replace(setting, model="", labels=None, others=others)
 
 
-def _board(setting: Setting, rows: list[Row]) -> Board:
+def _titles(settings: Iterable[Setting]) -> dict[Setting, str]:
+    """The images and the attack of each board, with what distinguishes it from boards of the same ones."""
+    shown = {}
+    for setting in settings:
+        images, rest = setting.get("images"), tuple(pair for pair in setting.others if pair[0] != "images")
+        shown[setting] = replace(setting, data=f"{setting.data} ({images})" if images else setting.data, others=rest)
+    words = apart(shown.values())
+    texts = {s: f"{of.data}, {of.split} images, {of.attack}" for s, of in shown.items()}
+    return {s: "; ".join(filter(None, (text, ", ".join(words[shown[s]])))) for s, text in texts.items()}
+
+
+def _board(title: str, rows: list[Row]) -> Board:
+    models: dict[tuple[str, ...], Row] = {}
+    for row in rows:
+        models.setdefault(row.model, row)
     ordered = sorted(rows, key=lambda row: (-_ra(row), str(row.folder)))
-    entries = [Entry(1 + sum(_better(other, row) for other in ordered), row) for row in ordered]
-    images = setting.get("images")
-    of_set = f"{setting.data} ({images})" if images else setting.data
-    return Board(f"{of_set}, {setting.split} images, {setting.attack}", rows[0].n, entries)
+    ranks = [1 + sum(model != row.model and _better(of, row) for model, of in models.items()) for row in ordered]
+    return Board(title, rows[0].n, [Entry(rank, row) for rank, row in zip(ranks, ordered, strict=True)])
 
 
 def _ra(row: Row) -> float:

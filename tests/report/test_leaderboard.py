@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,46 @@ def test_a_difference_that_may_be_chance_gives_one_rank(quickstart: Any) -> None
         arrays = dict(archive)
     right = arrays["adversarial_prediction"] == arrays["label"]
     won, lost = rng.permutation(np.flatnonzero(~right))[:12], rng.permutation(np.flatnonzero(right))[:9]
-    quickstart.evaluate("p3_again", "p3_finetune", 69.9, 56.7)
+    quickstart.method("P3", "p3_pretrain", "F4", "p3_other", shift=0.3)
     predictions = arrays["adversarial_prediction"].copy()
     predictions[won], predictions[lost] = arrays["label"][won], (arrays["label"][lost] + 1) % 10
-    np.savez(quickstart.root / "p3_again" / "verdicts.npz", **{**arrays, "adversarial_prediction": predictions})
+    np.savez(
+        quickstart.root / "p3_other_evaluate" / "verdicts.npz", **{**arrays, "adversarial_prediction": predictions}
+    )
     (board,) = boards([quickstart.root])
     assert [(entry.row.ra.value, entry.rank) for entry in board.entries] == [(56.7, 1), (56.4, 1), (47.9, 3), (43.0, 4)]
+
+
+@pytest.mark.parametrize("digests", [True, False])
+def test_a_model_that_was_evaluated_twice_counts_once_in_the_ranks(quickstart: Any, digests: bool) -> None:
+    quickstart.evaluate("p3_again", "p3_finetune", 69.9, 56.7, seed=1)
+    for stage, weights in (("p1_evaluate", "a"), ("p3_evaluate", "b"), ("p3_again", "b")):
+        file = quickstart.root / stage / "result.json"
+        recorded = {"made_from": {"weights": {"net.pt": weights}}} if digests else {}
+        file.write_text(json.dumps(json.loads(file.read_text()) | recorded))
+    quickstart.forget("p2_evaluate")
+    (board,) = boards([quickstart.root])
+    assert [(entry.row.evaluation, entry.rank) for entry in board.entries] == [
+        ("p3_again", 1),
+        ("p3_evaluate", 1),
+        ("p1_evaluate", 2),
+    ]
+
+
+def test_an_evaluation_that_a_link_leads_to_counts_once(quickstart: Any, folder_at: Callable[[Path], Any]) -> None:
+    other = folder_at(quickstart.root.parent / "other")
+    other.root.mkdir()
+    (other.root / "link").symlink_to(quickstart.root / "p3_evaluate")
+    (board,) = boards([quickstart.root, other.root])
+    assert len(board.entries) == 3
+
+
+def test_boards_of_unlike_attacks_have_titles_of_their_own(quickstart: Any) -> None:
+    quickstart.evaluate("weak", "p1_finetune", 56.0, 55.0, step_size=0.0001, random_start=False)
+    tables = boards([quickstart.root])
+    usual, weak = (board.title for board in tables)
+    assert weak == f"{usual}; attack.step_size=0.0001 instead of default, attack.random_start=false instead of true"
+    assert {row["board"] for row in csv.DictReader(io.StringIO(as_csv(tables)))} == {usual, weak}
 
 
 def test_a_folder_named_twice_counts_once(quickstart: Any) -> None:
