@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import mean
 from typing import Literal
 
 from ...runs.table import Rate, Row, one_each
 from .cost import Costs
-from .effects import Difference, Effect, between, difference, effects, pair_by_seed
+from .effects import Difference, Effect, also_differ, between, difference, effects, pair_by_seed, unlike_keys
 from .intervals import wilson
 from .transfers import Transfer
 
@@ -35,13 +35,13 @@ def claims(rows: list[Row], costs: Costs | None, transfers: Sequence[Transfer]) 
         _claim(
             "a",
             "Adversarial pre-training raises RA and TA (P3→F4 above P1→F4).",
-            [((e.ra, e.ta), f"{e.task}: RA {e.ra}, TA {e.ta}") for e in against_none],
+            [_of_alike((e.ra, e.ta), f"{e.task}: RA {e.ra}, TA {e.ta}", e.unlike) for e in against_none],
         ),
         _sooner(against_none, rows, costs),
         _claim(
             "c",
             "Adversarial pre-training beats standard pre-training (P3→F4 above P2→F4 in RA).",
-            [((e.ra,), f"{e.task}: RA {e.ra}") for e in effects(rows, before="P2")],
+            [_of_alike((e.ra,), f"{e.task}: RA {e.ra}", e.unlike) for e in effects(rows, before="P2")],
         ),
         _trend(rows),
         _claim(
@@ -53,6 +53,13 @@ def claims(rows: list[Row], costs: Costs | None, transfers: Sequence[Transfer]) 
         _claim("f", "Averaging three fine-tuned models gives higher RA than the best of them.", _ensemble(rows)),
     ]
     return [claim for claim in tested if claim]
+
+
+def _of_alike(changes: tuple[Difference, ...], text: str, unlike: tuple[str, ...]) -> Measured:
+    """Differences between two models. Where their fine-tunings differ too, these decide nothing about a claim."""
+    if not unlike:
+        return changes, text
+    return tuple(replace(change, low=None, high=None) for change in changes), f"{text}. {also_differ(unlike)}"
 
 
 def _claim(letter: str, text: str, measured: list[Measured]) -> Claim | None:
@@ -86,7 +93,7 @@ def _sooner(measured: list[Effect], rows: list[Row], costs: Costs | None) -> Cla
         level = f"; the best RA of P1→F4 after {mean(reached):.3g}" if reached and len(reached) == len(of_task) else ""
         counts = f"{effect.epochs_after:.3g} epochs instead of {effect.epochs_before:.3g}"
         interval = "" if fewer.clear is None else f" ({fewer} fewer)"
-        found.append(((fewer,), f"{effect.task}: {counts}{interval}{level}"))
+        found.append(_of_alike((fewer,), f"{effect.task}: {counts}{interval}{level}", effect.unlike))
     return _claim("b", "Adversarial pre-training needs fewer epochs of fine-tuning to the best RA.", found)
 
 
@@ -187,4 +194,4 @@ def _against_best(name: str, rows: list[Row], others: list[Row], role: str) -> l
     if not pairs:
         return []
     ra_gain, ta_gain = difference(pairs, "ra"), difference(pairs, "ta")
-    return [((ra_gain,), f"{name} against {best}, {role}: RA {ra_gain}, TA {ta_gain}")]
+    return [_of_alike((ra_gain,), f"{name} against {best}, {role}: RA {ra_gain}, TA {ta_gain}", unlike_keys(pairs))]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
+from ...runs.recipes import MOST_KEYS, more
 from ...runs.table import Rate, Row, one_each
 from .intervals import Interval, half_width, independent, left_of_images, over_seeds, paired
 from .verdicts import Judged, judged
@@ -41,6 +42,7 @@ class Effect:
     """Adversarial pre-training on one task against none, or against standard; both with full adversarial fine-tuning.
 
     epochs: of fine-tuning until the best validation RA, (before, after) for each seed that recorded both
+    unlike: the keys in which the fine-tunings differ too, so that pre-training alone does not explain the effect
     """
 
     task: str
@@ -49,6 +51,7 @@ class Effect:
     seeds: int
     n: int | None
     epochs: tuple[tuple[int, int], ...]
+    unlike: tuple[str, ...] = ()
 
     @property
     def epochs_before(self) -> float | None:
@@ -143,7 +146,13 @@ def _effect(task: str, pairs: list[tuple[Row, Row]]) -> Effect:
         seeds=len(pairs),
         n=pairs[0][0].n,
         epochs=tuple(epochs),
+        unlike=unlike_keys(pairs),
     )
+
+
+def unlike_keys(pairs: list[tuple[Row, Row]]) -> tuple[str, ...]:
+    """The keys in which the fine-tunings of a pair differ, of all pairs."""
+    return tuple(dict.fromkeys(key for a, b in pairs for key in a.recipe.differing(b.recipe, own=True)))
 
 
 def difference(pairs: list[tuple[Row, Row]], rate: Literal["ta", "ra"]) -> Difference:
@@ -206,7 +215,7 @@ def sentence(effect: Effect) -> str:
         f"and {_moved(effect.ta)} standard accuracy by {_points(effect.ta, effect)}, compared with no pre-training "
         "(P3→F4 against P1→F4)"
     )
-    return f"{lead}{_caution(effect)}. {_sooner(effect)}".rstrip()
+    return f"{lead}{_cautions(effect)}. {_sooner(effect)}".rstrip()
 
 
 def clause(effect: Effect) -> str:
@@ -215,7 +224,7 @@ def clause(effect: Effect) -> str:
         f"{name} {difference.value:+.1f}{_ends(difference, 1)}".replace("-", "−")
         for name, difference in (("RA", effect.ra), ("TA", effect.ta))
     ]
-    return f"{changes[0]}, {changes[1]} points{_caution(effect)}. {_sooner(effect)}".rstrip()
+    return f"{changes[0]}, {changes[1]} points{_cautions(effect)}. {_sooner(effect)}".rstrip()
 
 
 def _moved(difference: Difference) -> str:
@@ -236,8 +245,14 @@ def _ends(difference: Difference, sign: int) -> str:
     return f" (95% interval {low:.1f} to {high:.1f}{over})".replace("-", "−")
 
 
-def _caution(effect: Effect) -> str:
-    return "" if effect.ra.clear else ". This is not a clear difference in robust accuracy"
+def _cautions(effect: Effect) -> str:
+    unlike = f". {also_differ(effect.unlike)}, so pre-training alone does not explain this" if effect.unlike else ""
+    return unlike + ("" if effect.ra.clear else ". This is not a clear difference in robust accuracy")
+
+
+def also_differ(keys: tuple[str, ...]) -> str:
+    """The clause that names the keys in which fine-tunings differ."""
+    return f"The fine-tunings also differ in {', '.join(keys[:MOST_KEYS])}{more(len(keys) - MOST_KEYS)}"
 
 
 def one_seed(effects: list[Effect]) -> str:
