@@ -6,13 +6,9 @@ An evaluation names a checkpoint, its fine-tuning names an `init`, and that pre-
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
-from typing import Any
+from pathlib import Path
 
-from ..config.backbones import is_own
-from ..config.commands import trains
 from ..config.objectives import Joint
 from ..config.protocols import PROTOCOLS
 from ..config.pseudo_source import STARTS
@@ -58,41 +54,6 @@ class Method:
     def order(self) -> tuple[bool, bool, str, str, str, str]:
         """The sort key: P1 first, then task by task, P2 before P3, F1 to F4; joint tasks and ensembles last."""
         return (bool(self.members), self.joint, self.task or "", self.pretrain, self.finetune or "", self.loss or "")
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model that a result names: its display name, and its method and seed if its run was found.
-
-    variant: what tells its recipe from those of the other models of its method
-    """
-
-    name: str
-    method: Method | None = None
-    seed: int | None = None
-    variant: str = ""
-
-    @property
-    def task(self) -> str:
-        """The pretext task, and the variant."""
-        return ", ".join(filter(None, (str(self.method.task) if self.method else self.name, self.variant)))
-
-
-def model_of(run: Run, link: Any, launch: Launch, variants: Mapping[Path, str]) -> Model:
-    """The model that `link` of `run` leads to. Its name is its method, with a seed other than 0, or the link's last part.
-
-    `variants`: of the trainings of the launch, by folder.
-    """
-    found = follow(run, link, launch) if isinstance(link, str) else None
-    if link is None:
-        own = str(lookup(run.config, "model.name"))
-        return Model(PurePath(own).name if is_own(own) else run.stage)
-    if found is None or not trains(found.command):
-        return Model(PurePath(str(link)).name or run.stage)
-    method, seed = method_of(found, launch), int(number(lookup(found.config, "seed")) or 0)
-    variant = variants.get(found.path, "")
-    name = ", ".join(filter(None, (method.full, variant)))
-    return Model(name + (f" seed {seed}" if seed else ""), method, seed, variant)
 
 
 def method_of(run: Run, launch: Launch) -> Method:

@@ -14,7 +14,7 @@ from ..config.attack import CASCADE, PGD_SUITE, Attack
 from ..config.commands import COMMANDS
 from ..config.flags import says_where
 from ..config.keys import grey_levels
-from ..config.source_run import CHECKPOINTS
+from ..config.source_run import CHECKPOINTS, NODES
 from ..text import one_line
 from .folders import lookup
 from .metrics import number
@@ -127,14 +127,17 @@ def captions(settings: Iterable[C]) -> dict[C, str]:
 def setting_of(run: Run, tuned: Run | None, together: bool) -> Setting:
     """The setting of an evaluation of `tuned`. `together`: of several models, the first of which is `tuned`."""
     of_model = tuned.config if tuned else {}
-    # A run that has not started, and one of several models, has the data and the model of what it evaluates.
-    configs = [of_model, run.config] if run.planned or together else [run.config, of_model]
+    configs = {node: [run.config, of_model] for node in NODES}
+    if run.planned:  # a run that has not started has the data of what it evaluates
+        configs["data"].reverse()
+    if run.planned or together:  # and this one, and one of several models, its network
+        configs["model"].reverse()
     attack = run.result.get("attack") or lookup(run.config, "attack")
     labels = number(lookup(of_model, "data.labels"))
     split = value_text(run.result.get("split") or lookup(run.config, "split", "test"))
     return Setting(
-        data=_first(configs, "data.name"),
-        model=_first(configs, "model.name"),
+        data=_first(configs["data"], "data.name"),
+        model=_first(configs["model"], "model.name"),
         labels=None if labels is None else int(labels),
         split=split,
         attack=describe_attack(attack),
@@ -162,13 +165,13 @@ def conditions(run: Run) -> tuple[tuple[str, str | None], ...]:
     found = {
         "split": split,
         "attack": describe_attack(attack),
-        **_others(run, [run.config], split),
+        **_others(run, {}, split),
         **_of_attack(attack),
     }
     return tuple(found.items())
 
 
-def _others(run: Run, configs: list[dict[str, Any]], split: str) -> dict[str, str | None]:
+def _others(run: Run, configs: Mapping[str, list[dict[str, Any]]], split: str) -> dict[str, str | None]:
     """Everything of an evaluation but its attack and what `Setting` names, with defaults for keys of later versions."""
     n = number(run.result.get("n"))
     if n is None and not run.result:
@@ -176,12 +179,13 @@ def _others(run: Run, configs: list[dict[str, Any]], split: str) -> dict[str, st
     found: dict[str, str | None] = {
         "n": None if n is None else f"{n:.0f}",
         "images": fingerprint(run),
-        "pick": _pick(run),
+        "pick": pick_of(run, run.result.get("checkpoint"), lookup(run.config, "checkpoint")),
     }
     for name, default in moving_keys().items():
         if name == "data.validation" and split != "validation":
             continue
-        node = next((config for config in configs if lookup(config, name.partition(".")[0]) is not None), None)
+        group = name.partition(".")[0]
+        node = next((config for config in configs.get(group, [run.config]) if lookup(config, group) is not None), None)
         found[name] = None if node is None else value_text(lookup(node, name, default))
     return found
 
@@ -197,9 +201,9 @@ def moving_keys() -> dict[str, Any]:
     }
 
 
-def _pick(run: Run) -> str | None:
-    """Which checkpoint was judged: that of the file, where the evaluation names one."""
-    for link in (run.result.get("checkpoint"), lookup(run.config, "checkpoint")):
+def pick_of(run: Run, *links: Any) -> str | None:
+    """Which checkpoint of a model was judged: that of the file, where one of the links to it names one."""
+    for link in links:
         if isinstance(link, str) and link.endswith(CHECKPOINTS):
             return one_line(PurePath(link).stem, LONGEST)
     return value_text(lookup(run.config, "pick", "best_ra")) if run.config else None

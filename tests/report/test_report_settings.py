@@ -13,7 +13,7 @@ import yaml
 
 import dist_advss
 from dist_advss.report.findings.claims import claims
-from dist_advss.report.findings.effects import effects, pair_by_seed
+from dist_advss.report.findings.effects import clause, effects, pair_by_seed, sentence
 from dist_advss.report.findings.paper import beside
 from dist_advss.report.findings.sweeps import at_one_radius, sweeps
 from dist_advss.report.findings.transfers import transfers
@@ -112,6 +112,16 @@ def test_what_moves_no_number_makes_no_setting(folder: Any, config: Any, result:
     rows = summary_rows(folder.root)
     assert len(one_each(rows)) == 1  # the same model twice is no second seed
     assert len(set(full_names(rows).values())) == 2
+
+
+def test_an_ensemble_has_the_data_that_it_was_judged_on_and_the_network_of_its_members(quickstart: Any) -> None:
+    quickstart.average("both", ["p1_finetune", "p3_finetune"], 70.0, 55.0)
+    for stage in ("both", "p3_evaluate"):
+        change(quickstart.root / stage / "config.yaml", data__name="fashion_mnist", data__crop="random")
+    found = {row.evaluation: row.setting for row in summary_rows(quickstart.root)}
+    assert found["both"] == found["p3_evaluate"] != found["p1_evaluate"]
+    assert (found["both"].data, found["both"].model) == ("fashion_mnist", "preact_small")
+    assert found["both"].get("data.crop") == "random" and found["both"].get("model.width") == "16"
 
 
 def test_a_setting_is_shown_by_what_differs_and_holds_everything(quickstart: Any) -> None:
@@ -291,3 +301,21 @@ def test_frames_have_every_part_of_the_setting(folder: Any) -> None:
     assert frame.loc["last", "images"] == "b" * 16
     assert frame.groupby(["setting", "method", "variant"]).ngroups == 2
     assert {"data.size", "model.width", "attack.step_size", "attack.random_start", "attack.precision"} <= set(frame)
+
+
+def test_an_effect_of_unlike_fine_tunings_says_so_and_supports_no_claim(folder: Any) -> None:
+    for seed in (0, 1, 2):
+        folder.grid(seed=seed)
+    rows = summary_rows(folder.root)
+    verdicts = {claim.text: claim.verdict for claim in claims(rows, None, [])}
+    assert "holds here" in verdicts.values() and "also differ" not in sentence(effects(rows)[0])
+    for stage in ("p3_finetune", "p3_s1_finetune", "p3_s2_finetune"):
+        change(folder.root / stage / "config.yaml", schedule__lr=0.05, schedule__epochs=3)
+    rows = summary_rows(folder.root)
+    (effect,) = effects(rows)
+    assert effect.unlike == ("schedule.epochs", "schedule.lr") and effect.ra.clear
+    said = "The fine-tunings also differ in schedule.epochs, schedule.lr"
+    assert said in sentence(effect) and said in clause(effect)
+    found = claims(rows, None, [])
+    assert {claim.verdict for claim in found} == {"not clear here"}
+    assert all(said in number for claim in found for number in claim.numbers)

@@ -135,7 +135,7 @@ def test_models_of_one_method_are_told_apart_by_their_folders(folder: Any) -> No
     folder.method("P3", "p3_pretrain", "F4", "again")
     folder.transfer("transfer", ["p3_finetune", "again_finetune"], [[1.0, 2.0], [3.0, 4.0]])
     matrix = transfers(read(folder.root, 0.0))[0].heat
-    assert matrix.columns == ["p3_finetune", "again_finetune"]
+    assert matrix.columns == ["P3→F4 rotation (p3_finetune)", "P3→F4 rotation (again_finetune)"]
 
 
 @pytest.mark.parametrize(

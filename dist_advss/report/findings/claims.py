@@ -8,6 +8,7 @@ from itertools import pairwise
 from statistics import mean
 from typing import Literal
 
+from ...runs.models import Model, traits_apart
 from ...runs.table import Rate, Row, one_each
 from .cost import Costs
 from .effects import Difference, Effect, also_differ, between, difference, effects, pair_by_seed, unlike_keys
@@ -16,6 +17,7 @@ from .transfers import Transfer
 
 Verdict = Literal["holds here", "holds in part", "not clear here", "does not hold here"]
 Measured = tuple[tuple[Difference, ...], str]  # differences that are positive if the claim holds, and their text
+_Attacked = tuple[Rate, list[Rate]]  # RA of a model under its own attack, and under attacks on others
 
 
 @dataclass(frozen=True)
@@ -123,28 +125,34 @@ def _trend(rows: list[Row]) -> Claim | None:
 def _weaknesses(transfers: Sequence[Transfer]) -> list[Measured]:
     """(d): RA of each fine-tuned model under attacks on models of other tasks, against its RA under its own attack.
 
-    Every target model counts once for each task that it was attacked through. Unlike transfers are kept apart.
+    Every target model counts once for each task that it was attacked through, by models of the same data, network, labels
+    and pick. Unlike transfers are kept apart.
     """
     measured: list[Measured] = []
     for conditions in dict.fromkeys(transfer.conditions for transfer in transfers):
-        # the target's task, the source's task, then the target: its RA under its own attack, and under each source's
-        found: dict[str, dict[str, dict[str, tuple[Rate, list[Rate]]]]] = {}
+        # the targets of one task and traits, the source's task, then the target: its RA under its own attack and others
+        found: dict[tuple[object, ...], dict[str, dict[object, _Attacked]]] = {}
+        models: dict[tuple[object, ...], Model] = {}
         for transfer in transfers:
             for j, target in enumerate(transfer.targets) if transfer.conditions == conditions else ():
-                own = transfer.ra[transfer.sources.index(target)][j] if target in transfer.sources else None
+                own = transfer.own(j)
                 for source, line in zip(transfer.sources, transfer.ra, strict=True):
                     attacked, tried, other = source.method, target.method, line[j]
                     if not (attacked and tried and attacked.finetune and tried.finetune) or attacked.task == tried.task:
                         continue
-                    if own is not None and other is not None:
-                        of_task = found.setdefault(target.task, {}).setdefault(source.task, {})
-                        of_task.setdefault(target.name, (_rated(own, transfer.n), []))[1].append(
+                    if own is not None and other is not None and source.traits == target.traits:
+                        kind: tuple[object, ...] = (target.task, target.traits)
+                        models.setdefault(kind, target)
+                        of_task = found.setdefault(kind, {}).setdefault(source.task, {})
+                        of_task.setdefault(target.place, (_rated(own, transfer.n), []))[1].append(
                             _rated(other, transfer.n)
                         )
-        for task, others in found.items():
+        words = dict(zip(models, traits_apart(list(models.values())), strict=True))
+        for kind, others in found.items():
             pairs = {name: [(own, _mean(rates)) for own, rates in of.values()] for name, of in others.items()}
             differences = {name: between(pair) for name, pair in pairs.items()}
             own_ra = mean(own.value for pair in pairs.values() for own, _ in pair)
+            task = ", ".join(filter(None, (models[kind].task, words[kind])))
             text = ", ".join(f"{change} under the attack on {name}" for name, change in differences.items())
             measured.append((tuple(differences.values()), f"{task}: RA {own_ra:.1f} under its own attack, {text}"))
     return measured

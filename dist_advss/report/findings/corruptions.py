@@ -7,7 +7,7 @@ from typing import Any
 
 from ...config.corruptions import CORRUPTIONS
 from ...runs.judged import Changed, judged_images
-from ...runs.methods import model_of
+from ...runs.models import Model, judged_model, names_apart
 from ...runs.read import Launch, Run, number
 from ...runs.recipes import variants_of
 from ...runs.settings import captions, filled
@@ -22,24 +22,24 @@ def corrupted(launch: Launch) -> list[Heat]:
     """
     finished = [run for run in launch.runs.values() if run.command == "corruptions" and run.state == "finished"]
     variants = variants_of(launch) if finished else {}
-    judged: list[tuple[Changed, tuple[str, list[float | None]]]] = []
+    judged: list[tuple[Changed, Model, str, list[float | None]]] = []
     for run in finished:
         means = _means(run.result.get("accuracy"))
         ta, mean, mce = (number(run.result.get(name)) for name in ("ta", "mean", "mce"))
         if not means or ta is None or mean is None:
             continue
-        name = model_of(run, run.config.get("checkpoint"), launch, variants).name
-        of_baseline = "" if mce is None else f", mCE {mce:.1f}"
-        row: tuple[str, list[float | None]] = (name + of_baseline, [ta, mean, *means.values()])
-        judged.append((_conditions(run, tuple(means)), row))
-    same = filled(conditions for conditions, _ in judged)
-    texts = captions(same[conditions] for conditions, _ in judged)
-    tables: dict[Changed, Heat] = {}
-    for conditions, row in judged:
-        conditions = same[conditions]
+        model, of_baseline = judged_model(run, launch, variants), "" if mce is None else f", mCE {mce:.1f}"
+        judged.append((_conditions(run, tuple(means)), model, of_baseline, [ta, mean, *means.values()]))
+    same = filled(conditions for conditions, *_ in judged)
+    texts = captions(same[conditions] for conditions, *_ in judged)
+    tables = []
+    for conditions in dict.fromkeys(same[conditions] for conditions, *_ in judged):
+        of_table = [row for row in judged if same[row[0]] == conditions]
+        names = names_apart([model for _, model, _, _ in of_table])
+        rows = [(name + more, rates) for name, (_, _, more, rates) in zip(names, of_table, strict=True)]
         columns = ["TA", "mean", *(kind.replace("_", " ") for kind in conditions.kinds)]
-        tables.setdefault(conditions, Heat(texts[conditions], "model", columns, [])).rows.append(row)
-    return list(tables.values())
+        tables.append(Heat(texts[conditions], "model", columns, rows))
+    return tables
 
 
 def _means(accuracy: Any) -> dict[str, float]:

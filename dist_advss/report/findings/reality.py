@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ...evaluation.checks import MEANINGS, Check, answer, converged, falls, gap, same_in_half, stronger
-from ...runs.folders import lookup
-from ...runs.methods import model_of
+from ...runs.models import Model, judged_model, names_apart
 from ...runs.read import Launch, Run, number
 from ...runs.recipes import variants_of
 from ...runs.settings import LONGEST
@@ -47,27 +47,24 @@ def reality(launch: Launch, rows: list[Row]) -> list[Reality]:
 
     A result that cannot be read gives no answer.
     """
-    found: dict[str, list[Answer]] = {}
-    finished = [run for run in launch.runs.values() if run.state == "finished"]
-    sane = [run for run in finished if run.result.get("kind") == "sanity"]
-    variants = variants_of(launch) if sane else {}
-    for run in sane:
-        own = [Answer(check, run.stage) for check in _recorded(run)]
-        if own:
-            found.setdefault(_name(run, launch, variants), []).extend(own)
-    for name, given in _of_evaluations(launch, rows):
-        found.setdefault(name, []).append(given)
-    for name, given in _of_transfers(launch):
-        found.setdefault(name, []).append(given)
-    return [Reality(name, answers) for name, answers in found.items()]
+    variants = variants_of(launch)
+    found: dict[tuple[object, ...], tuple[Model, list[Answer]]] = {}
+    for given in (
+        _of_sanity(launch, variants),
+        _of_evaluations(launch, list(_judged(launch, rows, variants))),
+        _of_transfers(launch),
+    ):
+        for model, one in given:
+            found.setdefault(model.place, (model, []))[1].append(one)
+    names = names_apart([model for model, _ in found.values()])
+    return [Reality(name, answers) for name, (_, answers) in zip(names, found.values(), strict=True)]
 
 
-def _name(run: Run, launch: Launch, variants: Any) -> str:
-    members = lookup(run.config, "model.members")
-    link = lookup(run.config, "checkpoint") or run.result.get("checkpoint")
-    if not link and isinstance(members, list) and members:
-        return f"ensemble, {run.stage}"
-    return model_of(run, link, launch, variants).name
+def _of_sanity(launch: Launch, variants: Mapping[Path, str]) -> Iterator[tuple[Model, Answer]]:
+    for run in launch.runs.values():
+        if run.state == "finished" and run.result.get("kind") == "sanity":
+            for check in _recorded(run):
+                yield judged_model(run, launch, variants), Answer(check, run.stage)
 
 
 def _recorded(run: Run) -> Iterator[Check]:
@@ -83,9 +80,10 @@ def _recorded(run: Run) -> Iterator[Check]:
 
 @dataclass(frozen=True)
 class _Judged:
-    """An evaluation: its row, its attack, and its rates, which are known."""
+    """An evaluation: its row, its model, its attack, and its rates, which are known."""
 
     row: Row
+    model: Model
     attack: dict[str, Any]
     eps: float
     ra: float
@@ -107,17 +105,16 @@ class _Judged:
         """What two evaluations must share to differ in nothing but these keys of the attack."""
         names = {f"attack.{name}" for name in without}
         others = tuple(pair for pair in self.row.setting.others if pair[0] not in names)
-        return (replace(self.row.setting, attack="", others=others), self.row.tuned)
+        return (replace(self.row.setting, attack="", others=others), self.model.place)
 
     def same_images(self) -> tuple[Any, ...]:
         """What two evaluations must share to have judged one model on the same images, in the same ball."""
         others = tuple(pair for pair in self.row.setting.others if not pair[0].startswith("attack"))
         ball = (self.attack.get("norm", "linf"), self.eps)
-        return (replace(self.row.setting, attack="", others=others), self.row.tuned, ball)
+        return (replace(self.row.setting, attack="", others=others), self.model.place, ball)
 
 
-def _of_evaluations(launch: Launch, rows: list[Row]) -> Iterator[tuple[str, Answer]]:
-    judged = list(_judged(launch, rows))
+def _of_evaluations(launch: Launch, judged: list[_Judged]) -> Iterator[tuple[Model, Answer]]:
     # 1. One attack at several radii.
     families: dict[tuple[Any, ...], dict[float, _Judged]] = {}
     for one in judged:
@@ -125,7 +122,7 @@ def _of_evaluations(launch: Launch, rows: list[Row]) -> Iterator[tuple[str, Answ
     for by_eps in families.values():
         points = [by_eps[eps] for eps in sorted(by_eps)]
         if len(points) > 1:
-            yield _named(points, falls([(one.eps, one.ra) for one in points], points[0].n, None))
+            yield _answered(points, falls([(one.eps, one.ra) for one in points], points[0].n, None))
     # 2. Several attacks in one ball.
     balls: dict[tuple[Any, ...], list[_Judged]] = {}
     for one in judged:
@@ -139,9 +136,11 @@ def _of_evaluations(launch: Launch, rows: list[Row]) -> Iterator[tuple[str, Answ
         cascades = [one for one in together if one.cascade and stands_for_autoattack(one.attack)]
         cascade = min(cascades, key=lambda one: one.ra, default=None)
         if pgd and step:
-            yield _named([pgd, step], stronger("PGD beats one step", (pgd.name, pgd.ra), (step.name, step.ra), pgd.n))
+            yield _answered(
+                [pgd, step], stronger("PGD beats one step", (pgd.name, pgd.ra), (step.name, step.ra), pgd.n)
+            )
         if pgd and cascade:
-            yield _named([pgd, cascade], gap((pgd.name, pgd.ra), (cascade.name, cascade.ra)))
+            yield _answered([pgd, cascade], gap((pgd.name, pgd.ra), (cascade.name, cascade.ra)))
     # 3. One attack in two precisions.
     precisions: dict[tuple[Any, ...], dict[str, _Judged]] = {}
     for one in judged:
@@ -151,48 +150,47 @@ def _of_evaluations(launch: Launch, rows: list[Row]) -> Iterator[tuple[str, Answ
         full = by_name.get("fp32")
         for name, half in by_name.items():
             if full and half is not full:
-                yield _named([full, half], same_in_half(("fp32", full.ra), (name, half.ra)))
+                yield _answered([full, half], same_in_half(("fp32", full.ra), (name, half.ra)))
     # 4. One attack after several numbers of steps.
     for one in judged:
         if one.row.sweep and one.row.sweep.axis == "steps":
             check = converged([(steps, rate.value) for steps, rate in one.row.sweep.points])
             if check:
-                yield _named([one], check)
+                yield _answered([one], check)
     # 5. What AutoAttack said itself.
     for one in judged:
         if one.cascade:
             warnings = launch.runs[one.row.evaluation].result.get("warnings")
             said = [one_line(str(text), LONGEST) for text in warnings[:5]] if isinstance(warnings, list) else []
-            yield _named([one], answer("AutoAttack has no objection", not said, "; ".join(said) or "no warning"))
+            yield _answered([one], answer("AutoAttack has no objection", not said, "; ".join(said) or "no warning"))
 
 
-def _named(from_: list[_Judged], check: Check) -> tuple[str, Answer]:
-    row = from_[0].row
-    seed = f" seed {row.seed}" if row.seed else ""
-    return row.name + seed, Answer(check, ", ".join(dict.fromkeys(one.row.evaluation for one in from_)))
+def _answered(from_: list[_Judged], check: Check) -> tuple[Model, Answer]:
+    return from_[0].model, Answer(check, ", ".join(dict.fromkeys(one.row.evaluation for one in from_)))
 
 
-def _judged(launch: Launch, rows: list[Row]) -> Iterator[_Judged]:
+def _judged(launch: Launch, rows: list[Row], variants: Mapping[Path, str]) -> Iterator[_Judged]:
     for row in rows:
-        attack = launch.runs[row.evaluation].result.get("attack") if row.evaluation in launch.runs else None
+        run = launch.runs[row.evaluation]
+        attack = run.result.get("attack")
         if isinstance(attack, dict) and row.ra and row.eps and row.n and number(attack.get("steps")):
-            yield _Judged(row, attack, row.eps, row.ra.value, row.n)
+            yield _Judged(row, judged_model(run, launch, variants), attack, row.eps, row.ra.value, row.n)
 
 
-def _of_transfers(launch: Launch) -> Iterator[tuple[str, Answer]]:
+def _of_transfers(launch: Launch) -> Iterator[tuple[Model, Answer]]:
     """Of each fine-tuned model: its own attack against the strongest that was found on another."""
     for found in transfers(launch):
-        names = [model.name for model in found.sources]
+        names, _ = found.names
         for column, target in enumerate(found.targets):
-            own = found.ra[names.index(target.name)][column] if target.name in names else None
+            own = found.own(column)
             others = [
-                (rate, model.name)
-                for model, line in zip(found.sources, found.ra, strict=True)
-                if (rate := line[column]) is not None and model.name != target.name
+                (rate, name)
+                for name, model, line in zip(names, found.sources, found.ra, strict=True)
+                if (rate := line[column]) is not None and model.place != target.place
             ]
             if own is None or not others or not found.n or target.method is None or target.method.finetune is None:
                 continue
             rate, name = min(others)
             strong, weak = ("its own attack", own), (f"the attack found on {name}", rate)
             check = stronger("white box beats transfer", strong, weak, found.n)
-            yield target.name, Answer(check, found.stage)
+            yield target, Answer(check, found.stage)

@@ -6,15 +6,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import PurePath
-from typing import Any
+from dataclasses import dataclass
 
-from ...runs.methods import Model, model_of
+from ...runs.models import Model, model_of, names_apart
 from ...runs.read import Launch, number
 from ...runs.recipes import variants_of
-from ...runs.settings import LONGEST, conditions
-from ...text import one_line
+from ...runs.settings import conditions
 
 
 @dataclass(frozen=True)
@@ -55,9 +52,20 @@ class Transfer:
     conditions: tuple[tuple[str, str | None], ...]
 
     @property
+    def names(self) -> tuple[list[str], list[str]]:
+        """The names of the sources and of the targets. A model that is both has one name."""
+        names = names_apart([*self.sources, *self.targets])
+        return names[: len(self.sources)], names[len(self.sources) :]
+
+    @property
     def heat(self) -> Heat:
-        lines = list(zip([m.name for m in self.sources], self.ra, strict=True))
-        return Heat(self.stage, "found on ↓ tried on →", [m.name for m in self.targets], lines)
+        sources, targets = self.names
+        return Heat(self.stage, "found on ↓ tried on →", targets, list(zip(sources, self.ra, strict=True)))
+
+    def own(self, column: int) -> float | None:
+        """RA of a target under its own attack; None where it is no source."""
+        place = self.targets[column].place
+        return next((line[column] for m, line in zip(self.sources, self.ra, strict=True) if m.place == place), None)
 
 
 def transfers(launch: Launch) -> list[Transfer]:
@@ -73,15 +81,8 @@ def transfers(launch: Launch) -> list[Transfer]:
         if len(lines) == len(sources) and all(len(line) == len(targets) for line in lines) and targets:
             n = number(run.result.get("n"))
             from_models, to_models = (
-                _named([model_of(run, link, launch, variants) for link in links], links) for links in (sources, targets)
+                [model_of(run, link, launch, variants) for link in links] for links in (sources, targets)
             )
             images = None if n is None else int(n)
             finished.append(Transfer(run.stage, from_models, to_models, lines, images, conditions(run)))
     return finished
-
-
-def _named(models: list[Model], links: list[Any]) -> list[Model]:
-    """The models, named by their methods. Where two names would be equal, all are named by the last parts of the links."""
-    if len({m.name for m in models}) == len(models):
-        return models
-    return [replace(m, name=one_line(PurePath(str(link)).name, LONGEST)) for m, link in zip(models, links, strict=True)]

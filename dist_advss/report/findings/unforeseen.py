@@ -10,7 +10,7 @@ import numpy as np
 from ...arrays import read_arrays
 from ...config.unforeseen import STRENGTHS, UNFORESEEN
 from ...runs.judged import Changed, judged_images
-from ...runs.methods import model_of
+from ...runs.models import Model, judged_model, names_apart
 from ...runs.read import Launch, Run, number
 from ...runs.recipes import variants_of
 from ...runs.settings import captions, filled, value_text
@@ -18,6 +18,7 @@ from ..images import MOST_BYTES, png
 from .transfers import Heat
 
 PICTURES = 2  # images of a run on the page
+_Judged = tuple[Model, dict[str, list[float | None]]]  # a model, and its line of the table by strength
 
 
 @dataclass(frozen=True)
@@ -44,27 +45,27 @@ def attacked(launch: Launch) -> list[Table]:
     """
     finished = [run for run in launch.runs.values() if run.command == "unforeseen" and run.state == "finished"]
     variants = variants_of(launch) if finished else {}
-    judged: list[tuple[Run, Changed, list[tuple[str, list[float | None]]]]] = []
+    judged: list[tuple[Run, Changed, _Judged]] = []
     for run in finished:
         rates, ta = _rates(run.result.get("accuracy"), run.result.get("strengths")), number(run.result.get("ta"))
         if not rates or ta is None:
             continue
-        name = model_of(run, run.config.get("checkpoint"), launch, variants).name
-        rows: list[tuple[str, list[float | None]]] = []
+        lines: dict[str, list[float | None]] = {}
         for strength, by_kind in rates.items():
             values = list(by_kind.values())
-            rows.append((f"{name}, {strength}", [ta, sum(values) / len(values), *values]))
-        judged.append((run, _conditions(run, tuple(next(iter(rates.values())))), rows))
+            lines[strength] = [ta, sum(values) / len(values), *values]
+        model = judged_model(run, launch, variants)
+        judged.append((run, _conditions(run, tuple(next(iter(rates.values())))), (model, lines)))
     same = filled(conditions for _, conditions, _ in judged)
     groups: list[_Group] = []
-    for run, conditions, rows in judged:
+    for run, conditions, of_model in judged:
         new = _Group(same[conditions])
         group = next((group for group in groups if group.takes(new.conditions, _calibration(run))), new)
         if group is new:
             groups.append(group)
         group.calibration |= _calibration(run)
         group.runs.append(run)
-        group.rows += rows
+        group.judged.append(of_model)
     texts = captions(group.known for group in groups)
     return [
         Table(
@@ -82,12 +83,22 @@ class _Group:
     conditions: Changed
     calibration: dict[str, str] = field(default_factory=dict)
     runs: list[Run] = field(default_factory=list)
-    rows: list[tuple[str, list[float | None]]] = field(default_factory=list)
+    judged: list[_Judged] = field(default_factory=list)
 
     def takes(self, conditions: Changed, calibration: dict[str, str]) -> bool:
         """Whether a run belongs here. Runs that judged other strengths do, and runs with other values of the same ones do not."""
         equal = all(self.calibration.get(name, value) == value for name, value in calibration.items())
         return equal and conditions == self.conditions
+
+    @property
+    def rows(self) -> list[tuple[str, list[float | None]]]:
+        """A line for each model and strength."""
+        names = names_apart([model for model, _ in self.judged])
+        return [
+            (f"{name}, {strength}", line)
+            for name, (_, lines) in zip(names, self.judged, strict=True)
+            for strength, line in lines.items()
+        ]
 
     @property
     def known(self) -> Changed:
