@@ -77,6 +77,7 @@ def test_the_attack_of_a2s_moves_the_first_view_and_leaves_the_second(rng: Any, 
     objective, task = built(rng, batch, pairs="a2s")
     keys = replace(compose("pretrain", [f"attack={attack}", "out=x"]).attack, eps=0.1, random_start=False)
     x_adv = attacks.build(keys, objective, couples_rows=True)(objective.attack_loss, task)
+    assert isinstance(x_adv, tuple)
     one, two = task.inputs
     assert (x_adv[0] - one).abs().max() > 0.05 and torch.equal(x_adv[1], two)
     assert objective.attack_loss(x_adv, task).sum() > objective.attack_loss(task.inputs, task).sum()

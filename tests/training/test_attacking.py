@@ -34,13 +34,13 @@ def test_the_number_of_steps_grows_at_every_epoch() -> None:
 def test_a_fallback_has_all_of_its_steps_at_once_and_half_a_step_is_half_of_what_the_attack_has_then() -> None:
     keys = Attack(eps=0.4, steps=3, steps_ramp=8)
     first, last = (fallen_back(keys, ["half_step"], step, 2) for step in (0, 40))
-    assert (first.steps, first.step_size) == (1, pytest.approx(1.25 * 0.4 / 2))
-    assert (last.steps, last.step_size) == (3, pytest.approx(1.25 * 0.4 / 3 / 2))
+    assert first.steps == 1 and first.step_size == pytest.approx(1.25 * 0.4 / 2)
+    assert last.steps == 3 and last.step_size == pytest.approx(1.25 * 0.4 / 3 / 2)
     assert fallen_back(keys, ["half_step", "half_step"], 0, 2).step_size == pytest.approx(1.25 * 0.4 / 4)
     for names in (["pgd10"], ["half_step", "pgd10"]):
         assert fallen_back(keys, names, 0, 2) == Attack(eps=0.4, steps=10)
     ramped = fallen_back(Attack(eps=0.4, steps=10, eps_ramp=2), ["half_step"], 0, 2)
-    assert (ramped.eps, ramped.step_size) == (pytest.approx(0.1), pytest.approx(0.1 / 4 / 2))
+    assert ramped.eps == pytest.approx(0.1) and ramped.step_size == pytest.approx(0.1 / 4 / 2)
 
 
 def test_without_a_schedule_the_attack_is_the_same_object() -> None:
