@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import numpy as np
 from ..config.schema import Data
 from ..config.sets import SETS
 from ..errors import UserError
-from .betons.beton import Beton
+from .betons.beton import SQUARES, Beton
 from .betons.origin import find_beton, source_here
+from .betons.write import describe
 from .image_set import Integers
 from .sets.fingerprint import Files
 from .sets.sources import read
@@ -29,6 +30,7 @@ class Identity:
     classes:     the names of the classes: label k is classes[k]; [] for images without labels
     images:      their number, unlabelled ones included
     fingerprint: a hash of names and content of the part's own files; equal for a copy elsewhere; "" where it is unknown
+    pixels:      how the loader made pixels of the files (`Description.pixels`); "" where it is unknown
     """
 
     name: str
@@ -37,6 +39,7 @@ class Identity:
     classes: list[str]
     images: int
     fingerprint: str
+    pixels: str = ""
 
     def as_record(self) -> dict[str, Any]:
         """Plain values, for JSON and for checkpoints."""
@@ -49,33 +52,41 @@ def restore(record: Any) -> Identity | None:
         found = Identity(**record)
     except TypeError:
         return None
-    texts = (found.name, found.part, found.fingerprint, *found.classes)
+    texts = (found.name, found.part, found.fingerprint, found.pixels, *found.classes)
     return found if all(isinstance(text, str) for text in texts) and isinstance(found.images, int) else None
 
 
 def identify(data: Data, part: str) -> Identity:
     """The images that `data` names now. `part` is "train" or "test". Raises UserError for files that are missing.
 
-    Where data.root is not on this machine and data.beton is, the beton's description gives the answer.
+    Where data.root is not on this machine and data.beton is, the beton's description gives the answer. Their `pixels` are ""
+    where data.loader=auto may give either.
     """
     source = source_here(data, part)
-    return (
+    found = (
         identity_of_beton(data, find_beton(data, part, None))
         if source is None
         else identity_of_files(data, part, source)
     )
+    decoded = describe(data, part, [], "").pixels
+    loaders = {"memory": SQUARES, "ffcv": decoded}
+    return replace(found, pixels=loaders.get(data.loader, decoded if decoded == SQUARES else ""))
 
 
 def identity_of_files(data: Data, part: str, files: Files) -> Identity:
-    """The identity of a part from its files. No image of a tree is decoded; sets of arrays are loaded for their labels."""
+    """The identity of a part that the memory loader reads from its files.
+
+    No image of a tree is decoded; sets of arrays are loaded for their labels.
+    """
     source = read(data, "train+unlabelled" if part == "train" else part, files.paths)
-    return Identity(data.name, part, _absolute_root(data), source.classes, len(source.labels), files.fingerprint)
+    count, root = len(source.labels), _absolute_root(data)
+    return Identity(data.name, part, root, source.classes, count, files.fingerprint, SQUARES)
 
 
 def identity_of_beton(data: Data, beton: Beton) -> Identity:
     """The identity of a part from the description of its beton."""
-    about = beton.about
-    return Identity(data.name, about.part, _absolute_root(data), about.classes, len(beton), about.fingerprint)
+    about, root = beton.about, _absolute_root(data)
+    return Identity(data.name, about.part, root, about.classes, len(beton), about.fingerprint, about.pixels)
 
 
 def _absolute_root(data: Data) -> str | None:
@@ -92,7 +103,8 @@ def is_here(data: Data) -> bool:
 def difference(before: Identity, now: Identity) -> str | None:
     """How the images differ from those of a record, for a message: "12 images, now 13". None where they are the same.
 
-    The place does not count: a copy elsewhere is the same set.
+    The place does not count: a copy elsewhere is the same set. Nor do the pixels (`other_pixels`): which images are held out
+    does not depend on them.
     """
     for text, old, new in (
         ("set", before.name, now.name),
@@ -104,6 +116,12 @@ def difference(before: Identity, now: Identity) -> str | None:
         if old != new:
             return f"{text} {old}, now {new}"
     return None
+
+
+def other_pixels(before: Identity, now: Identity) -> str | None:
+    """How the same images differ in their pixels: "pixels squares, now original up to 512". None where they are the same."""
+    old, new = before.pixels, now.pixels
+    return f"pixels {old}, now {new}" if old and new and old != new else None
 
 
 def class_order(key: str, model: Sequence[str], data: Sequence[str]) -> Integers | None:

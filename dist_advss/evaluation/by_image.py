@@ -17,6 +17,7 @@ import torch
 from ..arrays import read_arrays
 from ..config.schema import CorruptionsConfig, EvaluateConfig, TransferConfig, UnforeseenConfig
 from ..data import Batch, Loader, Located, locate
+from ..data.betons.beton import SQUARES
 from ..data.image_set import Integers
 from ..engines import World, find_place, init, told_by_rank_zero
 from ..errors import Stopped
@@ -108,11 +109,14 @@ def run_unless_finished(
 def origin_of(config: Config, made_from: MadeFrom, **judged_under: Any) -> str:
     """What the verdicts on an image depend on, as JSON text: weights, images, classes, split, seed and `judged_under`.
 
-    The last is the attack, or which corruptions.
+    The last is the attack, or which corruptions. Pixels are named unless both loaders give the same, so that most verdicts
+    of an earlier version, which named none, still count.
     """
+    images = made_from.data
     parts = {
         "weights": list(made_from.weights.values()),
-        "images": made_from.data.fingerprint,
+        "images": images.fingerprint,
+        **({} if images.pixels == SQUARES else {"pixels": images.pixels}),
         "classes": made_from.data.classes,
         "split": config.split,
         **judged_under,
@@ -171,7 +175,7 @@ class Partial:
                 parts.append(part)
             else:
                 say(
-                    f"{file}: of other weights, images or attack settings than now; its {len(part)} images are judged again"
+                    f"{file}: of other weights, images, pixels or attack settings than now; its {len(part)} images are judged again"
                 )
         return empty.joined(parts)
 

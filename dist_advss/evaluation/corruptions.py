@@ -40,8 +40,8 @@ from .rates import interval
 # What must be equal in a run and in its baseline (`judged_images`). The other keys of `data` may be equal in effect.
 # fmt: off
 SAME_IMAGES = (
-    "data.name", "split", "data.validation", "data.limit", "images", "data.size", "data.channels", "data.crop", "published",
-    "published files", "seed",
+    "data.name", "split", "data.validation", "data.limit", "images", "pixels", "data.size", "data.channels", "data.crop",
+    "published", "published files", "seed",
 )
 # fmt: on
 

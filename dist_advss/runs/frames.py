@@ -24,7 +24,7 @@ class Runs:
     validation   one row a "validation" line, by stage and step: ta, ra and every other logged number
     events       one row an event: stage, event, step, time, text
     evaluations  one row a finished evaluation: labels, TA and RA with intervals, attack, the evaluated fine-tuning, its
-                 variant among the recipes of its method, and the setting: n, images (their fingerprint), pick, data.size,
+                 variant among the recipes of its method, and the setting: n, images (their fingerprint), pixels, pick, data.size,
                  attack.step_size and every other key that moves a number. Average only rows of one setting, method and
                  variant
     per_class    TA and RA by evaluation and class

@@ -9,7 +9,7 @@ from typing import Any
 
 from .folders import lookup
 from .metrics import number
-from .settings import Conditions, fingerprint_in, moving_keys, value_text
+from .settings import Conditions, fingerprint_in, moving_keys, pixels_in, value_text
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ def judged_images(
 
     data.limit:      how many they are
     images:          the fingerprint of the set
+    pixels:          how its loader decoded them
     published:       "FOLDER" with published images, which need no seed
     published files: a hash of those of `kinds` and of the labels
     """
@@ -43,6 +44,7 @@ def judged_images(
         "split": split,
         "data.limit": None if n is None else f"{n:.0f}",
         "images": fingerprint_in(made_from),
+        "pixels": pixels_in(made_from),
     }
     for name, default in moving_keys().items():
         if name.startswith("data.") and (name != "data.validation" or split == "validation"):

@@ -30,7 +30,7 @@ MOST_KEYS = 100  # of an attack
 # fmt: off
 ELSEWHERE = (
     "checkpoint", "seed", "split", "batch_size", "data.name", "data.limit", "data.labels", "data.root", "data.download",
-    "model.name", "model.members",
+    "data.jpeg", "data.quality", "data.max_side", "model.name", "model.members",
 )
 # fmt: on
 OF_DESCRIPTION = ("norm", "eps", "steps", "restarts", "keep", "name")  # in `describe_attack`
@@ -77,7 +77,8 @@ class Setting(Conditions):
 
     labels: labelled images of the fine-tuning; None: all
     attack: its name, radius, restarts and which iterate counts
-    others: `n` (images judged), `images` (fingerprint of the set), `pick`, the rest of the attack, of `data` and of `model`
+    others: `n` (images judged), `images` (fingerprint of the set), `pixels` (how they were decoded), `pick`, the rest of the
+            attack, of `data` and of `model`
     """
 
     data: str
@@ -179,6 +180,7 @@ def _others(run: Run, configs: Mapping[str, list[dict[str, Any]]], split: str) -
     found: dict[str, str | None] = {
         "n": None if n is None else f"{n:.0f}",
         "images": fingerprint(run),
+        "pixels": pixels_in(run.made_from),
         "pick": pick_of(run, run.result.get("checkpoint"), lookup(run.config, "checkpoint")),
     }
     for name, default in moving_keys().items():
@@ -239,8 +241,17 @@ def fingerprint(run: Run) -> str | None:
 
 def fingerprint_in(made_from: Mapping[str, Any]) -> str | None:
     """The same of the content of a made_from.json."""
-    found = lookup(made_from, "data.fingerprint")
-    return found if isinstance(found, str) and found else None
+    return _text_in(made_from, "data.fingerprint")
+
+
+def pixels_in(made_from: Mapping[str, Any]) -> str | None:
+    """How the loader made pixels of these images; None for a record of an earlier version."""
+    return _text_in(made_from, "data.pixels")
+
+
+def _text_in(made_from: Mapping[str, Any], name: str) -> str | None:
+    found = lookup(made_from, name)
+    return one_line(found, LONGEST) if isinstance(found, str) and found else None
 
 
 def value_text(value: Any) -> str:

@@ -15,7 +15,8 @@ from .. import __version__
 from ..config import plugins
 from ..config.pseudo import FILE as PSEUDO_LABELS
 from ..config.schema import Data
-from ..data.identity import Identity, difference, identify, is_here, restore
+from ..data.betons.beton import SQUARES
+from ..data.identity import Identity, difference, identify, is_here, other_pixels, restore
 from ..data.published import digests_of
 from ..errors import UserError
 from ..files import read_text, write_json
@@ -162,6 +163,13 @@ def refuse_to_resume(folder: Path, before: MadeFrom, now: MadeFrom) -> None:
             f"data.root={now.data.root}: the images have changed since the run in {folder} began ({images}); restore them, "
             "or choose another out"
         )
+    pixels = other_pixels(before.data, now.data)
+    if pixels is not None:
+        loader = "memory" if before.data.pixels == SQUARES else "ffcv"
+        raise UserError(
+            f"data.loader: the run in {folder} began with other pixels of its images ({pixels}); set data.loader={loader}, or "
+            "choose another out"
+        )
     weights = other_weights(before, now.weights)
     if weights is not None:
         raise UserError(
@@ -209,7 +217,8 @@ def refuse_stale(folder: Path, data: Data, split: str, files: Sequence[Path], pu
             f"out={folder}: its result is of other weights ({weights}); choose another out, or remove the folder"
         )
     try:
-        images = other_images(before, survey(data, split))
+        now = survey(data, split)
+        images = other_images(before, now) or other_pixels(before.data, now)
     except UserError as error:
         images = str(error) if is_here(data) else None
     if images is None and published is not None:

@@ -152,7 +152,7 @@ def test_half_an_evaluation_of_other_weights_is_judged_again(
     assert known == [0]
     said = [line for line in capsys.readouterr().out.splitlines() if "of other weights" in line]
     assert said == [
-        f"{tmp_path}/cut/verdicts.partial.0.npz: of other weights, images or attack settings than now; "
+        f"{tmp_path}/cut/verdicts.partial.0.npz: of other weights, images, pixels or attack settings than now; "
         "its 16 images are judged again"
     ]
     whole = judged(tmp_path / "whole", f"checkpoint={run}")

@@ -13,6 +13,7 @@ import torch
 
 import dist_advss
 from dist_advss.config.inherit import configure
+from dist_advss.data.located import ffcv_missing
 from dist_advss.errors import Stopped, UserError
 from dist_advss.training import checkpoint
 from dist_advss.training.run import train
@@ -207,3 +208,27 @@ def other_weights(file: Path) -> None:
     content = checkpoint.load(file)
     next(tensor for name, tensor in content["model"].items() if name.endswith("conv1.weight")).view(-1)[0] += 0.25
     checkpoint.save(file, {key: value for key, value in content.items() if key != "format"})
+
+
+def test_a_training_does_not_continue_on_the_other_pixels_of_its_images(
+    tmp_path: Path, stop_after: StopAfter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A beton holds images in their own shapes, as JPEG, from a size on that small networks do not take: here a lower one."""
+    if reason := ffcv_missing():
+        pytest.skip(f"NOT TESTED: FFCV; {reason}")
+    root, out = tree(tmp_path / "set", ["cat", "dog"]), tmp_path / "run"
+    monkeypatch.setattr("dist_advss.data.betons.write.SMALL", 16)
+    words = [*images(root), f"data.beton={tmp_path / 'betons'}"]
+    stop_after(2)
+    with pytest.raises(Stopped):
+        run("pretrain", out, *words, "data.loader=memory")
+    assert refusal("pretrain", out, *words, "data.loader=ffcv") == (
+        f"data.loader: the run in {out} began with other pixels of its images (pixels squares, now original up to 512, JPEG 1 "
+        "of quality 90); set data.loader=memory, or choose another out"
+    )
+    stop_after(1000)
+    run("pretrain", out, *words, "data.loader=memory")
+    run("pretrain", out, *words, "data.loader=auto")
+    assert refusal("pretrain", out, *words, "data.loader=ffcv").startswith(
+        f"out={out}: its result is of other images (pixels squares"
+    )

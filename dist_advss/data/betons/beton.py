@@ -42,6 +42,7 @@ ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 JPEG, RAW = 0, 1  # values of `mode`
 RECORDS_START = HEADER.itemsize + len(FIELDS) * FIELD.itemsize
 PAGE = 2 * 2**20  # bytes; no image crosses the border of a page
+SQUARES = "squares"  # `Description.pixels` of what the memory loader gives too
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,12 @@ class Description:
     quality: int
     max_side: int
     fingerprint: str
+
+    @property
+    def pixels(self) -> str:
+        """What the loaded pixels depend on beside the source files and data.size; SQUARES where both loaders give the same."""
+        stored = SQUARES if self.stored == "pixels" else f"original up to {self.max_side}"
+        return f"{stored}, JPEG {self.jpeg:g} of quality {self.quality}" if self.jpeg else stored
 
 
 @dataclass(frozen=True)
