@@ -20,7 +20,7 @@ from ..config.suites import NONE
 from ..errors import UserError
 from .folders import OF_A_RUN, Place, experiment, last_writes, lookup, walk
 from .metrics import Metrics, Reader, number
-from .stale import Source, stale_reasons
+from .stale import Source, stale_reasons, trained_digests
 from .state import BROKEN, ENDED, State, Status, of_stage, of_unfinished, skipped, untouched
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def _sources(run: Run, launch: Launch) -> list[Source]:
     """The checkpoints that a result was made from, of which the runs are found."""
     recorded = lookup(run.result, "made_from.weights")
     links = list(recorded.items())[:MOST_SOURCES] if isinstance(recorded, dict) else []
-    found = [(link, digest, follow(run, link, launch)) for link, digest in links]
+    found = [(link, digest, _linked(run, link, launch)) for link, digest in links]
     return [
         Source(link, digest, source.stage, source.result)
         for link, digest, source in found
@@ -190,20 +190,22 @@ def follow(run: Run, link: str, launch: Launch) -> Run | None:
     It tries, in this order:
     1. the link relative to the run's `out`, which works after a move or a copy of the whole folder
     2. the link itself, absolute or relative to the launch folder or the working directory
-    3. a stage of that name
+    3. a stage of that name, if it has the weights that the run was made from
     """
-    if "\0" in link:  # no path
+    return _linked(run, link, launch) or _named(PurePath(link), run, launch)
+
+
+def _linked(run: Run, link: str, launch: Launch) -> Run | None:
+    """The run at the place that `link` names, now or after a move: steps 1 and 2 of `follow`."""
+    if "\0" in link or "imported" in run.result:  # no path, or one of another machine
         return None
     out = lookup(run.config, "out")
     if out and Path(str(out)).is_absolute() == Path(link).is_absolute():
         found = _at(run.path / os.path.relpath(link, str(out)), launch)
         if found:
             return found
-    for start in (launch.root, Path.cwd()):  # an absolute link replaces the start
-        found = _at(start / link, launch)
-        if found:
-            return found
-    return _named(PurePath(link), run, launch)
+    starts = (launch.root, Path.cwd())  # an absolute link replaces the start
+    return next(filter(None, (_at(start / link, launch) for start in starts)), None)
 
 
 def _at(path: Path, launch: Launch) -> Run | None:
@@ -222,14 +224,20 @@ def _at(path: Path, launch: Launch) -> Run | None:
 
 
 def _named(path: PurePath, run: Run, launch: Launch) -> Run | None:
-    """The stage named by a part of the path, last part first, in the run's own folder before those around it."""
+    """The stage named by a part of the path, last part first, in the run's own folder before those around it.
+
+    Folders of unlike launches share names. So it must have trained weights whose digest is in the record of the run.
+    """
+    loaded = lookup(run.made_from, "weights")
+    digests = set(map(str, loaded.values())) if isinstance(loaded, dict) else set()
     around = run.stage.split("/")[:-1]
     folders = ["/".join(around[:count]) for count in range(len(around), -1, -1)]
     for part in reversed(path.parts):
         for folder in folders:
             name = f"{folder}/{part}" if folder else part
-            if name in launch.runs and name != run.stage:
-                return launch.runs[name]
+            found = launch.runs.get(name)
+            if found is not None and name != run.stage and digests & trained_digests(found.result):
+                return found
     return None
 
 

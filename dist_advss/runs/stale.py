@@ -35,6 +35,12 @@ class Source:
         return None
 
 
+def trained_digests(result: Mapping[str, Any]) -> set[str]:
+    """The digests of the weights that a training names in its result.json."""
+    found = (lookup(result, f"{pick}.weights") for pick in PICKS)
+    return {digest for digest in found if isinstance(digest, str)}
+
+
 def stale_reasons(sources: Mapping[str, Sequence[Source]]) -> dict[str, str]:
     """Why results are stale, by stage, from what each was made from. What was made from a stale result is stale too."""
     changed = {stage: next(filter(None, (source.changed for source in of)), None) for stage, of in sources.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +25,16 @@ def labels(root: Path) -> dict[str, str]:
 def edit(root: Path, stage: str, **values: Any) -> None:
     file = root / stage / "config.yaml"
     file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), **values}))
+
+
+def began_with(root: Path, stage: str, source: str, digest: str) -> None:
+    """As if `stage` had loaded weights of this digest from `source`, in a folder that is gone, and `source` has them."""
+    for name, values in (
+        (source, {"last": {"weights": digest}}),
+        (stage, {"made_from": {"weights": {f"/gone/{source}/checkpoints/last.pt": digest}}}),
+    ):
+        file = root / name / "result.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
 
 
 def test_every_cell_of_the_grid_gets_its_label(folder: Any) -> None:
@@ -120,9 +131,25 @@ def test_in_a_folder_of_launches_a_name_means_the_stage_of_the_same_launch(tmp_p
             edit(tmp_path / name, stage, out="lost")  # only the names of stages are left to go by
         edit(tmp_path / name, "p3_finetune", init="/gone/p3_pretrain")
         edit(tmp_path / name, "p3_evaluate", checkpoint="/gone/p3_finetune")
+        began_with(tmp_path / name, "p3_evaluate", "p3_finetune", f"{name}1")
+        began_with(tmp_path / name, "p3_finetune", "p3_pretrain", f"{name}2")
     found = labels(tmp_path)
     assert found["a/p3_evaluate"] == "P3→F4 rotation"
     assert found["b/p3_evaluate"] == "P3→F4 jigsaw"
+
+
+def test_an_unrelated_run_of_the_same_name_is_not_taken_for_the_one_that_was_moved(quickstart: Any) -> None:
+    """It is no pre-training of this result, and its other weights do not make the result stale."""
+    root = quickstart.root
+    edit(root, "p3_finetune", out="lost", init="/gone/p3_pretrain")
+    began_with(root, "p3_finetune", "p3_pretrain", "old")
+    assert labels(root)["p3_evaluate"] == "P3→F4 rotation"
+    for digest in ({"last": {"weights": "new"}}, {}):  # another training, and one without a record
+        file = root / "p3_pretrain" / "result.json"
+        result = {name: value for name, value in json.loads(file.read_text()).items() if name != "last"}
+        file.write_text(json.dumps({**result, **digest}))
+        assert labels(root)["p3_evaluate"] == "?→F4"
+        assert {run.state for run in read(root, 0.0).runs.values() if run.command != "report"} == {"finished"}
 
 
 def test_an_ensemble_is_named_after_its_members_and_stands_in_their_table(folder: Any) -> None:
