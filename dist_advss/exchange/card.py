@@ -8,17 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..config.attack import Attack
 from ..config.commands import COMMANDS
 from ..config.keys import shown
 from ..config.paths import is_path
 from ..config.suites import NONE
+from ..data.betons.beton import SQUARES
 from ..errors import UserError
 from ..runs.folders import lookup
-from ..runs.read import flatten, read_run
-from ..runs.settings import describe_attack
+from ..runs.methods import before_init, method_of
+from ..runs.read import Launch, flatten, read_run
+from ..runs.settings import SHOWN, describe_attack, described, moving_keys, setting_of, value_text
 from .network import Trained
 
 FORMAT = "dist_advss 1"
+# Conditions of an evaluation that the card shows anyway, with the network's configuration or in the name of the attack.
+ON_CARD = (
+    "model.", "data.size", "data.channels", "data.classes", "attack.algorithm", "attack.cascade", "attack.eot", "sweep.",
+)  # fmt: skip
 JUDGED = ("ta", "ra", "ta_interval", "ra_interval", "n", "sweep", "attack", "split", "seed")  # of result.json
 
 
@@ -29,7 +36,9 @@ def card_of(run: Trained, evaluations: Sequence[Path]) -> dict[str, Any]:
     """
     data = run.source.data.as_record() | {"root": None} if run.source.data else None
     folder = run.source.path.parent.parent
-    sessions = read_run(folder, now=0.0).metrics.sessions
+    trained = read_run(folder, now=0.0)
+    launch = Launch(folder.parent, "", {trained.stage: trained})
+    before = before_init(trained, launch) if run.config.init else None
     return {
         "format": FORMAT,
         "command": run.command,
@@ -40,9 +49,11 @@ def card_of(run: Trained, evaluations: Sequence[Path]) -> dict[str, Any]:
         "classes": run.source.classes,
         "weights": run.source.digest,
         "data": data,
+        "method": method_of(trained, launch).full,
+        "pretraining": before and {name: getattr(before, name) for name in ("pretrain", "task", "joint")},
         "evaluations": [_evaluation(path, run.source.digest) for path in evaluations],
         "version": __version__,
-        "revision": next((s["git"] for s in reversed(sessions) if s.get("git")), None),
+        "revision": next((s["git"] for s in reversed(trained.metrics.sessions) if s.get("git")), None),
         "config": without_paths(asdict(run.config)),
     }
 
@@ -71,7 +82,29 @@ def _evaluation(path: Path, digest: str) -> dict[str, Any]:
     if not isinstance(judged, dict) or list(judged.values()) != [digest]:
         raise UserError(f"--evaluation {path}: it judged other weights; give one of the checkpoint that you export")
     found = {name: run.result[name] for name in JUDGED if name in run.result}
-    return {**found, "data": run.config.get("data", {}).get("name")}
+    setting = setting_of(run, None, together=False)
+    return {**found, "data": setting.data, "conditions": dict(setting.others)}
+
+
+def _images(evaluation: Mapping[str, Any]) -> str:
+    """The images that an evaluation judged: `fashion_mini (0123abcd), test, 1,000 images`."""
+    fingerprint = evaluation["conditions"]["images"]
+    which = f" ({fingerprint[:SHOWN]})" if fingerprint else ""
+    return f"{evaluation['data']}{which}, {evaluation['split']}, {evaluation['n']:,} images"
+
+
+def _attack(evaluation: Mapping[str, Any]) -> str:
+    """The attack of an evaluation, with every other condition that is not as by default."""
+    attack = {f"attack.{name}": value for name, value in asdict(Attack()).items()}
+    usual = {name: value_text(value) for name, value in (moving_keys() | attack).items()}
+    usual |= {"attack.step_size": "default", "pixels": SQUARES, "seed": "0"}
+    found = {**evaluation["conditions"], "seed": value_text(evaluation["seed"])}
+    unusual = [
+        described(name, value)
+        for name, value in found.items()
+        if name in usual and value not in (None, usual[name]) and not name.startswith(ON_CARD)
+    ]
+    return ", ".join([describe_attack(evaluation["attack"]), *unusual])
 
 
 def readme(card: Mapping[str, Any], name: str) -> str:
@@ -79,8 +112,8 @@ def readme(card: Mapping[str, Any], name: str) -> str:
     config = card["config"]
     classifier = card["classes"] is not None and card["output"].startswith("logits")
     rows = [
-        f"| {e['data']}, {e['split']}, {e['n']:,} images | {describe_attack(e['attack'])} | {e['ta']:.1f} | {e['ra']:.1f} |"
-        for e in card["evaluations"]
+        f"| {_images(judged)} | {_attack(judged)} | {judged['ta']:.1f} | {judged['ra']:.1f} |"
+        for judged in card["evaluations"]
     ]
     table = (
         ["| images | attack | TA | RA |", "|---|---|---|---|", *rows]
@@ -101,7 +134,8 @@ def readme(card: Mapping[str, Any], name: str) -> str:
             "",
             f"# {name}",
             "",
-            f"A {config['model']['name']}, trained by `dist-advss {card['command']}` on {config['data']['name']}.",
+            f"A {config['model']['name']}, trained by `dist-advss {card['command']}` on {config['data']['name']}. Its method is "
+            f"{card['method']}.",
             f"Input: {card['input']}. Output: {card['output']}.",
             "",
             "TA is the accuracy on clean images and RA the accuracy on attacked images, in percent.",
@@ -134,8 +168,7 @@ def _curve(evaluation: Mapping[str, Any]) -> list[str]:
     axis = next(name for name in ("eps", "steps") if name in sweep)
     points = zip(sweep[axis], sweep["ra"], sweep["ra_interval"], strict=True)
     return [
-        f"RA against {axis}, on {evaluation['data']}, {evaluation['split']}, {evaluation['n']:,} images, with the other settings of "
-        f"{describe_attack(evaluation['attack'])}:",
+        f"RA against {axis}, on {_images(evaluation)}, with the other settings of {_attack(evaluation)}:",
         "",
         f"| {axis} | RA | 95% interval |",
         "|---|---|---|",

@@ -34,7 +34,7 @@ def receive(folder: Path, out: Path) -> Path:
     written, unless the network that this version builds gives the outputs in probe.pt, with what differs.
     """
     refuse_used(out)
-    command, config, identity, digest = _card(folder)
+    command, config, identity, digest, pretraining = _card(folder)
     config.out = str(out)
     refuse_others(str(folder), config)
     weights = _weights(folder / "model.safetensors")
@@ -49,7 +49,8 @@ def receive(folder: Path, out: Path) -> Path:
             "imported"
         )
 
-    write_run(out, command, config, weights, identity, {"imported": str(folder.resolve())})
+    origin = {"imported": str(folder.resolve()), "pretraining": pretraining}
+    write_run(out, command, config, weights, identity, origin)
     return out
 
 
@@ -65,7 +66,7 @@ def write_run(
     config: TrainConfig,
     weights: dict[str, Tensor],
     images: Identity | None,
-    origin: dict[str, str],
+    origin: dict[str, Any],
 ) -> None:
     """Writes the folder of a finished run with these weights. `images` trained it, None if unknown; `origin` is for result.json."""
     digest = checkpoint.digest(weights)
@@ -85,8 +86,8 @@ def write_run(
     write_json(out / "result.json", result)
 
 
-def _card(folder: Path) -> tuple[str, TrainConfig, Identity, str]:
-    """The command, the configuration, the images and the digest that config.json names. Raises UserError."""
+def _card(folder: Path) -> tuple[str, TrainConfig, Identity, str, Any]:
+    """What config.json names: the command, the configuration, the images, the digest, and what `init` was. Raises UserError."""
     file = folder / "config.json"
     try:
         card: Any = json.loads(read_text(file))
@@ -96,7 +97,7 @@ def _card(folder: Path) -> tuple[str, TrainConfig, Identity, str]:
         if command not in PICKS or identity is None:
             raise ValueError
         config = restore(card["config"] | {"out": "imported"})
-        return command, config, identity, str(card["weights"])
+        return command, config, identity, str(card["weights"]), card.get("pretraining")
     except FileNotFoundError as error:
         raise UserError(f"{folder}: no config.json in it; give a folder that dist-advss export wrote") from error
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:

@@ -12,11 +12,14 @@ from pathlib import Path
 from ..config.objectives import Joint
 from ..config.protocols import PROTOCOLS
 from ..config.pseudo_source import STARTS
+from ..text import one_line
 from .folders import lookup
 from .metrics import number
 from .read import Launch, Run, follow
 
 UNKNOWN = "?"
+PRETRAINED = ("P2", "P3")
+LONGEST = 200  # letters of a task on a card
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,28 @@ def method_of(run: Run, launch: Launch) -> Method:
         # A run that has lost its config.yaml may have had an init.
         unknown = not tuned.config or of_others(tuned)
         return Method(UNKNOWN if unknown else "P1", None, UNKNOWN if unknown else kind, loss)
-    origin = follow(tuned, str(tuned.config["init"]), launch)
-    before = _pretraining(origin, launch) if origin else Method(UNKNOWN)
-    return replace(before, finetune=kind, loss=loss)
+    return replace(before_init(tuned, launch), finetune=kind, loss=loss)
+
+
+def before_init(run: Run, launch: Launch, later: tuple[Path, ...] = ()) -> Method:
+    """The labels of the pre-training in `init`. An imported run has them from its card, as the folder is of another machine.
+
+    `later` are the runs that led here, if any.
+    """
+    if "imported" in run.result:
+        return _on_card(run.result.get("pretraining"))
+    origin = follow(run, str(lookup(run.config, "init")), launch)
+    return _pretraining(origin, launch, later) if origin else Method(UNKNOWN)
+
+
+def _on_card(said: Any) -> Method:
+    """The labels that `exchange` writes into a card; "?" for anything else."""
+    if not isinstance(said, dict) or said.get("pretrain") not in PRETRAINED:
+        return Method(UNKNOWN)
+    task = said.get("task")
+    return Method(
+        said["pretrain"], None if task is None else one_line(str(task), LONGEST), joint=said.get("joint") is True
+    )
 
 
 def of_others(run: Run) -> bool:
@@ -115,12 +137,10 @@ def _pretraining(run: Run, launch: Launch, later: tuple[Path, ...] = ()) -> Meth
     if not run.config or run.path in later:
         return Method(UNKNOWN)
     if lookup(run.config, "pseudo.clusters") is not None:
-        origin = follow(run, str(lookup(run.config, "init")), launch)
-        before = _pretraining(origin, launch, (*later, run.path)) if origin else Method(UNKNOWN, UNKNOWN)
+        before = before_init(run, launch, (*later, run.path))
         attacked = _attacks(run) or before.pretrain == "P3"
-        return replace(
-            before, pretrain="P3" if attacked else before.pretrain, task=f"{str(before.task).removesuffix('++')}++"
-        )
+        task = f"{(before.task or UNKNOWN).removesuffix('++')}++"
+        return replace(before, pretrain="P3" if attacked else before.pretrain, task=task)
     task = str(lookup(run.config, "objective.name", UNKNOWN)).rpartition(":")[2]  # the class in FILE.py:CLASS
     joint = task == "joint"  # with the default tasks it is the published joint of three
     parts = lookup(run.config, "objective.tasks")

@@ -93,6 +93,35 @@ def test_the_card_says_how_the_network_was_trained_and_judged(
     assert text.startswith("---\npipeline_tag: image-classification\n")
 
 
+def test_the_rows_of_two_evaluations_say_how_these_differ(classifier: Path, evaluation: Path, tmp_path: Path) -> None:
+    def judged(name: str, words: list[str]) -> Path:
+        given = [f"checkpoint={classifier}", "attack.eps=0.02", *words, "threads=1", "device=cpu"]
+        return evaluate(configure("evaluate", [*given, f"out={tmp_path / name}"]))
+
+    usual, weak = ["attack=pgd3", "data.limit=20"], ["attack.step_size=0.0001", "attack.random_start=false", "seed=1"]
+    square = ["attack=square", "attack.queries=5", "data.limit=20"]
+    found = [judged("usual", usual), judged("weak", [*usual, *weak]), judged("square", square)]
+    other = shutil.copytree(found[0], tmp_path / "other")  # as if it had judged other images of as many
+    result = json.loads((other / "result.json").read_text())
+    result["made_from"]["data"] |= {"fingerprint": "0123456789abcdef", "pixels": "original up to 512"}
+    (other / "result.json").write_text(json.dumps(result))
+
+    card = card_of(trained("run", str(classifier), None), [*found, other])
+    rows = [line.split(" | ")[:2] for line in readme(card, "shared").splitlines() if line.startswith("| fashion_mini")]
+    images = "| fashion_mini ({}), test, 20 images"
+    here = images.format(json.loads((evaluation / "result.json").read_text())["made_from"]["data"]["fingerprint"][:8])
+    attack = "PGD-3, l∞ eps 0.02"
+    assert rows == [
+        [here, attack],
+        [here, f"{attack}, attack.step_size=0.0001, attack.random_start=false, seed=1"],
+        [here, "AutoAttack of square, l∞ eps 0.02, attack.queries=5"],
+        [images.format("01234567"), f"{attack}, pixels=original up to 512"],
+    ]
+    conditions = [e["conditions"] for e in card["evaluations"]]
+    assert conditions[3]["images"] == "0123456789abcdef" and conditions[1]["attack.step_size"] == "0.0001"
+    assert str(tmp_path) not in json.dumps(card)
+
+
 def test_the_card_has_the_curve_of_a_sweep(classifier: Path, tmp_path: Path) -> None:
     words = [f"checkpoint={classifier}", "attack=fgsm", "attack.eps=8/255", "sweep.eps=[0.1]", "data.limit=20"]
     words += ["threads=1", "device=cpu", f"out={tmp_path / 'swept'}"]
@@ -102,9 +131,8 @@ def test_the_card_has_the_curve_of_a_sweep(classifier: Path, tmp_path: Path) -> 
     assert card["evaluations"][0]["sweep"] == curve
     lines = readme(card, "shared").splitlines()
     start = lines.index("| eps | RA | 95% interval |")
-    assert lines[start - 2] == (
-        "RA against eps, on fashion_mini, test, 20 images, with the other settings of PGD-1, l∞ eps 8/255:"
-    )
+    images = f"fashion_mini ({card['data']['fingerprint'][:8]}), test, 20 images"
+    assert lines[start - 2] == f"RA against eps, on {images}, with the other settings of PGD-1, l∞ eps 8/255:"
     shown = zip(("0 (clean)", "8/255", "0.1"), curve["ra"], curve["ra_interval"], strict=True)
     assert lines[start + 2 : start + 6] == [
         *(f"| {eps} | {ra:.1f} | {low:.1f} to {high:.1f} |" for eps, ra, (low, high) in shown),

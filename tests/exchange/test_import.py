@@ -24,6 +24,8 @@ from dist_advss.exchange.differences import explain
 from dist_advss.exchange.export import export
 from dist_advss.exchange.network import Outputs, probe_images, trained
 from dist_advss.exchange.receive import receive
+from dist_advss.runs.methods import method_of
+from dist_advss.runs.read import read
 from dist_advss.training.run import train
 
 
@@ -214,3 +216,37 @@ def test_an_import_runs_no_code_of_the_folder(exported: Path, tmp_path: Path) ->
     (folder / "load.py").write_text("raise SystemExit('run')")
     (folder / "model.pt2").write_bytes(b"no program")
     receive(folder, tmp_path / "run")
+
+
+def test_an_imported_network_keeps_its_method_beside_a_run_of_the_name_of_its_pre_training(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["data.limit=100", "train.batch_size=50", "schedule.epochs=1", "attack.steps=0", "validation.limit=20"]
+    config = configure("finetune", [f"init={encoder}", *words, "device=cpu", f"out={tmp_path / 'tuned'}"])
+    shared, here = export(str(train(config, "finetune")), tmp_path / "shared"), tmp_path / "here"
+    shutil.copytree(encoder, here / encoder.name)
+    unlike = here / encoder.name / "config.yaml"
+    unlike.write_text(unlike.read_text().replace("name: rotation", "name: jigsaw"))
+    monkeypatch.chdir(here)
+    receive(shared, here / "imported")
+    card = json.loads((shared / "config.json").read_text())
+    (shared / "config.json").write_text(json.dumps({**card, "pretraining": None}))  # as an earlier version has it
+    receive(shared, here / "earlier")
+    launch = read(here, 0.0)
+    found = {stage: method_of(run, launch).full for stage, run in launch.runs.items()}
+    assert found == {encoder.name: "P2 jigsaw", "imported": "P2→F3 rotation", "earlier": "?→F3"}
+    assert "Its method is P2→F3 rotation." in (shared / "README.md").read_text()
+    # and it is passed on
+    again = json.loads((export(str(here / "imported"), tmp_path / "again") / "config.json").read_text())
+    assert (again["method"], again["pretraining"]) == (card["method"], card["pretraining"])
+
+
+@pytest.mark.parametrize("said", ["P2", {"pretrain": ["P2"]}, {"pretrain": "P9", "task": "x"}, {"task": "rotation"}])
+def test_a_card_cannot_say_just_anything_of_the_pre_training(exported: Path, tmp_path: Path, said: Any) -> None:
+    shared = shutil.copytree(exported, tmp_path / "shared")
+    card = json.loads((shared / "config.json").read_text())
+    config = card["config"] | {"init": "elsewhere"}
+    (shared / "config.json").write_text(json.dumps({**card, "config": config, "pretraining": said}))
+    run = receive(shared, tmp_path / "run")
+    launch = read(run, 0.0)
+    assert [method_of(found, launch).full for found in launch.runs.values()] == ["?→F3"]
