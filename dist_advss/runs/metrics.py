@@ -17,6 +17,9 @@ from .folders import mapping
 
 LONGEST = 1000  # entries read of a list in a line
 LARGEST_FILE = 4 * 2**30  # bytes of metrics.jsonl
+RESTART = (
+    "restart"  # the event of a training that begins again, as its checkpoints are gone; no metrics before it count
+)
 LARGEST = 1e15  # a number above it, or infinite, counts as damage
 
 Floats = NDArray[np.float64]
@@ -110,6 +113,8 @@ def parse(content: bytes) -> Metrics:
         kind = line.get("kind")
         if isinstance(kind, str) and kind in of:
             of[kind].append(line)
+        if kind == "event" and line.get("event") == RESTART:
+            of |= {"train": [], "validation": []}
     events = [
         Event(
             printable(str(line.get("event", ""))),

@@ -97,6 +97,11 @@ class Tracker:
         """Writes an event: its name, the step and a sentence."""
         self._log.event(name, step, text)
 
+    def begins(self, text: str) -> None:
+        """Writes the event of a run that has no checkpoint to resume from."""
+        self._log.begin_again()
+        self._log.event("start", 0, text)
+
     def rolled_back(self, step: int, text: str) -> None:
         """Writes the event of a run that continues from an earlier step, whose lines are then written again."""
         self._log.event(ROLLBACK, step, text)
@@ -151,6 +156,8 @@ class Silent(Tracker):
     def validation_line(self, step: int, epoch: int, values: dict[str, Any]) -> None: ...
 
     def event(self, name: str, step: int, text: str) -> None: ...
+
+    def begins(self, text: str) -> None: ...
 
     def rolled_back(self, step: int, text: str) -> None: ...
 

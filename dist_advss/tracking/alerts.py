@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ..runs.metrics import number
+from ..runs.metrics import RESTART, number
 from .stragglers import Stragglers
 
 COLLAPSE = 0.5  # fraction of the best RA so far
@@ -41,6 +41,8 @@ class Alerts:
             sentence = self._validation(line)
         elif line["kind"] == "session":
             sentence, self._stragglers = self._session(line), Stragglers()  # its processes may be on other nodes
+        elif line.get("event") == RESTART:
+            self._best_ra, self._collapsed = 0.0, False
         return ("alert", sentence) if sentence else None
 
     def _validation(self, line: dict[str, Any]) -> str | None:

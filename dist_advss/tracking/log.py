@@ -12,7 +12,7 @@ from ..config.tracking import Tracking
 from ..errors import Stopped
 from ..files import write_whole
 from ..runs.goodput import Goodput, goodput
-from ..runs.metrics import Reader
+from ..runs.metrics import RESTART, Reader
 from ..text import plural
 from . import session
 from .alerts import Alerts
@@ -61,6 +61,12 @@ class Log:
         if self._config.wandb != "disabled":
             self._companion = Companion(self._folder, self._config.wandb)
 
+    def begin_again(self) -> None:
+        """For a training without a checkpoint: writes an event where it had one, since its lines are of weights that are gone."""
+        if self._file.saved:
+            text = "the checkpoints are gone: trains from step 0 again, and the metrics before no longer count"
+            self.event(RESTART, 0, text)
+
     def _report_damage(self, step: int) -> None:
         """Writes one event about damaged lines of metrics.jsonl, unless an earlier session reported the same ones."""
         numbers = self._file.damaged
@@ -93,5 +99,7 @@ class Log:
 
     def event(self, name: str, step: int, text: str) -> None:
         """Writes an event and shows its sentence on the terminal."""
-        self._file.write("event", step, event=name, text=text)
+        line = self._file.write("event", step, event=name, text=text)
+        assert line is not None  # as of every event
+        self._alerts.see(line)
         self._tell(text)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import RunError
 from ..files import open_own
-from ..runs.metrics import parse_line
+from ..runs.metrics import RESTART, parse_line
 
 # Stands for a damaged line wherever lines are counted: wandb's own step is the number of a line.
 DAMAGED: dict[str, Any] = {"kind": "damaged"}
@@ -24,7 +24,8 @@ class MetricsFile:
     Another damaged line stays in the file and is skipped. `damaged` holds the numbers of such lines, from 1.
 
     A resumed run repeats some steps with the same numbers. A "train" or "validation" line whose step is already in the
-    file is not written again. After a rollback the numbers differ, and the lines are. `now` returns the time of a line (unix seconds).
+    file is not written again. After a rollback and a restart the numbers differ, and the lines are. `now` returns the time of a
+    line (unix seconds). `saved`: whether a checkpoint of this training has been on the disk.
     """
 
     def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
@@ -38,6 +39,7 @@ class MetricsFile:
         lines = read(path)
         self.damaged = [number for number, line in enumerate(lines, start=1) if line is DAMAGED]
         self._written = dict.fromkeys(("train", "validation"), -1)
+        self.saved = False
         for line in lines:
             self._note(line)
 
@@ -59,10 +61,13 @@ class MetricsFile:
         return content
 
     def _note(self, line: dict[str, Any]) -> None:
-        """Remembers up to which step there are lines of each kind. What comes after a rollback to a step is new again."""
+        """Remembers up to which step there are lines of each kind. What comes after a rollback or a restart is new again."""
         if line["kind"] in self._written:
             self._written[line["kind"]] = max(self._written[line["kind"]], line["step"])
-        elif line.get("event") == ROLLBACK:
+        elif line["kind"] == "spent":
+            self.saved |= line.get("saved") is True
+        elif line.get("event") in (ROLLBACK, RESTART):
+            self.saved &= line["event"] != RESTART
             self._written = {kind: min(step, line["step"]) for kind, step in self._written.items()}
 
     def close(self) -> None:

@@ -131,7 +131,7 @@ def _train(config: TrainConfig, located: Located, command: str, out: Path, world
         )
         if not trainer.resume():
             where = f"{engines.describe(config, world)}, images by the {loader.name} loader"
-            tracker.event("start", 0, f"{where}, {steps} steps an epoch")
+            tracker.begins(f"{where}, {steps} steps an epoch")
             if transferred:
                 tracker.event("transfer", 0, _what_was(transferred))
             if guesses is not None:

@@ -35,6 +35,12 @@ def test_a_collapse_of_ra_is_told_when_it_happens(rates: list[float], alarmed: l
     assert [epoch for epoch, ra in enumerate(rates, 1) if alerts.see(validation(epoch, ra))] == alarmed
 
 
+def test_a_training_that_begins_again_is_not_measured_by_the_one_before() -> None:
+    restart = {"kind": "event", "event": "restart", "step": 0, "time": 0.0}
+    alerts = Alerts([validation(1, 40), restart])
+    assert alerts.see(validation(1, 5)) is None
+
+
 @pytest.mark.parametrize(
     ("names", "alarmed"),
     [({"attack_loss.0": 1.0}, True), ({"loss_adversarial": 1.0}, True), ({"loss_clean": 1.0}, False)],

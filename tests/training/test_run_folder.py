@@ -16,8 +16,10 @@ from dist_advss.config.changes import differences
 from dist_advss.config.compose import as_yaml
 from dist_advss.errors import RunError, UserError
 from dist_advss.files import locked, only_process
+from dist_advss.runs.metrics import parse
 from dist_advss.tracking import Tracker
 from dist_advss.training.folder import claim
+from dist_advss.training.loop import Trainer
 from dist_advss.training.made_from import MadeFrom, survey
 
 if TYPE_CHECKING:
@@ -248,3 +250,36 @@ def test_locks_of_a_disk_that_has_none_can_be_elsewhere(tmp_path: Path, monkeypa
         with only_process(other, ".lock", str), only_process(folder, ".launch.lock", str):
             pass
     assert not locked(folder / ".lock")
+
+
+def test_a_run_whose_checkpoints_were_removed_records_the_training_that_follows(runs: Runs) -> None:
+    def lines() -> tuple[list[float], list[float]]:
+        found = parse((runs.folder("run") / "metrics.jsonl").read_bytes())
+        return found.train.column("loss").tolist(), found.validation.column("ra").tolist()
+
+    runs.train("train.log_every=1")
+    first, folder = lines(), runs.folder("run")
+    runs.train("train.log_every=2", "train.accumulate=4", name="other")
+    (folder / "result.json").unlink()
+    shutil.rmtree(folder / "checkpoints")
+    before = (folder / "metrics.jsonl").read_bytes()
+    runs.train("train.log_every=1", "train.accumulate=4")
+    written = (folder / "metrics.jsonl").read_bytes()
+    assert written.startswith(before), "nothing is lost"
+    again = lines()
+    assert len(again[0]) == len(first[0]) == 8 and again[0] != first[0]
+    assert [line["loss"] for line in runs.metrics("run")[8:]] == again[0]
+    assert again[1] == [line["ra"] for line in runs.metrics("other", "validation")]
+    events = [line["event"] for line in runs.metrics("run", "event")]
+    assert events.count("restart") == 1 and events.count("start") == 2
+
+
+def test_a_training_that_dies_before_its_first_checkpoint_repeats_its_numbers_and_no_line(runs: Runs) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(Trainer, "_end_epoch", lambda *_: (_ for _ in ()).throw(SystemExit("power cut")))
+        runs.train("train.log_every=1")
+    begun = runs.metrics("run")
+    assert len(begun) == 4
+    runs.train("train.log_every=1")
+    assert runs.metrics("run")[:4] == begun and len(runs.metrics("run")) == 8
+    assert "restart" not in [line["event"] for line in runs.metrics("run", "event")]
