@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from ..errors import UserError
 from ..files import write_json
+from ..runs.folders import mapping
 from ..text import printable
 from .follow import reason
 from .identity import group_of
@@ -33,7 +32,11 @@ def dashboard(directory: Path, file: Path) -> int:
         raise UserError(
             f"{directory}: holds no run folder (one with config.yaml); give a launch folder, or one run folder"
         )
-    tracking = yaml.safe_load((folder / "config.yaml").read_text()).get("tracking") or {}
+    problems: list[str] = []
+    tracking = mapping(folder / "config.yaml", problems).get("tracking") or {}
+    if problems or not isinstance(tracking, dict):
+        damage = problems[0] if problems else "config.yaml holds no keys under tracking"
+        raise UserError(f"{folder}: {damage}; restore the file, or give a folder without this run")
     project, group = tracking.get("project") or "dist_advss", group_of(folder, tracking)
     before = _read(file)
     online = api_key()
@@ -126,7 +129,7 @@ def _default_entity() -> str:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(file.read_text())
-        return found
-    except (OSError, ValueError):
+        found = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError):
         return {}
+    return found if isinstance(found, dict) else {}

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from dist_advss.errors import UserError
+from dist_advss.tracking.dashboard import dashboard
 from tests.tracking.conftest import Recorder
 from tests.tracking.standin import StandIn
 
@@ -72,3 +74,24 @@ def test_online_it_is_saved_and_the_same_workspace_is_changed_later(
     assert (first.get("id"), second.get("id")) == (None, "view0")
     assert first["name"] == second["name"]
     assert first["displayName"] == "night: robust accuracy"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("- 1\n", "config.yaml is empty or holds no mapping"),
+        ("a: b: c\n", "config.yaml cannot be read (YamlError)"),
+        ("tracking: 3\n", "config.yaml holds no keys under tracking"),
+    ],
+)
+def test_a_damaged_configuration_is_one_line(launch: Path, text: str, reason: str) -> None:
+    (launch / "p3" / "config.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        dashboard(launch, launch / "dashboard.json")
+    assert str(caught.value) == f"{launch / 'p3'}: {reason}; restore the file, or give a folder without this run"
+
+
+def test_another_file_in_the_place_of_the_dashboard_is_replaced(launch: Path) -> None:
+    (launch / "dashboard.json").write_text("[1]")
+    assert dashboard(launch, launch / "dashboard.json") == 0
+    assert json.loads((launch / "dashboard.json").read_text())["project"] == "robust"
