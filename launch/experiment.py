@@ -327,7 +327,7 @@ def _with_extra(stage: Stage, extra: Sequence[tuple[str, str]], folder: str, acc
         for groups in (True, False):
             known = set(key_names(stage.command, words))
             schema = COMMANDS[stage.command].schema
-            if COMMANDS[stage.command].labelled is False:
+            if not COMMANDS[stage.command].labelled:
                 known -= set(names_with(schema, "needs_labels"))
             if f"model={ENSEMBLE}" in words:
                 known -= set(names_with(schema, "per_member"))

@@ -123,6 +123,11 @@ def _write_betons(words: list[str]) -> int:
         raise UserError("out: missing; give out=FOLDER for train.beton and test.beton, or out=FILE.beton for one part")
     place = Path(out).expanduser()
     file = named_file("out", place) if out.endswith(".beton") else place
+    for name in ("data.limit", "data.labels"):
+        if name in chosen:
+            raise UserError(
+                f"{name}={chosen[name]}: a beton holds a whole part, of which each run reads its own images; give it to the run"
+            )
     data = compose_data([f"{name}={value}" for name, value in chosen.items()])
     from ..data.betons.origin import write_betons
     from ..data.betons.progress_bar import ProgressBar

@@ -10,7 +10,7 @@ from ..errors import UserError, nearest
 from .attack import check_attack, check_autoattack, check_ramps, refuse_training_only
 from .averaging import check_averaging
 from .backbones import BACKBONES, ENSEMBLE, LIBRARIES, MODELS, is_adopted, is_own, refuse_no_weights
-from .classes import check_classes
+from .classes import check_classes, refuse_labels
 from .commands import COMMANDS
 from .contrastive import check_contrastive, check_contrastive_ranks
 from .engines import ENGINES, ZERO
@@ -53,6 +53,8 @@ def check(command: str, config: Any) -> None:
     # Several commands share these keys.
     check_out(config.out)
     check_data(config.data)
+    if not COMMANDS[command].labelled:
+        refuse_labels(command, config.data)
     if COMMANDS[command].labelled or COMMANDS[command].classifiers:
         check_classes(command, config.data)
     if hasattr(config, "attack"):
@@ -232,11 +234,6 @@ def _check_objective(command: str, config: Any) -> None:
         raise UserError(
             f"objective={objective.name}: {what}; {command} takes {_either(others)}, use dist-advss {other}"
         )
-    for key in names_with(data.__class__, "needs_labels"):
-        if not labelled and getattr(data, key) is not None:
-            raise UserError(
-                f"data.{key}={getattr(data, key)}: {command} uses no labels; drop it, or set data.limit=N for the first N images"
-            )
     if config.freeze != "none" and config.init is None:
         raise UserError(f"freeze={config.freeze}: needs a trained encoder; give init=RUN, or freeze=none")
     if attack.keep == "any":

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..text import plural, printable
+from .keys import names_with
 from .sets import SETS
 
 
@@ -51,3 +52,13 @@ def check_classes(command: str, data: Any) -> None:
             f"data.classes: {printable(root / 'train')} has 1 folder, and {command} needs two classes or more; add a folder"
         )
     raise UserError(f"{lead}; {printable(root / 'train')} has {plural(count, 'folder')}; set data.classes={count}")
+
+
+def refuse_labels(command: str, data: Any) -> None:
+    """Refuses keys that choose which labels to train on, for a command that trains on none. Raises UserError."""
+    for key in names_with(type(data), "needs_labels"):
+        value = getattr(data, key)
+        if value is not None:
+            raise UserError(
+                f"data.{key}={value}: {command} trains on no labels; drop it, or set data.limit=N for the first N images"
+            )

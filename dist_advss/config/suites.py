@@ -46,6 +46,10 @@ def check_suite(config: Any) -> None:
             raise UserError(
                 f"suite.source={suite.source}: only the sanity checks read it; add suite=sanity, or drop it"
             )
+        if suite.images != Suite().images:
+            raise UserError(
+                f"suite.images={suite.images}: only the sanity checks read it; add suite=sanity, or drop it and set data.limit"
+            )
         return
     if suite.source is not None and is_own(suite.source):
         resolve(suite.source, "suite.source")

@@ -111,6 +111,10 @@ IMPOSSIBLE_ATTACK = [
     ("pretrain", "attack=pgd3 attack.steps_ramp=9 schedule.epochs=9", "attack.steps_ramp=9", "epochs=9", "at most 8"),
     ("evaluate", "attack=none attack.keep=any", "attack.keep=any", "attack=pgd20_any"),
     ("evaluate", "attack.eps=8", "attack.eps=8", "8/255"),
+    ("evaluate", "attack=pgd20 attack.cascade=[square]", "attack.cascade=[square]", "attack=autoattack"),
+    ("evaluate", "attack=none attack.targets=3", "attack.targets=3", "algorithm=pgd does not read it"),
+    ("pretrain", "attack=free attack.queries=7", "attack.queries=7", "algorithm=free does not read it"),
+    ("evaluate", "suite.images=50", "suite.images=50", "add suite=sanity"),
 ]
 IMPOSSIBLE_IMAGES_AND_MODEL = [
     ("pretrain", "data=cifar10", "data.root", "data.root=FOLDER"),
@@ -121,6 +125,7 @@ IMPOSSIBLE_IMAGES_AND_MODEL = [
     ("pretrain", "model.mean=[0.5,0.5,0.5]", "model.mean=[0.5, 0.5, 0.5]", "data.channels=1"),
     ("pretrain", "model.std=[0]", "model.std=[0.0]", "above 0"),
     ("pretrain", "data.labels=100", "data.labels=100", "data.limit"),
+    ("evaluate", "data.labels=100", "data.labels=100", "evaluate trains on no labels", "data.limit"),
     ("pretrain", "data.limit=100 train.batch_size=101", "train.batch_size=101", "data.limit=100", "lower"),
     ("finetune", "data.labels=100 train.batch_size=101", "train.batch_size=101", "data.labels=100", "lower"),
     ("finetune", "data.labels=5", "data.labels=5", "10 classes"),

@@ -109,6 +109,8 @@ def test_the_front_door_writes_and_shows_betons(
         (("show", "nothing.beton"), "nothing.beton: cannot be read (No such file or directory)"),
         (("write", "data=fashion_mini"), "out: missing"),
         (("write", "data=fashion_mini", "part=best", "out=x"), "part=best: unknown part"),
+        (("write", "data=fashion_mini", "data.limit=10", "out=x"), "data.limit=10: a beton holds a whole part"),
+        (("write", "data=fashion_mini", "data.labels=10", "out=x"), "data.labels=10: a beton holds a whole part"),
         (("write", "data=cifar10", "data.root=nowhere", "out=x"), "data.root=nowhere: no nowhere/cifar-10-batches-py"),
     ):
         out, error = said(*words, code=2)

@@ -301,7 +301,8 @@ def test_a_word_that_would_turn_standard_stages_into_adversarial_ones_is_refused
 def test_a_number_of_labels_reaches_the_stages_that_use_labels(tmp_path: Path) -> None:
     stages = load("quickstart", tmp_path, ["data.labels=500"]).stages
     assert "data.labels=500" in stages["p3_finetune"].overrides
-    assert not any(word.startswith("data.labels") for word in stages["p3_pretrain"].overrides)
+    for stage in ("p3_pretrain", "p3_evaluate"):
+        assert not any(word.startswith("data.labels") for word in stages[stage].overrides)
 
 
 def test_a_list_of_references_is_resolved_and_needed(write: Write) -> None:
