@@ -14,6 +14,7 @@ import glob
 import hashlib
 import json
 import os
+import secrets
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -82,7 +83,8 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     Removes the temporary files that killed processes left of `path`.
     Raises RunError with one line when the disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Processes of two containers or nodes may have one pid, and would truncate each other's file.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _open_locked(temporary) as file:

@@ -56,7 +56,7 @@ def check_classes(command: str, data: Any) -> None:
 
 def refuse_labels(command: str, data: Any) -> None:
     """Refuses keys that choose which labels to train on, for a command that trains on none. Raises UserError."""
-    for key in names_with(type(data), "needs_labels"):
+    for key in names_with(data.__class__, "needs_labels"):
         value = getattr(data, key)
         if value is not None:
             raise UserError(

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import pytest
 
 from dist_advss.errors import RunError
-from dist_advss.files import write_json, write_text, write_whole
+from dist_advss.files import remove_leftovers, write_json, write_text, write_whole
 
 
 def names(folder: Path) -> list[str]:
@@ -127,4 +127,18 @@ def test_what_another_process_is_writing_stays(tmp_path: Path) -> None:
 
     write_whole(path, write_both)
     assert path.read_text() == "outer"
+    assert names(tmp_path) == ["file"]
+
+
+def test_two_processes_of_one_pid_do_not_write_into_one_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 1)  # as in two containers
+    used: list[str] = []
+    for _ in range(2):
+        write_whole(tmp_path / "file", lambda file: used.append(file.name))
+    assert used[0] != used[1]
+    for name in used:  # what a killed process leaves is still found
+        Path(name).touch()
+    remove_leftovers(tmp_path)
     assert names(tmp_path) == ["file"]
