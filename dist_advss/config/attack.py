@@ -117,8 +117,8 @@ def check_attack(config: Any) -> None:
             f"attack.norm=l1: {attack.algorithm.upper()} knows linf and l2; set attack.norm=l2, or evaluate with "
             "attack=autoattack_l1"
         )
-    if attack.algorithm != "autoattack":
-        _refuse_of_cascade(attack)
+    if attack.eot > 1 and attack.algorithm != "autoattack":
+        raise UserError(f"attack.eot={attack.eot}: only attack=autoattack averages over forward passes; drop it")
     if attack.steps > 0 and attack.step_size == 0:
         raise UserError("attack.step_size=0: the attack would not move; set it above 0, or to null for the default")
     if attack.keep == "any" and not attack.clamp_start:
@@ -136,17 +136,6 @@ def check_attack(config: Any) -> None:
         raise UserError(
             f"attack.restarts={attack.restarts}: without a random start all restarts are the same; set attack.random_start=true"
         )
-
-
-def _refuse_of_cascade(attack: Attack) -> None:
-    """Refuses keys that only the attacks of a cascade read."""
-    for name in ("cascade", "targets", "queries", "eot"):
-        value = getattr(attack, name)
-        if value != getattr(Attack(), name):
-            given = f"[{','.join(value)}]" if isinstance(value, list) else value
-            raise UserError(
-                f"attack.{name}={given}: attack.algorithm={attack.algorithm} does not read it; drop it, or choose attack=autoattack"
-            )
 
 
 def _check_noise(attack: Attack) -> None:

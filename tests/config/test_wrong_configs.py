@@ -111,9 +111,6 @@ IMPOSSIBLE_ATTACK = [
     ("pretrain", "attack=pgd3 attack.steps_ramp=9 schedule.epochs=9", "attack.steps_ramp=9", "epochs=9", "at most 8"),
     ("evaluate", "attack=none attack.keep=any", "attack.keep=any", "attack=pgd20_any"),
     ("evaluate", "attack.eps=8", "attack.eps=8", "8/255"),
-    ("evaluate", "attack=pgd20 attack.cascade=[square]", "attack.cascade=[square]", "attack=autoattack"),
-    ("evaluate", "attack=none attack.targets=3", "attack.targets=3", "algorithm=pgd does not read it"),
-    ("pretrain", "attack=free attack.queries=7", "attack.queries=7", "algorithm=free does not read it"),
     ("evaluate", "suite.images=50", "suite.images=50", "add suite=sanity"),
 ]
 IMPOSSIBLE_IMAGES_AND_MODEL = [

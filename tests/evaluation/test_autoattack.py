@@ -178,7 +178,7 @@ def test_an_image_that_only_half_precision_gets_wrong_stands(evaluations: Evalua
             "only apgd-ce, apgd-dlr, fab, pgd-ce, pgd-cw, pgd-dlr, pgd-t start again",
         ),
         (["attack.algorithm=pgd", "attack.norm=l1"], "PGD knows linf and l2"),
-        (["attack.algorithm=pgd", "attack.eot=20"], "attack.algorithm=pgd does not read it"),
+        (["attack.algorithm=pgd", "attack.eot=20"], "averages over forward passes"),
         (["attack.cascade=[apgd,square]"], "unknown attack 'apgd'"),
         (["attack.keep=any"], "drop it"),
     ],

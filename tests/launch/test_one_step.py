@@ -57,10 +57,10 @@ def shrunk(stage: Stage) -> Stage:
     tiny = {name: value for name, value in TINY.items() if name in known}
     if "model=ensemble" in stage.overrides:
         tiny = {name: value for name, value in tiny.items() if not name.startswith("model")}
-    if COMMANDS[stage.command].labelled is False:
-        del tiny["data.labels"]
-    elif COMMANDS[stage.command].labelled:
+    if COMMANDS[stage.command].labelled:
         del tiny["data.limit"]
+    else:
+        tiny.pop("data.labels", None)
     if "schedule=onecycle" in stage.overrides:
         tiny["schedule.warmup"] = "0.5"  # its rise ends within the one epoch
     if any(word.startswith("attack.eps_ramp=") for word in stage.overrides):
