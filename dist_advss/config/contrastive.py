@@ -14,8 +14,8 @@ def check_contrastive(config: Any) -> None:
     objective, epochs = config.objective, config.schedule.epochs
     if not isinstance(objective, SimCLR):
         return
-    pairs, batch = objective.pairs if config.attack.steps else "clean", config.train.batch_size
-    if batch == 1:
+    pairs = objective.pairs if config.attack.steps else "clean"
+    if config.train.batch_size == 1:
         raise UserError(
             f"train.batch_size=1: objective={objective.name} tells an image from the others of its batch; set it to 2 or more"
         )

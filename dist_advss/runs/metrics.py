@@ -17,9 +17,9 @@ from .folders import mapping
 
 LONGEST = 1000  # entries read of a list in a line
 LARGEST_FILE = 4 * 2**30  # bytes of metrics.jsonl
-RESTART = (
-    "restart"  # the event of a training that begins again, as its checkpoints are gone; no metrics before it count
-)
+# Events after which numbers before them no longer count.
+RESTART = "restart"  # a training begins again, as its checkpoints are gone
+ROLLBACK = "rollback"  # a run goes back to the step of the line, and takes another way from there
 LARGEST = 1e15  # a number above it, or infinite, counts as damage
 
 Floats = NDArray[np.float64]
@@ -115,6 +115,8 @@ def parse(content: bytes) -> Metrics:
             of[kind].append(line)
         if kind == "event" and line.get("event") == RESTART:
             of |= {"train": [], "validation": []}
+        if kind == "event" and line.get("event") == ROLLBACK:
+            of |= {name: _up_to(number(line.get("step")), of[name]) for name in ("train", "validation")}
     events = [
         Event(
             printable(str(line.get("event", ""))),
@@ -127,6 +129,11 @@ def parse(content: bytes) -> Metrics:
     return Metrics(
         _by_column(of["train"]), _by_column(of["validation"]), events, of["session"], of["spent"], unreadable
     )
+
+
+def _up_to(last: float | None, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines of no later step than `last`; all where one of the two is unknown."""
+    return [line for line in lines if last is None or (step := number(line.get("step"))) is None or step <= last]
 
 
 def _objects(content: bytes) -> tuple[list[dict[str, Any]], int]:

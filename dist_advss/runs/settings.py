@@ -34,6 +34,7 @@ ELSEWHERE = (
 )
 # fmt: on
 OF_DESCRIPTION = ("norm", "eps", "steps", "restarts", "keep", "name")  # in `describe_attack`
+OF_CASCADE = ("cascade", "targets", "queries", "eot")  # which no other attack reads
 OF_TRAINING = (
     "noise",
     "eps_ramp",
@@ -216,7 +217,8 @@ def _of_attack(attack: Any) -> dict[str, str | None]:
     if not isinstance(attack, dict) or number(attack.get("steps")) == 0:
         return {}
     ours = attack if attack.get("name") else {**asdict(Attack()), **attack}
-    found = {name: value for name, value in ours.items() if name not in (*OF_DESCRIPTION, *OF_TRAINING)}
+    unread = () if ours.get("algorithm") == "autoattack" else OF_CASCADE
+    found = {name: value for name, value in ours.items() if name not in (*OF_DESCRIPTION, *OF_TRAINING, *unread)}
     if "step_size" in found:
         step, usual = number(found["step_size"]), usual_step(attack)
         follows = found["step_size"] is None or (step and usual and abs(step / usual - 1) < 1e-6)

@@ -10,8 +10,9 @@ from types import TracebackType
 from typing import Any
 
 from ..config.schema import TrainConfig
+from ..runs.metrics import ROLLBACK
 from .log import Log
-from .metrics import ROLLBACK, Meter, MetricsFile, read
+from .metrics import Meter, MetricsFile, read
 from .progress import Progress
 from .spent import Activity, Spent
 

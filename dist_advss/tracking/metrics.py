@@ -11,11 +11,10 @@ from typing import Any
 
 from ..errors import RunError
 from ..files import open_own
-from ..runs.metrics import RESTART, parse_line
+from ..runs.metrics import RESTART, ROLLBACK, parse_line
 
 # Stands for a damaged line wherever lines are counted: wandb's own step is the number of a line.
 DAMAGED: dict[str, Any] = {"kind": "damaged"}
-ROLLBACK = "rollback"  # the event of a run that goes back to the step of the line, and takes another way from there
 
 
 class MetricsFile:

@@ -64,6 +64,19 @@ def test_two_objects_in_a_line_do_not_pass_for_two_lines() -> None:
     assert (len(said.train), said.unreadable) == (0, 2)
 
 
+def test_lines_of_the_way_before_a_rollback_or_a_restart_do_not_count() -> None:
+    way = [
+        {"kind": kind, "step": step, "ra": ra} for step, ra in ((10, 1), (20, 9)) for kind in ("train", "validation")
+    ]
+    back = {"kind": "event", "event": "rollback", "step": 10}
+    after = {"kind": "validation", "step": 15, "ra": 2}
+    said = parse(lines(*way, back, after))
+    assert said.train.step.tolist() == [10]
+    assert [(record.step, record.values["ra"]) for record in said.validation] == [(10, 1), (15, 2)]
+    again = parse(lines(*way, {"kind": "event", "event": "restart", "step": 0}, after))
+    assert (again.train.step.tolist(), again.validation.step.tolist()) == ([], [15])
+
+
 def test_sessions_and_events_are_kept() -> None:
     said = parse(
         lines({"kind": "session", "world_size": 4}, {"kind": "event", "event": "start", "step": 0, "text": "on"})

@@ -101,6 +101,7 @@ def test_what_moves_a_number_makes_another_setting(folder: Any, config: Any, res
         ({"data__root": "/elsewhere", "data__loader": "ffcv", "tracking": {"wandb": "offline"}}, {}),
         ({"data__limit": 1000}, {}),  # which is all of them
         ({}, {"attack__step_size": None}),
+        ({}, {"attack__cascade": ["square"], "attack__queries": 7, "attack__targets": 3}),  # of AutoAttack alone
         ({}, {"attack__batch_norm": "eval"}),
         ({"pick": "last", "checkpoint": "p1_finetune/checkpoints/best_ra.pt"}, {"checkpoint": None}),
     ],
