@@ -42,6 +42,7 @@ class DevCluster:
         self._tied = tied
         self._more = more
         self._name = name
+        self._started: dict[str, tuple[int, Sequence[str]]] = {}  # each daemon's process and command
 
     @property
     def environment(self) -> dict[str, str]:
@@ -120,7 +121,7 @@ class DevCluster:
                 f"--seed-file={munge}/seed", "--num-threads=2",
             ],
         )  # fmt: skip
-        self._expect("munged", place.munge_socket.exists)
+        self._expect(place.munge_socket.exists, "munged")
 
     def _start_accounting(self, place: Place) -> None:
         database = self.folder / "database"
@@ -138,9 +139,9 @@ class DevCluster:
                 "--skip-log-bin", "--max-connections=30",
             ],
         )  # fmt: skip
-        self._expect("mariadbd", lambda: _answers(place.ports["database"]))
+        self._expect(lambda: _answers(place.ports["database"]), "mariadbd")
         self._spawn("slurmdbd", ["slurmdbd", "-D"])
-        self._expect("slurmdbd", lambda: _answers(place.ports["accounting"]))
+        self._expect(lambda: _answers(place.ports["accounting"]), "slurmdbd")
         known = self._slurm("sacctmgr", "--immediate", "add", "cluster", self._name, check=False)
         if known.returncode and "already exists" not in known.stdout + known.stderr:
             raise CannotRun(f"sacctmgr: {' '.join((known.stdout + known.stderr).split())}")
@@ -148,10 +149,10 @@ class DevCluster:
     def _start_slurm(self, place: Place) -> None:
         conf = self.environment["SLURM_CONF"]
         self._spawn("slurmctld", ["slurmctld", "-D", "-c", "-f", conf])
-        self._expect("slurmctld", lambda: _answers(place.ports["controller"]))
+        self._expect(lambda: _answers(place.ports["controller"]), "slurmctld")
         for node in NODES:
             self.start_node(node)
-        self._expect(f"slurmd-{NODES[0]}", lambda: self.idle_nodes() == list(NODES))
+        self._expect(lambda: self.idle_nodes() == list(NODES), *(f"slurmd-{node}" for node in NODES), "slurmctld")
 
     def idle_nodes(self) -> list[str]:
         """The names of the nodes that Slurm reports as idle."""
@@ -169,18 +170,34 @@ class DevCluster:
                 env=_clean_environment(self.environment | {"DIST_ADVSS_DEVCLUSTER": str(self.folder)}),
             )  # fmt: skip
         (self.folder / "run" / f"{name}.pid").write_text(str(process.pid))
+        self._started[name] = (process.pid, command)
         process.returncode = 0  # it outlives this process on purpose; this avoids Popen's warning
 
-    def _expect(self, name: str, there: Callable[[], bool]) -> None:
-        """Waits until `there()`. Raises CannotRun, with the last lines of the daemon's log, if it ends or takes too long."""
-        process = self._pid(name)
-        if self._wait(lambda: there() or not _alive(process), PATIENCE) and there():
-            return
+    def _expect(self, there: Callable[[], bool], *daemons: str) -> None:
+        """Waits until `there()`. Raises CannotRun, with the last lines of a daemon's log, if one ends or it takes too long.
+
+        A daemon that ends is started once more: Slurm 22.05's slurmctld can end in its first milliseconds without a word.
+        """
+        again = set(daemons)
+        until = time.monotonic() + PATIENCE
+        while not there():
+            for name in daemons:
+                process, command = self._started[name]
+                ended, status = os.waitpid(process, os.WNOHANG)
+                if not ended:
+                    continue
+                if name not in again:
+                    raise CannotRun(f"{name} has ended twice, {_how(status)}: {self._last_words(name)}")
+                again.remove(name)
+                self._spawn(name, command)
+            if time.monotonic() > until:
+                raise CannotRun(f"{daemons[0]} does not answer: {self._last_words(daemons[0])}")
+            time.sleep(0.05)
+
+    def _last_words(self, name: str) -> str:
         logs = [self.folder / "log" / f"{name}.{end}" for end in ("out", "log")]
         said = [line for log in logs if log.exists() for line in log.read_text(errors="replace").splitlines()[-3:]]
-        raise CannotRun(
-            f"{name} {'does not answer' if _alive(process) else 'has ended'}: {' | '.join(said) or 'no output'}"
-        )
+        return " | ".join(said) or "no output"
 
     def _wait(self, there: Callable[[], bool], seconds: float) -> bool:
         end = time.monotonic() + seconds
@@ -281,6 +298,12 @@ def _clean_environment(extra: dict[str, str]) -> dict[str, str]:
 def _private(file: Path, content: bytes) -> None:
     file.touch(mode=0o600)
     file.write_bytes(content)
+
+
+def _how(status: int) -> str:
+    """How a process ended, by waitpid's status."""
+    code = os.waitstatus_to_exitcode(status)
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def _answers(port: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,6 +61,29 @@ def test_a_cluster_that_crashed_is_no_obstacle_and_stopping_leaves_no_process(
     own.stop()
     assert own._processes() == []
     own.stop()
+
+
+def test_a_daemon_that_ends_at_its_start_is_started_once_more(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, programs = tmp_path_factory.mktemp("slurm"), tmp_path_factory.mktemp("programs")
+    real = shutil.which("slurmctld")
+    if real is None or os.geteuid() != 0:
+        pytest.skip("no Slurm can be started here")
+    (programs / "slurmctld").write_text(
+        f'#!/bin/sh\necho x >> {programs}/starts\n[ $(wc -l < {programs}/starts) -gt 1 ] || kill -TERM $$\nexec {real} "$@"\n'
+    )
+    (programs / "slurmctld").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    own = DevCluster(folder, tied=True)
+    own.start()
+    assert len(own.idle_nodes()) == 4
+    assert (programs / "starts").read_text() == "x\nx\n"
+    own.stop()
+    (programs / "slurmctld").write_text("#!/bin/sh\necho broken\nexit 3\n")
+    with pytest.raises(CannotRun, match="slurmctld has ended twice, exit code 3: broken"):
+        own.start()
+    assert own._processes() == []
 
 
 def test_without_root_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
