@@ -89,16 +89,26 @@ class ByCase(ByImage):
 
 
 def run_unless_finished(
-    config: Config, files: Callable[[], Sequence[Path]], work: Callable[[Config, Located, Path, World], None]
+    config: Config,
+    files: Callable[[], Sequence[Path]],
+    work: Callable[[Config, Located, Path, World], None],
+    refuse: Callable[[Config], None] = lambda config: None,
 ) -> Path:
     """Calls `work` in every process, unless the folder `config.out` holds its result already. Returns the folder.
 
     Raises UserError, before anything is written, when the folder holds a result of another configuration, of other images,
-    or of other weights than the checkpoints `files()` contain.
+    or of other weights than the checkpoints `files()` contain, or one that `refuse` raises it for.
     """
     session.enter()
     out = Path(config.out)
-    if told_by_rank_zero(lambda: folder.finished_as_asked(out, config, config.split, files()), config.guard):
+
+    def finished() -> bool:
+        done = folder.finished_as_asked(out, config, config.split, files())
+        if done:
+            refuse(config)
+        return done
+
+    if told_by_rank_zero(finished, config.guard):
         return out
     with init(config.device, config.threads, config.guard, find_place(), stacks=out / "stacks") as world:
         located = world.long_on_rank_zero(lambda: locate(config.data, config.split))

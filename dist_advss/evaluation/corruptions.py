@@ -26,6 +26,7 @@ from ..files import write_json
 from ..objectives import Classify
 from ..objectives.base import cross_entropy
 from ..rng import Rng
+from ..runs.folders import lookup
 from ..runs.judged import judged_images
 from ..runs.read import read_run
 from ..runs.settings import described
@@ -52,7 +53,7 @@ def corruptions(config: CorruptionsConfig) -> Path:
     Every process calls this and judges its share. Rank 0 writes. Returns the folder. If it holds a result already, nothing is
     done. An interrupted run resumes from the saved verdicts. Raises UserError before anything is written.
     """
-    return run_unless_finished(config, lambda: checkpoint_files(config), corruptions_once)
+    return run_unless_finished(config, lambda: checkpoint_files(config), corruptions_once, refuse_other_baseline)
 
 
 def corruptions_once(config: CorruptionsConfig, located: Located, out: Path, world: World) -> None:
@@ -162,6 +163,7 @@ def rates_of(
     groups    the mean of noise, blur, weather and digital corruptions
     mean      the mean over all kinds and severities (mean corruption accuracy)
     mce       mean over the kinds of 100 · errors / errors of the baseline, summed over severities (equation 1 of the paper)
+    baseline  the errors of the baseline, by kind, a list over the severities
     """
     right = found.clean_prediction == found.label
     corrupted = found.accuracy
@@ -180,8 +182,34 @@ def rates_of(
     }
     if baseline is not None:
         ratios = [100 * sum(100 - rate for rate in accuracy[kind]) / sum(baseline[kind]) for kind in kinds]
-        result["mce"] = round(float(np.mean(ratios)), 4)
+        result |= {"mce": round(float(np.mean(ratios)), 4), "baseline": dict(baseline)}
     return result
+
+
+def refuse_other_baseline(config: CorruptionsConfig) -> None:
+    """Raises UserError when the result in `config.out` is set against other errors than its baseline has now.
+
+    A baseline without a result is not compared: what was measured against it is kept.
+    """
+    before = lookup(read_run(Path(config.out), time.time()).result, "baseline")
+    if config.baseline is None or not isinstance(before, dict):
+        return
+    accuracy = lookup(read_run(Path(config.baseline), time.time()).result, "accuracy")
+    try:
+        now = errors(accuracy) if isinstance(accuracy, dict) else {}
+    except (ValueError, TypeError):
+        return
+    for kind in config.kinds:
+        if kind in now and before.get(kind) != now[kind]:
+            raise UserError(
+                f"baseline={config.baseline}: its errors under {kind} were {before.get(kind)} when mCE was computed, and are now "
+                f"{now[kind]}; remove result.json in {config.out}, and the same command computes it anew"
+            )
+
+
+def errors(accuracy: Mapping[str, Any]) -> dict[str, list[float]]:
+    """The errors in percent of result.json's `accuracy`. Raises ValueError or TypeError for what is no such table."""
+    return {kind: [round(100 - float(rate), 4) for rate in rates] for kind, rates in accuracy.items()}
 
 
 def errors_of(baseline: str, config: CorruptionsConfig, now: MadeFrom, count: int) -> dict[str, list[float]]:
@@ -192,7 +220,7 @@ def errors_of(baseline: str, config: CorruptionsConfig, now: MadeFrom, count: in
     """
     run = read_run(Path(baseline), time.time())
     try:
-        accuracy = {kind: [100 - float(rate) for rate in run.result["accuracy"][kind]] for kind in config.kinds}
+        wrong = errors({kind: run.result["accuracy"][kind] for kind in config.kinds})
         severities = run.result["severities"]
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
@@ -211,8 +239,8 @@ def errors_of(baseline: str, config: CorruptionsConfig, now: MadeFrom, count: in
                 f"baseline={baseline}: judged other images ({described(name, old, new)}), and mCE compares errors on the same "
                 "ones; give a run on the images of this one"
             )
-    if any(sum(errors) == 0 for errors in accuracy.values()):
+    if any(sum(rates) == 0 for rates in wrong.values()):
         raise UserError(
             f"baseline={baseline}: makes no error under one of the corruptions, so no ratio exists; give a weaker model"
         )
-    return accuracy
+    return wrong

@@ -90,6 +90,28 @@ def test_mce_is_the_mean_ratio_of_errors_to_those_of_the_baseline(judged: Any, t
         for kind in result["accuracy"]
     ]
     assert against["mce"] == pytest.approx(np.mean(ratios), abs=1e-3)
+    assert against["baseline"] == {kind: pytest.approx([100 - r for r in rates]) for kind, rates in weaker.items()}
+
+
+def test_an_mce_is_stale_once_its_baseline_has_other_errors(judged: Any, tmp_path: Path) -> None:
+    result, _ = judged(name="base")
+    words = ("kinds=[fog]", f"baseline={tmp_path / 'base'}")
+    assert judged(*words)[0]["mce"] == 100
+    file = tmp_path / "base" / "result.json"
+    other = {kind: [rate / 2 for rate in rates] for kind, rates in result["accuracy"].items()}
+    file.write_text(
+        json.dumps({**result, "accuracy": {**result["accuracy"], "gaussian_noise": other["gaussian_noise"]}})
+    )
+    assert judged(*words)[0]["mce"] == 100  # a kind that this run does not have
+    file.write_text(json.dumps({**result, "accuracy": other}))
+    with pytest.raises(
+        UserError, match=r"^baseline=.*base: its errors under fog were \[.*\] when mCE was computed, and are now"
+    ):
+        judged(*words)
+    (tmp_path / "run" / "result.json").unlink()
+    assert judged(*words)[0]["mce"] < 100
+    file.unlink()
+    assert judged(*words)[0]["mce"] < 100
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -14,29 +16,48 @@ from ...runs.settings import captions, filled
 from .transfers import Heat
 
 
+@dataclass(frozen=True)
+class _Against:
+    """The mCE of a run, and the folder and the errors of the baseline that it is relative to."""
+
+    mce: float
+    baseline: str
+    errors: str
+
+    def text(self, named: bool) -> str:
+        return f", mCE {self.mce:.1f}" + (f" against {Path(self.baseline).name}" if named else "")
+
+
 def corrupted(launch: Launch) -> list[Heat]:
     """One table for each set of conditions: a row a model, a column a corruption (mean over its severities), in percent.
 
-    The first columns are TA and the mean over all corruptions. The row of a run with a baseline names its mCE. A result without
-    rates that can be read is left out.
+    The first columns are TA and the mean over all corruptions. The row of a run with a baseline names its mCE, and the
+    baseline where the table has several. A result without rates that can be read is left out.
     """
     finished = [run for run in launch.runs.values() if run.command == "corruptions" and run.state == "finished"]
     variants = variants_of(launch) if finished else {}
-    judged: list[tuple[Changed, Model, str, list[float | None]]] = []
+    judged: list[tuple[Changed, Model, _Against | None, list[float | None]]] = []
     for run in finished:
         means = _means(run.result.get("accuracy"))
         ta, mean, mce = (number(run.result.get(name)) for name in ("ta", "mean", "mce"))
         if not means or ta is None or mean is None:
             continue
-        model, of_baseline = judged_model(run, launch, variants), "" if mce is None else f", mCE {mce:.1f}"
-        judged.append((_conditions(run, tuple(means)), model, of_baseline, [ta, mean, *means.values()]))
+        against = (
+            None if mce is None else _Against(mce, str(run.config.get("baseline")), str(run.result.get("baseline")))
+        )
+        model = judged_model(run, launch, variants)
+        judged.append((_conditions(run, tuple(means)), model, against, [ta, mean, *means.values()]))
     same = filled(conditions for conditions, *_ in judged)
     texts = captions(same[conditions] for conditions, *_ in judged)
     tables = []
     for conditions in dict.fromkeys(same[conditions] for conditions, *_ in judged):
         of_table = [row for row in judged if same[row[0]] == conditions]
         names = names_apart([model for _, model, _, _ in of_table])
-        rows = [(name + more, rates) for name, (_, _, more, rates) in zip(names, of_table, strict=True)]
+        several = len({against.errors for *_, against, _ in of_table if against}) > 1
+        rows = [
+            (name + (against.text(several) if against else ""), rates)
+            for name, (_, _, against, rates) in zip(names, of_table, strict=True)
+        ]
         columns = ["TA", "mean", *(kind.replace("_", " ") for kind in conditions.kinds)]
         tables.append(Heat(texts[conditions], "model", columns, rows))
     return tables
