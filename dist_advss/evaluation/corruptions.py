@@ -26,7 +26,6 @@ from ..files import write_json
 from ..objectives import Classify
 from ..objectives.base import cross_entropy
 from ..rng import Rng
-from ..runs.folders import lookup
 from ..runs.judged import judged_images
 from ..runs.read import read_run
 from ..runs.settings import described
@@ -191,13 +190,12 @@ def refuse_other_baseline(config: CorruptionsConfig) -> None:
 
     A baseline without a result is not compared: what was measured against it is kept.
     """
-    before = lookup(read_run(Path(config.out), time.time()).result, "baseline")
+    before = read_run(Path(config.out), time.time()).result.get("baseline")
     if config.baseline is None or not isinstance(before, dict):
         return
-    accuracy = lookup(read_run(Path(config.baseline), time.time()).result, "accuracy")
     try:
-        now = errors(accuracy) if isinstance(accuracy, dict) else {}
-    except (ValueError, TypeError):
+        now = errors_by_kind(read_run(Path(config.baseline), time.time()).result["accuracy"])
+    except (ValueError, LookupError, TypeError, AttributeError):
         return
     for kind in config.kinds:
         if kind in now and before.get(kind) != now[kind]:
@@ -207,8 +205,8 @@ def refuse_other_baseline(config: CorruptionsConfig) -> None:
             )
 
 
-def errors(accuracy: Mapping[str, Any]) -> dict[str, list[float]]:
-    """The errors in percent of result.json's `accuracy`. Raises ValueError or TypeError for what is no such table."""
+def errors_by_kind(accuracy: Mapping[str, Any]) -> dict[str, list[float]]:
+    """The errors in percent of result.json's `accuracy`. Raises ValueError, TypeError or AttributeError for what is no such table."""
     return {kind: [round(100 - float(rate), 4) for rate in rates] for kind, rates in accuracy.items()}
 
 
@@ -220,7 +218,7 @@ def errors_of(baseline: str, config: CorruptionsConfig, now: MadeFrom, count: in
     """
     run = read_run(Path(baseline), time.time())
     try:
-        wrong = errors({kind: run.result["accuracy"][kind] for kind in config.kinds})
+        wrong = errors_by_kind({kind: run.result["accuracy"][kind] for kind in config.kinds})
         severities = run.result["severities"]
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
