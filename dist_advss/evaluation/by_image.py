@@ -92,7 +92,7 @@ def run_unless_finished(
     config: Config,
     files: Callable[[], Sequence[Path]],
     work: Callable[[Config, Located, Path, World], None],
-    refuse: Callable[[Config], None] = lambda config: None,
+    refuse: Callable[[], None] = lambda: None,
 ) -> Path:
     """Calls `work` in every process, unless the folder `config.out` holds its result already. Returns the folder.
 
@@ -101,14 +101,7 @@ def run_unless_finished(
     """
     session.enter()
     out = Path(config.out)
-
-    def finished() -> bool:
-        done = folder.finished_as_asked(out, config, config.split, files())
-        if done:
-            refuse(config)
-        return done
-
-    if told_by_rank_zero(finished, config.guard):
+    if told_by_rank_zero(lambda: folder.finished_as_asked(out, config, config.split, files(), refuse), config.guard):
         return out
     with init(config.device, config.threads, config.guard, find_place(), stacks=out / "stacks") as world:
         located = world.long_on_rank_zero(lambda: locate(config.data, config.split))

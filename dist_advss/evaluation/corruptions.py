@@ -52,7 +52,9 @@ def corruptions(config: CorruptionsConfig) -> Path:
     Every process calls this and judges its share. Rank 0 writes. Returns the folder. If it holds a result already, nothing is
     done. An interrupted run resumes from the saved verdicts. Raises UserError before anything is written.
     """
-    return run_unless_finished(config, lambda: checkpoint_files(config), corruptions_once, refuse_other_baseline)
+    return run_unless_finished(
+        config, lambda: checkpoint_files(config), corruptions_once, lambda: refuse_other_baseline(config)
+    )
 
 
 def corruptions_once(config: CorruptionsConfig, located: Located, out: Path, world: World) -> None:

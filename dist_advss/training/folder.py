@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,16 +34,20 @@ def finished(folder: Path) -> bool:
     return (folder / "result.json").is_file()
 
 
-def finished_as_asked(folder: Path, config: Any, split: str, files: Sequence[Path]) -> bool:
+def finished_as_asked(
+    folder: Path, config: Any, split: str, files: Sequence[Path], refuse: Callable[[], None] = lambda: None
+) -> bool:
     """Whether the folder holds the result of this configuration. If so, prints a line that says it.
 
     Of several processes, rank 0 alone calls this. Raises UserError when the folder holds a run with another configuration, or
-    a result from other images of `split` or from other weights than the checkpoints `files` contain.
+    a result from other images of `split` or from other weights than the checkpoints `files` contain, or one that `refuse`
+    raises it for.
     """
     refuse_other_config(folder, config)
     if not finished(folder):
         return False
     refuse_stale(folder, config.data, split, files, getattr(config, "published", None))
+    refuse()
     print(f"{folder}: finished already, nothing to do")
     return True
 

@@ -93,7 +93,9 @@ def test_mce_is_the_mean_ratio_of_errors_to_those_of_the_baseline(judged: Any, t
     assert against["baseline"] == {kind: pytest.approx([100 - r for r in rates]) for kind, rates in weaker.items()}
 
 
-def test_an_mce_is_stale_once_its_baseline_has_other_errors(judged: Any, tmp_path: Path) -> None:
+def test_an_mce_is_stale_once_its_baseline_has_other_errors(
+    judged: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     result, _ = judged(name="base")
     words = ("kinds=[fog]", f"baseline={tmp_path / 'base'}")
     assert judged(*words)[0]["mce"] == 100
@@ -104,10 +106,12 @@ def test_an_mce_is_stale_once_its_baseline_has_other_errors(judged: Any, tmp_pat
     )
     assert judged(*words)[0]["mce"] == 100  # a kind that this run does not have
     file.write_text(json.dumps({**result, "accuracy": other}))
+    capsys.readouterr()
     with pytest.raises(
         UserError, match=r"^baseline=.*base: its errors under fog were \[.*\] when mCE was computed, and are now"
     ):
         judged(*words)
+    assert "finished already" not in capsys.readouterr().out
     (tmp_path / "run" / "result.json").unlink()
     assert judged(*words)[0]["mce"] < 100
     file.unlink()

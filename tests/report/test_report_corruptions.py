@@ -58,11 +58,13 @@ def test_models_of_equal_conditions_share_a_table(quickstart: Any) -> None:
     assert '<section id="corruptions">' in page
 
 
-def test_an_mce_names_its_baseline_where_a_table_has_several(quickstart: Any) -> None:
+@pytest.mark.parametrize("recorded", [True, False], ids=["errors", "of an earlier version"])
+def test_an_mce_names_its_baseline_where_a_table_has_several(quickstart: Any, recorded: bool) -> None:
     rates = {"fog": [70.0, 52.0], "snow": [60.0, 30.0]}
     for stage, tuned, mce, base in (("p1_fog", "p1_finetune", 90.0, "a"), ("p3_fog", "p3_finetune", 80.0, "b")):
         errors = {"fog": [40.0, 50.0 + mce], "snow": [50.0, 60.0]}
-        add(quickstart, stage, tuned, rates, config={"baseline": f"/runs/{base}"}, mce=mce, baseline=errors)
+        more = {"baseline": errors} if recorded else {}
+        add(quickstart, stage, tuned, rates, config={"baseline": f"/runs/{base}"}, mce=mce, **more)
     (table,) = corrupted(read(quickstart.root, time.time()))
     assert [name for name, _ in table.rows] == ["P1→F4, mCE 90.0 against a", "P3→F4 rotation, mCE 80.0 against b"]
 

@@ -18,7 +18,10 @@ from .transfers import Heat
 
 @dataclass(frozen=True)
 class _Against:
-    """The mCE of a run, and the folder and the errors of the baseline that it is relative to."""
+    """The mCE of a run, and the folder and the errors of the baseline that it is relative to.
+
+    A run of an earlier version has no errors; the folder tells its baseline apart.
+    """
 
     mce: float
     baseline: str
@@ -43,7 +46,11 @@ def corrupted(launch: Launch) -> list[Heat]:
         if not means or ta is None or mean is None:
             continue
         against = (
-            None if mce is None else _Against(mce, str(run.config.get("baseline")), str(run.result.get("baseline")))
+            None
+            if mce is None
+            else _Against(
+                mce, str(run.config.get("baseline")), str(run.result.get("baseline") or run.config.get("baseline"))
+            )
         )
         model = judged_model(run, launch, variants)
         judged.append((_conditions(run, tuple(means)), model, against, [ta, mean, *means.values()]))
