@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 EXIT_FAILED = 1  # a run that cannot continue, or a bug
 EXIT_USAGE = 2  # a user's mistake; argparse uses 2 as well
@@ -45,14 +45,14 @@ class RunError(Exception):
     """A run that cannot continue. Its text is one line with the event, the place and the files left on disk."""
 
 
-def nearest(name: str, accepted: Iterable[str]) -> str:
-    """A clause with the accepted values, after the closest one to `name` if one is close.
+def nearest(name: str, accepted: Iterable[str], elsewhere: Sequence[str] = ()) -> str:
+    """A clause with the accepted values, after the closest one to `name` if one is close, or after the names `elsewhere`.
 
     `nearest("rotatoin", ["jigsaw", "rotation"])` is "did you mean 'rotation'? Accepted: jigsaw, rotation".
     """
     names = sorted(accepted)
-    close = difflib.get_close_matches(name, names, n=1)
-    lead = f"did you mean {close[0]!r}? " if close else ""
+    meant = elsewhere or difflib.get_close_matches(name, names, n=1)
+    lead = f"did you mean {' or '.join(map(repr, meant))}? " if meant else ""
     return f"{lead}Accepted: {', '.join(names)}"
 
 

@@ -266,8 +266,13 @@ def _checked(graph: Experiment, directory: Path, extra: Sequence[tuple[str, str]
         stages[stage.name] = stage if stage.command == REPORT else _with_extra(stage, extra, graph.folder, accepted)
     for name, value in extra:
         if name not in accepted:
-            close = difflib.get_close_matches(name, sorted(accepted), n=1)
-            hint = f"did you mean {close[0]!r}?" if close else "dist-advss pretrain --help explains the keys"
+            elsewhere = sorted(key for key in accepted if key.split(".")[-1] == name.split(".")[-1])
+            meant = elsewhere or difflib.get_close_matches(name, sorted(accepted), n=1)
+            hint = (
+                f"did you mean {' or '.join(map(repr, meant))}?"
+                if meant
+                else "dist-advss pretrain --help explains the keys"
+            )
             raise UserError(f"{name}={value}: no stage has such a key; {hint}")
     full = dataclasses.replace(graph, stages=stages)
     for stage in stages.values():

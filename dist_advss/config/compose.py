@@ -263,7 +263,9 @@ def _field(tree: Any, name: str, prefix: str) -> tuple[Any, Any, Any]:
     for depth, part in enumerate(parts):
         fields = _fields(node.__class__)
         if part not in fields:
-            raise UserError(f"{full}: no such key{f' in {seen[:-1]}' if seen else ''}; {nearest(part, fields)}")
+            elsewhere = [f"{prefix}{key}" for key in _dotted(tree) if key.split(".")[-1] == parts[-1]]
+            hint = nearest(part, fields, elsewhere)
+            raise UserError(f"{full}: no such key{f' in {seen[:-1]}' if seen else ''}; {hint}")
         inner = getattr(node, part)
         last = depth == len(parts) - 1
         if last and dataclasses.is_dataclass(inner):

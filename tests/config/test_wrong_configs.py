@@ -13,7 +13,12 @@ NEEDED = {"pretrain": ["out=RUN"], "finetune": ["out=RUN"], "evaluate": ["out=RU
 UNKNOWN = [
     ("pretrain", "sede=1", "sede", "did you mean 'seed'?"),
     ("pretrain", "learning_rate=0.1", "learning_rate", "Accepted: attack, data"),
-    ("pretrain", "atack.eps=0.1", "atack.eps", "did you mean 'attack'?"),
+    ("pretrain", "atack.eps=0.1", "atack.eps", "did you mean 'attack.eps'? Accepted: attack, data"),
+    ("pretrain", "atack=pgd10", "atack", "did you mean 'attack'?"),
+    ("pretrain", "eps=8/255", "eps", "did you mean 'attack.eps'?"),
+    ("finetune", "attack.lr=0.1", "attack.lr", "did you mean 'schedule.lr'? Accepted: algorithm, batch_norm"),
+    ("finetune", "threads=1", "threads", "did you mean 'train.threads'?"),
+    ("evaluate", "train.threads=1", "train.threads", "did you mean 'threads'?"),
     ("pretrain", "data.sise=28", "data.sise", "did you mean 'size'?"),
     ("pretrain", "schedule.epoch=4", "schedule.epoch", "did you mean 'epochs'?"),
     ("pretrain", "objective.grid=4", "objective.grid", "Accepted: balanced, first, flip, name, pad"),

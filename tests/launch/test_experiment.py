@@ -242,6 +242,7 @@ def test_a_wrong_experiment_is_refused_in_one_line(write: Write, case: str) -> N
     ("word", "expected"),
     [
         ("schedule.epoch=2", "no stage has such a key; did you mean 'schedule.epochs'?"),
+        ("lr=0.1", "no stage has such a key; did you mean 'schedule.lr'?"),
         ("clustre=local", "did you mean 'cluster'?"),
         ("zzz=1", "dist-advss pretrain --help explains the keys"),
         ("out=x", "set by the experiment"),
