@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dist_advss.errors import Stopped
 from dist_advss.runs.state import BROKEN, Status, finished, product, read, skipped, stale, write
+from dist_advss.text import plural
 
 from . import state
 from .graph import Experiment
@@ -62,7 +63,7 @@ class Work:
                 print(f"  {name}  {current.state}{f': {current.error}' if current.error else ''}")
         if any(self.states[name].state == "failed" for name in self.wanted):
             print("fix the cause, then launch again with --retry-failed")
-        print_results(self.directory, self.experiment)
+        print_results(self.directory, self.experiment, self.wanted)
         return 0 if all(self.states[name].state == "finished" for name in self.wanted) else 1
 
     def _wanted(self) -> list[str]:
@@ -140,8 +141,8 @@ class Work:
         return ", ".join(f"{n} {name}" for name, n in counts.items())
 
 
-def print_results(directory: Path, experiment: Experiment) -> None:
-    """Prints the P x F table of the finished evaluations, and the path of the report."""
+def print_results(directory: Path, experiment: Experiment, wanted: set[str]) -> None:
+    """Prints a table of the `wanted` evaluations and of all that have begun, and the path of the report."""
     from rich.console import Console
 
     from dist_advss.runs.table import as_table, as_text, summary_rows
@@ -149,10 +150,13 @@ def print_results(directory: Path, experiment: Experiment) -> None:
     commands = {stage.command: stage for stage in experiment.stages.values()}
     if "evaluate" in commands:
         console = Console()
-        rows = summary_rows(directory)
-        console.print()
-        console.print(
-            as_table(rows) if console.is_terminal else as_text(rows), soft_wrap=True, markup=False, highlight=False
-        )
+        every = summary_rows(directory)
+        rows = [row for row in every if row.evaluation in wanted or row.state != "waiting"]
+        if rows:
+            table = as_table(rows) if console.is_terminal else as_text(rows)
+            console.print()
+            console.print(table, soft_wrap=True, markup=False, highlight=False)
+        if left_out := len(every) - len(rows):
+            print(f"\n{plural(left_out, 'evaluation')} of this experiment, left out here, did not begin")
     if "report" in commands and finished(directory, commands["report"]):
         print(f"\nreport: {product(directory, commands['report'])}")

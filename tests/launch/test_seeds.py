@@ -149,9 +149,15 @@ def test_a_further_seed_joins_the_folder_and_the_report_is_made_again(
         launch(file, "inline", out, ["seeds=[0]"], run_stage=runner)
 
 
-def test_only_selects_a_seed_by_its_pattern(chain: str, runner: Runner, tmp_path: Path) -> None:
+def test_only_selects_a_seed_by_its_pattern_and_the_table_has_what_was_selected(
+    chain: str, runner: Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert launch(chain, "inline", tmp_path / "out", ["seeds=[0,1]"], only=["p3_*_seed1"], run_stage=runner) == 0
     assert runner.ran == ["p3_pretrain_seed1", "p3_finetune_seed1", "p3_evaluate_seed1"]
+    told = capsys.readouterr().out
+    assert "P3→F4 rotation" in told
+    assert "P1→F4" not in told
+    assert "3 evaluations of this experiment, left out here, did not begin" in told
 
 
 def test_every_shipped_experiment_can_be_repeated(tmp_path: Path) -> None:
