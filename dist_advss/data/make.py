@@ -18,6 +18,7 @@ from .loader import Loader, MemoryLoader
 from .located import Located, ffcv_wanted, locate, open_or_write
 from .mix import Mix
 from .notes import say_classes_without_images
+from .sets.fingerprint import refuse_changed
 from .sets.sources import read
 from .share import Once, by_itself
 
@@ -45,13 +46,15 @@ def make_loader(
     depend on it. With `guessed`, the split has its images without a label too, and a batch so many of them. Their labels, and
     those that data.labels takes away, are -1 until `Loader.relabel`. `once` is that of `on_node`, for processes that share the
     images in memory. Raises UserError for files that are missing or damaged, for a loader that is not installed and for a set
-    with other classes, RunError where a beton cannot be written.
+    with other classes, RunError where a beton cannot be written or files change while they are read.
     """
     located = data if isinstance(data, Located) else locate(data, split)
     data = located.data
     place = (batch_size, rng, device, rank, world_size)
     if data.loader == "memory":
         images = once(split, lambda: load_data(data, split, labelled=labelled, parts=located.files, hidden=guessed > 0))
+        if rank == 0 and data.stage is None:  # a copy has been compared with the fingerprint
+            refuse_changed(data, located.part, located.files[located.part])
         if labelled:
             say_classes_without_images(data, split, images.labels.numpy(), images.classes)
         images = images.first(first)

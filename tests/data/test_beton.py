@@ -133,7 +133,8 @@ from dist_advss.data.image_set import Source
 from dist_advss.data.sets.fingerprint import Files
 source = Source(np.zeros(20000, np.int64), ["0"] * 10, lambda rows: np.zeros((len(rows), 32, 32, 3), np.uint8))
 write.read = lambda data, part, files: source
-files = Files([], 8 * "f00d")
+write.refuse_changed = lambda data, part, files: None
+files = Files([], 8 * "f00d", "")
 data = Data(name="cifar10", root=".", beton={str(tmp_path)!r})
 print("ready", flush=True)
 origin.find_beton(data, "train", files, lambda part, done, count: print(done, flush=True))

@@ -13,7 +13,9 @@ from dist_advss.cli import main
 from dist_advss.config.schema import Data
 from dist_advss.data import make_loader
 from dist_advss.data.betons.beton import open_beton
-from dist_advss.errors import UserError
+from dist_advss.data.located import locate
+from dist_advss.data.sets.sources import read
+from dist_advss.errors import RunError, UserError
 from dist_advss.rng import Rng
 from tests.data.conftest import noise_file
 
@@ -120,17 +122,52 @@ def test_quality_and_longest_side_count_where_they_change_the_images(
 @pytest.mark.usefixtures("ffcv")
 def test_a_beton_of_an_earlier_version_has_to_be_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dist_advss.data.betons import origin
-    from dist_advss.data.sets.fingerprint import Files, find_files
+    from dist_advss.data.betons.write import describe, write_source
+    from dist_advss.data.sets.fingerprint import find_files
 
     tree(tmp_path / "set")
     data = Data(name="folder", root=str(tmp_path / "set"), size=8, classes=2, loader="ffcv", beton=str(tmp_path / "b"))
-    earlier = Files(find_files(data, "test").paths, "0123456789abcdef")
-    origin.write_beton(data, "test", tmp_path / "b" / "test.beton", earlier)
+    source = read(data, "test")
+    write_source(source, describe(data, "test", source.classes, "0123456789abcdef"), tmp_path / "b" / "test.beton")
     with pytest.raises(UserError, match=r"written by an earlier version.*write it again with dist-advss data write"):
         make_loader(data, "test", 2, Rng(0), labelled=True)
     origin.write_betons(data, tmp_path / "b", "test")
     assert make_loader(data, "test", 2, Rng(0), labelled=True).count == 4
     assert open_beton(tmp_path / "b" / "test.beton").about.fingerprint == find_files(data, "test").fingerprint
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_files_that_change_between_hashing_and_reading_are_no_images_of_that_hash(tmp_path: Path, part: str) -> None:
+    tree(tmp_path / "set")
+    data = Data(name="folder", root=str(tmp_path / "set"), size=8, classes=2, validation=0.2, loader="memory")
+    located = locate(data, part)
+    assert make_loader(located, part, 2, Rng(0), labelled=True).count
+    file = tmp_path / "set" / part / "class1" / "1.bmp"
+    before = file.stat()
+    noise_file(file, 50, (10**18, 10**18))
+    assert file.stat().st_size == before.st_size
+    with pytest.raises(RunError, match=rf"files of the {part} part changed while they were read"):
+        make_loader(located, part, 2, Rng(0), labelled=True)
+    make_loader(data, part, 2, Rng(0), labelled=True)
+
+
+@pytest.mark.usefixtures("ffcv")
+def test_a_beton_is_not_kept_if_files_change_while_it_is_written(tmp_path: Path) -> None:
+    from dist_advss.data.betons.write import write_beton
+    from dist_advss.data.sets.fingerprint import find_files
+
+    tree(tmp_path / "set")
+    data = Data(name="folder", root=str(tmp_path / "set"), size=8, classes=2, loader="ffcv", beton=str(tmp_path / "b"))
+    beton, files = tmp_path / "b" / "test.beton", find_files(data, "test")
+
+    def replace_one(part: str, done: int, count: int) -> None:
+        noise_file(tmp_path / "set" / "test" / "class1" / "1.bmp", 50, (10**18, 10**18))
+
+    with pytest.raises(RunError, match="files of the test part changed while they were read"):
+        write_beton(data, "test", beton, files, replace_one)
+    assert list((tmp_path / "b").iterdir()) == []
+    write_beton(data, "test", beton, find_files(data, "test"))
+    assert len(open_beton(beton)) == 4
 
 
 @pytest.mark.slow

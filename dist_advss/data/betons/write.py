@@ -26,7 +26,7 @@ from ...files import write_whole
 from ...rng import Rng
 from ..image_files import Failure, Unreadable, each, original, square
 from ..image_set import Bytes, Source
-from ..sets.fingerprint import Files
+from ..sets.fingerprint import Files, refuse_changed
 from ..sets.sources import read
 from . import beton
 from .beton import ALLOCATION, JPEG, PAGE, RAW, RECORD, Description
@@ -62,18 +62,33 @@ def describe(data: Data, part: str, classes: list[str], fingerprint: str) -> Des
 def write_beton(data: Data, part: str, path: Path, files: Files, on_progress: OnProgress = quiet) -> None:
     """Reads a part of the set, "train" (with the unlabelled images) or "test", and writes its beton completely or not at all.
 
-    Raises UserError for a set that cannot be read, RunError where the disk is full.
+    Raises UserError for a set that cannot be read, RunError where the disk is full or the files change meanwhile.
     """
     source = read(data, "train+unlabelled" if part == "train" else part, files.paths)
-    write_source(source, describe(data, part, source.classes, files.fingerprint), path, on_progress)
+    about = describe(data, part, source.classes, files.fingerprint)
+    write_source(source, about, path, on_progress, lambda: refuse_changed(data, part, files))
 
 
-def write_source(source: Source, about: Description, path: Path, on_progress: OnProgress = quiet) -> None:
-    """Writes `source` as a beton. With about.jpeg between 0 and 1, always the same images become JPEG."""
+def write_source(
+    source: Source,
+    about: Description,
+    path: Path,
+    on_progress: OnProgress = quiet,
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """Writes `source` as a beton. With about.jpeg between 0 and 1, always the same images become JPEG.
+
+    There is a file at `path` once `check`, which may raise, has returned after the last image.
+    """
     count = len(source.labels)
     if about.stored == "pixels":
         _refuse_full_disk(path, int(count * (1 - about.jpeg)) * 3 * about.size**2)
-    write_whole(path, lambda file: _Writer(file, source, about).run(lambda done: on_progress(about.part, done, count)))
+
+    def write(file: BinaryIO) -> None:
+        _Writer(file, source, about).run(lambda done: on_progress(about.part, done, count))
+        check()
+
+    write_whole(path, write)
 
 
 class _Writer:

@@ -41,10 +41,14 @@ ANNOUNCED = 4 * 10**9 # bytes; from this many on, a line says that files are bei
 
 @dataclass(frozen=True)
 class Files:
-    """The files of a part of a set in the order in which they are read, and their fingerprint. Included sets have none."""
+    """The files of a part of a set in the order in which they are read, and their fingerprint. Included sets have none.
+
+    listed: a hash of their sizes and times, as they were before they were hashed
+    """
 
     paths: list[Path]
     fingerprint: str
+    listed: str
 
 
 class _Listed(NamedTuple):
@@ -60,7 +64,8 @@ class _Listed(NamedTuple):
 def find_files(data: Data, part: str) -> Files:
     """The files of the part "train" (with the unlabelled images) or "test", and their fingerprint. Raises UserError."""
     paths = files_of(data, part)
-    return Files(paths, fingerprint(data, part, paths))
+    began, listed = time.time(), _listed(paths)
+    return Files(paths, _fingerprint(data, part, listed, began), _times(listed))
 
 
 def find_parts(data: Data, part: str) -> dict[str, Files]:
@@ -79,14 +84,19 @@ def fingerprint(data: Data, part: str, paths: list[Path]) -> str:
     It depends on the set's name, the part, and the name and content of each file: below the root for a tree of images, else
     without folders. The place of the set, the times of its files and other files beside them do not matter.
     """
+    began = time.time()
+    return _fingerprint(data, part, _listed(paths), began)
+
+
+def _fingerprint(data: Data, part: str, listed: list[_Listed], began: float) -> str:
+    """That of the files `listed`. `began` is a time before they were listed, in unix seconds."""
     facts = SETS[data.name]
     if facts.sha256 is not None:
         return facts.sha256[:16]
     root = Path(data.root or facts.root or "").expanduser() if facts.encoded else None
-    began = time.time()
     folders: dict[str, list[_Listed]] = defaultdict(list)
     names: dict[str, str] = {}
-    for file in _listed(paths):
+    for file in listed:
         place = os.path.dirname(file.path)
         if place not in names:
             names[place] = str(file.path.parent.relative_to(root)) if root is not None else ""
@@ -94,6 +104,18 @@ def fingerprint(data: Data, part: str, paths: list[Path]) -> str:
     place = os.path.realpath(Path(data.root or facts.root or "").expanduser())
     digests = _digests(folders, began, f"{data.name}-{part}-{_joined([place])[:16]}.json", f"data.root={data.root}")
     return _joined([f"{data.name}\0{part}", *(f"{folder}\0{digest}" for folder, digest in digests.items())])[:LENGTH]
+
+
+def refuse_changed(data: Data, part: str, files: Files) -> None:
+    """Raises RunError where the `files` of a part no longer have their fingerprint: what was read may not be what was hashed.
+
+    To be called after the files are read. It reads sizes and times, and the content only where these are others.
+    """
+    if _times(_listed(files.paths)) != files.listed and fingerprint(data, part, files.paths) != files.fingerprint:
+        raise RunError(
+            f"data.root={data.root}: files of the {part} part changed while they were read, so no fingerprint describes the "
+            "images; start again once nothing writes there"
+        )
 
 
 def file_digests(key: str, paths: list[Path]) -> dict[str, str]:
@@ -178,8 +200,12 @@ def _joined(lines: Iterable[str]) -> str:
 
 def _key(files: list[_Listed]) -> str:
     """What a folder's hash is remembered under: the place of the folder, and names, sizes and times of its files."""
-    place = os.path.realpath(files[0].path.parent)
-    return _joined([place, *(f"{file.name}\0{file.size}\0{file.mtime}\0{file.ctime}" for file in files)])
+    return _joined([os.path.realpath(files[0].path.parent), _times(files)])
+
+
+def _times(files: list[_Listed]) -> str:
+    """A hash of names, sizes and times, wherever the files are."""
+    return _joined(f"{file.path.parent.name}/{file.name}\0{file.size}\0{file.mtime}\0{file.ctime}" for file in files)
 
 
 def _newest(files: list[_Listed], now: float) -> float:
