@@ -12,7 +12,7 @@ from ..config.schema import Data
 from ..cores import share_of_cores
 from ..rng import Rng
 from .identity import class_order
-from .image_set import Integers
+from .image_set import ImageSet, Integers
 from .load import load_data, only_labelled, rows_of
 from .loader import Loader, MemoryLoader
 from .located import Located, ffcv_wanted, locate, open_or_write
@@ -52,9 +52,7 @@ def make_loader(
     data = located.data
     place = (batch_size, rng, device, rank, world_size)
     if data.loader == "memory":
-        images = once(split, lambda: load_data(data, split, labelled=labelled, parts=located.files, hidden=guessed > 0))
-        if rank == 0 and data.stage is None:  # a copy has been compared with the fingerprint
-            refuse_changed(data, located.part, located.files[located.part])
+        images = once(split, lambda: _read_images(located, split, labelled, hidden=guessed > 0))
         if labelled:
             say_classes_without_images(data, split, images.labels.numpy(), images.classes)
         images = images.first(first)
@@ -78,6 +76,13 @@ def make_loader(
         here = replace(here, about=about, labels=labels)
         loader = FfcvLoader(here, rows, data.size, data.channels, *place, data.crop, data.crop_area, share_of_cores())
     return _mixed(loader, guessed)
+
+
+def _read_images(located: Located, split: str, labelled: bool, hidden: bool) -> ImageSet:
+    images = load_data(located.data, split, labelled=labelled, parts=located.files, hidden=hidden)
+    if located.data.stage is None:  # a copy has been compared with the fingerprint
+        refuse_changed(located.data, located.part, located.files[located.part])
+    return images
 
 
 def _mixed(loader: Loader, guessed: int) -> Loader:
