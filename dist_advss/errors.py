@@ -46,14 +46,24 @@ class RunError(Exception):
 
 
 def nearest(name: str, accepted: Iterable[str], elsewhere: Sequence[str] = ()) -> str:
-    """A clause with the accepted values, after the closest one to `name` if one is close, or after the names `elsewhere`.
+    """A clause with the accepted values, after `did_you_mean`.
 
     `nearest("rotatoin", ["jigsaw", "rotation"])` is "did you mean 'rotation'? Accepted: jigsaw, rotation".
     """
     names = sorted(accepted)
-    meant = elsewhere or difflib.get_close_matches(name, names, n=1)
-    lead = f"did you mean {' or '.join(map(repr, meant))}? " if meant else ""
-    return f"{lead}Accepted: {', '.join(names)}"
+    lead = did_you_mean(name, names, elsewhere)
+    return f"{lead}{' ' if lead else ''}Accepted: {', '.join(names)}"
+
+
+def did_you_mean(name: str, accepted: Iterable[str], elsewhere: Sequence[str] = ()) -> str:
+    """ "did you mean 'seed'?" with the names `elsewhere`, or else the accepted one that is close to `name`; "" without any."""
+    meant = elsewhere or difflib.get_close_matches(name, sorted(accepted), n=1)
+    return f"did you mean {' or '.join(map(repr, meant))}?" if meant else ""
+
+
+def namesakes(name: str, keys: Iterable[str]) -> list[str]:
+    """The dotted keys whose last part is that of `name`, in order: attack.eps for eps, threads for train.threads."""
+    return [key for key in keys if key.split(".")[-1] == name.split(".")[-1]]
 
 
 class Stopped(Exception):

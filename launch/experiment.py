@@ -26,7 +26,6 @@ They are stored as absolute ones, so that a job or a later launch may run anywhe
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import itertools
 import json
 import math
@@ -47,7 +46,7 @@ from dist_advss.config.keys import names_with
 from dist_advss.config.members import listed
 from dist_advss.config.objectives import is_plugin
 from dist_advss.config.paths import absolute, is_path
-from dist_advss.errors import UserError, nearest
+from dist_advss.errors import UserError, did_you_mean, namesakes, nearest
 from dist_advss.files import read_text
 
 from . import bench, seeds
@@ -266,13 +265,8 @@ def _checked(graph: Experiment, directory: Path, extra: Sequence[tuple[str, str]
         stages[stage.name] = stage if stage.command == REPORT else _with_extra(stage, extra, graph.folder, accepted)
     for name, value in extra:
         if name not in accepted:
-            elsewhere = sorted(key for key in accepted if key.split(".")[-1] == name.split(".")[-1])
-            meant = elsewhere or difflib.get_close_matches(name, sorted(accepted), n=1)
-            hint = (
-                f"did you mean {' or '.join(map(repr, meant))}?"
-                if meant
-                else "dist-advss pretrain --help explains the keys"
-            )
+            meant = did_you_mean(name, accepted, namesakes(name, sorted(accepted)))
+            hint = meant or "dist-advss pretrain --help explains the keys"
             raise UserError(f"{name}={value}: no stage has such a key; {hint}")
     full = dataclasses.replace(graph, stages=stages)
     for stage in stages.values():

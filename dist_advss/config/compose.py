@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from ..errors import UserError, nearest
+from ..errors import UserError, namesakes, nearest
 from ..yaml_text import read_as_written
 from . import checks, plugins
 from .backbones import is_adopted, is_own
@@ -263,8 +263,7 @@ def _field(tree: Any, name: str, prefix: str) -> tuple[Any, Any, Any]:
     for depth, part in enumerate(parts):
         fields = _fields(node.__class__)
         if part not in fields:
-            elsewhere = [f"{prefix}{key}" for key in _dotted(tree) if key.split(".")[-1] == parts[-1]]
-            hint = nearest(part, fields, elsewhere)
+            hint = nearest(part, fields, [f"{prefix}{key}" for key in namesakes(name, _dotted(tree))])
             raise UserError(f"{full}: no such key{f' in {seen[:-1]}' if seen else ''}; {hint}")
         inner = getattr(node, part)
         last = depth == len(parts) - 1
