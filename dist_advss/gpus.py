@@ -16,7 +16,8 @@ class GPU:
     half         TFLOP/s of bf16 or fp16 matrix products with fp32 sums, dense
     title        how a plan names it, "" where only `half` is known and no plan can be made
     source       where the figures are from
-    fp32         TFLOP/s of fp32 convolutions and products without TF32, which the engines leave out
+    fp32         TFLOP/s of fp32 convolutions and products without TF32
+    tf32         whether it has TF32, which data sheets give at half of `half`: NVIDIA's since Ampere
     memory       GB, and `bandwidth` of that memory in GB/s
     link         GB/s to the other GPUs of a node in one direction, half of the data sheet's sum of both
     network      Gbit/s of a whole node: one adapter a GPU in a DGX; 100 Gbit/s Ethernet is assumed for cards without one
@@ -34,6 +35,7 @@ class GPU:
     link: float = 0.0
     network: float = 0.0
     node: int = 8
+    tf32: bool = True
 
 
 DGX_A100 = "NVIDIA A100 data sheet (2021), DGX A100"
@@ -52,12 +54,12 @@ GPUS = (
     GPU("a30",       "A30",       165),
     GPU("a10",       "A10",       125),
     GPU("l4",        "L4",        121),
-    GPU("v100",      "V100",      125, "V100 SXM2 32 GB",  "NVIDIA V100 data sheet (2020), DGX-1",    15.7,  32,  900, 150,  400),
-    GPU("t4",        "T4",         65),
+    GPU("v100",      "V100",      125, "V100 SXM2 32 GB",  "NVIDIA V100 data sheet (2020), DGX-1",    15.7,  32,  900, 150,  400, 8, False),
+    GPU("t4",        "T4",         65, tf32=False),
     GPU("rtx4090",   "RTX 4090", 165.2, "GeForce RTX 4090", "NVIDIA Ada white paper (2022)",          82.6,  24, 1008,  32,  100, node=4),
     GPU("rtx3090",   "RTX 3090",   71, "GeForce RTX 3090", "NVIDIA GA102 white paper (2020)",         35.6,  24,  936,  32,  100, node=4),
-    GPU("mi300x",    "MI300X",   1307),
-    GPU("mi250",     "MI250",     383),
+    GPU("mi300x",    "MI300X",   1307, tf32=False),
+    GPU("mi250",     "MI250",     383, tf32=False),
 )
 # fmt: on
 

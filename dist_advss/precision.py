@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_FP32_PARTS: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -21,18 +22,35 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
 
 
+def set_gpu_arithmetic(tf32: bool = False, cudnn_benchmark: bool = False) -> None:
+    """Says for this process how NVIDIA GPUs compute fp32 convolutions and matrix products from now on, and which kernels cuDNN takes.
+
+    tf32             in TF32: fp32's range with 10 bits of mantissa, about 3 decimals. Otherwise fp32 is fp32
+    cudnn_benchmark  cuDNN times its kernels for each new shape and keeps the fastest, so runs can differ by rounding
+    """
+    for part in _FP32_PARTS:
+        part.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = cudnn_benchmark
+
+
 @contextlib.contextmanager
 def without_tf32() -> Iterator[None]:
     """fp32 means fp32 on a GPU in here, in convolutions and matrix products. Afterwards both are as they were."""
-    parts: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [part.allow_tf32 for part in parts]
+    before = [part.allow_tf32 for part in _FP32_PARTS]
     try:
-        for part in parts:
+        for part in _FP32_PARTS:
             part.allow_tf32 = False
         yield
     finally:
-        for part, allowed in zip(parts, before, strict=True):
+        for part, allowed in zip(_FP32_PARTS, before, strict=True):
             part.allow_tf32 = allowed
+
+
+@contextlib.contextmanager
+def in_fp32(device: torch.device) -> Iterator[None]:
+    """A forward pass in here has neither autocast nor TF32, for numbers whose small differences matter."""
+    with autocast(device, "fp32"), without_tf32():
+        yield
 
 
 def at_least_fp32(x: Tensor) -> Tensor:

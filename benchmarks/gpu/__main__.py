@@ -19,6 +19,8 @@ from pathlib import Path
 
 import torch
 
+from dist_advss.precision import set_gpu_arithmetic
+
 from . import paths, peaks, speed, training
 from .bench import Outcome
 
@@ -36,7 +38,7 @@ def main() -> int:
         print("benchmarks.gpu: torch finds no GPU here; --device cpu --small tries the code without one")
         return 2
     device = torch.device(args.device, 0) if args.device == "cuda" else torch.device("cpu")
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    set_gpu_arithmetic()
     machine, outcome = peaks.describe(device), Outcome()
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
     reached: dict[str, float] = {}

@@ -14,6 +14,7 @@ from dist_advss.engines import build as build_engine
 from dist_advss.objectives import Classify
 from dist_advss.plan.memory import memory
 from dist_advss.plan.step import count
+from dist_advss.precision import set_gpu_arithmetic
 
 from ..attacks import Logits, plain_loop
 from .bench import COLOUR, GRAY, LARGE, Outcome, configured, objective_of, seconds, task_of
@@ -24,6 +25,14 @@ MODELS = {  # name: (words of model and data, batch)
     "wrn28_10-32": (["model=wrn28_10", *COLOUR], 128),
     "resnet50-224": (["model=tv_resnet50", "data.size=224", *LARGE], 64),
 }
+# Of a whole step: what it is called, its precision, and the keys that only a GPU has.
+HALVES = [("fp32", "fp32", ()), ("bf16", "bf16", ())]
+ON_A_GPU = [
+    ("tf32", "fp32", ("train.tf32=true",)),
+    ("tf32, cudnn_benchmark", "fp32", ("train.tf32=true", "train.cudnn_benchmark=true")),
+    ("bf16, cudnn_benchmark", "bf16", ("train.cudnn_benchmark=true",)),
+]
+VARIANTS: dict[str, list[tuple[str, str, tuple[str, ...]]]] = {"cpu": [*HALVES], "cuda": [*HALVES, *ON_A_GPU]}
 SMALL = {"small-28": (["model.width=4", *GRAY], 16)}  # for a CPU, where only the paths are tried
 
 
@@ -123,11 +132,12 @@ def _captured(gradient: Callable[[Tensor], Tensor], like: Tensor) -> Callable[[T
 def steps(device: torch.device, small: bool, peaks: dict[str, float], outcome: Outcome) -> None:
     """Whole adversarial Rotation steps: images/s, the share of the measured peak, peak memory beside what `plan` says."""
     for name, (words, batch) in models(small).items():
-        for precision in ("fp32", "bf16"):
+        for label, precision, keys in VARIANTS[device.type]:
             config = configured(
                 *words, f"train.batch_size={batch // 4 or 1}", f"attack.steps={STEPS}", f"attack.precision={precision}",
-                f"train.precision={precision}",
+                f"train.precision={precision}", *keys,
             )  # fmt: skip
+            set_gpu_arithmetic(config.train.tf32, config.train.cudnn_benchmark)
             engine = build_engine(config, objective_of(config, device), World(device))
             number = iter(range(1000))
 
@@ -142,13 +152,19 @@ def steps(device: torch.device, small: bool, peaks: dict[str, float], outcome: O
             took = seconds(device, step, rounds=3)
             counted = count(config, config.train.batch_size)
             flops = counted.attack_flops + counted.update_flops
-            case = f"{name}, rotation, {precision}"
+            case = f"{name}, rotation, {label}"
             outcome.figure(case, "images/s", config.train.batch_size / took, "images/s")
             outcome.figure(case, "achieved", flops / took / 1e12, "TFLOP/s")
-            outcome.figure(case, "share of the measured peak", 100 * flops / took / peaks[precision], "%")
+            outcome.figure(
+                case,
+                "share of the measured peak",
+                100 * flops / took / peaks["tf32" if config.train.tf32 else precision],
+                "%",
+            )
             if device.type == "cuda":
                 peak, planned = torch.cuda.max_memory_allocated(device), memory(config, counted, 1, 1).total
                 outcome.figure(case, "memory", peak / 2**30, "GiB")
                 apart = planned / peak - 1
                 outcome.check(f"{case}: memory as planned", abs(apart) < 0.15, f"plan says {100 * apart:+.0f}%")
             del engine
+    set_gpu_arithmetic()

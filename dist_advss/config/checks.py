@@ -28,6 +28,7 @@ from .sets import SETS
 from .suites import check_suite
 from .sweep import check_sweep
 from .teacher import check_anchor
+from .training import check_gpu_keys, check_schedule
 
 
 def check_value(name: str, value: Any, metadata: Any) -> None:
@@ -71,7 +72,8 @@ def check_training(command: str, config: Any) -> None:
     check_pseudo(bool(COMMANDS[command].labelled), config)
     _check_objective(command, config)
     _check_batch(config)
-    _check_schedule(config.schedule)
+    check_schedule(config.schedule)
+    check_gpu_keys(config)
     _check_engine(config)
     check_averaging(config.train, config.engine, config.schedule.epochs)
     check_ramps(config.attack, config.schedule.epochs)
@@ -360,25 +362,6 @@ def _check_engine(config: Any) -> None:
     if train.batch_size % train.accumulate:
         raise UserError(
             f"train.accumulate={train.accumulate}: does not divide train.batch_size={train.batch_size}; choose a divisor"
-        )
-
-
-def _check_schedule(schedule: Any) -> None:
-    if schedule.lr <= 0:
-        raise UserError(f"schedule.lr={schedule.lr:g}: must be above 0")
-    if schedule.final_lr > schedule.lr:
-        raise UserError(f"schedule.final_lr={schedule.final_lr:g}: above schedule.lr={schedule.lr:g}; lower it")
-    if any(not 0 < m < 1 for m in schedule.milestones) or sorted(set(schedule.milestones)) != schedule.milestones:
-        raise UserError(
-            f"schedule.milestones={schedule.milestones}: must be rising fractions of the run, each above 0 and below 1"
-        )
-    if schedule.nesterov and (schedule.optimizer != "sgd" or schedule.momentum == 0):
-        raise UserError(
-            f"schedule.nesterov=true: needs schedule.optimizer=sgd with momentum, not {schedule.optimizer} with {schedule.momentum:g}"
-        )
-    if schedule.warmup_unit == "epochs" and schedule.warmup >= schedule.epochs and schedule.decay == "onecycle":
-        raise UserError(
-            f"schedule.warmup={schedule.warmup:g}: the rise must be shorter than schedule.epochs={schedule.epochs}"
         )
 
 

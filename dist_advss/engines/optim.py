@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..config.schema import Schedule
+from ..config.training import Schedule
 
 
 def build_optimizer(config: Schedule, module: nn.Module) -> torch.optim.Optimizer:

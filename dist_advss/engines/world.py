@@ -20,6 +20,7 @@ import torch.distributed as dist
 from ..config.schema import Guard
 from ..cores import share_of_cores
 from ..errors import RunError, Stopped, UserError, exit_code
+from ..precision import set_gpu_arithmetic
 from . import flight
 from .environment import Place
 from .meeting import ASK_S, Meeting
@@ -310,6 +311,7 @@ def choose_device(name: str, threads: int | None, place: Place) -> torch.device:
     Processes on one machine divide its cores, and a task of srun has its own, unless `threads` or OMP_NUM_THREADS sets the
     number.
     """
+    set_gpu_arithmetic()  # an earlier run of this process may have set another
     own = share_of_cores()
     if threads is None and own < len(os.sched_getaffinity(0)) and "OMP_NUM_THREADS" not in os.environ:
         threads = own  # torch would take all
@@ -327,7 +329,6 @@ def choose_device(name: str, threads: int | None, place: Place) -> torch.device:
         raise UserError(
             f"device={name}: {place.local_world_size} processes on {platform.node()} and {count} GPUs; start one process a GPU"
         )
-    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32; train.precision=bf16 is the fast way
     chosen = torch.device("cuda", place.local_rank % count)
     torch.cuda.set_device(chosen)
     return chosen

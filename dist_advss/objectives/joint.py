@@ -26,7 +26,7 @@ from ..config.objectives import Joint as JointConfig
 from ..images import Images, alone, pack
 from ..models import Backbone, Encoder
 from ..models.norms import NormSet
-from ..precision import at_least_fp32
+from ..precision import at_least_fp32, in_fp32
 from ..rng import Rng
 from ..row_maths import differentiable_unit
 from .base import Judgement, Objective, Outcome, Task
@@ -184,7 +184,7 @@ def _attention(twice: bool) -> contextlib.AbstractContextManager[None]:
 def diversity(losses: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensor:
     """h of each image, (N,) in at least fp32 and differentiable again, from K losses (N,) and the inputs (N, …) of each."""
     gradients = torch.autograd.grad([loss.sum() for loss in losses], inputs, create_graph=True)
-    with torch.autocast(inputs[0].device.type, enabled=False):
+    with in_fp32(inputs[0].device):
         g = torch.stack([differentiable_unit(at_least_fp32(gradient).flatten(1)) for gradient in gradients], 2)
         gram = g.transpose(1, 2) @ g + RIDGE * torch.eye(len(losses), dtype=g.dtype, device=g.device)
         return torch.linalg.slogdet(gram).logabsdet

@@ -16,7 +16,7 @@ from ..config.objectives import SimCLR as SimCLRConfig
 from ..images import Images, pack
 from ..models import Backbone
 from ..models.norms import NormSet
-from ..precision import at_least_fp32
+from ..precision import at_least_fp32, in_fp32
 from ..rng import Rng
 from .base import Judgement, Objective, Outcome, Task
 
@@ -146,9 +146,7 @@ def nt_xent(one: Tensor, two: Tensor, temperature: float) -> Judgement:
     ones, twos = gather_rows(one), gather_rows(two)
     itself = nn.functional.one_hot(place, len(ones)).bool()
     loss, correct = [], []
-    with torch.autocast(
-        one.device.type, enabled=False
-    ):  # half precision would round the similarities of close points alike
+    with in_fp32(one.device):  # fewer bits would round the similarities of close points alike
         for own, same, other in ((one, ones, twos), (two, twos, ones)):
             within = (own @ same.T).masked_fill(itself, -torch.inf)
             logits = torch.cat([own @ other.T, within], 1) / temperature

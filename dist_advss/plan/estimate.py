@@ -113,6 +113,8 @@ def estimate(config: TrainConfig, cluster: Cluster, images: int | None = None) -
     machine = find(cluster.gpu)
     if cluster.network is not None:
         machine = replace(machine, network=cluster.network * GBIT)
+    validating = replace(machine, tf32=0.0)
+    machine = machine if config.train.tf32 else validating
     per_node = cluster.gpus_per_node or (machine.node if cluster.nodes > 1 or config.engine.kind.several else 1)
     world = cluster.nodes * per_node
     check_world(config, world)
@@ -127,7 +129,8 @@ def estimate(config: TrainConfig, cluster: Cluster, images: int | None = None) -
     needed = memory(config, step, world, per_node)
     # A validation of k attack steps takes k + 1 passes of each image, at the cost of one more step of the attack.
     passes = config.validation.steps + 1
-    pass_seconds = (machine.seconds(step.second) - machine.seconds(step.first)) / (step.images * config.attack.restarts)
+    one_step = validating.seconds(step.second) - validating.seconds(step.first)
+    pass_seconds = one_step / (step.images * config.attack.restarts)
     seconds, steps = _seconds(config, machine, step, sent, world, per_node), training // config.train.batch_size
     counted = min(BATCHES, steps) if config.train.ema else 0
     return Estimate(

@@ -20,8 +20,9 @@ class Machine:
     """One GPU and the node around it: FLOP/s, bytes, and bytes a second in one direction.
 
     half         tensor cores: bf16 or fp16 in, fp32 sums, dense
-    convolution  fp32 convolutions; plain fp32, as the engines leave TF32 out
-    product      fp32 matrix products
+    tf32         tensor cores on fp32 numbers, which only train.tf32 allows; 0 without
+    convolution  fp32 convolutions, without TF32
+    product      fp32 matrix products, without TF32
     memory       of one GPU; `bandwidth` is that memory's
     link         from a GPU to the others of its node
     network      of a whole node to other nodes; a job with fewer than `node` GPUs a node gets a proportional part
@@ -35,6 +36,7 @@ class Machine:
     title: str
     source: str
     half: float
+    tf32: float
     convolution: float
     product: float
     memory: float
@@ -66,9 +68,8 @@ class Machine:
     def _rate(self, operator: str, dtype: torch.dtype) -> float:
         if dtype in HALF:
             return self.half * self.tensor_share
-        if "convolution" in operator:
-            return self.convolution * (self.tensor_share if self.convolution > self.product else self.fp32_share)
-        return self.product * self.fp32_share
+        plain = self.convolution if "convolution" in operator else self.product
+        return max(plain * self.fp32_share, self.tf32 * self.tensor_share)
 
     def transfer_seconds(self, sent: Traffic, world: int, per_node: int) -> float:
         """Seconds of these collectives of `world` processes, `per_node` on each node."""

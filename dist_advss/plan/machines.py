@@ -19,6 +19,7 @@ def _machine(gpu: GPU) -> Machine:
         title=gpu.title,
         source=gpu.source,
         half=gpu.half * TERA,
+        tf32=gpu.half * TERA / 2 if gpu.tf32 else 0.0,
         convolution=gpu.fp32 * TERA,
         product=gpu.fp32 * TERA,
         memory=gpu.memory * GB,

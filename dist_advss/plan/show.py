@@ -28,7 +28,10 @@ def _what(config: TrainConfig, e: Estimate) -> Lines:
     parts = f" in {train.accumulate} parts" if train.accumulate > 1 else ""
     each = f"{e.batch_size // e.world:,} each{parts}"
     yield "", f"batch {e.batch_size:,} over {e.world:,} {_s(e.world, 'GPU')}: {each}"
-    yield "", f"update in {train.precision}, attack in {config.attack.precision}"
+    yield (
+        "",
+        f"update in {train.precision}, attack in {config.attack.precision}{', TF32 for fp32' if train.tf32 else ''}",
+    )
     yield "machine", f"{e.nodes:,} {_s(e.nodes, 'node')} x {e.gpus_per_node} {e.machine.title} ({e.machine.source})"
     yield "", f"engine {config.engine.title}"
 

@@ -24,6 +24,7 @@ from ..files import write_json
 from ..models.backbone import count_parameters
 from ..models.transfer import load_backbone, load_encoder, load_linear
 from ..objectives import Anchor, Objective
+from ..precision import set_gpu_arithmetic
 from ..rng import Rng
 from ..tracking import Silent, Tracker, session
 from . import checkpoint, folder, pseudo, teacher
@@ -122,6 +123,7 @@ def _train(config: TrainConfig, located: Located, command: str, out: Path, world
         tracker = stack.enter_context(_tracker(config, command, out, steps, world))
 
         # 3. The engine comes before the trainer, because it moves the module that attacks work on.
+        set_gpu_arithmetic(config.train.tf32, config.train.cudnn_benchmark)
         engine = engines.build(config, objective, world)
         profiler = profiler_of(config.profile, out, world.rank, world.device)
         if profiler is not None:

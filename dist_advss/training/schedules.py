@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..config.schema import Schedule
+from ..config.training import Schedule
 
 
 def learning_rate(schedule: Schedule, step: int, steps_per_epoch: int, batch_size: int) -> float:

@@ -12,7 +12,7 @@ import torch
 from ..attacks import PGD
 from ..config.objectives import is_pretext
 from ..config.schema import TrainConfig
-from ..config.schema import Validation as Keys
+from ..config.training import Validation as Keys
 from ..data import Batch, Loader, held_out_views
 from ..engines import World
 from ..images import Images

@@ -60,8 +60,8 @@ def test_every_other_table_of_these_names_agrees_with_the_one_table() -> None:
 def test_a_rerun_may_change_where_it_computes_and_nothing_else() -> None:
     assert set(of_any_command("where")) == {
         "out", "device", "data.root", "data.download", "data.loader", "data.beton", "data.stage", "engine", "guard",
-        "train.accumulate", "train.activation_checkpointing", "train.threads", "threads", "train.log_every", "train.checkpoint_every",
-        "train.keep_last_epochs", "tracking", "trust", "profile",
+        "train.accumulate", "train.activation_checkpointing", "train.cudnn_benchmark", "train.threads", "threads", "train.log_every",
+        "train.checkpoint_every", "train.keep_last_epochs", "tracking", "trust", "profile",
     }  # fmt: skip
     assert says_where("engine.zero") and says_where("out")
     assert not says_where("seed") and not says_where("outer") and not says_where("train.batch_size")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dist_advss.config.schema import Schedule
+from dist_advss.config.training import Schedule
 from dist_advss.training.schedules import learning_rate
 
 EPOCHS, PER_EPOCH = 10, 7
