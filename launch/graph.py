@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,15 @@ class Experiment:
                 found.add(name)
                 waiting.extend(self.stages[name].needs)
         return found
+
+    def reporting(self, names: Collection[str]) -> Experiment:
+        """This experiment with reports that need, of their needs, only these. A report that needs none of them stays as it is."""
+        stages = dict(self.stages)
+        for stage in self.stages.values():
+            needs = tuple(name for name in stage.needs if name in names)
+            if stage.command == REPORT and needs:
+                stages[stage.name] = replace(stage, needs=needs)
+        return replace(self, stages=stages)
 
     def as_yaml(self, names: Collection[str] | None = None) -> str:
         """The content of experiment.yaml. `names` restricts it to these stages, as `launch --print` and `--dry-run` do."""

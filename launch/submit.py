@@ -42,12 +42,13 @@ def launch(
     experiment and the job scripts.
 
     `words` (`key=value`) apply to every stage that has their key, `cluster.…` words to the cluster. `only` selects stages
-    by name or pattern (p3_*), together with the stages they need. A stage that was stopped or killed resumes. A stage that
-    failed in an earlier launch runs again only with `retry_failed`. Raises UserError before it writes anything.
+    by name or pattern (p3_*), together with the stages they need; a report among them is of these alone. A stage that was
+    stopped or killed resumes. A stage that failed in an earlier launch runs again only with `retry_failed`. Raises UserError
+    before it writes anything.
     """
     directory = Path(absolute(str(out)))
-    settings, planned = plan(experiment, cluster, directory, words)
-    wanted = chosen(planned, only)
+    settings, whole = plan(experiment, cluster, directory, words)
+    planned, wanted = chosen(whole, only)
     if isinstance(settings, profile.Slurm):
         return _launch_on_slurm(directory, planned, wanted, settings, retry_failed, dry_run)
     if dry_run:
@@ -124,10 +125,13 @@ def _executor(settings: profile.Inline | profile.Local, commands: Set[str], run_
     return Local(settings.workers, threads, gpus=visible_gpus(torch.cuda.device_count))
 
 
-def chosen(experiment: Experiment, only: Sequence[str] | None) -> set[str]:
-    """The stages that `only` names and those they need, or all stages if it is empty. Raises UserError."""
+def chosen(experiment: Experiment, only: Sequence[str] | None) -> tuple[Experiment, set[str]]:
+    """The stages that `only` names and those they need, or all stages if it is empty. Raises UserError.
+
+    A report that is named beside other stages waits for what was chosen and for no more: so it does in the returned experiment.
+    """
     if not only:
-        return set(experiment.stages)
+        return experiment, set(experiment.stages)
     names: set[str] = set()
     for pattern in only:
         matched = [name for name in experiment.stages if fnmatchcase(name, pattern)]
@@ -136,7 +140,10 @@ def chosen(experiment: Experiment, only: Sequence[str] | None) -> set[str]:
                 f"--only {pattern}: no such stage in {experiment.name}; {nearest(pattern, experiment.stages)}"
             )
         names.update(matched)
-    return experiment.ancestors(names)
+    runs = {name for name in names if experiment.stages[name].command != graph.REPORT}
+    if runs:
+        experiment = experiment.reporting(experiment.ancestors(runs))
+    return experiment, experiment.ancestors(names)
 
 
 def refuse_changes(directory: Path, new: Experiment) -> None:

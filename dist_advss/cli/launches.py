@@ -21,7 +21,8 @@ def _launch(rest: list[str]) -> int:
     parser.add_argument(
         "--only",
         metavar="STAGES",
-        help="run only these stages and the stages they need; names or patterns (p3_*), comma-separated",
+        help="run only these stages and the stages they need; names or patterns (p3_*), comma-separated; "
+        "a report named beside others is of these alone",
     )
     parser.add_argument("--retry-failed", action="store_true", help="run stages again that failed in an earlier launch")
     parser.add_argument("--print", action="store_true", help="print all stages with their settings, and run nothing")
@@ -54,8 +55,9 @@ def _launch(rest: list[str]) -> int:
     if given.print:
         from launch import submit
 
-        _, stages = submit.plan(experiment, cluster, Path(absolute(out or "DIR")), others)
-        print(stages.as_yaml(submit.chosen(stages, only)), end="")
+        _, planned = submit.plan(experiment, cluster, Path(absolute(out or "DIR")), others)
+        stages, names = submit.chosen(planned, only)
+        print(stages.as_yaml(names), end="")
         return 0
     if not out and not given.dry_run:
         raise UserError("out: missing; give out=DIR, a folder for the runs of this launch")

@@ -30,7 +30,7 @@ def _what(config: TrainConfig, e: Estimate) -> Lines:
     yield "", f"batch {e.batch_size:,} over {e.world:,} {_s(e.world, 'GPU')}: {each}"
     yield (
         "",
-        f"update in {train.precision}, attack in {config.attack.precision}{', TF32 for fp32' if train.tf32 else ''}",
+        f"update in {train.precision}, attack in {config.attack.precision}{', fp32 as TF32' if train.tf32 else ''}",
     )
     yield "machine", f"{e.nodes:,} {_s(e.nodes, 'node')} x {e.gpus_per_node} {e.machine.title} ({e.machine.source})"
     yield "", f"engine {config.engine.title}"

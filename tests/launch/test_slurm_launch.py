@@ -24,6 +24,7 @@ from launch.queue.journal import Journal
 from launch.queue.limits import Limits, limits
 from launch.status import read
 from launch.submit import launch
+from tests.launch.conftest import CHAIN
 
 IDS = {"p1_finetune": "1", "p3_pretrain": "2", "p3_finetune": "3", "p1_evaluate": "4", "p3_evaluate": "5"}
 
@@ -110,6 +111,14 @@ def test_a_refusal_half_way_keeps_what_is_queued_and_the_next_launch_goes_on(
     assert len(fake_slurm.jobs) == 2
     assert on_slurm(chain, tmp_path) == 0
     assert len(fake_slurm.jobs) == 5
+
+
+def test_the_job_of_a_report_waits_for_the_stages_that_were_named_with_it(
+    write: Any, tmp_path: Path, fake_slurm: Any
+) -> None:
+    reported = write(CHAIN + "  report: {command: report}\n")
+    on_slurm(reported, tmp_path, only=["p1_finetune", "report"])
+    assert fake_slurm.jobs["2"]["dependency"] == "afterok:1" and len(fake_slurm.jobs) == 2
 
 
 @pytest.mark.parametrize("reached", [True, False])

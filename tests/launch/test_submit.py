@@ -20,6 +20,7 @@ from dist_advss.runs import state
 from launch.graph import stored
 from launch.state import look
 from launch.submit import launch
+from tests.launch.conftest import CHAIN
 
 Write = Callable[..., str]
 EVERYTHING = ["p1_finetune", "p3_pretrain", "p3_finetune", "p1_evaluate", "p3_evaluate"]
@@ -142,6 +143,27 @@ def test_only_runs_the_stages_named_and_what_they_need(chain: str, tmp_path: Pat
     assert runner.ran == ["p3_pretrain", "p3_finetune", "p3_evaluate"]
     with pytest.raises(UserError, match="did you mean 'p1_finetune'"):
         launch(chain, "inline", tmp_path, only=["p1_fintune"], run_stage=runner)
+
+
+def test_a_report_named_beside_others_is_of_these_and_is_made_again_with_the_rest(
+    write: Any, tmp_path: Path, runner: Any
+) -> None:
+    reported = write(CHAIN + "  report: {command: report}\n")
+    out = tmp_path / "out"
+    assert launch(reported, "inline", out, only=["p3_e*", "report"], run_stage=runner) == 0
+    assert runner.ran == ["p3_pretrain", "p3_finetune", "p3_evaluate", "report"]
+    assert launch(reported, "inline", out, only=["p3_e*", "report"], run_stage=runner) == 0
+    assert len(runner.ran) == 4
+    assert launch(reported, "inline", out, only=["report"], run_stage=runner) == 0
+    assert runner.ran[4:] == ["p1_finetune", "p1_evaluate", "report"]
+
+
+def test_a_report_that_needs_none_of_the_others_waits_for_what_it_needs(
+    write: Any, tmp_path: Path, runner: Any
+) -> None:
+    reported = write(CHAIN + "  report: {command: report, needs: [p1_evaluate]}\n")
+    assert launch(reported, "inline", tmp_path / "out", only=["p3_pretrain", "report"], run_stage=runner) == 0
+    assert set(runner.ran) == {"p3_pretrain", "p1_finetune", "p1_evaluate", "report"}
 
 
 def test_a_changed_experiment_is_refused_with_the_stage_and_the_key(chain: str, tmp_path: Path, runner: Any) -> None:
