@@ -14,6 +14,7 @@ from .classes import check_classes, refuse_labels
 from .commands import COMMANDS
 from .contrastive import check_contrastive, check_contrastive_ranks
 from .engines import ENGINES, ZERO
+from .growing import check_growing
 from .implementation import implementation
 from .keys import names_with, shown
 from .objectives import OBJECTIVES, TASKS, JigsawKeys, Joint, SelfieKeys
@@ -74,6 +75,7 @@ def check_training(command: str, config: Any) -> None:
     _check_batch(config)
     check_schedule(config.schedule)
     check_gpu_keys(config)
+    check_growing(config)
     _check_engine(config)
     check_averaging(config.train, config.engine, config.schedule.epochs)
     check_ramps(config.attack, config.schedule.epochs)

@@ -45,6 +45,16 @@ class Schedule:
 @dataclass
 class Train:
     batch_size: int = key(128, "images per step over all processes; the run drops a last, smaller batch", low=1)
+    first_size: int | None = key(
+        None,
+        "height and width in pixels of the training images at first, which then grow to data.size: cheaper steps; null: data.size",
+        low=4,
+    )
+    size_ramp: float = key(
+        0.0,
+        "train.first_size: epochs in which the images grow, in multiples of 4 pixels, at the start of each epoch",
+        low=0.0,
+    )
     accumulate: int = key(
         1, "compute a process's share of a batch in this many parts, to save memory", low=1, where=True
     )

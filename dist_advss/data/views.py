@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config.objectives import Contrastive, Objective
-from ..images import Images
+from ..images import Images, pack, unpack
 from ..rng import Rng
 from .augment import as_float, augment
 
@@ -22,13 +22,16 @@ RATIO = math.log(4 / 3)  # the sides of a crop are in a ratio between 3:4 and 4:
 WEIGHTS = (0.299, 0.587, 0.114)  # of red, green and blue in grey (ITU-R BT.601)
 
 
-def training_views(images: Tensor, rng: Rng, keys: Objective, epochs: int) -> Images:
+def training_views(images: Tensor, rng: Rng, keys: Objective, epochs: int, size: int | None = None) -> Images:
     """What `prepare` gets of a training batch, (N, C, H, W) uint8: `keys.views` versions, augmented independently.
 
     One tensor where it is one view, else a tuple; float32 in [0, 1]. Where `keys` anneal the augmentation, its strength is
-    that of the epoch of `rng`, in a run of `epochs`.
+    that of the epoch of `rng`, in a run of `epochs`. `size` is the height and width of the versions, the images' own or less.
     """
-    return _views(images, rng, keys, keys.strength(rng.epoch, epochs) if isinstance(keys, Contrastive) else 1.0)
+    views = _views(images, rng, keys, keys.strength(rng.epoch, epochs) if isinstance(keys, Contrastive) else 1.0)
+    if size in (None, images.shape[-1]):
+        return views
+    return unpack(tuple(shrunk(view, size) for view in pack(views)), views)
 
 
 def _views(images: Tensor, rng: Rng, keys: Objective, strength: float) -> Images:
@@ -45,6 +48,12 @@ def held_out_views(images: Tensor, rng: Rng, keys: Objective) -> Images:
     strength in every epoch, so that all validations ask the same questions.
     """
     return _views(images, rng, keys, 1.0) if keys.views > 1 else as_float(images)
+
+
+def shrunk(x: Tensor, size: int) -> Tensor:
+    """Images (N, C, H, W) float32 in [0, 1] at `size` x `size` pixels, (N, C, size, size): bilinear, each pixel a mean of its area."""
+    smaller = nn.functional.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
+    return smaller.clamp_(0, 1).contiguous(memory_format=torch.channels_last)
 
 
 def strong_view(images: Tensor, rng: Rng, keys: Contrastive, view: int, strength: float = 1.0) -> Tensor:

@@ -28,10 +28,10 @@ def _what(config: TrainConfig, e: Estimate) -> Lines:
     parts = f" in {train.accumulate} parts" if train.accumulate > 1 else ""
     each = f"{e.batch_size // e.world:,} each{parts}"
     yield "", f"batch {e.batch_size:,} over {e.world:,} {_s(e.world, 'GPU')}: {each}"
-    yield (
-        "",
-        f"update in {train.precision}, attack in {config.attack.precision}{', fp32 as TF32' if train.tf32 else ''}",
-    )
+    if train.first_size is not None:
+        yield "", f"images of {train.first_size} px at first: counted at {data.size} px in every epoch"
+    tf32 = ", fp32 as TF32" if train.tf32 else ""
+    yield "", f"update in {train.precision}, attack in {config.attack.precision}{tf32}"
     yield "machine", f"{e.nodes:,} {_s(e.nodes, 'node')} x {e.gpus_per_node} {e.machine.title} ({e.machine.source})"
     yield "", f"engine {config.engine.title}"
 

@@ -8,6 +8,7 @@ import torch
 
 from ..attacks import Attack
 from ..config.averaging import BATCHES
+from ..config.growing import size_at
 from ..config.schema import TrainConfig
 from ..data import Loader, training_views
 from ..engines import Engine
@@ -29,7 +30,9 @@ def fit_average(engine: Engine, attack: Attack, loader: Loader, config: TrainCon
             for step, batch in enumerate(islice(loader.epoch(epoch, 0), BATCHES)):
                 for part in batch.split(engine.accumulate):
                     rng = draws.at(epoch, step).rows(part.row)
-                    images = training_views(part.images, rng, config.objective, config.schedule.epochs)
+                    images = training_views(
+                        part.images, rng, config.objective, config.schedule.epochs, size_at(config, epoch)
+                    )
                     task = objective.prepare(images, part.labels, rng)
                     x_adv = attack(objective.attack_loss, task)
                     with counting(), torch.set_grad_enabled(config.objective.double_backward):

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ..config.growing import size_at
 from ..config.schema import TrainConfig
 from ..data import Batch, Loader, training_views
 from ..data.identity import Identity
@@ -160,6 +161,7 @@ class Trainer:
         """Trains to the end of the epoch. Returns False where the run rolled back to the end of an earlier one instead."""
         engine, objective = self.engine, self.engine.module
         self._since = self._clock()
+        size = size_at(self.config, self.done)
         perturbed = self.config.train.awp > 0 and self.done >= self.config.train.awp_after
         for batch in self._waiting(self.loader.epoch(self.done, self.step)):
             lr = learning_rate(self.config.schedule, self.global_step, len(self.loader), self.config.train.batch_size)
@@ -171,7 +173,7 @@ class Trainer:
             # Draws are named by epoch, step and row, so a part gets the same ones on any number of processes.
             for part in batch.split(engine.accumulate):
                 rng = self.rng.at(self.done, self.step).rows(part.row)
-                images = training_views(part.images, rng, self.config.objective, self.config.schedule.epochs)
+                images = training_views(part.images, rng, self.config.objective, self.config.schedule.epochs, size)
 
                 # The four lines of a step. The attack works on the bare module, the engine wraps the update only.
                 task = objective.prepare(images, part.labels, rng)

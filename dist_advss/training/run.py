@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .. import engines, objectives
@@ -16,7 +17,7 @@ from ..config.commands import COMMANDS
 from ..config.objectives import is_plugin
 from ..config.pseudo import guessed
 from ..config.schema import TrainConfig
-from ..data import Loader, Located, locate, make_loader, on_node
+from ..data import Loader, Located, locate, make_loader, on_node, training_views
 from ..data.identity import Identity, class_order
 from ..engines import World
 from ..errors import UserError
@@ -101,6 +102,7 @@ def _train(config: TrainConfig, located: Located, command: str, out: Path, world
     if own is not None:
         objectives.try_out(own, objective, config.data)
         code = plugins.digest(own)
+    _refuse_fixed_size(config, objective)
     parameters = count_parameters(objective)
     has_checkpoint = world.on_rank_zero(lambda: bool(checkpoint.states(out / "checkpoints")))
     transferred: dict[str, int] | None = None
@@ -155,6 +157,25 @@ def _train(config: TrainConfig, located: Located, command: str, out: Path, world
             write_json(out / "result.json", result)
 
 
+def _refuse_fixed_size(config: TrainConfig, objective: Objective) -> None:
+    """Raises UserError if the network takes no images of train.first_size, as one with a position for each patch of data.size."""
+    size, shape = config.train.first_size, (2, *config.data.shape)
+    if size is None:
+        return
+    rng = Rng(0).at(0, 0).rows(torch.arange(2))
+    images = training_views(torch.zeros(shape, dtype=torch.uint8), rng, config.objective, 1, size)
+    objective.eval()
+    try:
+        with torch.no_grad():
+            task = objective.prepare(images, torch.zeros(2, dtype=torch.int64), rng)
+            objective.judge(task.inputs, task)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(
+            f"train.first_size={size}: model={config.model.name} takes images of data.size={config.data.size} only; drop it"
+        ) from error
+    objective.train()
+
+
 def _refuse_few_held_out(config: TrainConfig, key: str, held_out: int, processes: int) -> None:
     if held_out < processes:
         raise UserError(f"{key}={held_out}: fewer images than the {processes} processes; raise it")
@@ -169,7 +190,8 @@ def _tracker(config: TrainConfig, command: str, out: Path, steps: int, world: Wo
     """Rank 0 writes metrics and events. The other processes only keep what a checkpoint needs."""
     if world.rank != 0:
         return Silent()
-    ideal_step = ideal_seconds(config, world.device, world.size)
+    growing = config.train.first_size is not None  # a step then has no one cost
+    ideal_step = None if growing else ideal_seconds(config, world.device, world.size)
     return Tracker(out, config, command, steps, world_size=world.size, ideal_step=ideal_step)
 
 

@@ -30,6 +30,7 @@ METHODS = {
         "finetune",
         ["objective=classify", "train.ema=0.9", "train.awp=0.01", "train.awp_after=1"],
     ),
+    "growing images": ("finetune", ["train.first_size=20", "train.size_ramp=1"]),
     "three updates a batch": ("finetune", ["attack=free", "attack.steps=3", "train.ema=0.9"]),
     "trades with LARS": ("finetune", ["objective=trades", "schedule=lars", "schedule.epochs=2", "schedule.warmup=1"]),
 }
