@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from dist_advss import objectives
 from dist_advss.config.compose import compose
 from dist_advss.config.growing import size_at
 from dist_advss.data.views import shrunk, training_views
 from dist_advss.errors import UserError
+from dist_advss.images import pack
 from dist_advss.rng import Rng
 from dist_advss.training import run as run_module
 
@@ -56,10 +56,8 @@ def test_views_are_augmented_first_and_each_process_has_its_rows() -> None:
         rng = Rng(3).at(1, 2).rows(torch.arange(8))
         whole, small = training_views(images, rng, keys, 9), training_views(images, rng, keys, 9, 20)
         part = training_views(images[2:5], Rng(3).at(1, 2).rows(torch.arange(2, 5)), keys, 9, 20)
-        if isinstance(whole, Tensor):
-            whole, small, part = (whole,), (small,), (part,)
-        assert len(small) == keys.views
-        for one, two, rows in zip(whole, small, part, strict=True):
+        assert len(pack(small)) == keys.views
+        for one, two, rows in zip(pack(whole), pack(small), pack(part), strict=True):
             assert torch.equal(two, shrunk(one, 20)) and torch.equal(rows, two[2:5])
 
 
