@@ -170,8 +170,9 @@ def _refuse_fixed_size(config: TrainConfig, objective: Objective) -> None:
             task = objective.prepare(images, torch.zeros(2, dtype=torch.int64), rng)
             objective.judge(task.inputs, task)
     except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise UserError(
-            f"train.first_size={size}: model={config.model.name} takes images of data.size={config.data.size} only; drop it"
+            f"train.first_size={size}: model={config.model.name} does not take such images ({reason[0][:100]}); raise it, or drop it"
         ) from error
     objective.train()
 

@@ -116,7 +116,8 @@ def test_grids_and_teachers_are_of_one_size(objective: list[str], said: str) -> 
 def test_a_network_of_one_size_is_refused_before_anything_is_written(runs: Runs) -> None:
     words = ("model=timm:test_vit", "model.width=null", "train.first_size=20", "train.size_ramp=1", "model.patch=7")
     with pytest.raises(
-        UserError, match=r"^train\.first_size=20: model=timm:test_vit takes images of data\.size=28 only"
+        UserError,
+        match=r"^train\.first_size=20: model=timm:test_vit does not take such images \(.*20.*\); raise it, or drop it$",
     ):
         runs.train(*words, command="finetune")
     assert not runs.folder("run").exists()
