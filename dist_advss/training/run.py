@@ -17,7 +17,7 @@ from ..config.commands import COMMANDS
 from ..config.objectives import is_plugin
 from ..config.pseudo import guessed
 from ..config.schema import TrainConfig
-from ..data import Loader, Located, locate, make_loader, on_node, training_views
+from ..data import Loader, Located, locate, make_loader, on_node
 from ..data.identity import Identity, class_order
 from ..engines import World
 from ..errors import UserError
@@ -158,17 +158,17 @@ def _train(config: TrainConfig, located: Located, command: str, out: Path, world
 
 
 def _refuse_fixed_size(config: TrainConfig, objective: Objective) -> None:
-    """Raises UserError if the network takes no images of train.first_size, as one with a position for each patch of data.size."""
-    size, shape = config.train.first_size, (2, *config.data.shape)
+    """Raises UserError if the network takes no images of train.first_size, as one with a position for each patch of data.size.
+
+    It asks the encoder alone. A loss may gather rows of other processes, and the network is not on its device yet.
+    """
+    size = config.train.first_size
     if size is None:
         return
-    rng = Rng(0).at(0, 0).rows(torch.arange(2))
-    images = training_views(torch.zeros(shape, dtype=torch.uint8), rng, config.objective, 1, size)
     objective.eval()
     try:
         with torch.no_grad():
-            task = objective.prepare(images, torch.zeros(2, dtype=torch.int64), rng)
-            objective.judge(task.inputs, task)
+            objective.encoder(torch.zeros(2, config.data.channels, size, size))
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise UserError(

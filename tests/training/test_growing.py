@@ -83,6 +83,32 @@ def test_training_has_them_and_validation_the_whole_ones(runs: Runs, monkeypatch
     }  # the network was tried on 20 pixels
 
 
+def test_the_trial_asks_no_loss_which_may_need_the_other_processes(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the engine is there: the network is on the CPU then, and a GPU's process group has no collective for it."""
+    judged_first: list[bool] = []
+    build, make_engine = objectives.build, run_module.engines.build
+
+    def spied(config: Any) -> Any:
+        objective = build(config)
+        judge = objective.judge
+
+        def judging(x: Any, task: Any) -> Any:
+            judged_first.append(True)
+            return judge(x, task)
+
+        objective.judge = judging  # type: ignore[method-assign]
+        return objective
+
+    def made(*args: Any) -> Any:
+        assert not judged_first
+        return make_engine(*args)
+
+    monkeypatch.setattr(run_module.objectives, "build", spied)
+    monkeypatch.setattr(run_module.engines, "build", made)
+    runs.train("objective=simclr", "objective.projector=8", "train.first_size=20", "train.size_ramp=1")
+    assert judged_first
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
