@@ -34,22 +34,22 @@ def set_gpu_arithmetic(tf32: bool = False, cudnn_benchmark: bool = False) -> Non
 
 
 @contextlib.contextmanager
-def without_tf32() -> Iterator[None]:
-    """fp32 means fp32 on a GPU in here, in convolutions and matrix products. Afterwards both are as they were."""
+def tf32(allowed: bool) -> Iterator[None]:
+    """Whether a GPU may use TF32 for fp32 convolutions and matrix products in here. Afterwards both are as they were."""
     before = [part.allow_tf32 for part in _FP32_PARTS]
     try:
         for part in _FP32_PARTS:
-            part.allow_tf32 = False
+            part.allow_tf32 = allowed
         yield
     finally:
-        for part, allowed in zip(_FP32_PARTS, before, strict=True):
-            part.allow_tf32 = allowed
+        for part, was in zip(_FP32_PARTS, before, strict=True):
+            part.allow_tf32 = was
 
 
 @contextlib.contextmanager
 def in_fp32(device: torch.device) -> Iterator[None]:
     """A forward pass in here has neither autocast nor TF32, for numbers whose small differences matter."""
-    with autocast(device, "fp32"), without_tf32():
+    with autocast(device, "fp32"), tf32(False):
         yield
 
 

@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from dist_advss.precision import set_gpu_arithmetic
+from dist_advss.precision import tf32
 
 from .bench import Outcome, seconds
 
@@ -37,9 +37,8 @@ def measure(device: torch.device, small: bool, outcome: Outcome) -> dict[str, fl
     peaks = {}
     for name in [*TYPES, "tf32"] if device.type == "cuda" else ["fp32", "bf16"]:
         a = torch.randn(side, side, device=device, dtype=TYPES.get(name, torch.float32))
-        set_gpu_arithmetic(tf32=name == "tf32")
-        peaks[name] = 2 * side**3 / seconds(device, partial(torch.matmul, a, a))
-        set_gpu_arithmetic()
+        with tf32(name == "tf32"):
+            peaks[name] = 2 * side**3 / seconds(device, partial(torch.matmul, a, a))
         outcome.figure(f"matrix product {side}", name, peaks[name] / 1e12, "TFLOP/s")
     source = torch.empty((16 if small else 1024) * 2**20, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)

@@ -155,16 +155,12 @@ def steps(device: torch.device, small: bool, peaks: dict[str, float], outcome: O
             case = f"{name}, rotation, {label}"
             outcome.figure(case, "images/s", config.train.batch_size / took, "images/s")
             outcome.figure(case, "achieved", flops / took / 1e12, "TFLOP/s")
-            outcome.figure(
-                case,
-                "share of the measured peak",
-                100 * flops / took / peaks["tf32" if config.train.tf32 else precision],
-                "%",
-            )
+            peak = peaks["tf32" if config.train.tf32 else precision]
+            outcome.figure(case, "share of the measured peak", 100 * flops / took / peak, "%")
             if device.type == "cuda":
-                peak, planned = torch.cuda.max_memory_allocated(device), memory(config, counted, 1, 1).total
-                outcome.figure(case, "memory", peak / 2**30, "GiB")
-                apart = planned / peak - 1
+                used, planned = torch.cuda.max_memory_allocated(device), memory(config, counted, 1, 1).total
+                outcome.figure(case, "memory", used / 2**30, "GiB")
+                apart = planned / used - 1
                 outcome.check(f"{case}: memory as planned", abs(apart) < 0.15, f"plan says {100 * apart:+.0f}%")
             del engine
     set_gpu_arithmetic()

@@ -19,7 +19,7 @@ from dist_advss.config.compose import compose
 from dist_advss.config.schema import EvaluateConfig
 from dist_advss.data import as_float, locate, make_loader
 from dist_advss.evaluation.classifier import load_classifier
-from dist_advss.precision import set_gpu_arithmetic
+from dist_advss.precision import tf32
 from dist_advss.rng import Rng
 
 from .bench import Outcome
@@ -81,14 +81,13 @@ def _judged(
     model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     loader = make_loader(located, config.split, 1, Rng(0), first=images, device=device, labelled=True)
     attack, right = attacks.build(config.attack, model), []
-    set_gpu_arithmetic(tf32=precision == "tf32")
     started = time.perf_counter()
-    for batch in loader.in_order(250):
-        task = model.prepare(as_float(batch.images), batch.labels, Rng(0).rows(batch.row))
-        found = attack.fool(model.judge, task)
-        right.append(model.judge(found, task).correct.cpu() == 1)
+    with tf32(precision == "tf32"):
+        for batch in loader.in_order(250):
+            task = model.prepare(as_float(batch.images), batch.labels, Rng(0).rows(batch.row))
+            found = attack.fool(model.judge, task)
+            right.append(model.judge(found, task).correct.cpu() == 1)
     taken = time.perf_counter() - started
-    set_gpu_arithmetic()
     verdicts = torch.cat(right)
     outcome.figure("evaluation, PGD-20", precision, taken, f"s for {images} images")
     outcome.figure("evaluation, PGD-20", f"RA in {precision}", 100 * float(verdicts.float().mean()), "%")

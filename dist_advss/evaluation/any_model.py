@@ -23,7 +23,7 @@ from ..errors import UserError
 from ..images import alone
 from ..objectives.base import Task, cross_entropy
 from ..objectives.classify import Classify
-from ..precision import without_tf32
+from ..precision import tf32
 from ..rng import Rng
 from .finite import INDEX, Finite
 from .prepared import prepared
@@ -86,7 +86,7 @@ def evaluate_model(
         raise UserError(f"{other}: not a word of the attack; give attack=NAME and attack.key=value")
     _refuse_images(images, labels)
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), images.device)
-    with _in_eval_mode(model), without_tf32():
+    with _in_eval_mode(model), tf32(False):
         classes = classes_of("model", model, images[:TRIED].float().to(device))
         if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
             raise UserError(f"labels: {int(labels.min())} to {int(labels.max())}, and the model has {classes} classes")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.resnet50v2 import Bottleneck
-from ..precision import set_gpu_arithmetic
+from ..precision import tf32
 from .machine import Machine
 from .meter import Meter, Work
 
@@ -18,6 +18,7 @@ BLOCKS, CHANNELS, SIZE = 6, 256, 16
 LINK, LATENCY = 0.8e9, 4e-4  # gloo, two processes on one core, as benchmarks/plan.py measured them
 
 
+@tf32(False)  # torch's own default allows it in convolutions
 def measure(device: torch.device | None = None) -> Machine:
     """Measures arithmetic, memory bandwidth and launches on torch's GPU, or else on its CPU threads.
 
@@ -25,7 +26,6 @@ def measure(device: torch.device | None = None) -> Machine:
     stack takes beyond them is divided by the bytes of its other operators. So page faults and caches count as they do in
     training, and no share of a peak is assumed.
     """
-    set_gpu_arithmetic()  # torch's own default is TF32 in convolutions
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     on_gpu = device.type == "cuda"
     batch = 256 if on_gpu else 16
@@ -36,12 +36,11 @@ def measure(device: torch.device | None = None) -> Machine:
     whole, seconds = _measured(blocks, _maps(batch, torch.float32, device))
     others = sum(op.bytes for op in whole.operators if not op.flops)
     half, half_seconds = _measured(_convolutions(torch.bfloat16, device), _maps(batch // 16, torch.bfloat16, device))
-    tf32 = 0.0
+    rounded = 0.0
     if on_gpu:
-        set_gpu_arithmetic(tf32=True)
-        rounded, tf32_seconds = _measured(_convolutions(torch.float32, device), _maps(batch, torch.float32, device))
-        tf32 = rounded.flops / tf32_seconds
-        set_gpu_arithmetic()
+        with tf32(True):
+            work, tf32_seconds = _measured(_convolutions(torch.float32, device), _maps(batch, torch.float32, device))
+        rounded = work.flops / tf32_seconds
     square = torch.rand(4096 if on_gpu else 768, 4096 if on_gpu else 768, device=device, requires_grad=True)
     product, product_seconds = _measured(lambda x: x @ x.detach(), square)
     small, small_seconds = _measured(_many_small, torch.rand(8, device=device, requires_grad=True))
@@ -50,7 +49,7 @@ def measure(device: torch.device | None = None) -> Machine:
         title=torch.cuda.get_device_name(device) if on_gpu else f"CPU, threads: {torch.get_num_threads()}",
         source="measured now",
         half=half.flops / half_seconds,
-        tf32=tf32,
+        tf32=rounded,
         convolution=convolution,
         product=product.flops / product_seconds,
         memory=torch.cuda.get_device_properties(device).total_memory if on_gpu else _host_memory(),

@@ -20,7 +20,7 @@ from ..data.identity import Identity
 from ..engines import Engine, State
 from ..engines.shares import is_share
 from ..errors import RunError, Stopped
-from ..precision import without_tf32
+from ..precision import tf32
 from ..rng import Rng
 from ..tracking import Silent, Tracker
 from . import checkpoint
@@ -347,7 +347,7 @@ class Trainer:
             if signum:
                 raise self._stopped(signum)
 
-        with self.tracker.spending("validating"), self.engine.judged(), without_tf32():
+        with self.tracker.spending("validating"), self.engine.judged(), tf32(False):
             result = validate(self.engine.module, self.held_out, share, self.config, self.world, stop_after_signal)
         values = {name: value for name, value in asdict(result).items() if value != []}
         numbers = {f"validation {name}": v for name, v in values.items() if isinstance(v, float)}

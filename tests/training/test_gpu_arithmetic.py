@@ -13,6 +13,7 @@ from dist_advss import objectives
 from dist_advss.config.compose import compose
 from dist_advss.errors import UserError
 from dist_advss.objectives.simclr import nt_xent
+from dist_advss.plan.here import measure
 from dist_advss.precision import in_fp32, set_gpu_arithmetic
 from dist_advss.training import run as run_module
 
@@ -107,3 +108,8 @@ def test_similarities_are_computed_in_fp32_under_autocast_and_tf32(monkeypatch: 
     with torch.autocast("cpu", torch.bfloat16), in_fp32(one.device):
         assert (one @ two.T).dtype == torch.float32
     assert switches() == (True, True, False)
+
+
+def test_a_plan_measures_this_machine_without_tf32_and_leaves_the_switches_alone() -> None:
+    assert measure(torch.device("cpu")).tf32 == 0
+    assert switches() == (True, True, True)
